@@ -132,7 +132,15 @@ def _boxes_eaten(rng: Random) -> Values:
 
 def _journey(rng: Random) -> Values:
     v, h, v2, h2 = rng.randint(2, 12), rng.randint(2, 9), rng.randint(2, 12), rng.randint(2, 6)
-    return {"v": v * 5, "h": h, "x": v * 5 * h, "w": v2 * 5, "g": h2, "y": v2 * 5 * h2, "answer": v * 5 * h + v2 * 5 * h2}
+    return {
+        "v": v * 5,
+        "h": h,
+        "x": v * 5 * h,
+        "w": v2 * 5,
+        "g": h2,
+        "y": v2 * 5 * h2,
+        "answer": v * 5 * h + v2 * 5 * h2,
+    }
 
 
 def _pages(rng: Random) -> Values:

@@ -22,12 +22,12 @@ def exits_of_step(step: int, num_layers: int, period: int) -> list[int]:
 
 
 def exit_weights(exits: list[int]) -> list[float]:
-    """Share of each exit in the loss: proportional to its depth.
+    """Share of each exit in the loss: growing with its depth, from half the last exit's.
 
     The paper's weights grow with the square of the depth, which on a shallow model leaves the first exits less
-    than one per cent; growing linearly keeps deeper exits dearer and the draft exits useful.
+    than one per cent; starting at half keeps deeper exits dearer and the draft exits useful.
     """
-    return [e / sum(exits) for e in exits]
+    return [(exits[-1] + e) / sum(exits[-1] + e for e in exits) for e in exits]
 
 
 def early_exit_loss(

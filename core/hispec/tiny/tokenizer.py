@@ -40,7 +40,11 @@ def train_tokenizer(vocab_size: int, seed: int, samples: int = 20_000, context: 
     texts = (message["content"] for _ in range(samples) for message in next(source))
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=context, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
     )
     fast.add_special_tokens({"additional_special_tokens": [SYSTEM, USER, ASSISTANT]})
     fast.chat_template = CHAT_TEMPLATE
