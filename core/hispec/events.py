@@ -1,7 +1,8 @@
 """What the engine tells the world while it decodes: plain values, in order, with the time they happened.
 
 The engine yields these and knows nothing of who listens; views, metrics, traces and benchmarks read them.
-`t` is seconds since decoding started.
+`t` is seconds since decoding started; `seconds` is how long the step itself took, the time that a listener spends
+between two events left out.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,17 +19,18 @@ class Prefilled:
     t: float
     prompt_tokens: int
     cached_tokens: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Drafted:
-    """Level `level` proposed `token_ids`, each with the probability it gave to its own choice."""
+    """Level `level` proposed `token_ids`."""
 
     kind: ClassVar[str] = "drafted"
     t: float
     level: str
     token_ids: tuple[int, ...]
-    probabilities: tuple[float, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Judged:
     proposed: int
     accepted: int
     correction: int | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,281 @@
+"""The engine as callers meet it: a profile in, text and events out."""
+
+import platform
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from hispec.decoding.engine import Ending, decode
+from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.policies import StaticPolicy
+from hispec.decoding.rules import Greedy
+from hispec.decoding.state import DecodingState
+from hispec.errors import LosslessnessError, UsageError
+from hispec.events import Committed, Event, Finished, FinishReason
+from hispec.metrics import Stats
+from hispec.models.loading import choose_device, load_config, load_stack, load_tokenizer
+from hispec.models.stack import LayerStack
+from hispec.models.transformers_stack import TransformersStack
+from hispec.profile import Profile, check_depths, check_readable, load_profile, profile_for_model, resolve_model
+from hispec.settings import Settings, resolve_settings
+from hispec.text import TextStream, encode_prompt
+
+
+@dataclass
+class Generation:
+    """One finished answer.
+
+    Attributes:
+        profile: the profile's name.
+        prompt: as the user wrote it.
+        prompt_ids: what the target read, chat template included.
+        text: the validated text, cut before a stop string.
+        token_ids: the validated ids, an EOS included.
+        finish_reason: why it ended.
+        stats: its figures.
+        environment: what it ran on.
+        verified: whether `Engine.verify` found it identical to the target's own; None when not asked.
+    """
+
+    profile: str
+    prompt: str
+    prompt_ids: list[int]
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    stats: Stats
+    environment: dict[str, Any]
+    verified: bool | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        """The `hispec.generate/1` object."""
+        record = {
+            "schema": "hispec.generate/1",
+            "profile": self.profile,
+            "prompt": self.prompt,
+            "text": self.text,
+            "token_ids": self.token_ids,
+            "finish_reason": self.finish_reason,
+            "stats": self.stats.to_record(),
+            "environment": self.environment,
+        }
+        return record if self.verified is None else {**record, "verified": self.verified}
+
+
+class Engine:
+    """Loaded weights, a tokenizer and a way to decode; answers one prompt at a time.
+
+    Args:
+        profile: which model and which exits.
+        settings: resolved decoding settings.
+        stack: the target.
+        tokenizer: the target's.
+        eos_ids: ids that end an answer.
+        context: the most tokens a sequence may have; the stack's own by default.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        settings: Settings,
+        stack: LayerStack,
+        tokenizer: PreTrainedTokenizerBase,
+        eos_ids: Collection[int],
+        environment: dict[str, Any],
+    ) -> None:
+        self.profile = profile
+        self.settings = settings
+        self.stack = stack
+        self.tokenizer = tokenizer
+        self.eos_ids = frozenset(eos_ids)
+        self.environment = environment
+        self.hierarchy = build_hierarchy(profile, settings.mode, stack)
+        self._interrupted = False
+
+    @classmethod
+    def from_profile(
+        cls, profile: Profile | str, *, environ: Mapping[str, str] | None = None, **options: Any
+    ) -> "Engine":
+        """Load a profile's target and tokenizer.
+
+        Args:
+            profile: a profile, its name or its path.
+            environ: environment variables whose `HISPEC_*` count; none by default.
+            options: any field of `hispec.settings.Settings`.
+
+        Raises:
+            UsageError: a setting, profile or architecture that cannot be decoded.
+            UnavailableError: weights, device, memory or network are missing.
+        """
+        profile = load_profile(profile) if isinstance(profile, str) else profile
+        settings, _ = resolve_settings(options, profile, environ=environ)
+        check_readable(profile)
+        device, model, revision = (
+            choose_device(settings.device),
+            resolve_model(profile.target.model),
+            profile.target.revision,
+        )
+        tokenizer = load_tokenizer(model, revision)
+        stack = load_stack(model, revision, settings.dtype, device, profile.target.model)
+        check_depths(profile, stack.num_layers)
+        generation_config = stack.model.generation_config.to_dict()
+        settings, _ = resolve_settings(options, profile, environ=environ, generation_config=generation_config)
+        return cls(profile, settings, stack, tokenizer, _eos_ids(stack), _environment(stack, profile))
+
+    def stream(
+        self, prompt: str, *, system: str | None = None, raw: bool = False, stop: Sequence[str] = ()
+    ) -> Generator[Event]:
+        """Answer a prompt, event by event; the last is `Finished`, its `result` a `Generation`.
+
+        Args:
+            prompt: what to answer.
+            system: a system message.
+            raw: do not apply the chat template.
+            stop: texts that end the answer and are not part of it.
+
+        Raises:
+            UsageError: an empty prompt, an empty stop text, a prompt that leaves no room in the context.
+        """
+        if not all(stop):
+            raise UsageError("a stop text is empty", "pass --stop a text of at least one character")
+        ids = encode_prompt(self.tokenizer, prompt, system=system, raw=raw, template=self.profile.chat_template)
+        room = self.stack.context - len(ids)
+        if room < 1:
+            raise UsageError(
+                f"the prompt has {len(ids)} tokens, and the context of {self.stack.name} holds {self.stack.context}",
+                "shorten the prompt by at least " + str(1 - room) + " tokens",
+            )
+        return self._stream(prompt, ids, min(room, self.settings.max_new_tokens), stop)
+
+    def generate(
+        self, prompt: str, *, system: str | None = None, raw: bool = False, stop: Sequence[str] = ()
+    ) -> Generation:
+        """Answer a prompt in one call; arguments and errors as `stream`."""
+        *_, last = self.stream(prompt, system=system, raw=raw, stop=stop)
+        assert isinstance(last, Finished) and isinstance(last.result, Generation)
+        return last.result
+
+    def interrupt(self) -> None:
+        """Ask the answer under way to end before its next step. Safe to call from a signal handler."""
+        self._interrupted = True
+
+    def decode_ids(
+        self, hierarchy: Hierarchy, prompt_ids: list[int], max_new_tokens: int, eos_ids: Collection[int]
+    ) -> Generator[Event]:
+        """Decode token ids through any hierarchy, without text; see `hispec.decoding.engine.decode`."""
+        state = DecodingState(hierarchy, prompt_ids, len(prompt_ids) + max_new_tokens)
+        periods = [1, *[self.settings.draft_tokens] * (len(hierarchy) - 2), self.settings.validate_every]
+        ending = Ending(max_new_tokens, eos_ids, lambda: self._interrupted)
+        return decode(state, StaticPolicy(periods[-len(hierarchy) :]), Greedy(), ending)
+
+    def verify(self, generation: Generation) -> None:
+        """Decode the same prompt with the target alone and compare ids; sets `generation.verified`.
+
+        Raises:
+            LosslessnessError: at the first id that differs, with the gap between the target's two best logits.
+        """
+        self._interrupted = False
+        count = len(generation.token_ids)
+        alone = Hierarchy([self.hierarchy.target])
+        events = self.decode_ids(alone, generation.prompt_ids, max(1, count), self.eos_ids)
+        expected = [token for event in events if isinstance(event, Committed) for token in event.token_ids][:count]
+        generation.verified = self._interrupted is False and generation.token_ids == expected
+        if self._interrupted:
+            raise KeyboardInterrupt
+        if not generation.verified:
+            pairs = zip(generation.token_ids, expected, strict=False)
+            at = next((i for i, (got, own) in enumerate(pairs) if got != own), len(expected))
+            gap = self._top_gap(generation.prompt_ids + generation.token_ids[:at])
+            raise LosslessnessError(
+                f"token {at} differs from the target's own; there, the target's two best logits are {gap:.2g} apart",
+                "a gap near 0 is a tie that rounding decides: try --dtype float32; else please report it",
+            )
+
+    def _stream(self, prompt: str, ids: list[int], max_new_tokens: int, stop: Sequence[str]) -> Generator[Event]:
+        """The engine's events with text added, cut at a stop text."""
+        self._interrupted = False
+        text, stats = TextStream(self.tokenizer, stop), Stats.of(self.hierarchy)
+        with closing(self.decode_ids(self.hierarchy, ids, max_new_tokens, self.eos_ids)) as events:
+            for event in events:
+                if isinstance(event, Finished):
+                    end = event
+                    break
+                if isinstance(event, Committed):
+                    event = _with_text(event, text)
+                stats.see(event)
+                yield event
+                if text.stopped:
+                    end = Finished(event.t, "stop")
+                    break
+        if rest := text.finish():
+            yield Committed(end.t, (), rest)
+        generation = Generation(
+            self.profile.name, prompt, ids, text.text, text.token_ids, end.finish_reason, stats, self.environment
+        )
+        yield replace(end, result=generation)
+
+    def _top_gap(self, token_ids: list[int]) -> float:
+        """How far apart the target's two best logits are for the token after `token_ids`."""
+        state = DecodingState(Hierarchy([self.hierarchy.target]), token_ids, len(token_ids))
+        best = state.logits(0, len(token_ids) - 1, len(token_ids))[0].topk(2).values
+        return float(best[0] - best[1])
+
+
+def build_hierarchy(profile: Profile, mode: str, stack: LayerStack) -> Hierarchy:
+    """The levels of a mode: `hispec` all that the profile names, `single-layer` draft and target, else the target."""
+    levels = [Level("target", stack, stack.num_layers)]
+    if mode == "hispec" and profile.intermediate is not None:
+        assert profile.intermediate.exit_layer is not None
+        levels.insert(0, Level("intermediate", stack, profile.intermediate.exit_layer))
+    if mode != "autoregressive" and profile.draft is not None:
+        assert profile.draft.exit_layer is not None
+        levels.insert(0, Level("draft", stack, profile.draft.exit_layer))
+    return Hierarchy(levels)
+
+
+def unprofiled(model: str, draft_exit: int | None, intermediate_exit: int | None) -> Profile:
+    """A profile for an early-exit checkpoint that has none; errors as `Engine.from_profile`.
+
+    Args:
+        model: a folder or a hub id.
+        draft_exit: layers that draft.
+        intermediate_exit: layers that judge drafts. With neither exit given, 1/8 and 1/4 of the depth.
+    """
+    num_layers = load_config(resolve_model(model), None).num_hidden_layers
+    return profile_for_model(model, num_layers, draft_exit, intermediate_exit)
+
+
+def _with_text(event: Committed, text: TextStream) -> Committed:
+    """Add the text of committed ids, keeping only ids up to the one that completes a stop text."""
+    piece, count = "", 0
+    for token in event.token_ids:
+        piece, count = piece + text.feed(token), count + 1
+        if text.stopped:
+            break
+    return replace(event, token_ids=event.token_ids[:count], text=piece)
+
+
+def _eos_ids(stack: TransformersStack) -> set[int]:
+    """All ids that the checkpoint ends a text with."""
+    ids = stack.model.generation_config.eos_token_id
+    if ids is None:
+        ids = stack.model.config.eos_token_id
+    return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
+
+
+def _environment(stack: TransformersStack, profile: Profile) -> dict[str, Any]:
+    cuda = stack.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(stack.device) if cuda else str(stack.device),
+        "dtype": str(stack.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "revision": profile.target.revision,
+    }

@@ -1,0 +1,1 @@
+"""Hierarchical speculative decoding: levels, their shared state, the rules and policies, and the loop."""

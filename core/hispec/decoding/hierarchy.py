@@ -1,0 +1,65 @@
+"""A hierarchy: the ordered levels from the cheapest to the target.
+
+One level is plain autoregressive decoding, two are single-layer speculation, three are HiSpec; more simply work.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hispec.models.stack import LayerStack
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One reader of a model: the state after `exit_layer` layers of `stack`, through its norm and head."""
+
+    name: str
+    stack: LayerStack
+    exit_layer: int
+
+
+class Hierarchy:
+    """Levels in order; the last is the target, and levels of one stack share its cache and hidden states.
+
+    Args:
+        levels: at least one; exits of one stack ascend; the last level reads its stack's full depth.
+
+    Raises:
+        ValueError: when the levels cannot form a hierarchy. Profiles are checked before, with friendlier words.
+    """
+
+    def __init__(self, levels: Sequence[Level]) -> None:
+        if not levels:
+            raise ValueError("a hierarchy needs at least its target")
+        self.levels = tuple(levels)
+        self.below: tuple[int | None, ...] = tuple(
+            next((i for i in range(j - 1, -1, -1) if levels[i].stack is level.stack), None)
+            for j, level in enumerate(levels)
+        )
+        """For each level the nearest lower one on the same stack: it resumes from that one's hidden states."""
+        self.above: tuple[int | None, ...] = tuple(
+            next((j for j in range(i + 1, len(levels)) if self.below[j] == i), None) for i in range(len(levels))
+        )
+        for j, level in enumerate(levels):
+            if not self.first_layer(j) < level.exit_layer <= level.stack.num_layers:
+                raise ValueError(f"level {level.name}: exit {level.exit_layer} is out of order or too deep")
+        if self.target.exit_layer != self.target.stack.num_layers:
+            raise ValueError("the last level must be the whole target")
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    @property
+    def target(self) -> Level:
+        """The level whose judgement is final."""
+        return self.levels[-1]
+
+    @property
+    def stacks(self) -> tuple[LayerStack, ...]:
+        """The distinct models, in order."""
+        return tuple({id(level.stack): level.stack for level in self.levels}.values())
+
+    def first_layer(self, level: int) -> int:
+        """The layer at which a level's own span begins."""
+        below = self.below[level]
+        return 0 if below is None else self.levels[below].exit_layer

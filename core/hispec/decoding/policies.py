@@ -1,0 +1,54 @@
+"""When to draft on and when to let which level judge."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Let the cheapest level propose one more token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Let a level judge every token that it has not judged yet."""
+
+    level: int
+
+
+Step = Draft | Judge
+
+
+class Policy(Protocol):
+    """Chooses the next step from how far each level has judged."""
+
+    def next_step(self, judged: Sequence[int], may_draft: bool) -> Step:
+        """Choose.
+
+        Args:
+            judged: per level, the number of leading tokens it stands behind; never rising from level to level.
+            may_draft: False when a tentative end of text or the length limit leaves nothing to draft. Some level
+                then has tokens to judge.
+        """
+        ...
+
+
+class StaticPolicy:
+    """The paper's: level j judges as soon as `periods[j]` tokens of the level before it are waiting.
+
+    Args:
+        periods: one count per level, at least 1; the first is unused. For HiSpec `(_, N_d, N_i)`.
+    """
+
+    def __init__(self, periods: Sequence[int]) -> None:
+        self.periods = tuple(periods)
+
+    def next_step(self, judged: Sequence[int], may_draft: bool) -> Step:
+        """See `Policy.next_step`."""
+        for level in range(len(judged) - 1, 0, -1):
+            if judged[level - 1] - judged[level] >= self.periods[level]:
+                return Judge(level)
+        if may_draft:
+            return Draft()
+        return Judge(next(level for level in range(1, len(judged)) if judged[level] < judged[level - 1]))

@@ -1,0 +1,99 @@
+"""The state of one decoding: the tokens, how far each level has judged them, and how far it has run them."""
+
+import torch
+from torch import Tensor
+
+from hispec.decoding.hierarchy import Hierarchy
+
+
+class DecodingState:
+    """Tokens x[0:T] and, for every level j, two counts of leading tokens.
+
+    - `judged[j]`: those that level j stands behind. It falls from the draft's T to the target's, which is what is
+      committed.
+    - `frontier[j]`: those whose KV in level j's span, and whose hidden state at its exit, are known. Judging x[i]
+      takes the logits at i-1, so the newest token never has to be run: `frontier[j] < T` always.
+
+    A hidden state is kept only while the next level of the same stack still has to resume from it.
+
+    Args:
+        hierarchy: the levels.
+        prompt_ids: at least one token.
+        capacity: the most tokens that the sequence may reach.
+    """
+
+    def __init__(self, hierarchy: Hierarchy, prompt_ids: list[int], capacity: int) -> None:
+        self.hierarchy = hierarchy
+        self.tokens = list(prompt_ids)
+        self.judged = [len(prompt_ids)] * len(hierarchy)
+        self.frontier = [0] * len(hierarchy)
+        self._carried: list[Tensor | None] = [None] * len(hierarchy)
+        """Per level, the hidden states at its exit for tokens frontier[above]..frontier[level]-1."""
+        for stack in hierarchy.stacks:
+            stack.reserve(capacity)
+
+    @property
+    def committed(self) -> int:
+        """The number of leading tokens that the target stands behind."""
+        return self.judged[-1]
+
+    def advance(self, level: int, upto: int) -> Tensor:
+        """Run tokens frontier[level]..upto-1 through a level's own span, and lower levels of its stack first.
+
+        Returns:
+            Hidden states at the level's exit, [tokens run, hidden].
+        """
+        start = self.frontier[level]
+        reader = self.hierarchy.levels[level]
+        hidden = self._resume(level, start, upto)
+        if upto > start:
+            hidden = reader.stack.run(hidden, self.hierarchy.first_layer(level), reader.exit_layer, start)
+            self.frontier[level] = upto
+            if self.hierarchy.above[level] is not None:
+                kept = self._carried[level]
+                self._carried[level] = hidden if kept is None else torch.cat((kept, hidden))
+        return hidden
+
+    def logits(self, level: int, since: int, upto: int) -> Tensor:
+        """A level's logits at positions since..upto-1, [upto - since, vocab]; runs whatever is missing for them."""
+        start = self.frontier[level]
+        hidden = self.advance(level, upto)
+        return self.hierarchy.levels[level].stack.head(hidden[since - start :])
+
+    def append(self, token: int, level: int) -> None:
+        """Add a token that `level` chose; it and every lower level stand behind it."""
+        self.tokens.append(token)
+        for j in range(level + 1):
+            self.judged[j] = len(self.tokens)
+
+    def accept(self, upto: int, level: int) -> None:
+        """Let `level` stand behind x[0:upto], and with it the levels below, whether they were asked or skipped."""
+        for j in range(level + 1):
+            self.judged[j] = max(self.judged[j], upto)
+
+    def rewind(self, length: int) -> None:
+        """Forget x[length:]. The caches keep stale rows beyond the frontiers; they are overwritten before being seen."""
+        del self.tokens[length:]
+        for j in range(len(self.hierarchy)):
+            self.judged[j] = min(self.judged[j], length)
+            self.frontier[j] = min(self.frontier[j], length)
+        for j, above in enumerate(self.hierarchy.above):
+            kept = self._carried[j]
+            if above is not None and kept is not None:
+                self._carried[j] = kept[: self.frontier[j] - self.frontier[above]]
+
+    def carried(self, level: int) -> Tensor | None:
+        """The hidden states kept at a level's exit, for the inspection of the state."""
+        return self._carried[level]
+
+    def _resume(self, level: int, start: int, upto: int) -> Tensor:
+        """The input of a level's span for tokens start..upto-1: embeddings, or what the level below handed up."""
+        below = self.hierarchy.below[level]
+        if below is None:
+            return self.hierarchy.levels[level].stack.embed(self.tokens[start:upto])
+        if self.frontier[below] < upto:
+            self.advance(below, upto)
+        kept = self._carried[below]
+        assert kept is not None
+        hidden, self._carried[below] = kept[: upto - start], kept[upto - start :]
+        return hidden

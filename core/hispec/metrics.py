@@ -1,0 +1,115 @@
+"""Figures of one generation, folded from its events."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hispec.decoding.hierarchy import Hierarchy
+from hispec.events import Committed, Drafted, Event, Judged, Prefilled
+
+PHASES = ("prefill", "draft", "intermediate", "target")
+
+
+@dataclass
+class LevelStats:
+    """What a level below the target proposed to the next one, and how much of it that one accepted."""
+
+    name: str
+    model: str
+    exit_layer: int
+    proposed: int = 0
+    accepted: int = 0
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Accepted share, or None where nothing was proposed: no drafts are not bad drafts."""
+        return self.accepted / self.proposed if self.proposed else None
+
+
+@dataclass
+class Stats:
+    """Counts and seconds of one generation; feed it every event.
+
+    A target pass is any pass through the target's last layers: the prefill, a token of its own, or a judgement.
+    """
+
+    levels: list[LevelStats]
+    target: str
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    target_passes: int = 0
+    time_to_first_token_s: float | None = None
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+
+    @classmethod
+    def of(cls, hierarchy: Hierarchy) -> "Stats":
+        """Empty figures for a hierarchy."""
+        return cls(
+            levels=[LevelStats(level.name, level.stack.name, level.exit_layer) for level in hierarchy.levels[:-1]],
+            target=hierarchy.target.name,
+        )
+
+    def see(self, event: Event) -> None:
+        """Take one event into account."""
+        match event:
+            case Prefilled():
+                self.prompt_tokens = event.prompt_tokens
+                self.target_passes += 1
+                self._spend("prefill", event.seconds)
+            case Drafted():
+                self.target_passes += event.level == self.target
+                self._spend(event.level, event.seconds)
+            case Judged():
+                self.target_passes += event.level == self.target
+                self._spend(event.level, event.seconds)
+                proposer = self._below(event.level)
+                proposer.proposed += event.proposed
+                proposer.accepted += event.accepted
+            case Committed():
+                self.new_tokens += len(event.token_ids)
+                if self.time_to_first_token_s is None:
+                    self.time_to_first_token_s = event.t
+
+    @property
+    def total_seconds(self) -> float:
+        """What the engine worked, prompt included; the time of listeners is not in it."""
+        return sum(self.seconds.values())
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens over `total_seconds`."""
+        return self.new_tokens / self.total_seconds if self.total_seconds else 0.0
+
+    @property
+    def tokens_per_target_pass(self) -> float:
+        """New tokens for each pass through the target; plain decoding has 1."""
+        return self.new_tokens / self.target_passes if self.target_passes else 0.0
+
+    def to_record(self) -> dict[str, Any]:
+        """The `stats` object of `hispec.generate/1`."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
+            "tokens_per_second": self.tokens_per_second,
+            "time_to_first_token_s": self.time_to_first_token_s,
+            "seconds": {**self.seconds, "total": self.total_seconds},
+            "target_passes": self.target_passes,
+            "tokens_per_target_pass": self.tokens_per_target_pass,
+            "levels": [
+                {
+                    "name": level.name,
+                    "model": level.model,
+                    "exit_layer": level.exit_layer,
+                    "proposed": level.proposed,
+                    "accepted": level.accepted,
+                    "acceptance_rate": level.acceptance_rate,
+                }
+                for level in self.levels
+            ],
+        }
+
+    def _spend(self, phase: str, seconds: float) -> None:
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    def _below(self, level: str) -> LevelStats:
+        names = [below.name for below in self.levels]
+        return self.levels[names.index(level) - 1] if level in names else self.levels[-1]

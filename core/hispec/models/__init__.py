@@ -1,0 +1,1 @@
+"""Models as layer stacks: loading them, and running any span of their layers."""

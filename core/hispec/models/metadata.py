@@ -1,0 +1,32 @@
+"""What can be known of a model without loading it, and without torch: from its folder or the hub's cache."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hispec.profile import Target, resolve_model
+
+
+def read_generation_config(target: Target) -> dict[str, Any]:
+    """The target's `generation_config.json`, empty where it is not on this machine (yet)."""
+    return _read_json(target, "generation_config.json") or {}
+
+
+def read_depth(target: Target) -> int | None:
+    """The target's number of layers, None where its configuration is not on this machine (yet)."""
+    depth = (_read_json(target, "config.json") or {}).get("num_hidden_layers")
+    return depth if isinstance(depth, int) else None
+
+
+def _read_json(target: Target, name: str) -> dict[str, Any] | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    model = resolve_model(target.model)
+    path: Any = Path(model) / name
+    if not Path(model).is_dir():
+        path = try_to_load_from_cache(model, name, revision=target.revision) if model.count("/") == 1 else None
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8")) if isinstance(path, str | Path) else None
+    except (OSError, ValueError):
+        return None  # loading the model will say what is wrong with it
+    return found if isinstance(found, dict) else None

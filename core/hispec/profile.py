@@ -1,0 +1,310 @@
+"""Profiles: which model, which exits and how to decode, as YAML that says exactly where it is wrong.
+
+A profile is looked up by path, then in the user's own folder, then among those that ship with the package.
+"""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import platformdirs
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hispec.errors import ProfileError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Count = Annotated[int, Field(ge=1)]
+BUILTIN = "builtin:"
+"""Prefix of a model that ships inside the package."""
+NAMES_OF_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "string": "text",
+    "dict": "a section of keys",
+    "model": "a section of keys",
+}
+"""How users call what pydantic's error types (`int_type`, `float_parsing`) begin with."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Target(_Section):
+    """The model whose output is the answer."""
+
+    model: str
+    revision: str | None = None
+    dtype: Dtype = "auto"
+
+
+class Ngram(_Section):
+    """Guesses looked up in the text so far: longest n-gram matched, and tokens offered at once."""
+
+    max: Count
+    tokens: Count
+
+
+class Draft(_Section):
+    """What proposes tokens: an exit of the target, another model, or an n-gram look-up."""
+
+    exit_layer: Count | None = None
+    model: str | None = None
+    ngram: Ngram | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Draft":
+        if sum(value is not None for value in (self.exit_layer, self.model, self.ngram)) != 1:
+            raise ValueError("give exactly one of exit_layer, model, ngram")
+        return self
+
+
+class Intermediate(_Section):
+    """What judges drafts before the target: an exit of the target, or (an exit of) another model."""
+
+    exit_layer: Count | None = None
+    model: str | None = None
+
+    @model_validator(mode="after")
+    def _some_kind(self) -> "Intermediate":
+        if self.exit_layer is None and self.model is None:
+            raise ValueError("give an exit_layer, a model, or both")
+        return self
+
+
+class Decoding(_Section):
+    """How much is drafted before each judgement."""
+
+    draft_tokens: Count | None = None
+    validate_every: Count | None = None
+    policy: Literal["static"] | None = None
+    max_new_tokens: Count | None = None
+
+
+class Sampling(_Section):
+    """How tokens are drawn. Temperature 0 is greedy."""
+
+    temperature: Annotated[float, Field(ge=0, le=0)] | None = None
+
+
+class Profile(_Section):
+    """A model trio and its defaults; `None` leaves a value to whatever comes next in the order of precedence."""
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
+    name: str
+    description: str = ""
+    target: Target
+    draft: Draft | None = None
+    intermediate: Intermediate | None = None
+    decoding: Decoding = Decoding()
+    sampling: Sampling = Sampling()
+    chat_template: str | None = None
+    calibrated: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Profile":
+        if self.intermediate is not None and self.draft is None:
+            raise ValueError("an intermediate level needs a draft level beneath it")
+        draft = self.draft.exit_layer if self.draft else None
+        deeper = self.intermediate.exit_layer if self.intermediate and self.intermediate.model is None else None
+        if draft is not None and deeper is not None and draft >= deeper:
+            raise ValueError(f"the intermediate exit ({deeper}) must be deeper than the draft exit ({draft})")
+        return self
+
+
+def load_profile(name: str) -> Profile:
+    """Find a profile by name or path and read it.
+
+    Args:
+        name: a path (it has a slash, or ends in .yaml or .yml), or the name of a user's or shipped profile.
+
+    Raises:
+        ProfileError: no such profile, or one that is malformed.
+    """
+    return read_profile(find_profile(name))
+
+
+def find_profile(name: str) -> Path:
+    """The file of a profile; errors as `load_profile`."""
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ProfileError(
+                f"there is no profile at {name}", "give the path of a YAML file, or a name from: hispec profile list"
+            )
+        return path
+    known = dict(list_profiles())
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ProfileError(f"there is no profile named {name!r}", f"{hint}see them all with: hispec profile list")
+    return known[name]
+
+
+def list_profiles() -> Iterator[tuple[str, Path]]:
+    """Names and files of all profiles, those that ship with the package first: a user's own replaces its namesake."""
+    for folder in (shipped_folder(), user_folder()):
+        if folder.is_dir():
+            yield from sorted((path.stem, path) for path in folder.glob("*.yaml"))
+
+
+def shipped_folder() -> Path:
+    """Where the package's profiles lie: inside it when installed, at the repository's root when edited in place."""
+    inside = Path(__file__).parent / "profiles"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "profiles"
+
+
+def user_folder() -> Path:
+    """Where a user keeps profiles of their own."""
+    return platformdirs.user_config_path("hispec") / "profiles"
+
+
+def read_profile(path: Path) -> Profile:
+    """Read one YAML file. A relative model path in it is meant relative to the file.
+
+    Raises:
+        ProfileError: with the key at fault and what it accepts.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ProfileError(f"profile {path} is not UTF-8 text", "save it as UTF-8") from None
+    except OSError as error:
+        raise ProfileError(
+            f"profile {path} cannot be read: {error.strerror}", "check the file and its permissions"
+        ) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ProfileError(f"profile {path}{where} is not YAML: {problem}", "mend that line") from None
+    if not isinstance(data, dict):
+        raise ProfileError(f"profile {path} holds no keys", "write at least: name, and target: {model: ...}")
+    if not all(isinstance(key, str) for key in data):
+        raise ProfileError(
+            f"profile {path} has a key that is not text",
+            "YAML reads no, yes, on, off and numbers otherwise: quote them",
+        )
+    data = {"name": path.stem, **data}
+    try:
+        profile = Profile.model_validate(data)
+    except ValidationError as error:
+        cause, cure = explain(error, data)
+        raise ProfileError(f"profile {path}: {cause}", cure) from None
+    model = profile.target.model
+    if model.startswith(("./", "../")):
+        profile = profile.model_copy(
+            update={"target": profile.target.model_copy(update={"model": str(path.parent / model)})}
+        )
+    return profile
+
+
+def resolve_model(model: str) -> str:
+    """What the loading libraries call a model: a folder of this package for `builtin:NAME`, else as it is."""
+    if not model.startswith(BUILTIN):
+        return str(Path(model).expanduser()) if model.startswith("~") else model
+    name = model.removeprefix(BUILTIN)
+    folder = Path(__file__).parent / name / "model"
+    if not name.isidentifier() or not folder.is_dir():
+        raise ProfileError(f"no model named {model} ships with hispec", f"use {BUILTIN}tiny, a folder, or a hub id")
+    return str(folder)
+
+
+def check_depths(profile: Profile, num_layers: int) -> None:
+    """Refuse exits that the target is too shallow for.
+
+    Raises:
+        ProfileError: naming the exit and the depths that would do.
+    """
+    for name, level in (("draft", profile.draft), ("intermediate", profile.intermediate)):
+        own_model = level is not None and level.model is not None
+        if level is not None and level.exit_layer is not None and not own_model and level.exit_layer >= num_layers:
+            raise ProfileError(
+                f"profile {profile.name}: {name}.exit_layer is {level.exit_layer}, and {profile.target.model} has {num_layers} layers",
+                f"choose an exit from 1 to {num_layers - 1}",
+            )
+
+
+def check_readable(profile: Profile) -> None:
+    """Refuse, before anything is loaded, levels that this release cannot read: it reads exits of the target.
+
+    Raises:
+        ProfileError: naming the level.
+    """
+    for name, level in (("draft", profile.draft), ("intermediate", profile.intermediate)):
+        if level is not None and (level.exit_layer is None or level.model is not None):
+            raise ProfileError(
+                f"profile {profile.name}: the {name} level is not an exit of the target, which this release needs",
+                f"give {name} an exit_layer and nothing else",
+            )
+
+
+def with_exits(profile: Profile, draft: int | None, intermediate: int | None) -> Profile:
+    """A profile with other exits; None keeps the profile's own level.
+
+    Raises:
+        ProfileError: exits out of order.
+    """
+    data = profile.model_dump(by_alias=True, exclude_unset=True)
+    if draft is not None:
+        data["draft"] = {"exit_layer": draft}
+    if intermediate is not None:
+        data["intermediate"] = {"exit_layer": intermediate}
+    try:
+        return Profile.model_validate(data)
+    except ValidationError as error:
+        raise ProfileError(*explain(error, data)) from None
+
+
+def profile_for_model(model: str, num_layers: int, draft: int | None, intermediate: int | None) -> Profile:
+    """A profile for a checkpoint that has none; with no exit given, those of the paper: 1/8 and 1/4 of the depth."""
+    if draft is None and intermediate is None and num_layers > 2:
+        draft = max(1, round(num_layers / 8))
+        intermediate = max(draft + 1, round(num_layers / 4))
+    return with_exits(Profile(name=model, target=Target(model=model)), draft, intermediate)
+
+
+def explain(error: ValidationError, data: dict[str, Any]) -> tuple[str, str]:
+    """The first error of a validation as a cause (with the key's path) and a cure (with the accepted values)."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    value, kind, limits = first["input"], first["type"], first.get("ctx", {})
+    if kind == "extra_forbidden":
+        section = _section_at(first["loc"][:-1])
+        known = [field.alias or name for name, field in section.model_fields.items()]
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        return f"unknown key {path}", (f"did you mean {near[0]}? " if near else "") + f"known here: {', '.join(known)}"
+    if kind == "missing":
+        return f"{path} is missing", f"add {path}"
+    if kind == "value_error":
+        message = str(limits["error"])
+        return f"{path}: {message}" if path else message, "mend that part of the profile"
+    if kind == "literal_error":
+        return f"{path} is {value!r}", f"accepted: {limits['expected']}"
+    if kind in ("greater_than_equal", "less_than_equal"):
+        low, high = limits.get("ge"), limits.get("le")
+        if path == "sampling.temperature" and value > 0:
+            return f"{path} is {value!r}: sampling is not available yet", "use 0.0, greedy decoding"
+        return f"{path} is {value!r}", f"accepted: {f'at least {low}' if low is not None else f'at most {high}'}"
+    expected = NAMES_OF_TYPES.get(kind.split("_")[0], kind)
+    return f"{path} is {value!r}, which is not {expected}", _yaml_hint(value, expected)
+
+
+def _yaml_hint(value: Any, expected: str) -> str:
+    if isinstance(value, bool):
+        return f"give {expected}; YAML reads yes, no, on and off as true and false: quote them where text is meant"
+    if isinstance(value, str) and expected in ("a number", "a whole number"):
+        return f"give {expected} without quotes; YAML reads 1e-3 as text: write 0.001 or 1.0e-3"
+    return f"give {expected}"
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The section of the schema at a key's path."""
+    section: type[BaseModel] = Profile
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        choices = [annotation, *get_args(annotation)]
+        section = next(choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel))
+    return section

@@ -1,0 +1,84 @@
+"""Decoding settings and where each came from: option > environment > profile > generation config > default."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hispec.errors import UsageError
+from hispec.profile import Count, Dtype, Profile, explain
+
+PREFIX = "HISPEC_"
+Mode = Literal["hispec", "single-layer", "autoregressive"]
+
+
+class Settings(BaseModel):
+    """How to decode; the values here are the defaults that everything else overrides.
+
+    Attributes:
+        mode: all levels of the profile, draft and target only, or the target alone.
+        draft_tokens: tokens drafted before the next level judges, N_d.
+        validate_every: tentatively accepted tokens before the target judges, N_i.
+        policy: what decides between drafting on and judging.
+        max_new_tokens: the most tokens of an answer.
+        device: `auto`, or a torch device.
+        dtype: of the weights; `auto` is the checkpoint's own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Mode = "hispec"
+    draft_tokens: Count = 2
+    validate_every: Count = 4
+    policy: Literal["static"] = "static"
+    max_new_tokens: Count = 256
+    device: str = "auto"
+    dtype: Dtype = "auto"
+
+
+def resolve_settings(
+    options: Mapping[str, Any],
+    profile: Profile,
+    *,
+    environ: Mapping[str, str] | None = None,
+    generation_config: Mapping[str, Any] | None = None,
+) -> tuple[Settings, dict[str, str]]:
+    """Take every setting from the first source that has it.
+
+    Args:
+        options: what the user asked for just now; None means not asked.
+        profile: the profile in use.
+        environ: environment variables, `HISPEC_DRAFT_TOKENS` and the like; none by default.
+        generation_config: of the target.
+
+    Returns:
+        The settings, and for each the name of its source.
+
+    Raises:
+        UsageError: a value that is not accepted, naming its source.
+    """
+    sources: dict[str, Mapping[str, Any]] = {
+        "option": options,
+        "environment": {
+            key.removeprefix(PREFIX).lower(): value for key, value in (environ or {}).items() if key.startswith(PREFIX)
+        },
+        "profile": profile.decoding.model_dump() | profile.target.model_dump(include={"dtype"}, exclude_unset=True),
+        "generation config": generation_config or {},
+    }
+    values, origins = {}, dict.fromkeys(Settings.model_fields, "default")
+    for name in Settings.model_fields:
+        for source, found in sources.items():
+            if found.get(name) is not None:
+                values[name], origins[name] = found[name], source
+                break
+    try:
+        return Settings.model_validate(values), origins
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        cause, cure = explain(error, values)
+        shown = {
+            "option": f"--{name.replace('_', '-')}",
+            "environment": PREFIX + name.upper(),
+            "generation config": f"generation_config.json: {name}",
+        }.get(origins[name], name)
+        raise UsageError(cause.replace(name, shown, 1), cure) from None

@@ -1,0 +1,105 @@
+"""Between text and token ids: chat templates on the way in, incremental decoding and stop strings on the way out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers.decoders import DecodeStream
+from transformers import PreTrainedTokenizerBase
+
+from hispec.errors import UsageError
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    *,
+    system: str | None = None,
+    raw: bool = False,
+    template: str | None = None,
+) -> list[int]:
+    """Turn a prompt into the ids that the model reads.
+
+    Args:
+        tokenizer: the target's.
+        prompt: what the user wrote.
+        system: a system message; needs a chat template.
+        raw: take the prompt as it is, without a chat template.
+        template: a chat template that replaces the tokenizer's.
+
+    Raises:
+        UsageError: an empty prompt; a system message where there is no template to carry it.
+    """
+    if not prompt.strip():
+        raise UsageError("the prompt is empty", "write a prompt, or pipe one in")
+    if raw or not (template or tokenizer.chat_template):
+        if system is not None:
+            raise UsageError(
+                "a system message needs a chat template, and none is in use",
+                "leave out --raw, or give the profile a chat_template" if raw else "give the profile a chat_template",
+            )
+        ids = tokenizer(prompt)["input_ids"]
+    else:
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        messages.append({"role": "user", "content": prompt})
+        text: Any = tokenizer.apply_chat_template(
+            messages, chat_template=template, add_generation_prompt=True, tokenize=False
+        )
+        # The template writes the special tokens itself.
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return list(ids)
+
+
+class TextStream:
+    """Token ids in, printable text out, ending before the first stop string.
+
+    Bytes that are not yet a character, and text that may yet become a stop string, are held back.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        stops: stop strings, none empty.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stops = tuple(stops)
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._decoded = ""
+        self._shown = 0
+        self.token_ids: list[int] = []
+        self.stopped = False
+
+    @property
+    def text(self) -> str:
+        """All that has been released so far."""
+        return self._decoded[: self._shown]
+
+    def feed(self, token: int) -> str:
+        """Add one token; returns what became printable. Once `stopped`, the token completed a stop string."""
+        self.token_ids.append(token)
+        self._decoded += self._stream.step(self._tokenizer.backend_tokenizer, token) or ""
+        ends = [at for stop in self._stops if (at := self._decoded.find(stop)) >= 0]
+        if ends:
+            self.stopped = True
+            self._decoded = self._decoded[: min(ends)]
+            return self._release(len(self._decoded))
+        held = max((_overlap(self._decoded, stop) for stop in self._stops), default=0)
+        return self._release(len(self._decoded) - held)
+
+    def finish(self) -> str:
+        """No more tokens will come; returns what was held back, half characters as U+FFFD."""
+        if not self.stopped:
+            whole = str(self._tokenizer.decode(self.token_ids, skip_special_tokens=True))
+            # A tokenizer that cleans up spaces may rewrite what was shown; what was shown stays.
+            if whole.startswith(self._decoded):
+                self._decoded = whole
+        return self._release(len(self._decoded))
+
+    def _release(self, upto: int) -> str:
+        piece = self._decoded[self._shown : upto]
+        self._shown = max(self._shown, upto)
+        return piece
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest proper beginning of `stop` that `text` ends with."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
