@@ -1,0 +1,88 @@
+"""The Typer app, and the only place where errors become exit codes. Imports no torch: commands do, once they run."""
+
+import contextlib
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from hispec.errors import HispecError
+from hispec_cli.commands import generate, profile
+from hispec_cli.ui.console import report_error
+
+BUG, USAGE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="hispec",
+    help="Hierarchical speculative decoding: faster text, token for token what the target model alone would write.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(name="generate")(generate.generate)
+app.add_typer(profile.app, name="profile")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from hispec import __version__
+
+        typer.echo(f"hispec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: without the program's name.
+
+    Returns:
+        The exit code: 0 done, 1 a bug, 2 usage, 3 a gate, 4 outputs differ, 5 environment, 130 interrupted.
+    """
+    debug = "--debug" in arguments or bool(os.environ.get("HISPEC_DEBUG"))
+    try:
+        code = app(arguments, prog_name="hispec", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return int(code)
+    except HispecError as error:
+        report_error(error.cause, error.cure)
+        code = error.exit_code
+    except typer.TyperException as error:
+        command = getattr(getattr(error, "ctx", None), "command_path", "hispec")
+        report_error(error.format_message().rstrip("."), f"see: {command} --help")
+        return USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        report_error("interrupted", None)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return 0
+    except Exception as error:
+        report_error(
+            f"this is a bug in hispec: {type(error).__name__}: {error}",
+            "please report it with the output of the same command and --debug",
+        )
+        code = BUG
+    if debug:
+        traceback.print_exc()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    return code
+
+
+def _forget_stdout() -> None:
+    """The reader has left (`| head -1`): let nothing that is still buffered complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

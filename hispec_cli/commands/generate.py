@@ -1,0 +1,161 @@
+"""`hispec generate`: answer one prompt."""
+
+import os
+import signal
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hispec.errors import LosslessnessError, UsageError
+from hispec.events import Finished
+from hispec_cli.options import CommonOptions, DecodingOptions, Format, ModelOptions, grouped
+from hispec_cli.ui.console import say
+from hispec_cli.ui.plain import view_for
+from hispec_cli.ui.trace import Trace
+
+if TYPE_CHECKING:
+    from hispec.api import Engine, Generation
+
+INTERRUPTED = 130
+
+
+@grouped
+def generate(
+    *,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PROMPT|-|@FILE]", help="Text, - for standard input, @FILE for a file. Piped input comes first."
+        ),
+    ] = None,
+    model: ModelOptions,
+    decoding: DecodingOptions,
+    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End before this text; repeatable.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="No chat template.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Decode again with the target alone and compare ids; exit 4 on a difference."),
+    ] = False,
+    trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every event there as JSON lines.")] = None,
+    format: Annotated[Format, typer.Option("--format", help="How to write the answer to stdout.")] = Format.auto,  # noqa: A002
+    common: CommonOptions,
+) -> None:
+    """Answer one prompt, token for token as the target model alone would."""
+    text = read_prompt(prompt)
+    with Trace(trace) as traced:
+        engine = load_engine(model, decoding)
+        view = view_for(format)
+        with interruptible(engine):
+            for event in engine.stream(text, system=system, raw=raw, stop=stop or ()):
+                if isinstance(event, Finished):
+                    generation = event.result
+                    difference = check(engine, generation) if verify else None
+                traced.see(event)
+                view.see(event)
+        view.finish(generation)
+    report(generation)
+    if difference is not None:
+        raise difference
+    if generation.finish_reason == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+def read_prompt(argument: str | None) -> str:
+    """Join what is piped in and what the argument says, in this order.
+
+    Raises:
+        UsageError: no prompt, an unreadable file, bytes that are not UTF-8.
+    """
+    parts = []
+    if argument == "-" or _is_piped(sys.stdin):
+        parts.append(_decode(sys.stdin.buffer.read(), "standard input"))
+    if argument is not None and argument.startswith("@"):
+        try:
+            parts.append(_decode(Path(argument[1:]).expanduser().read_bytes(), argument[1:]))
+        except OSError as error:
+            raise UsageError(f"{argument[1:]} cannot be read: {error.strerror}", "check the path after @") from None
+    elif argument is not None and argument != "-":
+        parts.append(argument)
+    text = "\n".join(part for part in parts if part.strip())
+    if not text:
+        cause = "the prompt is empty" if parts else "there is no prompt"
+        raise UsageError(cause, 'pass one: hispec generate "...", or pipe it in')
+    return text
+
+
+def load_engine(model: ModelOptions, decoding: DecodingOptions) -> "Engine":
+    """Load what the options name. Their mistakes are found before torch, which takes seconds, is imported."""
+    if model.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from hispec.profile import load_profile, with_exits
+    from hispec.settings import resolve_settings
+
+    if model.model is not None and model.profile is not None:
+        raise UsageError("--model and --profile were both given", "give one of them")
+    if model.model is None:
+        profile = with_exits(load_profile(model.profile or "tiny"), model.draft_exit, model.intermediate_exit)
+        resolve_settings(decoding.given(), profile, environ=os.environ)
+    from hispec.api import Engine, unprofiled
+
+    if model.model is not None:
+        profile = unprofiled(model.model, model.draft_exit, model.intermediate_exit)
+    return Engine.from_profile(profile, environ=os.environ, **decoding.given())
+
+
+@contextmanager
+def interruptible(engine: "Engine") -> Iterator[None]:
+    """Let the first Ctrl-C end the answer with what was validated, and the second end the program."""
+
+    def ask(*_: object) -> None:
+        engine.interrupt()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def check(engine: "Engine", generation: "Generation") -> LosslessnessError | None:
+    """Compare with the target alone; a difference is told after the answer, which is not lost."""
+    try:
+        engine.verify(generation)
+    except LosslessnessError as error:
+        return error
+    say(f"verified: {len(generation.token_ids)} token ids, identical to the target's own")
+    return None
+
+
+def report(generation: "Generation") -> None:
+    """One line of figures, for a person only."""
+    if sys.stderr.isatty():
+        stats = generation.stats
+        say(
+            f"{stats.new_tokens} tokens, {stats.tokens_per_second:.1f} tokens/s, "
+            f"{stats.tokens_per_target_pass:.2f} tokens per target pass"
+        )
+
+
+def _is_piped(stream: object) -> bool:
+    """Whether there is input to read: a pipe, a file or a socket, but neither a terminal nor /dev/null."""
+    try:
+        mode = os.fstat(stream.fileno()).st_mode  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+def _decode(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{name} is not UTF-8 text (byte {error.start})", "convert it first, for example with iconv"
+        ) from None

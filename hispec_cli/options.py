@@ -1,0 +1,135 @@
+"""Groups of options shared by commands, each defined once as a dataclass that commands take as one argument."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from enum import StrEnum
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from hispec_cli.ui.console import choose_color
+
+
+class Format(StrEnum):
+    """How an answer is written to stdout."""
+
+    auto = "auto"
+    plain = "plain"
+    json = "json"
+    jsonl = "jsonl"
+
+
+class Color(StrEnum):
+    """When to colour."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+class Mode(StrEnum):
+    """Which levels take part."""
+
+    hispec = "hispec"
+    single_layer = "single-layer"
+    autoregressive = "autoregressive"
+
+
+class Policy(StrEnum):
+    """What decides when to draft on and when to judge."""
+
+    static = "static"
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """What every command takes."""
+
+    color: Annotated[
+        Color,
+        typer.Option(
+            envvar="HISPEC_COLOR",
+            callback=choose_color,
+            is_eager=True,
+            help="Colours; auto: where stderr is a terminal and NO_COLOR is unset.",
+        ),
+    ] = Color.auto
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and which of its exits."""
+
+    profile: Annotated[
+        str | None,
+        typer.Option(envvar="HISPEC_PROFILE", help="Name or path of a profile; tiny, the shipped model, by default."),
+    ] = None
+    model: Annotated[
+        str | None, typer.Option(help="An early-exit checkpoint without a profile: a folder or a hub id.")
+    ] = None
+    draft_exit: Annotated[
+        int | None, typer.Option(min=1, help="Layers that draft; with --model an eighth of the depth by default.")
+    ] = None
+    intermediate_exit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Layers that judge drafts; with --model a quarter of the depth by default."),
+    ] = None
+    offline: Annotated[
+        bool, typer.Option("--offline", envvar="HISPEC_OFFLINE", help="Never touch the network, as HF_HUB_OFFLINE=1.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How to decode. Unset options come from HISPEC_* variables, the profile, the target's generation config."""
+
+    mode: Annotated[
+        Mode | None,
+        typer.Option(help="All levels, draft and target only, or the target alone; hispec by default."),
+    ] = None
+    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of the answer; 256 by default.")] = None
+    draft_tokens: Annotated[int | None, typer.Option(help="Tokens drafted before the intermediate level judges.")] = (
+        None
+    )
+    validate_every: Annotated[int | None, typer.Option(help="Waiting tokens at which the target validates.")] = None
+    policy: Annotated[Policy | None, typer.Option(help="What decides between drafting on and judging.")] = None
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None
+    dtype: Annotated[str | None, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")] = None
+
+    def given(self) -> dict[str, Any]:
+        """The options that were given, as `hispec.settings` names them."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take option groups: Typer sees their fields as options, the command gets the dataclasses.
+
+    Args:
+        command: some of whose parameters are annotated with a dataclass of this module.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    shown: list[inspect.Parameter] = []
+    groups: dict[str, type[Any]] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        hint = hints[parameter.name]
+        if isinstance(hint, type) and is_dataclass(hint):
+            groups[parameter.name] = hint
+            inner = get_type_hints(hint, include_extras=True)
+            shown += [_keyword(field.name, inner[field.name], field.default) for field in fields(hint)]
+        else:
+            shown.append(_keyword(parameter.name, hint, parameter.default))
+
+    def expanded(**values: Any) -> Any:
+        built = {name: group(**{f.name: values.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
+        return command(**built, **values)
+
+    expanded.__name__, expanded.__doc__ = command.__name__, command.__doc__
+    expanded.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    return expanded
+
+
+def _keyword(name: str, hint: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)

@@ -1,0 +1,1 @@
+"""What people see: plain text for pipes, messages on stderr."""

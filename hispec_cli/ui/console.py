@@ -1,0 +1,42 @@
+"""stderr: messages for people, coloured where a person sees them. Rich reads NO_COLOR and FORCE_COLOR itself."""
+
+import os
+import sys
+
+from rich.console import Console
+from rich.text import Text
+
+from hispec_cli.ui.safe_text import visible
+
+
+def choose_color(choice: str) -> str:
+    """Make every console obey `--color`: never and always win over the environment, auto leaves it alone."""
+    if choice == "never":
+        os.environ["NO_COLOR"] = "1"
+        os.environ.pop("FORCE_COLOR", None)
+    elif choice == "always":
+        os.environ["FORCE_COLOR"] = "1"
+        os.environ.pop("NO_COLOR", None)
+    return choice
+
+
+def stderr() -> Console:
+    """A console on stderr that marks nothing up by itself."""
+    return Console(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
+
+
+def say(message: str, style: str = "dim") -> None:
+    """One message for the person at the terminal."""
+    stderr().print(Text(visible(message), style))
+
+
+def report_error(cause: str, cure: str | None) -> None:
+    """What is wrong on one line, how to mend it on the next."""
+    lines = Text.assemble(("error: ", "bold red"), _one_line(cause))
+    if cure is not None:
+        lines.append_text(Text.assemble("\n", ("hint: ", "bold"), _one_line(cure)))
+    stderr().print(lines)
+
+
+def _one_line(text: str) -> str:
+    return visible(" ".join(text.split()))
