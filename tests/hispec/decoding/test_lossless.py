@@ -1,0 +1,153 @@
+"""The promise: hierarchical decoding writes what the target alone writes, and its state is never stale."""
+
+from itertools import combinations, product
+
+import pytest
+import torch
+
+from hispec.decoding.engine import Ending, decode
+from hispec.decoding.policies import Judge, StaticPolicy
+from hispec.decoding.rules import Greedy
+from hispec.decoding.state import DecodingState
+from hispec.events import Committed, Finished, Judged
+from tests.support import PROMPT, decode_ids, greedy_by_hand, hierarchy_of, random_model
+
+LENGTH = 12
+HIERARCHIES = [(), *((e,) for e in (1, 2, 3)), *combinations((1, 2, 3), 2), (1, 2, 3)]
+PERIODS = [(1, 1), (1, 3), (2, 1), (2, 4), (3, 5)]
+
+
+def all_settings():
+    for exits in HIERARCHIES:
+        for n_d, n_i in PERIODS if exits else [(1, 1)]:
+            yield (
+                exits,
+                (1, n_d, n_d + 1, n_i)[-len(exits) - 1 :] if len(exits) == 3 else (1, n_d, n_i)[: len(exits) + 1],
+            )
+
+
+@pytest.fixture(scope="module")
+def reference(model):
+    return greedy_by_hand(model, LENGTH)
+
+
+def test_levels_disagree_so_that_rejections_happen(model):
+    seen = {"accepted": 0, "rejected": 0}
+
+    def count(_, event):
+        if isinstance(event, Judged):
+            seen["accepted"] += event.accepted
+            seen["rejected"] += event.correction is not None
+
+    decode_ids(hierarchy_of(model, 1, 2), (1, 2, 4), max_new_tokens=60, after_event=count)
+    assert seen["accepted"] > 5 and seen["rejected"] > 5
+
+
+def test_every_setting_writes_what_the_target_writes_with_a_state_as_fresh_as_a_prefill(model, reference):
+    for exits, periods in all_settings():
+        hierarchy = hierarchy_of(model, *exits)
+        ids = decode_ids(hierarchy, periods, max_new_tokens=LENGTH, after_event=assert_fresh)
+        assert ids == reference, (exits, periods)
+
+
+def test_eos_at_every_offset(model, reference):
+    for exits, periods in all_settings():
+        hierarchy = hierarchy_of(model, *exits)
+        for eos in set(reference):
+            expected = reference[: reference.index(eos) + 1]
+            assert decode_ids(hierarchy, periods, eos_ids=(eos,)) == expected, (exits, periods, eos)
+
+
+def test_every_small_length(model, reference):
+    for exits, periods in all_settings():
+        hierarchy = hierarchy_of(model, *exits)
+        for length in range(1, 9):
+            assert decode_ids(hierarchy, periods, max_new_tokens=length) == reference[:length], (exits, periods)
+
+
+@pytest.mark.parametrize("drafts", ["all right", "all wrong", "alternating"])
+def test_drafts_forced_right_and_wrong(model, reference, drafts):
+    """Whatever is drafted, and however rarely it is judged, the target decides."""
+    right = dict(enumerate(reference, start=len(PROMPT)))
+
+    class Forced(Greedy):
+        def draw(self, logits):
+            at = len(state.tokens)
+            if state.committed == len(PROMPT):  # the prefill's own token is the target's
+                return super().draw(logits)
+            wrong = drafts == "all wrong" or (drafts == "alternating" and at % 2)
+            return (right[at] + wrong) % logits.shape[-1]
+
+    for exits, periods in all_settings():
+        if not exits:
+            continue
+        state = DecodingState(hierarchy_of(model, *exits), PROMPT, len(PROMPT) + LENGTH)
+        events = list(decode(state, StaticPolicy(periods), Forced(), Ending(LENGTH)))
+        ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
+        assert ids == reference, (exits, periods)
+
+
+def test_a_policy_may_skip_the_intermediate_and_let_any_level_judge_at_any_time(model, reference):
+    class Whimsical(StaticPolicy):
+        def next_step(self, judged, may_draft):
+            waiting = [j for j in range(1, len(judged)) if judged[j] < judged[0]]
+            if waiting and (not may_draft or torch.rand((), generator=dice) < 0.4):
+                return Judge(waiting[int(torch.randint(len(waiting), (), generator=dice))])
+            return super().next_step(judged, may_draft)
+
+    for seed, exits in product(range(10), [(1, 2), (1, 2, 3)]):
+        dice = torch.Generator().manual_seed(seed)
+        state = DecodingState(hierarchy_of(model, *exits), PROMPT, len(PROMPT) + LENGTH)
+        ids = []
+        for event in decode(state, Whimsical((1, 9, 9, 9)[: len(exits) + 1]), Greedy(), Ending(LENGTH)):
+            ids += event.token_ids if isinstance(event, Committed) else ()
+            assert_fresh(state, event)
+        assert ids == reference
+
+
+def test_interrupting_between_any_two_steps_keeps_only_validated_tokens(model, reference):
+    for steps in range(1, 12):
+        left = iter([False] * steps + [True] * 99)
+        state = DecodingState(hierarchy_of(model, 1, 2), PROMPT, len(PROMPT) + LENGTH)
+        events = list(decode(state, StaticPolicy((1, 2, 4)), Greedy(), Ending(LENGTH, (), lambda: next(left))))  # noqa: B023
+        ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
+        assert ids == reference[: len(ids)]
+        assert isinstance(events[-1], Finished) and events[-1].finish_reason == "interrupted"
+
+
+def test_a_frontier_that_is_not_lowered_is_caught(monkeypatch):
+    """Break the rule on purpose: the check above must notice, or it checks nothing."""
+
+    def forgetful(self, length):
+        del self.tokens[length:]
+        self.judged = [min(count, length) for count in self.judged]
+
+    model = random_model("llama", seed=0)
+    monkeypatch.setattr(DecodingState, "rewind", forgetful)
+    with pytest.raises(AssertionError):
+        assert decode_ids(hierarchy_of(model, 1, 2), (1, 2, 4), after_event=assert_fresh) == greedy_by_hand(
+            model, LENGTH
+        )
+
+
+def assert_fresh(state, event):
+    """Every level's KV and carried hidden states equal those of a fresh prefill of x[0:frontier]."""
+    hierarchy = state.hierarchy
+    (stack,) = hierarchy.stacks
+    assert max(state.frontier) < len(state.tokens), event
+    assert state.frontier == sorted(state.frontier, reverse=True)
+    assert state.judged == sorted(state.judged, reverse=True)
+    if not state.frontier[0]:
+        return
+    fresh = hierarchy_of(stack.model).target.stack
+    fresh.reserve(state.frontier[0])
+    hidden = fresh.embed(state.tokens[: state.frontier[0]])
+    for j, level in enumerate(hierarchy.levels):
+        first, upto = hierarchy.first_layer(j), state.frontier[j]
+        hidden = fresh.run(hidden, first, level.exit_layer, 0)
+        for layer in range(first, level.exit_layer):
+            for known, expected in zip(stack.cache.read(layer, upto), fresh.cache.read(layer, upto), strict=True):
+                torch.testing.assert_close(known, expected, atol=1e-4, rtol=1e-4)
+        if (above := hierarchy.above[j]) is not None:
+            expected = hidden[state.frontier[above] : upto]
+            torch.testing.assert_close(state.carried(j), expected, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,70 @@
+"""Tiny random models, and the plain loops that decoding is compared with."""
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from hispec.decoding.engine import Ending, decode
+from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.policies import StaticPolicy
+from hispec.decoding.rules import Greedy
+from hispec.decoding.state import DecodingState
+from hispec.events import Committed
+from hispec.models.transformers_stack import TransformersStack
+
+PROMPT = [3, 1, 4, 1, 5]
+
+
+def random_model(family="llama", *, seed=0, layers=4, vocab=24):
+    """A model with weights large enough that its layers matter, and deep branches small enough that exits agree
+    with the whole model about half of the time."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=vocab,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=128,
+        initializer_range=0.4,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).eval()
+    for index, layer in enumerate(model.model.layers):
+        for weight in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight):
+            weight.data /= 1 + index
+    return model
+
+
+def hierarchy_of(model, *exits):
+    """A hierarchy on fresh caches: the given exits, then the target."""
+    stack = TransformersStack(model, "random")
+    names = ("draft", "intermediate", "third", "fourth")
+    levels = [Level(name, stack, exit_layer) for name, exit_layer in zip(names, exits, strict=False)]
+    return Hierarchy([*levels, Level("target", stack, stack.num_layers)])
+
+
+def decode_ids(hierarchy, periods, *, max_new_tokens=12, eos_ids=(), prompt=PROMPT, after_event=None):
+    """All committed ids; `after_event(state, event)` looks in after each event."""
+    state = DecodingState(hierarchy, prompt, len(prompt) + max_new_tokens)
+    ids = []
+    for event in decode(state, StaticPolicy(periods), Greedy(), Ending(max_new_tokens, eos_ids)):
+        if isinstance(event, Committed):
+            ids += event.token_ids
+        if after_event:
+            after_event(state, event)
+    return ids
+
+
+def greedy_by_hand(model, count, prompt=PROMPT):
+    """What the model alone writes: the whole text run anew for every token, no cache at all."""
+    ids = list(prompt)
+    with torch.inference_mode():
+        for _ in range(count):
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
