@@ -1,8 +1,6 @@
 """The Typer app, and the only place where errors become exit codes. Imports no torch: commands do, once they run."""
 
-import contextlib
 import os
-import sys
 import traceback
 from typing import Annotated
 
@@ -11,6 +9,7 @@ import typer
 from hispec.errors import HispecError
 from hispec_cli.commands import generate, profile
 from hispec_cli.ui.console import report_error
+from hispec_cli.ui.output import ReaderLeft
 
 BUG, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -55,34 +54,30 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments or bool(os.environ.get("HISPEC_DEBUG"))
     try:
         code = app(arguments, prog_name="hispec", standalone_mode=False) or 0
-        sys.stdout.flush()
-        return int(code)
-    except HispecError as error:
-        report_error(error.cause, error.cure)
-        code = error.exit_code
+    except ReaderLeft:
+        return 0
     except typer.TyperException as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "hispec")
         report_error(error.format_message().rstrip("."), f"see: {command} --help")
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
-        report_error("interrupted", None)
-        return INTERRUPTED
-    except BrokenPipeError:
-        _forget_stdout()
-        return 0
+        code = INTERRUPTED
+    except HispecError as error:
+        report_error(error.cause, error.cure)
+        _trace(debug)
+        return error.exit_code
     except Exception as error:
         report_error(
             f"this is a bug in hispec: {type(error).__name__}: {error}",
             "please report it with the output of the same command and --debug",
         )
-        code = BUG
+        _trace(debug)
+        return BUG
+    if code == INTERRUPTED:
+        report_error("interrupted", None)
+    return int(code)
+
+
+def _trace(debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
-    return code
-
-
-def _forget_stdout() -> None:
-    """The reader has left (`| head -1`): let nothing that is still buffered complain at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -127,6 +127,18 @@ class Engine:
         settings, _ = resolve_settings(options, profile, environ=environ, generation_config=generation_config)
         return cls(profile, settings, stack, tokenizer, _eos_ids(stack), _environment(stack, profile))
 
+    def with_settings(self, **changes: Any) -> "Engine":
+        """The same loaded weights, decoding otherwise; device and dtype stay as they are loaded.
+
+        Args:
+            changes: fields of `hispec.settings.Settings`, for example `mode="autoregressive"`.
+
+        Raises:
+            UsageError: a value that is not accepted.
+        """
+        settings, _ = resolve_settings(self.settings.model_dump() | changes, self.profile)
+        return Engine(self.profile, settings, self.stack, self.tokenizer, self.eos_ids, self.environment)
+
     def stream(
         self, prompt: str, *, system: str | None = None, raw: bool = False, stop: Sequence[str] = ()
     ) -> Generator[Event]:
@@ -190,11 +202,17 @@ class Engine:
         if not generation.verified:
             pairs = zip(generation.token_ids, expected, strict=False)
             at = next((i for i, (got, own) in enumerate(pairs) if got != own), len(expected))
-            gap = self._top_gap(generation.prompt_ids + generation.token_ids[:at])
+            gap = self.top_gap(generation.prompt_ids + generation.token_ids[:at])
             raise LosslessnessError(
                 f"token {at} differs from the target's own; there, the target's two best logits are {gap:.2g} apart",
                 "a gap near 0 is a tie that rounding decides: try --dtype float32; else please report it",
             )
+
+    def top_gap(self, token_ids: list[int]) -> float:
+        """How far apart the target's two best logits are for the token after `token_ids`."""
+        state = DecodingState(Hierarchy([self.hierarchy.target]), token_ids, len(token_ids))
+        best = state.logits(0, len(token_ids) - 1, len(token_ids))[0].topk(2).values
+        return float(best[0] - best[1])
 
     def _stream(self, prompt: str, ids: list[int], max_new_tokens: int, stop: Sequence[str]) -> Generator[Event]:
         """The engine's events with text added, cut at a stop text."""
@@ -218,12 +236,6 @@ class Engine:
             self.profile.name, prompt, ids, text.text, text.token_ids, end.finish_reason, stats, self.environment
         )
         yield replace(end, result=generation)
-
-    def _top_gap(self, token_ids: list[int]) -> float:
-        """How far apart the target's two best logits are for the token after `token_ids`."""
-        state = DecodingState(Hierarchy([self.hierarchy.target]), token_ids, len(token_ids))
-        best = state.logits(0, len(token_ids) - 1, len(token_ids))[0].topk(2).values
-        return float(best[0] - best[1])
 
 
 def build_hierarchy(profile: Profile, mode: str, stack: LayerStack) -> Hierarchy:
@@ -277,5 +289,5 @@ def _environment(stack: TransformersStack, profile: Profile) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
-        "revision": profile.target.revision,
+        "revision": getattr(stack.model.config, "_commit_hash", None) or profile.target.revision,
     }

@@ -93,6 +93,8 @@ def load_engine(model: ModelOptions, decoding: DecodingOptions) -> "Engine":
     """Load what the options name. Their mistakes are found before torch, which takes seconds, is imported."""
     if model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    if not sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     from hispec.profile import load_profile, with_exits
     from hispec.settings import resolve_settings
 

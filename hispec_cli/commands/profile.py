@@ -7,7 +7,7 @@ import typer
 import yaml
 
 from hispec_cli.options import CommonOptions, Format, grouped
-from hispec_cli.ui.plain import write_json
+from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
 
 app = typer.Typer(help="List, show and check profiles.", no_args_is_help=True, rich_markup_mode=None)
@@ -36,7 +36,7 @@ def list_(*, format: FormatOption = Format.auto, common: CommonOptions) -> None:
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        typer.echo(visible(f"{row['name']:<{width}}  {row['description']}"))
+        write(visible(f"{row['name']:<{width}}  {row['description']}") + "\n")
 
 
 @app.command()
@@ -67,7 +67,7 @@ def show(
         key = line.strip().partition(":")[0]
         section = key if not line.startswith(" ") else section
         explained = origin and section == "decoding" and key in origins
-        typer.echo(visible(f"{line:<32}# {origins[key]}" if explained else line))
+        write(visible(f"{line:<32}# {origins[key]}" if explained else line) + "\n")
 
 
 @app.command()
@@ -84,4 +84,4 @@ def validate(*, name: Name, common: CommonOptions) -> None:
     resolve_settings({}, profile)
     if (depth := read_depth(profile.target)) is not None:
         check_depths(profile, depth)
-    typer.echo(visible(f"{path} is a valid profile"))
+    write(visible(f"{path} is a valid profile") + "\n")

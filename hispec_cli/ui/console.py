@@ -20,9 +20,15 @@ def choose_color(choice: str) -> str:
     return choice
 
 
+class _Stderr(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody listens: the answer and the exit code say it too."""
+        self.quiet = True
+
+
 def stderr() -> Console:
     """A console on stderr that marks nothing up by itself."""
-    return Console(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
+    return _Stderr(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
 
 
 def say(message: str, style: str = "dim") -> None:

@@ -1,12 +1,12 @@
-"""Answers on stdout: validated text as it comes, or JSON. Nothing else is ever written there."""
+"""Answers for pipes, files and scripts: validated text as it comes, or JSON."""
 
-import json
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hispec.events import Committed, Event, to_record
 from hispec_cli.options import Format
+from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
 
 if TYPE_CHECKING:
@@ -24,14 +24,12 @@ class PlainView:
         """Write what became final."""
         if isinstance(event, Committed) and event.text:
             self._last = event.text
-            sys.stdout.write(self._clean(event.text))
-            sys.stdout.flush()
+            write(self._clean(event.text))
 
     def finish(self, generation: "Generation") -> None:
         """End with a line break."""
         if not self._last.endswith("\n"):
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            write("\n")
 
 
 class JsonView:
@@ -63,9 +61,3 @@ def view_for(chosen: Format) -> View:
     """The view of a format; auto is plain text."""
     views: dict[Format, type[View]] = {Format.json: JsonView, Format.jsonl: JsonLinesView}
     return views.get(chosen, PlainView)()
-
-
-def write_json(record: Any) -> None:
-    """One JSON value on one line of stdout."""
-    sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
-    sys.stdout.flush()

@@ -5,12 +5,17 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from hispec.errors import HispecError, UnavailableError, UsageError
 from hispec.models.transformers_stack import TransformersStack, check_supported
+
+# Both libraries narrate their retries and fallbacks; what matters of it is in the error that ends them.
+transformers_logging.set_verbosity_error()
+hub_logging.set_verbosity_error()
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -85,7 +90,6 @@ def load_stack(model: str, revision: str | None, dtype: str, device: torch.devic
     """
     config = load_config(model, revision)
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
     try:
         loaded, report = AutoModelForCausalLM.from_pretrained(
             model,
@@ -124,7 +128,8 @@ def _explain(error: Exception, model: str) -> HispecError:
         return UnavailableError(
             f"not enough memory for {model}", "choose a smaller model, a smaller dtype or another device"
         )
-    if (isinstance(error, ValueError) and "model_type" in str(error)) or isinstance(error, KeyError):
+    unknown = isinstance(error, ValueError) and ("model type" in line or "model_type" in line)
+    if unknown or isinstance(error, KeyError):
         return UsageError(
             f"{model} has an architecture that is not known here", "choose a Llama, Mistral or Qwen model"
         )

@@ -48,6 +48,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             same_shape = defaultdict(list)
             for matrix in group["params"]:
+                if matrix.grad is None:  # every row of the batch skipped its layer
+                    continue
                 same_shape[matrix.shape].append(matrix)
             for (rows, columns), matrices in same_shape.items():
                 moving = []

@@ -25,7 +25,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; the defaults are the shipped model's."""
     parser = argparse.ArgumentParser(prog="python -m hispec.tiny.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, log and the finished model")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--rows", type=int, default=12, help="rows of a batch")
     parser.add_argument("--row-tokens", type=int, default=256, help="tokens of a row")
     parser.add_argument("--long-row-tokens", type=int, default=1024, help="tokens of a row in every 9th step")
@@ -36,6 +36,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kv-heads", type=int, default=2)
     parser.add_argument("--vocab", type=int, default=2048)
     parser.add_argument("--context", type=int, default=2048, help="longest input, in tokens")
+    parser.add_argument("--tokenizer-samples", type=int, default=20_000, help="conversations that teach the tokenizer")
     parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
     parser.add_argument("--warmup", type=int, default=100, help="steps of warm-up")
     parser.add_argument(
@@ -48,6 +49,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="compile the layers (a third faster on CPU)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
+    parser.add_argument("--stop-after", type=int, help="end at this step, to be resumed")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     return parser.parse_args(argv)
 
@@ -134,76 +136,92 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
     tokenizer.save_pretrained(folder)
 
 
+def train_step(
+    model: LlamaForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    tokenizer: PreTrainedTokenizerFast,
+    step: int,
+    args: argparse.Namespace,
+) -> tuple[int, dict[int, float]]:
+    """One update; everything in it is drawn from the seed and the step.
+
+    Returns:
+        The tokens that were read, and the cross entropy of each exit that took part.
+    """
+    long = step % 9 == 8  # 9 and the curriculum's period share no factor: every exit meets long rows
+    row_tokens = args.long_row_tokens if long else args.row_tokens
+    rows = max(1, args.rows * args.row_tokens // row_tokens)
+    ids, learn = make_batch(tokenizer, args.seed, step, rows, row_tokens)
+    generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+    exits = exits_of_step(step, args.layers, args.period)
+    with torch.autocast("cuda", torch.bfloat16, enabled=args.device.startswith("cuda")):
+        loss, report = early_exit_loss(model, ids.to(args.device), learn.to(args.device), exits, args.p_max, generator)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, args)
+        optimizer.step()
+        optimizer.zero_grad()
+    return ids.numel(), report
+
+
+def save_checkpoint(
+    path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], step: int, seconds: float
+) -> None:
+    """Write all that a resumed run needs, at once or not at all."""
+    partial = path.with_suffix(".partial")
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"model": model.state_dict(), "optimizers": states, "step": step, "seconds": seconds}, partial)
+    partial.replace(path)
+
+
+def load_checkpoint(
+    path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], device: str
+) -> tuple[int, float]:
+    """Read what `save_checkpoint` wrote; returns the next step and the seconds spent so far."""
+    saved = torch.load(path, map_location=device, weights_only=True)
+    model.load_state_dict(saved["model"])
+    for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
+    return saved["step"], saved["seconds"]
+
+
 def main(argv: list[str] | None = None) -> None:
     """Train, checkpoint, and leave the finished model in `OUT/model`."""
     args = parse_arguments(argv)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(args.vocab, args.seed, context=args.context)
+    tokenizer = train_tokenizer(args.vocab, args.seed, args.tokenizer_samples, args.context)
     model = build_model(args, tokenizer).to(args.device).train()
     optimizers = make_optimizers(model, args.lr)
     checkpoint, start, spent = args.out / "checkpoint.pt", 0, 0.0
-    if args.resume and checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=args.device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        start, spent = saved["step"], saved["seconds"]
-    elif checkpoint.exists():
-        raise SystemExit(f"{checkpoint} exists: pass --resume to continue it, or choose another --out")
+    if checkpoint.exists():
+        if not args.resume:
+            raise SystemExit(f"{checkpoint} exists: pass --resume to continue it, or choose another --out")
+        start, spent = load_checkpoint(checkpoint, model, optimizers, args.device)
     if args.compile:
         for layer in model.model.layers:
             layer.forward = torch.compile(layer.forward, dynamic=True)
-    print(
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens, {args.device}", flush=True
-    )
+    size = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{size:,} parameters, {len(tokenizer)} tokens, {args.device}", flush=True)
 
-    began, tokens = time.perf_counter() - spent, 0
+    began, tokens, last = time.perf_counter() - spent, 0, min(args.steps, args.stop_after or args.steps)
     with (args.out / "log.jsonl").open("a") as log:
-        for step in range(start, args.steps):
-            long = step % 9 == 8  # 9 and the curriculum's period share no factor: every exit meets long rows
-            row_tokens = args.long_row_tokens if long else args.row_tokens
-            rows = max(1, args.rows * args.row_tokens // row_tokens)
-            ids, learn = make_batch(tokenizer, args.seed, step, rows, row_tokens)
-            generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-            exits = exits_of_step(step, args.layers, args.period)
-            with torch.autocast("cuda", torch.bfloat16, enabled=args.device.startswith("cuda")):
-                loss, report = early_exit_loss(
-                    model, ids.to(args.device), learn.to(args.device), exits, args.p_max, generator
-                )
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(step, args)
-                optimizer.step()
-                optimizer.zero_grad()
-            tokens += ids.numel()
+        for step in range(start, last):
+            read, report = train_step(model, optimizers, tokenizer, step, args)
+            tokens += read
+            seconds = time.perf_counter() - began
             if step % 10 == 0:
-                seconds = time.perf_counter() - began
-                line = {
-                    "step": step,
-                    "loss": round(report[args.layers], 4),
-                    "exits": report,
-                    "seconds": round(seconds, 1),
-                }
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                speed = tokens / (seconds - spent)
-                print(f"step {step}  loss {report[args.layers]:.3f}  {speed:.0f} tokens/s", flush=True)
-            if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
-                partial = checkpoint.with_suffix(".partial")
-                torch.save(
-                    {
-                        "model": model.state_dict(),
-                        "optimizers": [o.state_dict() for o in optimizers],
-                        "step": step + 1,
-                        "seconds": time.perf_counter() - began,
-                    },
-                    partial,
+                loss = round(report[args.layers], 4)
+                log.write(
+                    json.dumps({"step": step, "loss": loss, "exits": report, "seconds": round(seconds, 1)}) + "\n"
                 )
-                partial.replace(checkpoint)
+                log.flush()
+                print(f"step {step}  loss {loss:.3f}  {tokens / (seconds - spent):.0f} tokens/s", flush=True)
+            if (step + 1) % args.save_every == 0 or step + 1 == last:
+                save_checkpoint(checkpoint, model, optimizers, step + 1, seconds)
                 save_model(model, tokenizer, args.out / "model", args.context)
 
 

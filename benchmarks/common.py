@@ -1,0 +1,65 @@
+"""What the benchmarks share: prompts, the environment that a figure belongs to, intervals, the result file."""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+import transformers
+
+from hispec.tiny.evaluate import held_out_problems
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def held_out_questions(count: int) -> list[str]:
+    """Questions that the shipped model was not trained on, half of them in wordings it has never seen."""
+    problems = held_out_problems(count - count // 2, "trained") + held_out_problems(count // 2, "held_out")
+    return [problem.question for problem in problems]
+
+
+def gsm8k_questions(path: Path, count: int) -> list[str]:
+    """The first questions of a GSM8K file."""
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line)["question"] for _, line in zip(range(count), lines, strict=False)]
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """What a figure depends on beside the code."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def interval95(rows: Sequence[Any], statistic: Callable[[Sequence[Any]], float], resamples: int = 2000) -> list[float]:
+    """Percentile bootstrap over prompts, seeded."""
+    rng = Random(0)
+    values = sorted(statistic(rng.choices(rows, k=len(rows))) for _ in range(resamples))
+    return [values[round(0.025 * (resamples - 1))], values[round(0.975 * (resamples - 1))]]
+
+
+def save(name: str, record: dict[str, Any]) -> None:
+    """Write a result beside the scripts and show it."""
+    text = json.dumps(record, indent=1)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,60 @@
+"""Figures are folded from events, by hand here."""
+
+import pytest
+
+from hispec.events import Committed, Drafted, Finished, Judged, Prefilled, to_record
+from hispec.metrics import Stats
+from tests.support import hierarchy_of, random_model
+
+EVENTS = [
+    Prefilled(0.5, prompt_tokens=5, seconds=0.5),
+    Committed(0.5, (7,), "a"),
+    Drafted(0.6, "draft", (8,), seconds=0.1),
+    Drafted(0.7, "draft", (9,), seconds=0.1),
+    Judged(0.9, "intermediate", 2, 1, 3, seconds=0.2),
+    Judged(1.3, "target", 2, 2, None, seconds=0.4),
+    Committed(1.3, (8, 3), "bc"),
+]
+
+
+@pytest.fixture
+def stats():
+    stats = Stats.of(hierarchy_of(random_model(), 1, 2))
+    for event in EVENTS:
+        stats.see(event)
+    return stats
+
+
+def test_tokens_seconds_and_passes(stats):
+    record = stats.to_record()
+    assert (record["prompt_tokens"], record["new_tokens"], record["target_passes"]) == (5, 3, 2)
+    assert record["seconds"] == pytest.approx(
+        {"prefill": 0.5, "draft": 0.2, "intermediate": 0.2, "target": 0.4, "total": 1.3}
+    )
+    assert record["tokens_per_second"] == pytest.approx(3 / 1.3)
+    assert record["tokens_per_target_pass"] == 1.5
+    assert record["time_to_first_token_s"] == 0.5
+
+
+def test_acceptance_is_counted_at_the_level_that_proposed(stats):
+    draft, intermediate = stats.to_record()["levels"]
+    assert (draft["proposed"], draft["accepted"], draft["acceptance_rate"]) == (2, 1, 0.5)
+    assert (intermediate["proposed"], intermediate["accepted"], intermediate["acceptance_rate"]) == (2, 2, 1.0)
+
+
+def test_no_drafts_are_not_bad_drafts():
+    stats = Stats.of(hierarchy_of(random_model(), 1))
+    assert stats.to_record()["levels"][0]["acceptance_rate"] is None
+
+
+def test_records_are_plain_json_objects():
+    assert to_record(EVENTS[4]) == {
+        "event": "judged",
+        "t": 0.9,
+        "level": "intermediate",
+        "proposed": 2,
+        "accepted": 1,
+        "correction": 3,
+        "seconds": 0.2,
+    }
+    assert to_record(Finished(2.0, "eos")) == {"event": "finished", "t": 2.0, "finish_reason": "eos"}

@@ -1,0 +1,114 @@
+"""Profiles are found where they should be, and refused with the key at fault."""
+
+import pytest
+
+from hispec import profile as profiles
+from hispec.errors import ProfileError
+from hispec.profile import check_depths, check_readable, load_profile, profile_for_model, read_profile, with_exits
+
+GOOD = """
+schema: 1
+name: good
+target: {model: some/model}
+draft: {exit_layer: 2}
+intermediate: {exit_layer: 4}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="mine.yaml"):
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def test_a_good_profile_is_read(write):
+    profile = read_profile(write(GOOD))
+    assert (profile.name, profile.target.model) == ("good", "some/model")
+    assert (profile.draft.exit_layer, profile.intermediate.exit_layer) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause", "cure"),
+    [
+        (GOOD + "decodin: {}", "unknown key decodin", "did you mean decoding?"),
+        (GOOD + "decoding: {draft_token: 3}", "unknown key decoding.draft_token", "draft_tokens"),
+        (GOOD + "decoding: {draft_tokens: 0}", "decoding.draft_tokens is 0", "at least 1"),
+        (GOOD + "decoding: {draft_tokens: '3'}", "decoding.draft_tokens is '3'", "a whole number"),
+        (GOOD + "decoding: {draft_tokens: yes}", "decoding.draft_tokens is True", "quote"),
+        (GOOD + "decoding: {policy: magic}", "decoding.policy is 'magic'", "'static'"),
+        (GOOD + "sampling: {temperature: 1e-3}", "sampling.temperature is '1e-3'", "1.0e-3"),
+        (GOOD + "sampling: {temperature: 0.7}", "sampling is not available yet", "0.0"),
+        (GOOD + "chat_template: no", "chat_template is False", "quote"),
+        (GOOD.replace("schema: 1", "schema: 2"), "schema is 2", "1"),
+        (GOOD.replace("{model: some/model}", "{revision: main}"), "target.model is missing", "add target.model"),
+        (GOOD.replace("{model: some/model}", "some/model"), "target is 'some/model'", "section of keys"),
+        (GOOD.replace("exit_layer: 2", "exit_layer: 4"), "deeper than the draft exit", "mend"),
+        (GOOD.replace("{exit_layer: 2}", "{}"), "exactly one of", "mend"),
+        (GOOD.replace("draft: {exit_layer: 2}", ""), "needs a draft level", "mend"),
+        ("target: {model: [", "line 1", "mend that line"),
+        ("", "holds no keys", "target"),
+        ("no: 1\n", "not text", "quote"),
+        (b"name: \xff\xfe", "UTF-8", "UTF-8"),
+    ],
+)
+def test_a_bad_profile_is_refused_with_its_key_and_the_cure(write, text, cause, cure):
+    with pytest.raises(ProfileError) as caught:
+        read_profile(write(text))
+    assert cause in caught.value.cause
+    assert cure in caught.value.cure
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(ProfileError) as caught:
+        load_profile("tinny")
+    assert "did you mean tiny?" in caught.value.cure
+
+
+def test_a_users_own_profile_replaces_its_namesake(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "user_folder", lambda: tmp_path)
+    (tmp_path / "tiny.yaml").write_text(GOOD.replace("name: good", "name: tiny"))
+    assert load_profile("tiny").target.model == "some/model"
+
+
+def test_a_relative_model_is_meant_relative_to_the_file(write):
+    path = write(GOOD.replace("some/model", "./weights"))
+    assert read_profile(path).target.model == str(path.parent / "weights")
+
+
+def test_the_shipped_profiles_are_valid():
+    for _, path in profiles.list_profiles():
+        check_readable(read_profile(path))
+
+
+def test_exits_too_deep_for_the_model_are_refused(write):
+    profile = read_profile(write(GOOD))
+    check_depths(profile, 5)
+    with pytest.raises(ProfileError, match=r"intermediate.exit_layer is 4, and some/model has 4 layers"):
+        check_depths(profile, 4)
+
+
+def test_other_exits_replace_a_profiles_own(write):
+    profile = with_exits(read_profile(write(GOOD)), 1, None)
+    assert (profile.draft.exit_layer, profile.intermediate.exit_layer) == (1, 4)
+    with pytest.raises(ProfileError, match="deeper"):
+        with_exits(profile, 7, None)
+
+
+@pytest.mark.parametrize(("depth", "exits"), [(3, (1, 2)), (16, (2, 4)), (32, (4, 8)), (80, (10, 20))])
+def test_a_checkpoint_without_a_profile_gets_an_eighth_and_a_quarter(depth, exits):
+    profile = profile_for_model("org/model", depth, None, None)
+    assert (profile.draft.exit_layer, profile.intermediate.exit_layer) == exits
+
+
+def test_one_exit_alone_means_single_layer_speculation():
+    profile = profile_for_model("org/model", 16, 3, None)
+    assert (profile.draft.exit_layer, profile.intermediate) == (3, None)
+
+
+def test_levels_that_are_not_exits_of_the_target_are_refused_by_name(write):
+    with pytest.raises(ProfileError, match="the draft level is not an exit of the target"):
+        check_readable(read_profile(write(GOOD.replace("{exit_layer: 2}", "{model: org/small}"))))

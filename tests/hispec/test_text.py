@@ -1,0 +1,83 @@
+"""Text in and out: templates, half characters, stop strings that straddle tokens."""
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from hispec.errors import UsageError
+from hispec.text import TextStream, encode_prompt
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """One token a byte, so that characters and stop strings straddle tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>")
+    fast.chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}>"
+    return fast
+
+
+def stream(tokenizer, text, stops=()):
+    stream = TextStream(tokenizer, stops)
+    pieces = []
+    for token in tokenizer(text)["input_ids"]:
+        pieces.append(stream.feed(token))
+        if stream.stopped:
+            break
+    return stream, [*pieces, stream.finish()]
+
+
+def test_a_character_appears_once_it_is_whole(tokenizer):
+    _, pieces = stream(tokenizer, "aé€😀b")
+    assert [piece for piece in pieces if piece] == ["a", "é", "€", "😀", "b"]
+
+
+def test_half_a_character_at_the_end_is_shown_as_such(tokenizer):
+    text = TextStream(tokenizer)
+    first, *_ = tokenizer("€")["input_ids"]
+    assert text.feed(first) == ""
+    assert text.finish() == "\ufffd"
+
+
+@pytest.mark.parametrize("stop", ["END", "\n\n", "é", "E"])
+def test_a_stop_text_is_never_shown_not_even_its_beginning(tokenizer, stop):
+    source = f"abc E EN {stop} and more"
+    text, pieces = stream(tokenizer, source, (stop,))
+    assert text.stopped
+    assert "".join(pieces) == text.text == source[: source.index(stop)]
+
+
+def test_what_only_looked_like_a_stop_text_is_released(tokenizer):
+    text, pieces = stream(tokenizer, "12 EN13 E", ("END",))
+    assert not text.stopped
+    assert "".join(pieces) == "12 EN13 E"
+
+
+def test_the_earliest_of_several_stop_texts_ends_it(tokenizer):
+    text, _ = stream(tokenizer, "one two three", ("three", "two"))
+    assert text.text == "one "
+
+
+def test_only_the_ids_up_to_the_stop_text_are_kept(tokenizer):
+    text, _ = stream(tokenizer, "ab.cd", (".",))
+    assert len(text.token_ids) == 3
+
+
+def test_the_template_writes_the_messages(tokenizer):
+    ids = encode_prompt(tokenizer, "hi", system="be brief")
+    assert tokenizer.decode(ids) == "[system]be brief[user]hi>"
+
+
+def test_raw_and_other_templates(tokenizer):
+    assert tokenizer.decode(encode_prompt(tokenizer, "hi", raw=True)) == "hi"
+    assert tokenizer.decode(encode_prompt(tokenizer, "hi", template="Q: {{ messages[0]['content'] }}")) == "Q: hi"
+
+
+def test_an_empty_prompt_or_a_system_message_without_a_template_is_refused(tokenizer):
+    with pytest.raises(UsageError, match="empty"):
+        encode_prompt(tokenizer, " \n")
+    with pytest.raises(UsageError, match="chat template"):
+        encode_prompt(tokenizer, "hi", system="be brief", raw=True)

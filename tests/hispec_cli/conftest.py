@@ -1,0 +1,76 @@
+"""Runs the command line: inside this process for speed, or as its own process where signals and pipes matter."""
+
+import io
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from hispec_cli.app import run
+
+QUESTION = "Anna has 3 apples. Ben has 4 times as many. How many apples do they have together?"
+
+
+@dataclass
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def hispec(capfd, monkeypatch):
+    """Run one command line; standard input is empty unless given."""
+
+    def call(*arguments, stdin=None):
+        capfd.readouterr()
+        if stdin is None:
+            monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115, PTH123
+        else:
+            reader, writer = os.pipe()
+            os.write(writer, stdin if isinstance(stdin, bytes) else stdin.encode())
+            os.close(writer)
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(os.fdopen(reader, "rb")))
+        code = run([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Outcome(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def process():
+    """Start `hispec` as a process of its own."""
+    started = []
+
+    def start(*arguments, **environment):
+        command = [sys.executable, "-m", "hispec_cli", *map(str, arguments)]
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        )
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.kill()
+        child.wait()
+        for stream in (child.stdout, child.stderr):
+            stream.close()
+
+
+def assert_cause_and_cure(outcome, code, cause, cure=""):
+    """The promised exit code, one line of cause, one of cure, no traceback, and nothing on stdout."""
+    assert outcome.code == code, outcome.err
+    lines = outcome.err.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("error: ") and lines[1].startswith("hint: "), outcome.err
+    assert cause in lines[0] and cure in lines[1], outcome.err
+    assert outcome.out == ""

@@ -1,0 +1,121 @@
+"""Every mistake gives its exit code, one line of cause and one of cure."""
+
+import json
+import os
+import shutil
+
+import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause", "cure"),
+    [
+        (("generate",), "no prompt", "pass one"),
+        (("generate", ""), "the prompt is empty", "pass one"),
+        (("generate", " \n"), "the prompt is empty", "pass one"),
+        (("generate", "@/does/not/exist"), "/does/not/exist cannot be read", "after @"),
+        (("generate", "@/"), "/ cannot be read", "after @"),
+        (("generate", "x", "--profile", "tinny"), "no profile named 'tinny'", "did you mean tiny?"),
+        (("generate", "x", "--profile", "/none.yaml"), "no profile at /none.yaml", "hispec profile list"),
+        (("generate", "x", "--profile", "tiny", "--model", "m"), "both given", "one of them"),
+        (("generate", "x", "--draft-exit", "4"), "deeper than the draft exit (4)", ""),
+        (("generate", "x", "--draft-exit", "5", "--intermediate-exit", "5"), "deeper than the draft exit", ""),
+        (("generate", "x", "--draft-exit", "2", "--intermediate-exit", "16"), "has 16 layers", "from 1 to 15"),
+        (("generate", "x", "--draft-exit", "0"), "--draft-exit", "hispec generate --help"),
+        (("generate", "x", "--max-new-tokens", "0"), "--max-new-tokens is 0", "at least 1"),
+        (("generate", "x", "--max-new-tokens", "-5"), "--max-new-tokens is -5", "at least 1"),
+        (("generate", "x", "--max-new-tokens", "many"), "--max-new-tokens", "hispec generate --help"),
+        (("generate", "x", "--draft-tokens", "0"), "--draft-tokens is 0", "at least 1"),
+        (("generate", "x", "--mode", "fast"), "'fast'", "--help"),
+        (("generate", "x", "--dtype", "int4"), "--dtype is 'int4'", "'float32'"),
+        (("generate", "x", "--device", "abacus"), "'abacus' is not a device", "cpu"),
+        (("generate", "x", "--stop", ""), "a stop text is empty", "--stop"),
+        (("generate", "x", "--raw", "--system", "s"), "a system message needs a chat template", "--raw"),
+        (("generate", "x", "--trace", "/does/not/exist.jsonl"), "cannot be written", "--trace"),
+        (("generate", "x", "--trace", "/"), "cannot be written", "--trace"),
+        (("generate", "word " * 2100), "tokens, and the context", "shorten the prompt"),
+        (("generate", "x", "--model", "/does/not/exist"), "no model at /does/not/exist", "folder"),
+        (("generate", "x", "--nonsense"), "--nonsense", "hispec generate --help"),
+        (("nonsense",), "nonsense", "hispec --help"),
+        (("profile", "show", "tinny"), "no profile named 'tinny'", "did you mean tiny?"),
+        (("profile", "validate"), "NAME", "--help"),
+    ],
+)
+def test_wrong_usage_exits_2(hispec, arguments, cause, cure):
+    assert_cause_and_cure(hispec(*arguments), 2, cause, cure)
+
+
+def test_text_that_is_not_utf8_is_refused(hispec, tmp_path):
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    assert_cause_and_cure(hispec("generate", f"@{tmp_path / 'latin.txt'}"), 2, "is not UTF-8 text (byte 3)", "iconv")
+    assert_cause_and_cure(hispec("generate", stdin=b"\xff\xfe"), 2, "standard input is not UTF-8", "iconv")
+
+
+def test_a_malformed_profile_names_line_and_key(hispec, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("target: {model: x\ndraft: [")
+    assert_cause_and_cure(hispec("generate", "x", "--profile", path), 2, "line 2", "mend")
+    path.write_text("target: {model: x, quantized: true}")
+    assert_cause_and_cure(hispec("generate", "x", "--profile", path), 2, "unknown key target.quantized", "revision")
+    path.write_text('target: {model: "builtin:nothing"}')
+    assert_cause_and_cure(hispec("generate", "x", "--profile", path), 2, "builtin:nothing", "builtin:tiny")
+
+
+def test_a_device_that_is_not_there_exits_5(hispec):
+    assert_cause_and_cure(hispec("generate", "x", "--device", "cuda:7"), 5, "no usable device 'cuda:7'", "cpu")
+
+
+def test_damaged_weights_exit_5(hispec, tmp_path, shipped_model):
+    model = shutil.copytree(shipped_model, tmp_path / "model")
+    weights = (model / "model.safetensors").read_bytes()
+    for damaged in (weights[: len(weights) // 2], weights[:100], b""):
+        (model / "model.safetensors").write_bytes(damaged)
+        assert_cause_and_cure(hispec("generate", "x", "--model", model), 5, "weights", "download or save")
+    (model / "model.safetensors").unlink()
+    assert_cause_and_cure(hispec("generate", "x", "--model", model), 5, "model.safetensors", "complete")
+
+
+def test_weights_that_lack_a_layer_exit_5(hispec, tmp_path, shipped_model):
+    model = shutil.copytree(shipped_model, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 17}))
+    assert_cause_and_cure(hispec("generate", "x", "--model", model), 5, "incomplete", "download or save")
+
+
+def test_a_broken_config_or_tokenizer_is_told(hispec, tmp_path, shipped_model):
+    model = shutil.copytree(shipped_model, tmp_path / "model")
+    (model / "tokenizer.json").write_text("{")
+    assert_cause_and_cure(hispec("generate", "x", "--model", model), 5, "cannot be loaded", "complete")
+    (model / "config.json").write_text("{")
+    assert_cause_and_cure(hispec("generate", "x", "--model", model), 5, "cannot be loaded", "complete")
+
+
+def test_an_unsupported_architecture_exits_2(hispec, tmp_path):
+    GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
+    assert_cause_and_cure(hispec("generate", "x", "--model", tmp_path), 2, "'gpt2' model", "llama")
+    (tmp_path / "config.json").write_text('{"model_type": "unheard_of"}')
+    assert_cause_and_cure(hispec("generate", "x", "--model", tmp_path), 2, "architecture", "Llama")
+
+
+def test_a_hub_model_offline_exits_5(hispec):
+    assert_cause_and_cure(hispec("generate", "x", "--model", "no-such-org/model"), 5, "no-such-org/model", "folder")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
+def test_a_trace_that_fills_its_disk_does_not_cost_the_answer(hispec):
+    outcome = hispec("generate", QUESTION, "--trace", "/dev/full")
+    assert outcome.code == 5 and "is incomplete" in outcome.err
+    assert "####" in outcome.out
+
+
+def test_debug_shows_the_traceback(hispec):
+    outcome = hispec("generate", "x", "--profile", "tinny", "--debug")
+    assert outcome.code == 2 and "Traceback" in outcome.err
+
+
+def test_a_bug_exits_1_and_says_so(hispec, monkeypatch):
+    monkeypatch.setattr("hispec.api.Engine.stream", lambda *_, **__: 1 / 0)
+    assert_cause_and_cure(hispec("generate", "x"), 1, "this is a bug in hispec: ZeroDivisionError", "--debug")

@@ -1,0 +1,148 @@
+"""`hispec generate` on the shipped model: formats, prompts, options."""
+
+import json
+
+from tests.hispec_cli.conftest import QUESTION
+
+KEYS = {"schema", "profile", "prompt", "text", "token_ids", "finish_reason", "stats", "environment"}
+STATS = {
+    *("prompt_tokens", "new_tokens", "tokens_per_second", "time_to_first_token_s", "seconds", "target_passes"),
+    *("tokens_per_target_pass", "levels"),
+}
+
+
+def as_json(hispec, *arguments, **keywords):
+    outcome = hispec("generate", *arguments, "--format", "json", **keywords)
+    assert outcome.code == 0, outcome.err
+    return json.loads(outcome.out)
+
+
+def test_plain_is_the_answer_and_nothing_else(hispec):
+    outcome = hispec("generate", QUESTION)
+    assert outcome.code == 0
+    assert outcome.err == ""
+    assert outcome.out == as_json(hispec, QUESTION)["text"] + "\n"
+    assert "#### " in outcome.out
+
+
+def test_json_has_the_published_keys(hispec):
+    record = as_json(hispec, QUESTION)
+    assert set(record) == KEYS
+    assert set(record["stats"]) == STATS
+    assert set(record["stats"]["seconds"]) == {"prefill", "draft", "intermediate", "target", "total"}
+    assert [level["name"] for level in record["stats"]["levels"]] == ["draft", "intermediate"]
+    assert set(record["stats"]["levels"][0]) == {
+        *("name", "model", "exit_layer", "proposed", "accepted", "acceptance_rate"),
+    }
+    assert {"device", "dtype", "torch", "transformers", "revision"} <= set(record["environment"])
+    assert (record["schema"], record["profile"], record["prompt"]) == ("hispec.generate/1", "tiny", QUESTION)
+    assert record["finish_reason"] == "eos"
+    assert record["stats"]["new_tokens"] == len(record["token_ids"])
+
+
+def test_json_lines_tell_the_story_in_order_and_the_trace_is_the_same(hispec, tmp_path):
+    outcome = hispec("generate", QUESTION, "--format", "jsonl", "--trace", tmp_path / "trace.jsonl")
+    events = [json.loads(line) for line in outcome.out.splitlines()]
+    assert outcome.out == (tmp_path / "trace.jsonl").read_text()
+    kinds = [event["event"] for event in events]
+    assert kinds[:2] == ["prefilled", "committed"] and kinds[-1] == "finished"
+    assert {"drafted", "judged"} <= set(kinds)
+    times = [event["t"] for event in events]
+    assert times == sorted(times)
+    committed = [event for event in events if event["event"] == "committed"]
+    finished = events[-1]
+    assert "".join(event["text"] for event in committed) == finished["text"]
+    assert [token for event in committed for token in event["token_ids"]] == finished["token_ids"]
+    assert set(finished) == KEYS | {"event", "t"}
+
+
+def test_every_mode_writes_the_same(hispec):
+    modes = {mode: as_json(hispec, QUESTION, "--mode", mode) for mode in ("hispec", "single-layer", "autoregressive")}
+    assert len({tuple(record["token_ids"]) for record in modes.values()}) == 1
+    assert [len(record["stats"]["levels"]) for record in modes.values()] == [2, 1, 0]
+    assert modes["autoregressive"]["stats"]["tokens_per_target_pass"] == 1
+    assert modes["hispec"]["stats"]["tokens_per_target_pass"] > 1.5
+
+
+def test_exits_and_periods_change_the_work_but_not_the_text(hispec):
+    plain = as_json(hispec, QUESTION)
+    other = as_json(
+        *(hispec, QUESTION, "--draft-exit", 3, "--intermediate-exit", 6),
+        *("--draft-tokens", 4, "--validate-every", 8, "--policy", "static", "--dtype", "float32", "--device", "cpu"),
+    )
+    assert other["token_ids"] == plain["token_ids"]
+    assert [level["exit_layer"] for level in other["stats"]["levels"]] == [3, 6]
+    assert other["stats"]["target_passes"] < plain["stats"]["target_passes"]
+
+
+def test_verify_compares_with_the_target_alone(hispec):
+    outcome = hispec("generate", QUESTION, "--verify", "--format", "json")
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["verified"] is True
+    assert "identical to the target's own" in outcome.err
+
+
+def test_verify_exits_4_when_an_id_differs_and_still_shows_the_answer(hispec, monkeypatch):
+    from hispec.decoding.rules import Greedy, Verdict
+
+    # A rule that lets every draft through is what a broken engine would do.
+    monkeypatch.setattr(Greedy, "judge", lambda self, tokens, logits: Verdict(len(tokens), None))
+    outcome = hispec("generate", QUESTION, "--verify", "--format", "json", "--draft-exit", 1)
+    assert outcome.code == 4
+    assert json.loads(outcome.out)["verified"] is False
+    assert "differs from the target's own" in outcome.err
+
+
+def test_max_new_tokens_cuts_exactly(hispec):
+    whole = as_json(hispec, QUESTION)["token_ids"]
+    for count in (1, 2, 7):
+        record = as_json(hispec, QUESTION, "--max-new-tokens", count)
+        assert (record["token_ids"], record["finish_reason"]) == (whole[:count], "length")
+
+
+def test_a_stop_text_ends_the_answer_before_it(hispec):
+    whole = as_json(hispec, QUESTION)["text"]
+    record = as_json(hispec, QUESTION, "--stop", "###", "--stop", "never written")
+    assert record["text"] == whole[: whole.index("###")]
+    assert record["finish_reason"] == "stop"
+
+
+def test_the_environment_sets_options_and_options_win(hispec, monkeypatch):
+    monkeypatch.setenv("HISPEC_MAX_NEW_TOKENS", "3")
+    monkeypatch.setenv("HISPEC_MODE", "autoregressive")
+    assert len(as_json(hispec, QUESTION)["token_ids"]) == 3
+    record = as_json(hispec, QUESTION, "--max-new-tokens", 5, "--mode", "hispec")
+    assert len(record["token_ids"]) == 5 and record["stats"]["levels"]
+
+
+def test_prompts_come_from_arguments_files_and_pipes(hispec, tmp_path):
+    short = ("--max-new-tokens", 1)
+    (tmp_path / "question.txt").write_text(QUESTION)
+    assert as_json(hispec, f"@{tmp_path / 'question.txt'}", *short)["prompt"] == QUESTION
+    assert as_json(hispec, "-", *short, stdin=QUESTION)["prompt"] == QUESTION
+    assert as_json(hispec, *short, stdin=QUESTION)["prompt"] == QUESTION
+    assert as_json(hispec, "How many?", *short, stdin="Anna has 3.")["prompt"] == "Anna has 3.\nHow many?"
+
+
+def test_system_and_raw_change_what_the_model_reads(hispec):
+    short = ("--max-new-tokens", 1)
+    plain, system, raw = (
+        as_json(hispec, QUESTION, *short, *extra)["stats"]["prompt_tokens"]
+        for extra in ((), ("--system", "You are a helpful assistant."), ("--raw",))
+    )
+    assert raw < plain < system
+
+
+def test_an_unprofiled_checkpoint_gets_the_papers_exits(hispec, shipped_model):
+    record = as_json(hispec, QUESTION, "--model", shipped_model)
+    assert [level["exit_layer"] for level in record["stats"]["levels"]] == [2, 4]
+    assert record["profile"] == str(shipped_model)
+    single = as_json(hispec, QUESTION, "--model", shipped_model, "--draft-exit", 3)
+    assert [level["exit_layer"] for level in single["stats"]["levels"]] == [3]
+    assert single["token_ids"] == record["token_ids"]
+
+
+def test_control_characters_from_a_model_never_reach_a_terminal():
+    from hispec_cli.ui.safe_text import visible
+
+    assert visible("a\x1b[31mb\x07\u202ec\r\x9b\n\td é €") == "a\\x1b[31mb\\x07\\u202ec\\r\\x9b\n\td é €"

@@ -1,0 +1,91 @@
+"""What only a process of its own can show: start-up, pipes, signals."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.hispec_cli.conftest import QUESTION
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory, shipped_model):
+    """Arguments of an answer that takes a while: the shipped model, which here knows no end of text."""
+    model = shutil.copytree(shipped_model, tmp_path_factory.mktemp("endless") / "model")
+    for name in ("config.json", "generation_config.json"):
+        config = json.loads((model / name).read_text())
+        (model / name).write_text(json.dumps({**config, "eos_token_id": 0}))
+    return ("generate", QUESTION, "--model", model, "--max-new-tokens", 1800, "--mode", "autoregressive")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("generate", "--help"), ("profile", "list")])
+def test_answers_without_importing_torch(arguments):
+    code = f"""
+import sys
+from hispec_cli.app import run
+code = run({list(arguments)!r})
+sys.exit(code or (9 if "torch" in sys.modules or "transformers" in sys.modules else 0))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_a_reader_that_leaves_ends_it_cleanly(process):
+    child = process("generate", QUESTION)
+    assert child.stdout.read(1)
+    child.stdout.close()
+    assert child.wait(60) == 0
+    assert child.stderr.read() == b""
+
+
+@pytest.mark.parametrize("delay", [0.3, 0.6, 1.2, 2.0, 3.0])
+def test_ctrl_c_while_starting_and_loading_exits_130_without_a_traceback(process, endless, delay):
+    child = process(*endless)
+    time.sleep(delay)
+    child.send_signal(signal.SIGINT)
+    child.stdout.read()
+    errors = child.stderr.read()
+    if b"Fatal Python error" in errors:
+        pytest.skip("the interpreter itself was not up yet")
+    assert child.wait(60) == 130, errors
+    assert errors == b"error: interrupted\n"
+
+
+def test_ctrl_c_keeps_what_was_validated(process, endless):
+    child = process(*endless, "--format", "jsonl")
+    lines = []
+    for line in child.stdout:
+        lines.append(json.loads(line))
+        if len(lines) == 40:
+            child.send_signal(signal.SIGINT)
+    assert child.wait(60) == 130
+    finished = lines[-1]
+    assert (finished["event"], finished["finish_reason"]) == ("finished", "interrupted")
+    committed = [token for line in lines if line["event"] == "committed" for token in line["token_ids"]]
+    assert finished["token_ids"] == committed and 0 < len(committed) < 1800
+    assert b"Traceback" not in child.stderr.read()
+
+
+def test_ctrl_c_while_verifying_exits_130(process, endless):
+    child = process(*endless, "--verify", "--format", "plain")
+    child.stdout.read(1)
+    child.send_signal(signal.SIGINT)  # ends the answer; verification follows
+    time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    child.stdout.read()
+    assert child.wait(60) == 130
+    assert b"Traceback" not in child.stderr.read()
+
+
+def test_a_closed_stderr_does_no_harm(process):
+    child = process("generate", QUESTION, "--verify")
+    child.stderr.close()
+    assert b"####" in child.stdout.read()
+    assert child.wait(60) == 0
+    child.stderr = open(os.devnull)  # noqa: SIM115, PTH123

@@ -1,0 +1,85 @@
+"""A model hub on loopback: just enough of the protocol for `huggingface_hub` to download what a folder holds."""
+
+import hashlib
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@contextmanager
+def serve(folder):
+    """Serve `folder/ORG/NAME/...` as repositories; yields the address for HF_ENDPOINT and the requests seen."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.answer()
+
+        def do_GET(self):
+            self.answer()
+
+        def answer(self):
+            path = unquote(urlsplit(self.path).path)
+            seen.append((self.command, path))
+            parts = path.strip("/").split("/")
+            if parts[:2] == ["api", "models"]:
+                self.repository(Path(*parts[2:4]), parts[4:])
+            elif len(parts) > 4 and parts[2] == "resolve":
+                self.file(Path(*parts[:2]), Path(*parts[4:]))
+            else:
+                self.refuse("RepoNotFound")
+
+        def repository(self, name, rest):
+            if not (folder / name).is_dir():
+                return self.refuse("RepoNotFound")
+            files = sorted(path for path in (folder / name).rglob("*") if path.is_file())
+            if rest[:1] == ["tree"]:
+                listed = [
+                    {
+                        "type": "file",
+                        "path": str(path.relative_to(folder / name)),
+                        "size": path.stat().st_size,
+                        "oid": "0",
+                    }
+                    for path in files
+                    if str(path.relative_to(folder / name)).startswith("/".join(rest[2:]))
+                ]
+                return self.send(json.dumps(listed).encode()) if listed else self.refuse("EntryNotFound")
+            siblings = [{"rfilename": str(path.relative_to(folder / name))} for path in files]
+            return self.send(json.dumps({"id": str(name), "sha": COMMIT, "siblings": siblings}).encode())
+
+        def file(self, name, path):
+            if not (folder / name).is_dir():
+                return self.refuse("RepoNotFound")
+            if not (folder / name / path).is_file():
+                return self.refuse("EntryNotFound")
+            return self.send((folder / name / path).read_bytes())
+
+        def refuse(self, code):
+            self.send(b"", 404, {"X-Error-Code": code, "X-Repo-Commit": COMMIT})
+
+        def send(self, body, status=200, headers=None):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+            for key, value in (headers or {"X-Repo-Commit": COMMIT}).items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", seen
+    finally:
+        server.shutdown()
+        server.server_close()
