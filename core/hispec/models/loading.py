@@ -15,7 +15,7 @@ from hispec.models.transformers_stack import TransformersStack, check_supported
 
 # Both libraries narrate their retries and fallbacks; what matters of it is in the error that ends them.
 transformers_logging.set_verbosity_error()
-hub_logging.set_verbosity_error()
+hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -1,0 +1,93 @@
+"""The engine from Python: events, text, verification, other settings on the same weights."""
+
+import pytest
+
+from hispec import Engine
+from hispec.decoding.rules import Greedy, Verdict
+from hispec.errors import LosslessnessError, UsageError
+from hispec.events import Committed, Drafted, Finished, Prefilled
+
+QUESTION = "Ben has 12 cards. Mei gives Ben 5 more. Then Ben loses 3 of them. How many cards does Ben have now?"
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine.from_profile("tiny", max_new_tokens=80)
+
+
+def test_generate_answers_and_stream_tells_how(engine):
+    answer = engine.generate(QUESTION)
+    events = list(engine.stream(QUESTION))
+    assert isinstance(events[0], Prefilled) and isinstance(events[-1], Finished)
+    assert any(isinstance(event, Drafted) for event in events)
+    assert "".join(event.text for event in events if isinstance(event, Committed)) == answer.text
+    assert events[-1].result.token_ids == answer.token_ids
+
+
+def test_other_settings_on_the_same_weights(engine):
+    alone = engine.with_settings(mode="autoregressive")
+    assert alone.stack is engine.stack
+    assert [len(alone.hierarchy), len(engine.hierarchy)] == [1, 3]
+    assert alone.generate(QUESTION).token_ids == engine.generate(QUESTION).token_ids
+    with pytest.raises(UsageError, match="--draft-tokens is 0"):
+        engine.with_settings(draft_tokens=0)
+
+
+def test_stopping_early_leaves_the_engine_usable(engine):
+    expected = engine.generate(QUESTION).token_ids
+    for count in range(1, 8):
+        events = engine.stream(QUESTION)
+        for _ in range(count):
+            next(events)
+        events.close()
+    assert engine.generate(QUESTION).token_ids == expected
+
+
+def test_interrupting_keeps_what_was_validated(engine):
+    whole = engine.generate(QUESTION)
+    events = []
+    for event in engine.stream(QUESTION):
+        events.append(event)
+        if len(events) == 12:
+            engine.interrupt()
+    generation = events[-1].result
+    assert generation.finish_reason == "interrupted"
+    assert 0 < len(generation.token_ids) < len(whole.token_ids)
+    assert whole.text.startswith(generation.text)
+    assert engine.generate(QUESTION).finish_reason == "eos"  # the next answer is not interrupted
+
+
+def test_verify_accepts_the_targets_own_and_nothing_else(engine, monkeypatch):
+    answer = engine.generate(QUESTION)
+    engine.verify(answer)
+    assert answer.verified is True
+    answer.token_ids[5] += 1
+    with pytest.raises(LosslessnessError, match="token 5 differs"):
+        engine.verify(answer)
+    assert answer.verified is False
+
+
+def test_verify_notices_an_answer_cut_short_or_too_long(engine):
+    answer = engine.generate(QUESTION)
+    answer.token_ids.append(7)
+    with pytest.raises(LosslessnessError, match=f"token {len(answer.token_ids) - 1} differs"):
+        engine.verify(answer)
+
+
+def test_a_rule_that_accepts_everything_is_found_out(engine, monkeypatch):
+    shallow = Engine.from_profile("tiny", max_new_tokens=80).with_settings(validate_every=8, draft_tokens=8)
+    monkeypatch.setattr(Greedy, "judge", lambda self, tokens, logits: Verdict(len(tokens), None))
+    answer = shallow.generate(QUESTION)
+    monkeypatch.undo()
+    with pytest.raises(LosslessnessError):
+        shallow.verify(answer)
+
+
+def test_a_prompt_fills_the_context_exactly_or_is_refused(engine):
+    room = engine.stack.context
+    text = "a" + " a" * (room - 2)
+    assert len(engine.tokenizer(text)["input_ids"]) == room - 1
+    answer = engine.generate(text, raw=True)
+    assert (len(answer.token_ids), answer.finish_reason) == (1, "length")
+    with pytest.raises(UsageError, match=f"has {room} tokens"):
+        engine.generate(text + " a", raw=True)
