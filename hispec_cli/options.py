@@ -95,6 +95,14 @@ class DecodingOptions:
     )
     validate_every: Annotated[int | None, typer.Option(help="Waiting tokens at which the target validates.")] = None
     policy: Annotated[Policy | None, typer.Option(help="What decides between drafting on and judging.")] = None
+    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens; 0: from all.")] = None
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that have this probability.")] = (
+        None
+    )
+    min_p: Annotated[float | None, typer.Option(help="Draw from tokens this share as likely as the likeliest.")] = None
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 disfavours tokens already there.")] = None
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer on the same machine.")] = None
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None
     dtype: Annotated[str | None, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")] = None
 

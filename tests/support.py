@@ -41,11 +41,12 @@ def random_model(family="llama", *, seed=0, layers=4, vocab=24):
     return model
 
 
-def hierarchy_of(model, *exits):
-    """A hierarchy on fresh caches: the given exits, then the target."""
+def hierarchy_of(model, *exits, guesses=False):
+    """A hierarchy on fresh caches: guesses if asked, the given exits, then the target."""
     stack = TransformersStack(model, "random")
     names = ("draft", "intermediate", "third", "fourth")
     levels = [Level(name, stack, exit_layer) for name, exit_layer in zip(names, exits, strict=False)]
+    levels = [Level("guesses", None, 0), *levels] if guesses else levels
     return Hierarchy([*levels, Level("target", stack, stack.num_layers)])
 
 

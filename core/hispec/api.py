@@ -1,6 +1,7 @@
 """The engine as callers meet it: a profile in, text and events out."""
 
 import platform
+import secrets
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -11,9 +12,11 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from hispec.decoding.engine import Ending, decode
+from hispec.decoding.guesses import Guesser
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import StaticPolicy
-from hispec.decoding.rules import Greedy
+from hispec.decoding.rules import Greedy, Rule, Speculative
+from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.errors import LosslessnessError, UsageError
 from hispec.events import Committed, Event, Finished, FinishReason
@@ -21,7 +24,7 @@ from hispec.metrics import Stats
 from hispec.models.loading import choose_device, load_config, load_stack, load_tokenizer
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
-from hispec.profile import Profile, check_depths, check_readable, load_profile, profile_for_model, resolve_model
+from hispec.profile import Profile, check_depths, load_profile, profile_for_model, resolve_model
 from hispec.settings import Settings, resolve_settings
 from hispec.text import TextStream, encode_prompt
 
@@ -39,6 +42,7 @@ class Generation:
         finish_reason: why it ended.
         stats: its figures.
         environment: what it ran on.
+        seed: what the answer was sampled with; None for a greedy one.
         verified: whether `Engine.verify` found it identical to the target's own; None when not asked.
     """
 
@@ -50,6 +54,7 @@ class Generation:
     finish_reason: FinishReason
     stats: Stats
     environment: dict[str, Any]
+    seed: int | None = None
     verified: bool | None = None
 
     def to_record(self) -> dict[str, Any]:
@@ -64,37 +69,39 @@ class Generation:
             "stats": self.stats.to_record(),
             "environment": self.environment,
         }
-        return record if self.verified is None else {**record, "verified": self.verified}
+        extra = {"seed": self.seed, "verified": self.verified}
+        return record | {key: value for key, value in extra.items() if value is not None}
 
 
 class Engine:
     """Loaded weights, a tokenizer and a way to decode; answers one prompt at a time.
 
     Args:
-        profile: which model and which exits.
+        profile: which models and which exits.
         settings: resolved decoding settings.
-        stack: the target.
+        stacks: by model as the profile names it, the target's among them.
         tokenizer: the target's.
         eos_ids: ids that end an answer.
-        context: the most tokens a sequence may have; the stack's own by default.
+        environment: what it runs on, for the record.
     """
 
     def __init__(
         self,
         profile: Profile,
         settings: Settings,
-        stack: LayerStack,
+        stacks: Mapping[str, LayerStack],
         tokenizer: PreTrainedTokenizerBase,
         eos_ids: Collection[int],
         environment: dict[str, Any],
     ) -> None:
         self.profile = profile
         self.settings = settings
-        self.stack = stack
+        self.stacks = stacks
         self.tokenizer = tokenizer
         self.eos_ids = frozenset(eos_ids)
         self.environment = environment
-        self.hierarchy = build_hierarchy(profile, settings.mode, stack)
+        self.hierarchy = build_hierarchy(profile, settings.mode, stacks)
+        self.context = min(stack.context for stack in self.hierarchy.stacks)
         self._interrupted = False
 
     @classmethod
@@ -114,18 +121,21 @@ class Engine:
         """
         profile = load_profile(profile) if isinstance(profile, str) else profile
         settings, _ = resolve_settings(options, profile, environ=environ)
-        check_readable(profile)
-        device, model, revision = (
-            choose_device(settings.device),
-            resolve_model(profile.target.model),
-            profile.target.revision,
-        )
-        tokenizer = load_tokenizer(model, revision)
-        stack = load_stack(model, revision, settings.dtype, device, profile.target.model)
-        check_depths(profile, stack.num_layers)
-        generation_config = stack.model.generation_config.to_dict()
+        device, revision = choose_device(settings.device), profile.target.revision
+        stacks: dict[str, TransformersStack] = {}
+        for model in models_of(profile, settings.mode):
+            of_target = model == profile.target.model
+            stacks[model] = load_stack(
+                resolve_model(model), revision if of_target else None, settings.dtype, device, model
+            )
+            check_depths(profile, model, stacks[model].num_layers)
+        target = stacks[profile.target.model]
+        tokenizer = load_tokenizer(resolve_model(profile.target.model), revision)
+        for model in stacks.keys() - {profile.target.model}:
+            check_vocabulary(tokenizer, load_tokenizer(resolve_model(model), None), profile.target.model, model)
+        generation_config = target.model.generation_config.to_diff_dict()
         settings, _ = resolve_settings(options, profile, environ=environ, generation_config=generation_config)
-        return cls(profile, settings, stack, tokenizer, _eos_ids(stack), _environment(stack, profile))
+        return cls(profile, settings, stacks, tokenizer, _eos_ids(target), _environment(target, profile))
 
     def with_settings(self, **changes: Any) -> "Engine":
         """The same loaded weights, decoding otherwise; device and dtype stay as they are loaded.
@@ -137,7 +147,7 @@ class Engine:
             UsageError: a value that is not accepted.
         """
         settings, _ = resolve_settings(self.settings.model_dump() | changes, self.profile)
-        return Engine(self.profile, settings, self.stack, self.tokenizer, self.eos_ids, self.environment)
+        return Engine(self.profile, settings, self.stacks, self.tokenizer, self.eos_ids, self.environment)
 
     def stream(
         self, prompt: str, *, system: str | None = None, raw: bool = False, stop: Sequence[str] = ()
@@ -156,10 +166,10 @@ class Engine:
         if not all(stop):
             raise UsageError("a stop text is empty", "pass --stop a text of at least one character")
         ids = encode_prompt(self.tokenizer, prompt, system=system, raw=raw, template=self.profile.chat_template)
-        room = self.stack.context - len(ids)
+        room = self.context - len(ids)
         if room < 1:
             raise UsageError(
-                f"the prompt has {len(ids)} tokens, and the context of {self.stack.name} holds {self.stack.context}",
+                f"the prompt has {len(ids)} tokens, and the context of {self.profile.name} holds {self.context}",
                 "shorten the prompt by at least " + str(1 - room) + " tokens",
             )
         return self._stream(prompt, ids, min(room, self.settings.max_new_tokens), stop)
@@ -177,20 +187,39 @@ class Engine:
         self._interrupted = True
 
     def decode_ids(
-        self, hierarchy: Hierarchy, prompt_ids: list[int], max_new_tokens: int, eos_ids: Collection[int]
+        self, hierarchy: Hierarchy, prompt_ids: list[int], max_new_tokens: int, eos_ids: Collection[int], seed: int = 0
     ) -> Generator[Event]:
         """Decode token ids through any hierarchy, without text; see `hispec.decoding.engine.decode`."""
         state = DecodingState(hierarchy, prompt_ids, len(prompt_ids) + max_new_tokens)
-        periods = [1, *[self.settings.draft_tokens] * (len(hierarchy) - 2), self.settings.validate_every]
         ending = Ending(max_new_tokens, eos_ids, lambda: self._interrupted)
-        return decode(state, StaticPolicy(periods[-len(hierarchy) :]), Greedy(), ending)
+        policy = StaticPolicy.of(hierarchy, self.settings.draft_tokens, self.settings.validate_every)
+        return decode(state, policy, self._rule(len(hierarchy) - 1, seed), ending, self._guesser(hierarchy))
+
+    def _rule(self, target: int, seed: int) -> Rule:
+        """The rule of the settings."""
+        settings = self.settings
+        sampling = Sampling(
+            settings.temperature, settings.top_k, settings.top_p, settings.min_p, settings.repetition_penalty
+        )
+        if sampling.greedy:
+            return Greedy(sampling, target, settings.intermediate_top_k)
+        return Speculative(sampling, Randomness(seed), blocks=settings.verification == "blocks")
+
+    def _guesser(self, hierarchy: Hierarchy) -> Guesser | None:
+        """A fresh guesser where the hierarchy has a level for it."""
+        if not hierarchy.guesses:
+            return None
+        assert self.profile.draft is not None and self.profile.draft.ngram is not None
+        return Guesser(self.profile.draft.ngram.max, self.profile.draft.ngram.tokens)
 
     def verify(self, generation: Generation) -> None:
         """Decode the same prompt with the target alone and compare ids; sets `generation.verified`.
 
         Raises:
+            UsageError: when the answer was sampled: only greedy answers repeat.
             LosslessnessError: at the first id that differs, with the gap between the target's two best logits.
         """
+        self.check_verifiable()
         self._interrupted = False
         count = len(generation.token_ids)
         alone = Hierarchy([self.hierarchy.target])
@@ -214,11 +243,17 @@ class Engine:
         best = state.logits(0, len(token_ids) - 1, len(token_ids))[0].topk(2).values
         return float(best[0] - best[1])
 
+    def check_verifiable(self) -> None:
+        """Refuse to verify what is sampled; see `verify`."""
+        if self.settings.temperature > 0:
+            raise UsageError("a sampled answer cannot be verified: it would be drawn anew", "use --temperature 0")
+
     def _stream(self, prompt: str, ids: list[int], max_new_tokens: int, stop: Sequence[str]) -> Generator[Event]:
         """The engine's events with text added, cut at a stop text."""
         self._interrupted = False
+        seed = secrets.randbits(32) if self.settings.seed is None else self.settings.seed
         text, stats = TextStream(self.tokenizer, stop), Stats.of(self.hierarchy)
-        with closing(self.decode_ids(self.hierarchy, ids, max_new_tokens, self.eos_ids)) as events:
+        with closing(self.decode_ids(self.hierarchy, ids, max_new_tokens, self.eos_ids, seed)) as events:
             for event in events:
                 if isinstance(event, Finished):
                     end = event
@@ -233,21 +268,61 @@ class Engine:
         if rest := text.finish():
             yield Committed(end.t, (), rest)
         generation = Generation(
-            self.profile.name, prompt, ids, text.text, text.token_ids, end.finish_reason, stats, self.environment
+            self.profile.name,
+            prompt,
+            ids,
+            text.text,
+            text.token_ids,
+            end.finish_reason,
+            stats,
+            self.environment,
+            seed if self.settings.temperature > 0 else None,
         )
         yield replace(end, result=generation)
 
 
-def build_hierarchy(profile: Profile, mode: str, stack: LayerStack) -> Hierarchy:
+def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack]) -> Hierarchy:
     """The levels of a mode: `hispec` all that the profile names, `single-layer` draft and target, else the target."""
-    levels = [Level("target", stack, stack.num_layers)]
-    if mode == "hispec" and profile.intermediate is not None:
-        assert profile.intermediate.exit_layer is not None
-        levels.insert(0, Level("intermediate", stack, profile.intermediate.exit_layer))
-    if mode != "autoregressive" and profile.draft is not None:
-        assert profile.draft.exit_layer is not None
-        levels.insert(0, Level("draft", stack, profile.draft.exit_layer))
-    return Hierarchy(levels)
+    levels = []
+    draft, intermediate, target = profile.draft, profile.intermediate, stacks[profile.target.model]
+    if draft is not None and mode != "autoregressive":
+        if draft.ngram is not None:
+            levels.append(Level("guesses", None, 0))
+        if draft.exit_layer is not None or draft.model is not None:
+            stack = stacks[draft.model or profile.target.model]
+            levels.append(Level("draft", stack, draft.exit_layer or stack.num_layers))
+    if intermediate is not None and mode == "hispec":
+        stack = stacks[intermediate.model or profile.target.model]
+        levels.append(Level("intermediate", stack, intermediate.exit_layer or stack.num_layers))
+    return Hierarchy([*levels, Level("target", target, target.num_layers)])
+
+
+def models_of(profile: Profile, mode: str) -> list[str]:
+    """The models that a mode of a profile reads, each once, the target first."""
+    models = [profile.target.model]
+    if mode != "autoregressive":
+        models += [profile.draft.model] if profile.draft and profile.draft.model else []
+    if mode == "hispec":
+        models += [profile.intermediate.model] if profile.intermediate and profile.intermediate.model else []
+    return list(dict.fromkeys(models))
+
+
+def check_vocabulary(
+    own: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, own_name: str, other_name: str
+) -> None:
+    """Refuse a model whose ids mean other tokens than the target's; ids that only one of them has are tolerated.
+
+    Raises:
+        UsageError: with the first differing id.
+    """
+    tokens, others = ({id_: token for token, id_ in t.get_vocab().items()} for t in (own, other))
+    for id_ in sorted(tokens.keys() & others.keys()):
+        if tokens[id_] != others[id_]:
+            raise UsageError(
+                f"{other_name} and {own_name} do not share a vocabulary: "
+                f"id {id_} is {others[id_]!r} in one and {tokens[id_]!r} in the other",
+                "choose models of one family",
+            )
 
 
 def unprofiled(model: str, draft_exit: int | None, intermediate_exit: int | None) -> Profile:

@@ -44,7 +44,10 @@ class Stats:
     def of(cls, hierarchy: Hierarchy) -> "Stats":
         """Empty figures for a hierarchy."""
         return cls(
-            levels=[LevelStats(level.name, level.stack.name, level.exit_layer) for level in hierarchy.levels[:-1]],
+            levels=[
+                LevelStats(level.name, level.stack.name if level.stack else "n-gram", level.exit_layer)
+                for level in hierarchy.levels[:-1]
+            ],
             target=hierarchy.target.name,
         )
 

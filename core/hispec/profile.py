@@ -15,7 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hispec.errors import ProfileError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Verification = Literal["tokens", "blocks"]
 Count = Annotated[int, Field(ge=1)]
+TopK = Annotated[int, Field(ge=0)]
+Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+MinP = Annotated[float, Field(ge=0, le=1)]
+Penalty = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LIMITS = {"ge": "at least", "gt": "more than", "le": "at most"}
 BUILTIN = "builtin:"
 """Prefix of a model that ships inside the package."""
 NAMES_OF_TYPES = {
@@ -48,7 +55,7 @@ class Ngram(_Section):
 
 
 class Draft(_Section):
-    """What proposes tokens: an exit of the target, another model, or an n-gram look-up."""
+    """What proposes tokens: an exit of the target or another model, an n-gram look-up, or the latter before the former."""
 
     exit_layer: Count | None = None
     model: str | None = None
@@ -56,8 +63,10 @@ class Draft(_Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Draft":
-        if sum(value is not None for value in (self.exit_layer, self.model, self.ngram)) != 1:
-            raise ValueError("give exactly one of exit_layer, model, ngram")
+        if self.exit_layer is not None and self.model is not None:
+            raise ValueError("give exit_layer or model, not both: another model drafts with its whole depth")
+        if self.exit_layer is None and self.model is None and self.ngram is None:
+            raise ValueError("give an exit_layer, a model, or an ngram section")
         return self
 
 
@@ -81,12 +90,18 @@ class Decoding(_Section):
     validate_every: Count | None = None
     policy: Literal["static"] | None = None
     max_new_tokens: Count | None = None
+    verification: Verification | None = None
+    intermediate_top_k: Count | None = None
 
 
 class Sampling(_Section):
-    """How tokens are drawn. Temperature 0 is greedy."""
+    """How tokens are drawn; see `hispec.decoding.sampling.Sampling`. Temperature 0 is greedy."""
 
-    temperature: Annotated[float, Field(ge=0, le=0)] | None = None
+    temperature: Temperature | None = None
+    top_k: TopK | None = None
+    top_p: Share | None = None
+    min_p: MinP | None = None
+    repetition_penalty: Penalty | None = None
 
 
 class Profile(_Section):
@@ -108,7 +123,8 @@ class Profile(_Section):
         if self.intermediate is not None and self.draft is None:
             raise ValueError("an intermediate level needs a draft level beneath it")
         draft = self.draft.exit_layer if self.draft else None
-        deeper = self.intermediate.exit_layer if self.intermediate and self.intermediate.model is None else None
+        own = self.intermediate is not None and self.intermediate.model in (None, self.target.model)
+        deeper = self.intermediate.exit_layer if self.intermediate and own else None
         if draft is not None and deeper is not None and draft >= deeper:
             raise ValueError(f"the intermediate exit ({deeper}) must be deeper than the draft exit ({draft})")
         return self
@@ -212,32 +228,20 @@ def resolve_model(model: str) -> str:
     return str(folder)
 
 
-def check_depths(profile: Profile, num_layers: int) -> None:
-    """Refuse exits that the target is too shallow for.
+def check_depths(profile: Profile, model: str, num_layers: int) -> None:
+    """Refuse exits that a model of the profile is too shallow for.
 
     Raises:
         ProfileError: naming the exit and the depths that would do.
     """
     for name, level in (("draft", profile.draft), ("intermediate", profile.intermediate)):
-        own_model = level is not None and level.model is not None
-        if level is not None and level.exit_layer is not None and not own_model and level.exit_layer >= num_layers:
+        if level is None or level.exit_layer is None or (level.model or profile.target.model) != model:
+            continue
+        deepest = num_layers - (model == profile.target.model)
+        if level.exit_layer > deepest:
             raise ProfileError(
-                f"profile {profile.name}: {name}.exit_layer is {level.exit_layer}, and {profile.target.model} has {num_layers} layers",
-                f"choose an exit from 1 to {num_layers - 1}",
-            )
-
-
-def check_readable(profile: Profile) -> None:
-    """Refuse, before anything is loaded, levels that this release cannot read: it reads exits of the target.
-
-    Raises:
-        ProfileError: naming the level.
-    """
-    for name, level in (("draft", profile.draft), ("intermediate", profile.intermediate)):
-        if level is not None and (level.exit_layer is None or level.model is not None):
-            raise ProfileError(
-                f"profile {profile.name}: the {name} level is not an exit of the target, which this release needs",
-                f"give {name} an exit_layer and nothing else",
+                f"profile {profile.name}: {name}.exit_layer is {level.exit_layer}, and {model} has {num_layers} layers",
+                f"choose an exit from 1 to {deepest}",
             )
 
 
@@ -249,7 +253,8 @@ def with_exits(profile: Profile, draft: int | None, intermediate: int | None) ->
     """
     data = profile.model_dump(by_alias=True, exclude_unset=True)
     if draft is not None:
-        data["draft"] = {"exit_layer": draft}
+        guesses = (data.get("draft") or {}).get("ngram")
+        data["draft"] = {"exit_layer": draft} | ({"ngram": guesses} if guesses else {})
     if intermediate is not None:
         data["intermediate"] = {"exit_layer": intermediate}
     try:
@@ -283,11 +288,10 @@ def explain(error: ValidationError, data: dict[str, Any]) -> tuple[str, str]:
         return f"{path}: {message}" if path else message, "mend that part of the profile"
     if kind == "literal_error":
         return f"{path} is {value!r}", f"accepted: {limits['expected']}"
-    if kind in ("greater_than_equal", "less_than_equal"):
-        low, high = limits.get("ge"), limits.get("le")
-        if path == "sampling.temperature" and value > 0:
-            return f"{path} is {value!r}: sampling is not available yet", "use 0.0, greedy decoding"
-        return f"{path} is {value!r}", f"accepted: {f'at least {low}' if low is not None else f'at most {high}'}"
+    if words := [f"{word} {limits[key]}" for key, word in LIMITS.items() if key in limits]:
+        return f"{path} is {value!r}", f"accepted: {words[0]}"
+    if kind == "finite_number":
+        return f"{path} is {value!r}", "give a number"
     expected = NAMES_OF_TYPES.get(kind.split("_")[0], kind)
     return f"{path} is {value!r}, which is not {expected}", _yaml_hint(value, expected)
 

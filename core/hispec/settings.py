@@ -6,7 +6,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hispec.errors import UsageError
-from hispec.profile import Count, Dtype, Profile, explain
+from hispec.profile import (
+    Count,
+    Dtype,
+    MinP,
+    Penalty,
+    Profile,
+    Share,
+    Temperature,
+    TopK,
+    Verification,
+    explain,
+)
 
 PREFIX = "HISPEC_"
 Mode = Literal["hispec", "single-layer", "autoregressive"]
@@ -21,6 +32,10 @@ class Settings(BaseModel):
         validate_every: tentatively accepted tokens before the target judges, N_i.
         policy: what decides between drafting on and judging.
         max_new_tokens: the most tokens of an answer.
+        verification: sampled tokens are judged one by one, or in blocks.
+        intermediate_top_k: greedy levels below the target accept a token among their k likeliest.
+        temperature: 0 is greedy decoding; for this and the next four see `hispec.decoding.sampling.Sampling`.
+        seed: equal seeds give equal answers on the same machine; None draws one.
         device: `auto`, or a torch device.
         dtype: of the weights; `auto` is the checkpoint's own.
     """
@@ -32,6 +47,14 @@ class Settings(BaseModel):
     validate_every: Count = 4
     policy: Literal["static"] = "static"
     max_new_tokens: Count = 256
+    verification: Verification = "tokens"
+    intermediate_top_k: Count = 1
+    temperature: Temperature = 0.0
+    top_k: TopK = 0
+    top_p: Share = 1.0
+    min_p: MinP = 0.0
+    repetition_penalty: Penalty = 1.0
+    seed: int | None = None
     device: str = "auto"
     dtype: Dtype = "auto"
 
@@ -62,8 +85,10 @@ def resolve_settings(
         "environment": {
             key.removeprefix(PREFIX).lower(): value for key, value in (environ or {}).items() if key.startswith(PREFIX)
         },
-        "profile": profile.decoding.model_dump() | profile.target.model_dump(include={"dtype"}, exclude_unset=True),
-        "generation config": generation_config or {},
+        "profile": profile.decoding.model_dump()
+        | profile.sampling.model_dump()
+        | profile.target.model_dump(include={"dtype"}, exclude_unset=True),
+        "generation config": _sampling_of(generation_config or {}),
     }
     values, origins = {}, dict.fromkeys(Settings.model_fields, "default")
     for name in Settings.model_fields:
@@ -82,3 +107,11 @@ def resolve_settings(
             "generation config": f"generation_config.json: {name}",
         }.get(origins[name], name)
         raise UsageError(cause.replace(name, shown, 1), cure) from None
+
+
+def _sampling_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A generation config as `transformers` means it: its warpers count only where it samples."""
+    warpers = ("temperature", "top_k", "top_p", "min_p")
+    if config.get("do_sample"):
+        return {"temperature": 1.0, "top_k": 50} | {key: value for key, value in config.items() if value is not None}
+    return {key: value for key, value in config.items() if key not in warpers}

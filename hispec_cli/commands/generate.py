@@ -50,6 +50,8 @@ def generate(
     text = read_prompt(prompt)
     with Trace(trace) as traced:
         engine = load_engine(model, decoding)
+        if verify:
+            engine.check_verifiable()
         view = view_for(format)
         with interruptible(engine):
             for event in engine.stream(text, system=system, raw=raw, stop=stop or ()):

@@ -75,13 +75,12 @@ def show(
 def validate(*, name: Name, common: CommonOptions) -> None:
     """Check a profile; exits 2 and says what is wrong where it is."""
     from hispec.models.metadata import read_depth
-    from hispec.profile import check_depths, check_readable, find_profile, read_profile
+    from hispec.profile import check_depths, find_profile, read_profile
     from hispec.settings import resolve_settings
 
     path = find_profile(name)
     profile = read_profile(path)
-    check_readable(profile)
     resolve_settings({}, profile)
     if (depth := read_depth(profile.target)) is not None:
-        check_depths(profile, depth)
+        check_depths(profile, profile.target.model, depth)
     write(visible(f"{path} is a valid profile") + "\n")

@@ -46,3 +46,12 @@ def test_a_refused_value_names_its_source(options, environ, cause):
         resolve_settings(options, PROFILE, environ=environ)
     assert caught.value.cause.startswith(cause)
     assert caught.value.cure
+
+
+def test_a_generation_config_samples_only_where_it_says_so():
+    config = {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 5}
+    silent, _ = resolve_settings({}, PROFILE, generation_config=config)
+    assert (silent.temperature, silent.top_p, silent.max_new_tokens) == (0, 1, 5)
+    sampled, origins = resolve_settings({}, PROFILE, generation_config={**config, "do_sample": True})
+    assert (sampled.temperature, sampled.top_p, sampled.top_k) == (0.6, 0.9, 50)
+    assert origins["temperature"] == "generation config"

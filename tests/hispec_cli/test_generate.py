@@ -115,6 +115,15 @@ def test_the_environment_sets_options_and_options_win(hispec, monkeypatch):
     assert len(record["token_ids"]) == 5 and record["stats"]["levels"]
 
 
+def test_a_seed_gives_the_same_sampled_answer_again(hispec):
+    options = ("--temperature", 1.5, "--top-p", 0.95, "--max-new-tokens", 30)
+    first, again, other = (as_json(hispec, QUESTION, *options, "--seed", seed) for seed in (1, 1, 2))
+    assert first["token_ids"] == again["token_ids"] != other["token_ids"]
+    assert (first["seed"], other["seed"]) == (1, 2)
+    unseeded = as_json(hispec, QUESTION, *options)
+    assert as_json(hispec, QUESTION, *options, "--seed", unseeded["seed"])["token_ids"] == unseeded["token_ids"]
+
+
 def test_prompts_come_from_arguments_files_and_pipes(hispec, tmp_path):
     short = ("--max-new-tokens", 1)
     (tmp_path / "question.txt").write_text(QUESTION)

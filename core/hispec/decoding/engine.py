@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from hispec.decoding.guesses import Guesser
 from hispec.decoding.policies import Draft, Judge, Policy
 from hispec.decoding.rules import Rule
 from hispec.decoding.state import DecodingState
@@ -25,7 +26,9 @@ class Ending:
     interrupted: Callable[[], bool] = field(default=lambda: False)
 
 
-def decode(state: DecodingState, policy: Policy, rule: Rule, ending: Ending) -> Generator[Event]:
+def decode(
+    state: DecodingState, policy: Policy, rule: Rule, ending: Ending, guesser: Guesser | None = None
+) -> Generator[Event]:
     """Decode from the prompt in `state`, yielding events as they happen.
 
     The state is consistent between any two events, so a consumer may stop iterating at any of them. Events carry
@@ -36,15 +39,19 @@ def decode(state: DecodingState, policy: Policy, rule: Rule, ending: Ending) -> 
         policy: chooses each step.
         rule: how levels draw and judge.
         ending: when to stop.
+        guesser: for a hierarchy whose lowest level only guesses.
     """
-    return _Round(state, policy, rule, ending).run()
+    return _Round(state, policy, rule, ending, guesser).run()
 
 
 class _Round:
-    """One decoding from prompt to end: the four arguments of `decode` and the clock."""
+    """One decoding from prompt to end: the arguments of `decode` and the clock."""
 
-    def __init__(self, state: DecodingState, policy: Policy, rule: Rule, ending: Ending) -> None:
-        self.state, self.policy, self.rule, self.ending = state, policy, rule, ending
+    def __init__(
+        self, state: DecodingState, policy: Policy, rule: Rule, ending: Ending, guesser: Guesser | None
+    ) -> None:
+        self.state, self.policy, self.rule, self.ending, self.guesser = state, policy, rule, ending, guesser
+        assert (guesser is not None) == state.hierarchy.guesses, "a level of guesses needs a guesser, no other does"
         self.names = [level.name for level in state.hierarchy.levels]
         self.limit = len(state.tokens) + ending.max_new_tokens
         self.started = perf_counter()
@@ -75,30 +82,48 @@ class _Round:
         begin = perf_counter()
         match self.policy.next_step(self.state.judged, self.may_draft()):
             case Draft():
-                token = self.draw(0)
-                return Drafted(self.now(), self.names[0], (token,), seconds=perf_counter() - begin)
+                level, tokens = self.draft()
+                return Drafted(self.now(), self.names[level], tokens, seconds=perf_counter() - begin)
             case Judge(level):
                 proposed, accepted, correction = self.judge(level)
                 return Judged(
                     self.now(), self.names[level], proposed, accepted, correction, seconds=perf_counter() - begin
                 )
 
+    def draft(self) -> tuple[int, tuple[int, ...]]:
+        """Guess, or where there is nothing to guess let the lowest model draw: (level, tokens)."""
+        if self.guesser is None:
+            return 0, (self.draw(0),)
+        guess = self.guesser.guess(self.state.tokens, self.limit - len(self.state.tokens))
+        if not guess:
+            return 1, (self.draw(1),)
+        before = len(self.state.tokens)
+        for token in guess:
+            self.state.append(token, 0)
+            if token in self.ending.eos_ids:
+                break
+        return 0, tuple(self.state.tokens[before:])
+
     def draw(self, level: int) -> int:
         """Let a level add its own next token."""
-        length = len(self.state.tokens)
-        token = self.rule.draw(self.state.logits(level, length - 1, length)[0])
-        self.state.append(token, level)
+        tokens = self.state.tokens
+        token, drawn_from = self.rule.draw(self.state.logits(level, len(tokens) - 1, len(tokens))[0], tokens, level)
+        self.state.append(token, level, drawn_from)
         return token
 
     def judge(self, level: int) -> tuple[int, int, int | None]:
         """Let a level judge what it has not judged: (proposed, accepted, correction)."""
         state, since = self.state, self.state.judged[level]
         waiting = state.tokens[since:]
-        verdict = self.rule.judge(waiting, state.logits(level, since - 1, len(state.tokens) - 1))
-        state.accept(since + verdict.accepted, level)
+        logits = state.logits(level, since - 1, len(state.tokens) - 1)
+        verdict = self.rule.judge(waiting, state.drawn_from[since:], logits, state.tokens[:since], level)
+        kept = since + verdict.accepted
+        state.accept(kept, level, verdict.drawn_from[: verdict.accepted])
         if verdict.correction is not None:
-            state.rewind(since + verdict.accepted)
-            state.append(verdict.correction, level)
+            state.rewind(kept)
+            state.append(verdict.correction, level, next(iter(verdict.drawn_from[verdict.accepted :]), None))
+            if self.guesser is not None:
+                self.guesser.offer(waiting[verdict.accepted + 1 :])
         return len(waiting), verdict.accepted, verdict.correction
 
     def may_draft(self) -> bool:

@@ -11,10 +11,13 @@ from hispec.models.stack import LayerStack
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One reader of a model: the state after `exit_layer` layers of `stack`, through its norm and head."""
+    """One reader of a model: the state after `exit_layer` layers of `stack`, through its norm and head.
+
+    Without a stack it is a level of guesses, which runs no model; only the lowest level may be one.
+    """
 
     name: str
-    stack: LayerStack
+    stack: LayerStack | None
     exit_layer: int
 
 
@@ -29,9 +32,11 @@ class Hierarchy:
     """
 
     def __init__(self, levels: Sequence[Level]) -> None:
-        if not levels:
+        if not levels or levels[-1].stack is None:
             raise ValueError("a hierarchy needs at least its target")
         self.levels = tuple(levels)
+        self.guesses = levels[0].stack is None
+        """Whether the lowest level only guesses."""
         self.below: tuple[int | None, ...] = tuple(
             next((i for i in range(j - 1, -1, -1) if levels[i].stack is level.stack), None)
             for j, level in enumerate(levels)
@@ -40,10 +45,10 @@ class Hierarchy:
         self.above: tuple[int | None, ...] = tuple(
             next((j for j in range(i + 1, len(levels)) if self.below[j] == i), None) for i in range(len(levels))
         )
-        for j, level in enumerate(levels):
-            if not self.first_layer(j) < level.exit_layer <= level.stack.num_layers:
-                raise ValueError(f"level {level.name}: exit {level.exit_layer} is out of order or too deep")
-        if self.target.exit_layer != self.target.stack.num_layers:
+        for j in range(self.guesses, len(levels)):
+            if not self.first_layer(j) < levels[j].exit_layer <= self.stack_of(j).num_layers:
+                raise ValueError(f"level {levels[j].name}: exit {levels[j].exit_layer} is out of order or too deep")
+        if self.target.exit_layer != self.stack_of(-1).num_layers:
             raise ValueError("the last level must be the whole target")
 
     def __len__(self) -> int:
@@ -57,7 +62,13 @@ class Hierarchy:
     @property
     def stacks(self) -> tuple[LayerStack, ...]:
         """The distinct models, in order."""
-        return tuple({id(level.stack): level.stack for level in self.levels}.values())
+        return tuple({id(level.stack): level.stack for level in self.levels if level.stack is not None}.values())
+
+    def stack_of(self, level: int) -> LayerStack:
+        """The model that a level reads; not for a level of guesses."""
+        stack = self.levels[level].stack
+        assert stack is not None, "a level of guesses reads no model"
+        return stack
 
     def first_layer(self, level: int) -> int:
         """The layer at which a level's own span begins."""

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hispec.decoding.hierarchy import Hierarchy
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:
@@ -43,6 +45,14 @@ class StaticPolicy:
 
     def __init__(self, periods: Sequence[int]) -> None:
         self.periods = tuple(periods)
+
+    @classmethod
+    def of(cls, hierarchy: Hierarchy, draft_tokens: int, validate_every: int) -> "StaticPolicy":
+        """N_d below every level but the target, N_i below the target; guesses are judged at once, whole."""
+        periods = [1, *[draft_tokens] * (len(hierarchy) - 2), validate_every][-len(hierarchy) :]
+        if hierarchy.guesses:
+            periods[1] = 1
+        return cls(periods)
 
     def next_step(self, judged: Sequence[int], may_draft: bool) -> Step:
         """See `Policy.next_step`."""

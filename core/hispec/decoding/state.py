@@ -1,7 +1,10 @@
 """The state of one decoding: the tokens, how far each level has judged them, and how far it has run them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hispec.decoding.hierarchy import Hierarchy
 
@@ -25,6 +28,9 @@ class DecodingState:
     def __init__(self, hierarchy: Hierarchy, prompt_ids: list[int], capacity: int) -> None:
         self.hierarchy = hierarchy
         self.tokens = list(prompt_ids)
+        self.drawn_from: list[Tensor | None] = [None] * len(prompt_ids)
+        """Per token, the distribution that it was drawn from at the last level that judged it; None where that does
+        not matter: for guesses, in greedy decoding, and once the token is committed."""
         self.judged = [len(prompt_ids)] * len(hierarchy)
         self.frontier = [0] * len(hierarchy)
         self._carried: list[Tensor | None] = [None] * len(hierarchy)
@@ -44,10 +50,10 @@ class DecodingState:
             Hidden states at the level's exit, [tokens run, hidden].
         """
         start = self.frontier[level]
-        reader = self.hierarchy.levels[level]
         hidden = self._resume(level, start, upto)
         if upto > start:
-            hidden = reader.stack.run(hidden, self.hierarchy.first_layer(level), reader.exit_layer, start)
+            exit_layer = self.hierarchy.levels[level].exit_layer
+            hidden = self.hierarchy.stack_of(level).run(hidden, self.hierarchy.first_layer(level), exit_layer, start)
             self.frontier[level] = upto
             if self.hierarchy.above[level] is not None:
                 kept = self._carried[level]
@@ -55,25 +61,37 @@ class DecodingState:
         return hidden
 
     def logits(self, level: int, since: int, upto: int) -> Tensor:
-        """A level's logits at positions since..upto-1, [upto - since, vocab]; runs whatever is missing for them."""
+        """A level's logits at positions since..upto-1, [upto - since, target's vocab]; runs what is missing for them."""
         start = self.frontier[level]
         hidden = self.advance(level, upto)
-        return self.hierarchy.levels[level].stack.head(hidden[since - start :])
+        logits = self.hierarchy.stack_of(level).head(hidden[since - start :])
+        return _fit(logits, self.hierarchy.stack_of(-1).vocab_size)
 
-    def append(self, token: int, level: int) -> None:
+    def append(self, token: int, level: int, drawn_from: Tensor | None = None) -> None:
         """Add a token that `level` chose; it and every lower level stand behind it."""
         self.tokens.append(token)
-        for j in range(level + 1):
-            self.judged[j] = len(self.tokens)
+        self.drawn_from.append(drawn_from)
+        self.accept(len(self.tokens), level)
 
-    def accept(self, upto: int, level: int) -> None:
-        """Let `level` stand behind x[0:upto], and with it the levels below, whether they were asked or skipped."""
+    def accept(self, upto: int, level: int, drawn_from: Sequence[Tensor] = ()) -> None:
+        """Let `level` stand behind x[0:upto], and with it the levels below, whether they were asked or skipped.
+
+        Args:
+            upto: a number of leading tokens.
+            level: the level that judged.
+            drawn_from: what the last of these tokens are samples of from now on.
+        """
+        if drawn_from:
+            self.drawn_from[upto - len(drawn_from) : upto] = drawn_from
         for j in range(level + 1):
             self.judged[j] = max(self.judged[j], upto)
+        if level + 1 == len(self.judged):  # committed: nobody asks any more
+            self.drawn_from[:upto] = [None] * upto
 
     def rewind(self, length: int) -> None:
         """Forget x[length:]. The caches keep stale rows beyond the frontiers; they are overwritten before being seen."""
         del self.tokens[length:]
+        del self.drawn_from[length:]
         for j in range(len(self.hierarchy)):
             self.judged[j] = min(self.judged[j], length)
             self.frontier[j] = min(self.frontier[j], length)
@@ -90,10 +108,16 @@ class DecodingState:
         """The input of a level's span for tokens start..upto-1: embeddings, or what the level below handed up."""
         below = self.hierarchy.below[level]
         if below is None:
-            return self.hierarchy.levels[level].stack.embed(self.tokens[start:upto])
+            return self.hierarchy.stack_of(level).embed(self.tokens[start:upto])
         if self.frontier[below] < upto:
             self.advance(below, upto)
         kept = self._carried[below]
         assert kept is not None
         hidden, self._carried[below] = kept[: upto - start], kept[upto - start :]
         return hidden
+
+
+def _fit(logits: Tensor, vocab_size: int) -> Tensor:
+    """Cut or pad [n, vocab] to the target's vocabulary; ids that a level lacks get probability 0 there."""
+    missing = vocab_size - logits.shape[-1]
+    return pad(logits, (0, missing), value=-torch.inf) if missing else logits

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from hispec.decoding.engine import Ending, decode
+from hispec.decoding.guesses import Guesser
+from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import Judge, StaticPolicy
 from hispec.decoding.rules import Greedy
 from hispec.decoding.state import DecodingState
 from hispec.events import Committed, Finished, Judged
+from hispec.models.transformers_stack import TransformersStack
 from tests.support import PROMPT, decode_ids, greedy_by_hand, hierarchy_of, random_model
 
 LENGTH = 12
@@ -71,12 +74,12 @@ def test_drafts_forced_right_and_wrong(model, reference, drafts):
     right = dict(enumerate(reference, start=len(PROMPT)))
 
     class Forced(Greedy):
-        def draw(self, logits):
-            at = len(state.tokens)
-            if state.committed == len(PROMPT):  # the prefill's own token is the target's
-                return super().draw(logits)
+        def draw(self, logits, prefix, level):
+            at = len(prefix)
+            if at == len(PROMPT):  # the prefill's own token is the target's
+                return super().draw(logits, prefix, level)
             wrong = drafts == "all wrong" or (drafts == "alternating" and at % 2)
-            return (right[at] + wrong) % logits.shape[-1]
+            return (right[at] + wrong) % logits.shape[-1], None
 
     for exits, periods in all_settings():
         if not exits:
@@ -135,14 +138,15 @@ def assert_fresh(state, event):
     hierarchy = state.hierarchy
     (stack,) = hierarchy.stacks
     assert max(state.frontier) < len(state.tokens), event
-    assert state.frontier == sorted(state.frontier, reverse=True)
+    lowest = int(hierarchy.guesses)
+    assert state.frontier[lowest:] == sorted(state.frontier[lowest:], reverse=True)
     assert state.judged == sorted(state.judged, reverse=True)
-    if not state.frontier[0]:
+    if not state.frontier[lowest]:
         return
-    fresh = hierarchy_of(stack.model).target.stack
-    fresh.reserve(state.frontier[0])
-    hidden = fresh.embed(state.tokens[: state.frontier[0]])
-    for j, level in enumerate(hierarchy.levels):
+    fresh = TransformersStack(stack.model, "fresh")
+    fresh.reserve(state.frontier[lowest])
+    hidden = fresh.embed(state.tokens[: state.frontier[lowest]])
+    for j, level in list(enumerate(hierarchy.levels))[lowest:]:
         first, upto = hierarchy.first_layer(j), state.frontier[j]
         hidden = fresh.run(hidden, first, level.exit_layer, 0)
         for layer in range(first, level.exit_layer):
@@ -151,3 +155,43 @@ def assert_fresh(state, event):
         if (above := hierarchy.above[j]) is not None:
             expected = hidden[state.frontier[above] : upto]
             torch.testing.assert_close(state.carried(j), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_guesses_and_lenient_lower_levels_change_nothing(model, reference):
+    for exits, periods in all_settings():
+        for rule in (Greedy(), Greedy(target=len(exits) + 1, lower_top_k=3)):
+            hierarchy = hierarchy_of(model, *exits, guesses=True)
+            state = DecodingState(hierarchy, PROMPT, len(PROMPT) + LENGTH)
+            policy = StaticPolicy((1, 1, *periods[1:]))
+            ids = []
+            for event in decode(state, policy, rule, Ending(LENGTH), Guesser(2, 4)):
+                ids += event.token_ids if isinstance(event, Committed) else ()
+                assert_fresh(state, event)
+            assert ids == reference, (exits, periods)
+
+
+def test_guesses_are_taken_from_a_text_that_repeats():
+    """A prompt that says everything twice: some guess must be accepted, or the level does nothing."""
+    model = random_model("llama", seed=0)
+    prompt = [*PROMPT, *greedy_by_hand(model, 20), *PROMPT]
+    state = DecodingState(hierarchy_of(model, 2, guesses=True), prompt, len(prompt) + 12)
+    events = list(decode(state, StaticPolicy((1, 1, 4)), Greedy(), Ending(12), Guesser(3, 4)))
+    accepted = sum(event.accepted for event in events if isinstance(event, Judged) and event.level == "draft")
+    ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
+    assert accepted and ids == greedy_by_hand(model, 12, prompt)
+
+
+@pytest.mark.parametrize("vocab", [20, 24, 30])
+def test_other_models_draft_and_judge(model, reference, vocab):
+    """Smaller and larger vocabularies than the target's: what one lacks has no chance, what is cut is never drawn."""
+    small, middle = (TransformersStack(random_model("llama", seed=s, layers=2, vocab=vocab), "other") for s in (7, 8))
+    for n_d, n_i in PERIODS:
+        for make in (
+            lambda target: [Level("draft", small, 2), Level("intermediate", target, 2), Level("target", target, 4)],
+            lambda target: [Level("draft", small, 2), Level("intermediate", middle, 2), Level("target", target, 4)],
+            lambda target: [Level("draft", small, 1), Level("intermediate", small, 2), Level("target", target, 4)],
+        ):
+            hierarchy = Hierarchy(make(TransformersStack(model, "target")))
+            for eos in ((), (reference[-2],)):
+                expected = reference[: reference.index(eos[0]) + 1] if eos else reference
+                assert decode_ids(hierarchy, (1, n_d, n_i), eos_ids=eos) == expected

@@ -1,0 +1,111 @@
+"""From logits to the distribution that a token is drawn from, and the randomness that draws it.
+
+Every level's logits take the same way (`Sampling.distribution`), and acceptance later uses the very tensor that a
+token was drawn from.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Purpose = Literal["draw", "accept", "redraw"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen, in the order and with the meaning that `transformers` gives these names.
+
+    Attributes:
+        temperature: 0 is greedy: the likeliest token, always.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the fewest likeliest tokens that together have this probability; 1 keeps all.
+        min_p: keep tokens at least this share as likely as the likeliest; 0 keeps all.
+        repetition_penalty: divides positive and multiplies negative logits of tokens already in the text; 1 is none.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always chosen."""
+        return self.temperature == 0
+
+    def penalized(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int]) -> Tensor:
+        """Apply the repetition penalty.
+
+        Args:
+            logits: [n, vocab]; row i is for the token after `prefix + waiting[:i]`.
+            prefix: the tokens before the first row's.
+            waiting: the tokens between the rows, at least n - 1.
+        """
+        if self.repetition_penalty == 1:
+            return logits
+        logits = logits.clone()
+        for i, row in enumerate(logits):
+            seen = torch.tensor(sorted({*prefix, *waiting[:i]}), device=logits.device)
+            score = row[seen]
+            row[seen] = torch.where(score < 0, score * self.repetition_penalty, score / self.repetition_penalty)
+        return logits
+
+    def distribution(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Tensor:
+        """The probabilities that tokens are drawn from, float32 [n, vocab]; arguments as `penalized`.
+
+        Only for a temperature above 0.
+        """
+        logits = self.penalized(logits, prefix, waiting).float() / self.temperature
+        if self.top_k:
+            least = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        if self.top_p < 1:
+            ordered, order = logits.sort(descending=True)
+            before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+            beyond = before >= self.top_p
+            beyond[:, 0] = False
+            logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+        if self.min_p:
+            probabilities = logits.softmax(-1)
+            logits = logits.masked_fill(probabilities < self.min_p * probabilities.amax(-1, keepdim=True), -torch.inf)
+        return logits.softmax(-1)
+
+
+class Randomness:
+    """One independent stream of random numbers for every level and every purpose.
+
+    Drafting and redrawing from one stream biases the output although acceptance looks normal; so nothing is shared.
+
+    Args:
+        seed: equal seeds give equal streams on the same machine.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._streams: dict[tuple[int, Purpose], torch.Generator] = {}
+
+    def uniform(self, level: int, purpose: Purpose, count: int = 1) -> list[float]:
+        """`count` numbers in [0, 1)."""
+        numbers: list[float] = torch.rand(count, generator=self._stream(level, purpose), dtype=torch.float64).tolist()
+        return numbers
+
+    def choose(self, probabilities: Tensor, level: int, purpose: Purpose) -> int:
+        """An index drawn from probabilities [vocab], which need not sum to exactly 1."""
+        (number,) = self.uniform(level, purpose)
+        cumulative = probabilities.double().cumsum(0)
+        index = int(torch.searchsorted(cumulative, number * cumulative[-1], right=True))
+        if index == len(cumulative):  # rounding put the number at the very end: the last token that can be drawn
+            index = int(probabilities.nonzero()[-1])
+        return index
+
+    def _stream(self, level: int, purpose: Purpose) -> torch.Generator:
+        key = (level, purpose)
+        if key not in self._streams:
+            digest = hashlib.sha256(f"{self._seed}/{level}/{purpose}".encode()).digest()
+            self._streams[key] = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return self._streams[key]
