@@ -121,18 +121,18 @@ class Engine:
         """
         profile = load_profile(profile) if isinstance(profile, str) else profile
         settings, _ = resolve_settings(options, profile, environ=environ)
-        device, revision = choose_device(settings.device), profile.target.revision
-        stacks: dict[str, TransformersStack] = {}
-        for model in models_of(profile, settings.mode):
-            of_target = model == profile.target.model
-            stacks[model] = load_stack(
-                resolve_model(model), revision if of_target else None, settings.dtype, device, model
-            )
-            check_depths(profile, model, stacks[model].num_layers)
-        target = stacks[profile.target.model]
-        tokenizer = load_tokenizer(resolve_model(profile.target.model), revision)
-        for model in stacks.keys() - {profile.target.model}:
-            check_vocabulary(tokenizer, load_tokenizer(resolve_model(model), None), profile.target.model, model)
+        device = choose_device(settings.device)
+        models = models_of(profile, settings.mode)
+        tokenizers = {}
+        for model, revision in models.items():  # everything that can be refused is, before any weights are read
+            check_depths(profile, model, load_config(resolve_model(model), revision).num_hidden_layers)
+            tokenizers[model] = load_tokenizer(resolve_model(model), revision)
+            check_vocabulary(tokenizers[profile.target.model], tokenizers[model], profile.target.model, model)
+        stacks = {
+            model: load_stack(resolve_model(model), revision, settings.dtype, device, model)
+            for model, revision in models.items()
+        }
+        target, tokenizer = stacks[profile.target.model], tokenizers[profile.target.model]
         generation_config = target.model.generation_config.to_diff_dict()
         settings, _ = resolve_settings(options, profile, environ=environ, generation_config=generation_config)
         return cls(profile, settings, stacks, tokenizer, _eos_ids(target), _environment(target, profile))
@@ -147,6 +147,8 @@ class Engine:
             UsageError: a value that is not accepted.
         """
         settings, _ = resolve_settings(self.settings.model_dump() | changes, self.profile)
+        if missing := models_of(self.profile, settings.mode).keys() - self.stacks.keys():
+            raise UsageError(f"mode {settings.mode} reads {min(missing)}, which is not loaded", "load it in that mode")
         return Engine(self.profile, settings, self.stacks, self.tokenizer, self.eos_ids, self.environment)
 
     def stream(
@@ -297,14 +299,15 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
     return Hierarchy([*levels, Level("target", target, target.num_layers)])
 
 
-def models_of(profile: Profile, mode: str) -> list[str]:
-    """The models that a mode of a profile reads, each once, the target first."""
-    models = [profile.target.model]
-    if mode != "autoregressive":
-        models += [profile.draft.model] if profile.draft and profile.draft.model else []
-    if mode == "hispec":
-        models += [profile.intermediate.model] if profile.intermediate and profile.intermediate.model else []
-    return list(dict.fromkeys(models))
+def models_of(profile: Profile, mode: str) -> dict[str, str | None]:
+    """The models that a mode of a profile reads, each once with its revision, the target first."""
+    lower = []
+    if mode != "autoregressive" and profile.draft is not None:
+        lower.append(profile.draft.model)
+    if mode == "hispec" and profile.intermediate is not None:
+        lower.append(profile.intermediate.model)
+    own = profile.target.model
+    return {own: profile.target.revision} | {model: None for model in lower if model not in (None, own)}
 
 
 def check_vocabulary(

@@ -1,11 +1,16 @@
 """The engine from Python: events, text, verification, other settings on the same weights."""
 
+import json
+
 import pytest
+import yaml
+from transformers import AutoTokenizer
 
 from hispec import Engine
 from hispec.decoding.rules import Greedy, Verdict
 from hispec.errors import LosslessnessError, UsageError
 from hispec.events import Committed, Drafted, Finished, Prefilled
+from tests.support import random_model
 
 QUESTION = "Ben has 12 cards. Mei gives Ben 5 more. Then Ben loses 3 of them. How many cards does Ben have now?"
 
@@ -26,7 +31,7 @@ def test_generate_answers_and_stream_tells_how(engine):
 
 def test_other_settings_on_the_same_weights(engine):
     alone = engine.with_settings(mode="autoregressive")
-    assert alone.stack is engine.stack
+    assert alone.stacks is engine.stacks
     assert [len(alone.hierarchy), len(engine.hierarchy)] == [1, 3]
     assert alone.generate(QUESTION).token_ids == engine.generate(QUESTION).token_ids
     with pytest.raises(UsageError, match="--draft-tokens is 0"):
@@ -84,10 +89,68 @@ def test_a_rule_that_accepts_everything_is_found_out(engine, monkeypatch):
 
 
 def test_a_prompt_fills_the_context_exactly_or_is_refused(engine):
-    room = engine.stack.context
+    room = engine.context
     text = "a" + " a" * (room - 2)
     assert len(engine.tokenizer(text)["input_ids"]) == room - 1
     answer = engine.generate(text, raw=True)
     assert (len(answer.token_ids), answer.finish_reason) == (1, "length")
     with pytest.raises(UsageError, match=f"has {room} tokens"):
         engine.generate(text + " a", raw=True)
+
+
+@pytest.fixture
+def small_model(tmp_path, shipped_model):
+    """A two-layer model with the shipped model's tokenizer, and a padded vocabulary."""
+    tokenizer = AutoTokenizer.from_pretrained(shipped_model)
+    model = random_model("llama", layers=2, vocab=len(tokenizer) + 13)
+    model.save_pretrained(tmp_path / "small")
+    tokenizer.save_pretrained(tmp_path / "small")
+    return tmp_path / "small"
+
+
+def profile_with(tmp_path, **levels):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"target": {"model": "builtin:tiny", "dtype": "float32"}, **levels}))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("draft", "intermediate", "names"),
+    [
+        ({"model": "SMALL"}, {"exit_layer": 4}, ["draft", "intermediate"]),
+        ({"exit_layer": 2, "ngram": {"max": 3, "tokens": 4}}, {"exit_layer": 4}, ["guesses", "draft", "intermediate"]),
+        ({"ngram": {"max": 3, "tokens": 4}}, None, ["guesses"]),
+        ({"ngram": {"max": 3, "tokens": 4}}, {"model": "SMALL", "exit_layer": 1}, ["guesses", "intermediate"]),
+        ({"exit_layer": 1}, {"model": "builtin:tiny", "exit_layer": 4}, ["draft", "intermediate"]),
+    ],
+)
+def test_profiles_of_every_kind_decode_what_the_target_does(engine, tmp_path, small_model, draft, intermediate, names):
+    text = yaml.safe_dump({"draft": draft} | ({"intermediate": intermediate} if intermediate else {}))
+    levels = yaml.safe_load(text.replace("SMALL", str(small_model)))
+    other = Engine.from_profile(profile_with(tmp_path, **levels), max_new_tokens=80)
+    answer = other.generate(QUESTION)
+    assert [level.name for level in answer.stats.levels] == names
+    assert answer.token_ids == engine.generate(QUESTION).token_ids
+
+
+def test_a_model_of_another_vocabulary_is_refused_with_the_first_differing_id(tmp_path, small_model):
+    data = json.loads((small_model / "tokenizer.json").read_text())
+    vocab = data["model"]["vocab"]
+    swapped = {id_: token for token, id_ in vocab.items()}
+    vocab[swapped[40]], vocab[swapped[41]] = 41, 40
+    (small_model / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="do not share a vocabulary: id 40 is"):
+        Engine.from_profile(profile_with(tmp_path, draft={"model": str(small_model)}))
+
+
+def test_a_mode_whose_model_is_not_loaded_is_refused(tmp_path, small_model):
+    path = profile_with(tmp_path, draft={"model": str(small_model)})
+    alone = Engine.from_profile(path, mode="autoregressive")
+    with pytest.raises(UsageError, match="which is not loaded"):
+        alone.with_settings(mode="hispec")
+
+
+def test_a_sampled_answer_is_not_verified(engine):
+    sampled = engine.with_settings(temperature=1.0, seed=4)
+    with pytest.raises(UsageError, match="cannot be verified"):
+        sampled.verify(sampled.generate(QUESTION))

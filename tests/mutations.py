@@ -1,0 +1,141 @@
+"""Break the engine on purpose, one rule at a time, and name the test that notices: `python -m tests.mutations`.
+
+Each mutation changes a copy of the sources; the working tree stays as it is. Exits 1 if any goes unnoticed.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One change of one file, and the tests that may notice it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+DISTRIBUTION, LOSSLESS = "test_distribution.py", "test_lossless.py"
+MUTATIONS = (
+    Mutation("the draft's q in the target's ratio", "state.py", "if drawn_from:", "if False:", DISTRIBUTION),
+    Mutation(
+        "one random stream for all purposes",
+        "sampling.py",
+        "{self._seed}/{level}/{purpose}",
+        "{self._seed}",
+        DISTRIBUTION,
+    ),
+    Mutation(
+        "a drawn token dropped for its value",
+        "engine.py",
+        "            return 0, (self.draw(0),)\n",
+        "            token = self.draw(0)\n"
+        "            if token == 0:\n"
+        "                self.state.rewind(len(self.state.tokens) - 1)\n"
+        "                token = self.draw(0)\n"
+        "            return 0, (token,)\n",
+        DISTRIBUTION,
+    ),
+    Mutation(
+        "the judging level picked by the token's value",
+        "engine.py",
+        "            case Judge(level):\n",
+        "            case Judge(level):\n"
+        "                level = len(self.names) - 1 if self.state.tokens[-1] == 0 else level\n",
+        DISTRIBUTION,
+    ),
+    Mutation(
+        "refused tokens redrawn from p, not the residual",
+        "rules.py",
+        "rest = (share * p - q).clamp(min=0)",
+        "rest = p",
+        DISTRIBUTION,
+    ),
+    Mutation(
+        "a guess judged as if it were certain", "rules.py", "u[i] * _chance(q[i], token)", "u[i] * 0", DISTRIBUTION
+    ),
+    Mutation(
+        "a block's residual without its share",
+        "rules.py",
+        "accepted, share = i + 1, keep",
+        "accepted, share = i + 1, 1.0",
+        DISTRIBUTION,
+    ),
+    Mutation(
+        "a frontier not lowered",
+        "state.py",
+        "            self.frontier[j] = min(self.frontier[j], length)\n",
+        "            pass\n",
+        LOSSLESS,
+    ),
+    Mutation(
+        "hidden states kept after a rejection",
+        "state.py",
+        "self._carried[j] = kept[: self.frontier[j] - self.frontier[above]]",
+        "self._carried[j] = kept",
+        LOSSLESS,
+    ),
+    Mutation(
+        "the target lenient too",
+        "rules.py",
+        "self.lower_top_k > 1 and level < self.target",
+        "self.lower_top_k > 1",
+        LOSSLESS,
+    ),
+    Mutation("drafting past a tentative end of text", "engine.py", "return not ended and", "return", LOSSLESS),
+)
+
+
+def first_failure(mutation: Mutation) -> str | None:
+    """The test that fails once the mutation is in, or None."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "core"
+        shutil.copytree(ROOT / "core", source, ignore=shutil.ignore_patterns("__pycache__"))
+        path = source / "hispec" / "decoding" / mutation.file
+        text = path.read_text(encoding="utf-8")
+        if mutation.old not in text:
+            raise SystemExit(f"{mutation.name}: {mutation.file} no longer says {mutation.old!r}; mend the mutation")
+        path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-x",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                f"tests/hispec/decoding/{mutation.tests}",
+            ],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(source), str(ROOT)))},
+            capture_output=True,
+            text=True,
+        )
+    failed = re.search(r"^FAILED \S*::(.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    return failed.group(1) if failed else None
+
+
+def main() -> None:
+    """Print mutation -> test, one a line."""
+    unnoticed = 0
+    for mutation in MUTATIONS:
+        failure = first_failure(mutation)
+        unnoticed += failure is None
+        print(f"{mutation.name:<50} -> {failure or 'NOT NOTICED'}", flush=True)
+    sys.exit(1 if unnoticed else 0)
+
+
+if __name__ == "__main__":
+    main()
