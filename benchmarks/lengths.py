@@ -29,7 +29,7 @@ def main() -> None:
         return plain.with_settings(**settings)
 
     engines = {"autoregressive": loaded.with_settings(mode="autoregressive")}
-    for draft, length in product((1, 2, 3), (3, 4, 6, 8)):
+    for draft, length in product((1, 2, 3), (3, 4, 6, 8, 12)):
         engines[f"single-layer {draft} k={length}"] = engine(draft, 15, mode="single-layer", validate_every=length)
     for (draft, deeper), n_d, n_i in product(((1, 2), (1, 3), (2, 4), (2, 6)), (2, 3, 4, 6), (4, 8, 12)):
         if n_d <= n_i:
