@@ -81,7 +81,7 @@ def test_verify_notices_an_answer_cut_short_or_too_long(engine):
 
 def test_a_rule_that_accepts_everything_is_found_out(engine, monkeypatch):
     shallow = Engine.from_profile("tiny", max_new_tokens=80).with_settings(validate_every=8, draft_tokens=8)
-    monkeypatch.setattr(Greedy, "judge", lambda self, tokens, logits: Verdict(len(tokens), None))
+    monkeypatch.setattr(Greedy, "judge", lambda self, tokens, *_: Verdict(len(tokens), None))
     answer = shallow.generate(QUESTION)
     monkeypatch.undo()
     with pytest.raises(LosslessnessError):

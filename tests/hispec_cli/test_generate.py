@@ -86,7 +86,7 @@ def test_verify_exits_4_when_an_id_differs_and_still_shows_the_answer(hispec, mo
     from hispec.decoding.rules import Greedy, Verdict
 
     # A rule that lets every draft through is what a broken engine would do.
-    monkeypatch.setattr(Greedy, "judge", lambda self, tokens, logits: Verdict(len(tokens), None))
+    monkeypatch.setattr(Greedy, "judge", lambda self, tokens, *_: Verdict(len(tokens), None))
     outcome = hispec("generate", QUESTION, "--verify", "--format", "json", "--draft-exit", 1)
     assert outcome.code == 4
     assert json.loads(outcome.out)["verified"] is False

@@ -108,7 +108,9 @@ class DecodingState:
         """The input of a level's span for tokens start..upto-1: embeddings, or what the level below handed up."""
         below = self.hierarchy.below[level]
         if below is None:
-            return self.hierarchy.stack_of(level).embed(self.tokens[start:upto])
+            stack = self.hierarchy.stack_of(level)
+            # A model with a smaller vocabulary reads ids that it lacks as its last one: a poorer draft, judged as any.
+            return stack.embed([min(token, stack.vocab_size - 1) for token in self.tokens[start:upto]])
         if self.frontier[below] < upto:
             self.advance(below, upto)
         kept = self._carried[below]
