@@ -24,9 +24,7 @@ def main() -> None:
     loaded = Engine.from_profile("tiny", max_new_tokens=200)
 
     def engine(draft: int, intermediate: int, **settings: Any) -> Engine:
-        profile = with_exits(load_profile("tiny"), draft, intermediate)
-        plain = Engine(profile, loaded.settings, loaded.stacks, loaded.tokenizer, loaded.eos_ids, loaded.environment)
-        return plain.with_settings(**settings)
+        return loaded.with_profile(with_exits(load_profile("tiny"), draft, intermediate)).with_settings(**settings)
 
     engines = {"autoregressive": loaded.with_settings(mode="autoregressive")}
     for draft, length in product((1, 2, 3), (3, 4, 6, 8, 12)):

@@ -12,7 +12,7 @@ import torch
 from common import environment, held_out_questions, interval95, save
 
 from hispec import Engine
-from hispec.profile import load_profile, with_exits
+from hispec.profile import Draft, Profile, load_profile, with_exits
 
 MODES = ("hispec", "single-layer", "autoregressive")
 WARM_UP = 3
@@ -31,7 +31,10 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=200)
     parser.add_argument("--draft-tokens", type=int)
     parser.add_argument("--validate-every", type=int)
-    parser.add_argument("--single-layer-tokens", type=int, help="draft length of the single-layer mode")
+    parser.add_argument(
+        "--single-layer-exit", type=int, help="draft exit of the single-layer mode, the fastest of a grid"
+    )
+    parser.add_argument("--single-layer-tokens", type=int, help="its draft length")
     parser.add_argument("--draft-exit", type=int)
     parser.add_argument("--intermediate-exit", type=int)
     parser.add_argument("--name", default="modes-cpu")
@@ -41,8 +44,11 @@ def main() -> None:
     lengths = {"draft_tokens": args.draft_tokens, "validate_every": args.validate_every}
     hispec = Engine.from_profile(profile, max_new_tokens=args.max_new_tokens, **lengths)
     engines = {mode: hispec.with_settings(mode=mode) for mode in MODES}
+    if args.single_layer_exit:
+        tuned = Profile(name=profile.name, target=profile.target, draft=Draft(exit_layer=args.single_layer_exit))
+        engines["single-layer"] = engines["single-layer"].with_profile(tuned)
     if args.single_layer_tokens:
-        engines["single-layer"] = hispec.with_settings(mode="single-layer", validate_every=args.single_layer_tokens)
+        engines["single-layer"] = engines["single-layer"].with_settings(validate_every=args.single_layer_tokens)
     rows: dict[str, list[tuple[int, float]]] = {mode: [] for mode in MODES}
     passes = dict.fromkeys(MODES, 0)
     levels: dict[str, Any] = {}
@@ -72,7 +78,7 @@ def main() -> None:
             "what": "tokens per second by mode, same weights, interleaved",
             "profile": profile.name,
             "dtype": hispec.environment["dtype"],
-            "exits": [level.exit_layer for level in hispec.hierarchy.levels],
+            "exits": {mode: [level.exit_layer for level in engines[mode].hierarchy.levels] for mode in MODES},
             "draft_tokens": hispec.settings.draft_tokens,
             "validate_every": hispec.settings.validate_every,
             "single_layer_tokens": engines["single-layer"].settings.validate_every,

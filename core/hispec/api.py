@@ -22,6 +22,7 @@ from hispec.errors import LosslessnessError, UsageError
 from hispec.events import Committed, Event, Finished, FinishReason
 from hispec.metrics import Stats
 from hispec.models.loading import choose_device, load_config, load_stack, load_tokenizer
+from hispec.models.metadata import read_commit
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
 from hispec.profile import Profile, check_depths, load_profile, profile_for_model, resolve_model
@@ -150,6 +151,23 @@ class Engine:
         if missing := models_of(self.profile, settings.mode).keys() - self.stacks.keys():
             raise UsageError(f"mode {settings.mode} reads {min(missing)}, which is not loaded", "load it in that mode")
         return Engine(self.profile, settings, self.stacks, self.tokenizer, self.eos_ids, self.environment)
+
+    def with_profile(self, profile: Profile) -> "Engine":
+        """The same loaded weights and settings with another profile's levels.
+
+        Args:
+            profile: of the same target; it names no model that is not loaded.
+
+        Raises:
+            UsageError: a model that is not loaded, or an exit that is too deep.
+        """
+        if missing := models_of(profile, self.settings.mode).keys() - self.stacks.keys():
+            raise UsageError(
+                f"profile {profile.name} reads {min(missing)}, which is not loaded", "load it as an engine"
+            )
+        for model, stack in self.stacks.items():
+            check_depths(profile, model, stack.num_layers)
+        return Engine(profile, self.settings, self.stacks, self.tokenizer, self.eos_ids, self.environment)
 
     def stream(
         self, prompt: str, *, system: str | None = None, raw: bool = False, stop: Sequence[str] = ()
@@ -367,5 +385,5 @@ def _environment(stack: TransformersStack, profile: Profile) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
-        "revision": getattr(stack.model.config, "_commit_hash", None) or profile.target.revision,
+        "revision": read_commit(profile.target) or profile.target.revision,
     }

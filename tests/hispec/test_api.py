@@ -10,6 +10,7 @@ from hispec import Engine
 from hispec.decoding.rules import Greedy, Verdict
 from hispec.errors import LosslessnessError, UsageError
 from hispec.events import Committed, Drafted, Finished, Prefilled
+from hispec.profile import load_profile, with_exits
 from tests.support import random_model
 
 QUESTION = "Ben has 12 cards. Mei gives Ben 5 more. Then Ben loses 3 of them. How many cards does Ben have now?"
@@ -80,7 +81,7 @@ def test_verify_notices_an_answer_cut_short_or_too_long(engine):
 
 
 def test_a_rule_that_accepts_everything_is_found_out(engine, monkeypatch):
-    shallow = Engine.from_profile("tiny", max_new_tokens=80).with_settings(validate_every=8, draft_tokens=8)
+    shallow = Engine.from_profile(with_exits(load_profile("tiny"), 1, None), max_new_tokens=80)
     monkeypatch.setattr(Greedy, "judge", lambda self, tokens, *_: Verdict(len(tokens), None))
     answer = shallow.generate(QUESTION)
     monkeypatch.undo()

@@ -68,11 +68,11 @@ def test_exits_and_periods_change_the_work_but_not_the_text(hispec):
     plain = as_json(hispec, QUESTION)
     other = as_json(
         *(hispec, QUESTION, "--draft-exit", 3, "--intermediate-exit", 6),
-        *("--draft-tokens", 4, "--validate-every", 8, "--policy", "static", "--dtype", "float32", "--device", "cpu"),
+        *("--draft-tokens", 2, "--validate-every", 2, "--policy", "static", "--dtype", "float32", "--device", "cpu"),
     )
     assert other["token_ids"] == plain["token_ids"]
     assert [level["exit_layer"] for level in other["stats"]["levels"]] == [3, 6]
-    assert other["stats"]["target_passes"] < plain["stats"]["target_passes"]
+    assert other["stats"]["target_passes"] > plain["stats"]["target_passes"]
 
 
 def test_verify_compares_with_the_target_alone(hispec):

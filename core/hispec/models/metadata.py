@@ -18,15 +18,27 @@ def read_depth(target: Target) -> int | None:
     return depth if isinstance(depth, int) else None
 
 
-def _read_json(target: Target, name: str) -> dict[str, Any] | None:
-    from huggingface_hub import try_to_load_from_cache
+def read_commit(target: Target) -> str | None:
+    """The commit of a hub model as it lies in the cache; None for a folder."""
+    path = _find(target, "config.json")
+    return path.parent.name if path is not None and path.parent.parent.name == "snapshots" else None
 
-    model = resolve_model(target.model)
-    path: Any = Path(model) / name
-    if not Path(model).is_dir():
-        path = try_to_load_from_cache(model, name, revision=target.revision) if model.count("/") == 1 else None
+
+def _read_json(target: Target, name: str) -> dict[str, Any] | None:
+    path = _find(target, name)
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8")) if isinstance(path, str | Path) else None
+        found = json.loads(path.read_text(encoding="utf-8")) if path is not None else None
     except (OSError, ValueError):
         return None  # loading the model will say what is wrong with it
     return found if isinstance(found, dict) else None
+
+
+def _find(target: Target, name: str) -> Path | None:
+    """A model's file in its folder or in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    model = resolve_model(target.model)
+    if Path(model).is_dir():
+        return Path(model) / name
+    path = try_to_load_from_cache(model, name, revision=target.revision) if model.count("/") == 1 else None
+    return Path(path) if isinstance(path, str) else None
