@@ -6,20 +6,24 @@ engine = Engine.from_profile("tiny")
 print(engine.generate("Anna has 3 apples. Ben has 4 times as many. How many do they have together?").text)
 """
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-__version__ = version("hispec")
 __all__ = ["Engine", "Generation", "__version__"]
 
 if TYPE_CHECKING:
     from hispec.api import Engine, Generation
 
+    __version__: str
+
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when an engine is asked for, so that the command line can answer at once."""
+    """Import what takes time only when it is asked for, so that the command line can answer at once."""
     if name in ("Engine", "Generation"):
         from hispec import api
 
         return getattr(api, name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("hispec")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
