@@ -61,6 +61,14 @@ def test_a_draft_that_wants_the_opposite_is_exact_too(blocks):
     assert chi_square(counts, joint(target, sampling, PROMPT, 2)) > ALARM
 
 
+def test_a_block_that_is_cut_redraws_from_the_residual_of_its_share():
+    """A draft unlike the target, so that blocks are often cut after a token kept with a share well below 1."""
+    target = ToyStack.random(2, 3, seed=3, agreement=0.0, scale=2.0)
+    sampling = Sampling(1.0)
+    counts = draw_many(exits_of(target, 1), sampling, PROMPT, 3, 9_000, n_i=2, blocks=True)
+    assert chi_square(counts, joint(target, sampling, PROMPT, 3)) > ALARM
+
+
 class DraftsOwnQ(Speculative):
     """Wrong on purpose: the target's ratio takes the draft's distribution, not the intermediate's."""
 
