@@ -1,5 +1,6 @@
 """Entry point: `hispec` and `python -m hispec_cli`."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -9,6 +10,9 @@ from types import FrameType
 def main() -> None:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGINT, _end_at_once)
+    for name in ("stdin", "stdout", "stderr"):  # closed by the caller (`2>&-`): write there what goes nowhere
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115, PTH123
     from hispec_cli.app import run
 
     code = run(sys.argv[1:])
@@ -21,7 +25,8 @@ def _end_at_once(_signal: int, _frame: FrameType | None) -> None:
 
     Raising KeyboardInterrupt instead would surface as whatever error the import under way makes of it.
     """
-    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"error: interrupted\n")
+    with contextlib.suppress(OSError):
+        os.write(2, b"error: interrupted\n")
     os._exit(130)
 
 

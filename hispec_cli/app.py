@@ -9,7 +9,7 @@ import typer
 from hispec.errors import HispecError
 from hispec_cli.commands import generate, profile
 from hispec_cli.ui.console import report_error
-from hispec_cli.ui.output import ReaderLeft
+from hispec_cli.ui.output import ReaderLeft, write
 
 BUG, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -29,7 +29,7 @@ def _show_version(asked: bool) -> None:
     if asked:
         from hispec import __version__
 
-        typer.echo(f"hispec {__version__}")
+        write(f"hispec {__version__}\n")
         raise typer.Exit
 
 

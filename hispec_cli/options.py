@@ -64,7 +64,7 @@ class ModelOptions:
 
     profile: Annotated[
         str | None,
-        typer.Option(envvar="HISPEC_PROFILE", help="Name or path of a profile; tiny, the shipped model, by default."),
+        typer.Option(help="Name or path of a profile; HISPEC_PROFILE, else tiny, the shipped model, by default."),
     ] = None
     model: Annotated[
         str | None, typer.Option(help="An early-exit checkpoint without a profile: a folder or a hub id.")

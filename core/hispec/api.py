@@ -18,7 +18,7 @@ from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.rules import Greedy, Rule, Speculative
 from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState
-from hispec.errors import LosslessnessError, UsageError
+from hispec.errors import LosslessnessError, ProfileError, UsageError
 from hispec.events import Committed, Event, Finished, FinishReason
 from hispec.metrics import Stats
 from hispec.models.loading import choose_device, load_config, load_stack, load_tokenizer
@@ -314,7 +314,10 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
     if intermediate is not None and mode == "hispec":
         stack = stacks[intermediate.model or profile.target.model]
         levels.append(Level("intermediate", stack, intermediate.exit_layer or stack.num_layers))
-    return Hierarchy([*levels, Level("target", target, target.num_layers)])
+    try:
+        return Hierarchy([*levels, Level("target", target, target.num_layers)])
+    except ValueError as error:
+        raise ProfileError(f"profile {profile.name}: {error}", "order the levels from shallow to deep") from None
 
 
 def models_of(profile: Profile, mode: str) -> dict[str, str | None]:

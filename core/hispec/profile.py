@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import platformdirs
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hispec.errors import ProfileError
 
@@ -18,10 +18,21 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Verification = Literal["tokens", "blocks"]
 Count = Annotated[int, Field(ge=1)]
 TopK = Annotated[int, Field(ge=0)]
-Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+COOLEST = 1e-4
+"""Dividing float32 logits by less may leave its range; the difference to greedy decoding is long gone."""
+
+
+def _drawable(temperature: float) -> float:
+    if 0 < temperature < COOLEST:
+        raise ValueError(f"{temperature!r} is too close to 0: give 0, greedy decoding, or at least {COOLEST}")
+    return temperature
+
+
+Temperature = Annotated[float, Field(ge=0, le=1e4), AfterValidator(_drawable)]
 Share = Annotated[float, Field(gt=0, le=1)]
 MinP = Annotated[float, Field(ge=0, le=1)]
-Penalty = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=0.01, le=100)]
+Name = Annotated[str, Field(min_length=1)]
 LIMITS = {"ge": "at least", "gt": "more than", "le": "at most"}
 BUILTIN = "builtin:"
 """Prefix of a model that ships inside the package."""
@@ -42,7 +53,7 @@ class _Section(BaseModel):
 class Target(_Section):
     """The model whose output is the answer."""
 
-    model: str
+    model: Name
     revision: str | None = None
     dtype: Dtype = "auto"
 
@@ -58,7 +69,7 @@ class Draft(_Section):
     """What proposes tokens: an exit of the target or another model, an n-gram look-up, or the latter before the former."""
 
     exit_layer: Count | None = None
-    model: str | None = None
+    model: Name | None = None
     ngram: Ngram | None = None
 
     @model_validator(mode="after")
@@ -74,7 +85,7 @@ class Intermediate(_Section):
     """What judges drafts before the target: an exit of the target, or (an exit of) another model."""
 
     exit_layer: Count | None = None
-    model: str | None = None
+    model: Name | None = None
 
     @model_validator(mode="after")
     def _some_kind(self) -> "Intermediate":
@@ -108,7 +119,7 @@ class Profile(_Section):
     """A model trio and its defaults; `None` leaves a value to whatever comes next in the order of precedence."""
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
-    name: str
+    name: Name
     description: str = ""
     target: Target
     draft: Draft | None = None
@@ -123,6 +134,9 @@ class Profile(_Section):
         if self.intermediate is not None and self.draft is None:
             raise ValueError("an intermediate level needs a draft level beneath it")
         draft = self.draft.exit_layer if self.draft else None
+        for level, name in ((self.draft, "draft"), (self.intermediate, "intermediate")):
+            if level is not None and level.model == self.target.model and level.exit_layer is None:
+                raise ValueError(f"{name}.model is the target itself: give an exit_layer of it")
         own = self.intermediate is not None and self.intermediate.model in (None, self.target.model)
         deeper = self.intermediate.exit_layer if self.intermediate and own else None
         if draft is not None and deeper is not None and draft >= deeper:
@@ -191,6 +205,8 @@ def read_profile(path: Path) -> Profile:
         raise ProfileError(
             f"profile {path} cannot be read: {error.strerror}", "check the file and its permissions"
         ) from error
+    except RecursionError:
+        raise ProfileError(f"profile {path} is nested too deeply", "mend its structure") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -260,7 +276,8 @@ def with_exits(profile: Profile, draft: int | None, intermediate: int | None) ->
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
-        raise ProfileError(*explain(error, data)) from None
+        cause, _ = explain(error, data)
+        raise ProfileError(cause, "choose other exits, --draft-exit below --intermediate-exit") from None
 
 
 def profile_for_model(model: str, num_layers: int, draft: int | None, intermediate: int | None) -> Profile:
@@ -284,10 +301,14 @@ def explain(error: ValidationError, data: dict[str, Any]) -> tuple[str, str]:
     if kind == "missing":
         return f"{path} is missing", f"add {path}"
     if kind == "value_error":
-        message = str(limits["error"])
-        return f"{path}: {message}" if path else message, "mend that part of the profile"
+        message, mends, cure = str(limits["error"]).partition(": give ")
+        return f"{path}: {message}" if path else message, f"give {cure}" if mends else "mend that part of the profile"
     if kind == "literal_error":
         return f"{path} is {value!r}", f"accepted: {limits['expected']}"
+    if kind == "string_too_short":
+        return f"{path} is empty", "give at least one character"
+    if kind == "invalid_key":
+        return f"{path} is a key that is not text", "quote it, or remove it"
     if words := [f"{word} {limits[key]}" for key, word in LIMITS.items() if key in limits]:
         return f"{path} is {value!r}", f"accepted: {words[0]}"
     if kind == "finite_number":

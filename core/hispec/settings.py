@@ -83,7 +83,9 @@ def resolve_settings(
     sources: dict[str, Mapping[str, Any]] = {
         "option": options,
         "environment": {
-            key.removeprefix(PREFIX).lower(): value for key, value in (environ or {}).items() if key.startswith(PREFIX)
+            key.removeprefix(PREFIX).lower(): value
+            for key, value in (environ or {}).items()
+            if key.startswith(PREFIX) and value
         },
         "profile": profile.decoding.model_dump()
         | profile.sampling.model_dump()
@@ -101,6 +103,7 @@ def resolve_settings(
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
         cause, cure = explain(error, values)
+        cure = cure.partition("; YAML")[0].removesuffix(" without quotes")
         shown = {
             "option": f"--{name.replace('_', '-')}",
             "environment": PREFIX + name.upper(),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
@@ -27,10 +28,13 @@ def encode_prompt(
         template: a chat template that replaces the tokenizer's.
 
     Raises:
-        UsageError: an empty prompt; a system message where there is no template to carry it.
+        UsageError: an empty prompt, or one that is not UTF-8; a template that fails; a system message where there is no template to carry it.
     """
     if not prompt.strip():
         raise UsageError("the prompt is empty", "write a prompt, or pipe one in")
+    for text, name in ((prompt, "the prompt"), (system or "", "the system message")):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UsageError(f"{name} is not UTF-8 text", "pass it as UTF-8")
     if raw or not (template or tokenizer.chat_template):
         if system is not None:
             raise UsageError(
@@ -41,11 +45,16 @@ def encode_prompt(
     else:
         messages = [] if system is None else [{"role": "system", "content": system}]
         messages.append({"role": "user", "content": prompt})
-        text: Any = tokenizer.apply_chat_template(
-            messages, chat_template=template, add_generation_prompt=True, tokenize=False
-        )
+        try:
+            written: Any = tokenizer.apply_chat_template(
+                messages, chat_template=template or None, add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise UsageError(f"the chat template fails: {error}", "mend the chat_template, or pass --raw") from None
         # The template writes the special tokens itself.
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(written, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise UsageError("the prompt has no tokens", "write more, or mend the chat_template")
     return list(ids)
 
 

@@ -57,13 +57,15 @@ def generate(
             for event in engine.stream(text, system=system, raw=raw, stop=stop or ()):
                 if isinstance(event, Finished):
                     generation = event.result
-                    difference = check(engine, generation) if verify else None
+                    problem = check(engine, generation) if verify else None
                 traced.see(event)
                 view.see(event)
         view.finish(generation)
     report(generation)
-    if difference is not None:
-        raise difference
+    if generation.verified:
+        say(f"verified: {len(generation.token_ids)} token ids, identical to the target's own")
+    if problem is not None:
+        raise problem
     if generation.finish_reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
 
@@ -80,8 +82,9 @@ def read_prompt(argument: str | None) -> str:
     if argument is not None and argument.startswith("@"):
         try:
             parts.append(_decode(Path(argument[1:]).expanduser().read_bytes(), argument[1:]))
-        except OSError as error:
-            raise UsageError(f"{argument[1:]} cannot be read: {error.strerror}", "check the path after @") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"{argument[1:]} cannot be read: {reason}", "check the path after @") from None
     elif argument is not None and argument != "-":
         parts.append(argument)
     text = "\n".join(part for part in parts if part.strip())
@@ -103,7 +106,11 @@ def load_engine(model: ModelOptions, decoding: DecodingOptions) -> "Engine":
     if model.model is not None and model.profile is not None:
         raise UsageError("--model and --profile were both given", "give one of them")
     if model.model is None:
-        profile = with_exits(load_profile(model.profile or "tiny"), model.draft_exit, model.intermediate_exit)
+        profile = with_exits(
+            load_profile(model.profile or os.environ.get("HISPEC_PROFILE") or "tiny"),
+            model.draft_exit,
+            model.intermediate_exit,
+        )
         resolve_settings(decoding.given(), profile, environ=os.environ)
     from hispec.api import Engine, unprofiled
 
@@ -127,13 +134,15 @@ def interruptible(engine: "Engine") -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def check(engine: "Engine", generation: "Generation") -> LosslessnessError | None:
-    """Compare with the target alone; a difference is told after the answer, which is not lost."""
+def check(engine: "Engine", generation: "Generation") -> Exception | None:
+    """Compare with the target alone; what went wrong is told after the answer, which is not lost."""
     try:
         engine.verify(generation)
     except LosslessnessError as error:
         return error
-    say(f"verified: {len(generation.token_ids)} token ids, identical to the target's own")
+    except KeyboardInterrupt:
+        generation.verified = None
+        return typer.Exit(INTERRUPTED)
     return None
 
 

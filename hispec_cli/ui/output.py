@@ -6,6 +6,8 @@ import os
 import sys
 from typing import Any
 
+from hispec.errors import UnavailableError
+
 
 class ReaderLeft(Exception):  # noqa: N818 (not an error: `| head -1` has seen enough)
     """Whoever read our standard output has closed it."""
@@ -16,6 +18,7 @@ def write(text: str) -> None:
 
     Raises:
         ReaderLeft: when nobody reads any more.
+        UnavailableError: when it cannot be written, the disk being full for example.
     """
     try:
         sys.stdout.write(text)
@@ -23,11 +26,16 @@ def write(text: str) -> None:
     except BrokenPipeError:
         forget()
         raise ReaderLeft from None
+    except OSError as error:
+        forget()
+        raise UnavailableError(
+            f"standard output cannot be written: {error.strerror}", "make room, or write elsewhere"
+        ) from None
 
 
 def write_json(value: Any) -> None:
     """One JSON value on one line; errors as `write`."""
-    write(json.dumps(value, ensure_ascii=False) + "\n")
+    write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
 
 
 def forget() -> None:

@@ -1,5 +1,6 @@
 """The trace file: every event as one JSON line, written as it happens."""
 
+import contextlib
 import json
 from pathlib import Path
 from types import TracebackType
@@ -23,12 +24,14 @@ class Trace:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._file: IO[str] | None = None
+        self._begun = False
+        """An earlier trace of that name is overwritten only once there is something to write."""
         self._failure: OSError | None = None
 
     def __enter__(self) -> "Trace":
         if self._path is not None:
             try:
-                self._file = self._path.open("w", encoding="utf-8")
+                self._file = self._path.open("a", encoding="utf-8")
             except OSError as error:
                 raise UsageError(
                     f"the trace {self._path} cannot be written: {error.strerror}",
@@ -41,6 +44,10 @@ class Trace:
         if self._file is None or self._failure is not None:
             return
         try:
+            if not self._begun:
+                self._begun = True
+                with contextlib.suppress(OSError):  # a pipe has nothing to cut
+                    self._file.truncate(0)
             self._file.write(json.dumps(to_record(event), ensure_ascii=False) + "\n")
             self._file.flush()
         except OSError as error:

@@ -42,7 +42,7 @@ def test_a_good_profile_is_read(write):
         (GOOD + "decoding: {policy: magic}", "decoding.policy is 'magic'", "'static'"),
         (GOOD + "sampling: {temperature: 1e-3}", "sampling.temperature is '1e-3'", "1.0e-3"),
         (GOOD + "sampling: {temperature: -0.7}", "sampling.temperature is -0.7", "at least 0"),
-        (GOOD + "sampling: {temperature: .inf}", "sampling.temperature is inf", "a number"),
+        (GOOD + "sampling: {temperature: .inf}", "sampling.temperature is inf", "at most"),
         (GOOD + "sampling: {top_p: 0.0}", "sampling.top_p is 0.0", "more than 0"),
         (GOOD + "sampling: {top_p: 1.5}", "sampling.top_p is 1.5", "at most 1"),
         (GOOD + "decoding: {verification: magic}", "decoding.verification is 'magic'", "'tokens' or 'blocks'"),

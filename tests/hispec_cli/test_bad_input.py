@@ -30,6 +30,14 @@ from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
         (("generate", "x", "--max-new-tokens", "many"), "--max-new-tokens", "hispec generate --help"),
         (("generate", "x", "--draft-tokens", "0"), "--draft-tokens is 0", "at least 1"),
         (("generate", "x", "--temperature", "-1"), "--temperature is -1", "at least 0"),
+        (("generate", "x", "--temperature", "1e-40"), "--temperature: 1e-40 is too close to 0", "0.0001"),
+        (("generate", "x", "--temperature", "inf"), "--temperature is inf", "at most"),
+        (("generate", "x", "--temperature", "nan"), "--temperature is nan", "accepted"),
+        (("generate", "x", "--repetition-penalty", "1e-300"), "--repetition-penalty is 1e-300", "at least"),
+        (("generate", "bad\udcff"), "the prompt is not UTF-8", "UTF-8"),
+        (("generate", "x", "--system", "bad\udcff"), "the system message is not UTF-8", "UTF-8"),
+        (("generate", "@a\0b"), "cannot be read", "after @"),
+        (("generate", "x", "--device", "meta"), "'meta' is not a device", "cpu"),
         (("generate", "x", "--top-p", "0"), "--top-p is 0", "more than 0"),
         (("generate", "x", "--top-k", "-1"), "--top-k is -1", "at least 0"),
         (("generate", "x", "--temperature", "0.5", "--verify"), "sampled answer cannot be verified", "--temperature 0"),
@@ -66,6 +74,37 @@ def test_a_malformed_profile_names_line_and_key(hispec, tmp_path):
     assert_cause_and_cure(hispec("generate", "x", "--profile", path), 2, "unknown key target.quantized", "revision")
     path.write_text('target: {model: "builtin:nothing"}')
     assert_cause_and_cure(hispec("generate", "x", "--profile", path), 2, "builtin:nothing", "builtin:tiny")
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("chat_template: '{{ bad'", "the chat template fails"),
+        ("chat_template: '{{ messages[5].content }}'", "the chat template fails"),
+        ("chat_template: '{{ raise_exception(\"no\") }}'", "the chat template fails: no"),
+        ("draft: {model: 'builtin:tiny'}", "draft.model is the target itself"),
+        ("draft: {exit_layer: 4}\nintermediate: {model: 'builtin:tiny'}", "intermediate.model is the target itself"),
+        ("draft: {1: 2}", "a key that is not text"),
+        ("name: ''", "name is empty"),
+        ("description: " + "[" * 3000, "nested too deeply"),
+    ],
+)
+def test_profiles_that_only_decoding_would_find_out_exit_2(hispec, tmp_path, text, cause):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f'target: {{model: "builtin:tiny"}}\n{text}\n')
+    assert_cause_and_cure(hispec("generate", "x", "--profile", path), 2, cause)
+
+
+def test_an_empty_chat_template_leaves_the_tokenizers_own(hispec, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text('target: {model: "builtin:tiny"}\nchat_template: ""\n')
+    assert hispec("generate", QUESTION, "--profile", path).out == hispec("generate", QUESTION).out
+
+
+def test_a_refused_command_leaves_an_earlier_trace_alone(hispec, tmp_path):
+    (tmp_path / "trace").write_text("dear")
+    assert hispec("generate", "x", "--trace", tmp_path / "trace", "--max-new-tokens", 0).code == 2
+    assert (tmp_path / "trace").read_text() == "dear"
 
 
 def test_a_device_that_is_not_there_exits_5(hispec):

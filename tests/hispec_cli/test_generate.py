@@ -124,6 +124,20 @@ def test_a_seed_gives_the_same_sampled_answer_again(hispec):
     assert as_json(hispec, QUESTION, *options, "--seed", unseeded["seed"])["token_ids"] == unseeded["token_ids"]
 
 
+def test_an_option_wins_over_the_profile_of_the_environment(hispec, monkeypatch, shipped_model):
+    monkeypatch.setenv("HISPEC_PROFILE", "tinny")
+    assert hispec("generate", QUESTION).code == 2
+    assert as_json(hispec, QUESTION, "--model", shipped_model)["profile"] == str(shipped_model)
+    assert as_json(hispec, QUESTION, "--profile", "tiny")["profile"] == "tiny"
+    monkeypatch.setenv("HISPEC_DRAFT_TOKENS", "")  # empty is unset
+    assert as_json(hispec, QUESTION, "--profile", "tiny")
+
+
+def test_a_failed_verification_is_told_after_the_answer(hispec):
+    outcome = hispec("generate", QUESTION, "--verify")
+    assert outcome.out.endswith("\n") and outcome.err.startswith("verified: ")
+
+
 def test_prompts_come_from_arguments_files_and_pipes(hispec, tmp_path):
     short = ("--max-new-tokens", 1)
     (tmp_path / "question.txt").write_text(QUESTION)

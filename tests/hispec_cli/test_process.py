@@ -72,15 +72,49 @@ def test_ctrl_c_keeps_what_was_validated(process, endless):
     assert b"Traceback" not in child.stderr.read()
 
 
-def test_ctrl_c_while_verifying_exits_130(process, endless):
-    child = process(*endless, "--verify", "--format", "plain")
-    child.stdout.read(1)
-    child.send_signal(signal.SIGINT)  # ends the answer; verification follows
-    time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
-    child.stdout.read()
-    assert child.wait(60) == 130
-    assert b"Traceback" not in child.stderr.read()
+def test_ctrl_c_while_verifying_exits_130_and_loses_no_answer(hispec, monkeypatch):
+    from hispec.api import Engine
+
+    verify = Engine.verify
+
+    def interrupted(self, generation):
+        decode = self.decode_ids
+
+        def decode_ids(*arguments):
+            os.kill(os.getpid(), signal.SIGINT)
+            return decode(*arguments)
+
+        monkeypatch.setattr(self, "decode_ids", decode_ids, raising=False)
+        verify(self, generation)
+
+    monkeypatch.setattr(Engine, "verify", interrupted)
+    for format_ in ("json", "jsonl"):
+        outcome = hispec("generate", QUESTION, "--verify", "--format", format_)
+        record = json.loads(outcome.out.splitlines()[-1])
+        assert outcome.code == 130 and record["finish_reason"] == "eos" and "verified" not in record
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "out", "err"),
+    [
+        ("2>&-", 0, "####", ""),
+        (">&-", 0, "", ""),
+        (">/dev/full", 5, "", "error: standard output cannot be written"),
+        ("<&-", 0, "####", ""),
+    ],
+)
+def test_streams_that_are_closed_or_full(redirection, code, out, err):
+    command = f"{sys.executable} -m hispec_cli generate '{QUESTION}' {redirection}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == code, done.stderr
+    assert out in done.stdout and (done.stderr.startswith(err) if err else done.stderr == "")
+    assert "bug" not in done.stderr and "error" not in done.stdout
+
+
+def test_a_closed_stderr_shows_no_error_on_stdout():
+    command = f"{sys.executable} -m hispec_cli generate --bogus 2>&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
 
 
 def test_a_closed_stderr_does_no_harm(process):

@@ -31,6 +31,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("the meta device computes nothing")
     except RuntimeError:
         raise UsageError(f"{name!r} is not a device", "use auto, cpu, cuda or cuda:N") from None
     try:

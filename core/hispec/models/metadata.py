@@ -40,5 +40,8 @@ def _find(target: Target, name: str) -> Path | None:
     model = resolve_model(target.model)
     if Path(model).is_dir():
         return Path(model) / name
-    path = try_to_load_from_cache(model, name, revision=target.revision) if model.count("/") == 1 else None
+    try:
+        path = try_to_load_from_cache(model, name, revision=target.revision)
+    except ValueError:  # not a name that a hub could have
+        return None
     return Path(path) if isinstance(path, str) else None
