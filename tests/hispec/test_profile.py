@@ -85,8 +85,8 @@ def test_a_relative_model_is_meant_relative_to_the_file(write):
 
 
 def test_the_shipped_profiles_are_valid():
-    for _, path in profiles.list_profiles():
-        read_profile(path)
+    shipped = {name: read_profile(path) for name, path in profiles.list_profiles()}
+    assert shipped["tiny"].target.model == "builtin:tiny"
 
 
 def test_exits_too_deep_for_the_model_are_refused(write):
