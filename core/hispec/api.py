@@ -148,9 +148,7 @@ class Engine:
             UsageError: a value that is not accepted.
         """
         settings, _ = resolve_settings(self.settings.model_dump() | changes, self.profile)
-        if missing := models_of(self.profile, settings.mode).keys() - self.stacks.keys():
-            raise UsageError(f"mode {settings.mode} reads {min(missing)}, which is not loaded", "load it in that mode")
-        return Engine(self.profile, settings, self.stacks, self.tokenizer, self.eos_ids, self.environment)
+        return self._on_same_weights(self.profile, settings)
 
     def with_profile(self, profile: Profile) -> "Engine":
         """The same loaded weights and settings with another profile's levels.
@@ -161,13 +159,18 @@ class Engine:
         Raises:
             UsageError: a model that is not loaded, or an exit that is too deep.
         """
-        if missing := models_of(profile, self.settings.mode).keys() - self.stacks.keys():
-            raise UsageError(
-                f"profile {profile.name} reads {min(missing)}, which is not loaded", "load it as an engine"
-            )
         for model, stack in self.stacks.items():
             check_depths(profile, model, stack.num_layers)
-        return Engine(profile, self.settings, self.stacks, self.tokenizer, self.eos_ids, self.environment)
+        return self._on_same_weights(profile, self.settings)
+
+    def _on_same_weights(self, profile: Profile, settings: Settings) -> "Engine":
+        """Another engine on what is loaded; refuses what is not."""
+        if missing := models_of(profile, settings.mode).keys() - self.stacks.keys():
+            raise UsageError(
+                f"profile {profile.name} in mode {settings.mode} reads {min(missing)}, which is not loaded",
+                "load an engine with that profile and mode",
+            )
+        return Engine(profile, settings, self.stacks, self.tokenizer, self.eos_ids, self.environment)
 
     def stream(
         self, prompt: str, *, system: str | None = None, raw: bool = False, stop: Sequence[str] = ()

@@ -1,6 +1,6 @@
 """How a level draws a token and judges the tokens of the level before it.
 
-The mathematics is in small pure functions, the first four; the classes below apply it to logits.
+The mathematics is in small pure functions, the first five; the classes below apply it to logits.
 
 Notation: `p` are the judging level's distributions, `q` those that the tokens were drawn from at the last level that
 judged them (None for a guess, which is all mass on the token itself), `u` independent uniform numbers in [0, 1).
