@@ -58,7 +58,8 @@ def run(arguments: list[str]) -> int:
         return 0
     except typer.TyperException as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "hispec")
-        report_error(error.format_message().rstrip("."), f"see: {command} --help")
+        cause = error.format_message().rstrip(".").replace("Value error, ", "")  # the validator's own prefix
+        report_error(cause, f"see: {command} --help")
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
