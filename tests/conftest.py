@@ -27,3 +27,25 @@ def model(request):
 def shipped_model():
     """The folder of the model that ships with the package."""
     return Path(resolve_model("builtin:tiny"))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--draws", type=int, default=100_000, help="samples of each test of a distribution (100000)")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Show how well the drawn samples fit and how often rounding decided, whether or not the tests passed."""
+    found = {"distribution": [], "bfloat16": []}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) == "call":
+                for name, value in report.user_properties:
+                    found[name].append(tuple(value))
+    if found["distribution"]:
+        terminalreporter.section("chi-square of three sampled tokens against the target's joint distribution")
+        terminalreporter.write_line(f"{'hierarchy':<30} {'rule':<8} {'draws':>8} {'p-value':>9}")
+        for kind, rule, draws, p_value in sorted(found["distribution"]):
+            terminalreporter.write_line(f"{kind:<30} {rule:<8} {draws:>8} {p_value:>9.4f}")
+    for ties, tokens, gap in found["bfloat16"]:
+        terminalreporter.section("bfloat16 against the target alone")
+        terminalreporter.write_line(f"{ties} ties in {tokens} tokens, the widest gap of the two best logits {gap:.3g}")

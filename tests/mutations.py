@@ -116,6 +116,7 @@ def first_failure(mutation: Mutation) -> str | None:
                 "-q",
                 "-p",
                 "no:cacheprovider",
+                "--draws=4000",  # enough for mutations: what is rarer than that is for the whole suite
                 f"tests/hispec/decoding/{mutation.tests}",
             ],
             cwd=ROOT,

@@ -1,4 +1,8 @@
-"""A toy language model whose every distribution can be written down, for tests of the distribution of samples."""
+"""A toy language model whose every distribution can be written down, and three ways to compare the engine with it.
+
+`enumerate_outcomes` adds up the exact probability of everything that the engine may write, `draw_many` and
+`draw_windows` draw with real randomness and count.
+"""
 
 from itertools import product
 
@@ -11,24 +15,27 @@ from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.rules import Speculative
 from hispec.decoding.sampling import Randomness
 from hispec.decoding.state import DecodingState
-from hispec.events import Committed
 
 
 class ToyStack:
     """A `LayerStack` whose exits are tables: the logits depend on the exit, the last token and the one before.
 
-    The token before is read from a cache of its own, so a stale row gives wrong logits.
+    The token before is read from a cache of its own, so a stale row gives wrong logits. A hidden state is one number
+    that encodes (layer, token before, token); single rows are kept ready, as most draws are of single rows.
     """
 
     def __init__(self, tables, name="toy"):
         self.tables = tables  # per exit 1..L: [vocab, vocab, vocab]
         self.name, self.num_layers, self.context = name, len(tables), 1 << 30
-        self.vocab_size = tables[0].shape[-1]
+        self.vocab_size = vocab = tables[0].shape[-1]
         self._seen = [[] for _ in tables]
+        self._logits = torch.cat((torch.full((vocab**2, vocab), torch.nan), *(t.view(-1, vocab) for t in tables)))
+        self._rows = list(torch.arange(len(self._logits))[:, None, None])
+        self._logits_of_row = list(self._logits[:, None])
 
     @classmethod
-    def random(cls, layers, vocab, seed, agreement=1.0, scale=1.5):
-        """Exits that resemble the last one the more, the deeper they are."""
+    def random(cls, layers, vocab, seed, agreement=1.0, scale=1.5, opposed=False):
+        """Exits that resemble the last one the more, the deeper they are; `opposed`: the first is its negative."""
         dice = torch.Generator().manual_seed(seed)
         last = torch.randn(vocab, vocab, vocab, generator=dice) * scale
         tables = []
@@ -36,26 +43,30 @@ class ToyStack:
             share = agreement * layer / layers
             noise = torch.randn(vocab, vocab, vocab, generator=dice) * scale
             tables.append(last if layer == layers else share * last + (1 - share) * noise)
-        return cls(tables)
+        return cls([-last, *tables[1:]] if opposed else tables)
 
     def reserve(self, positions):
         self._seen = [[None] * positions for _ in self.tables]
 
     def embed(self, token_ids):
-        return torch.tensor([[token, 0, 0] for token in token_ids])
+        return self._hidden(token_ids)
 
     def run(self, hidden, start_layer, end_layer, position):
         rows = []
-        for i, (token, _, layer) in enumerate(hidden.tolist()):
+        for at, (code,) in enumerate(hidden.tolist(), start=position):
+            layer, token = code // self.vocab_size**2, code % self.vocab_size
             assert layer == start_layer, "a span must resume where the level below stopped"
             for seen in self._seen[start_layer:end_layer]:
-                seen[position + i] = token
-            before = self._seen[end_layer - 1][position + i - 1] if position + i else 0
-            rows.append([token, before, end_layer])
-        return torch.tensor(rows)
+                seen[at] = token
+            before = self._seen[end_layer - 1][at - 1] if at else 0
+            rows.append((end_layer * self.vocab_size + before) * self.vocab_size + token)
+        return self._hidden(rows)
 
     def head(self, hidden):
-        return torch.stack([self.tables[layer - 1][before, token] for token, before, layer in hidden.tolist()])
+        return self._logits_of_row[hidden.item()] if len(hidden) == 1 else self._logits[hidden[:, 0]]
+
+    def _hidden(self, codes):
+        return self._rows[codes[0]] if len(codes) == 1 else torch.tensor(codes)[:, None]
 
 
 def joint(stack, sampling, prompt, length):
@@ -72,38 +83,131 @@ def joint(stack, sampling, prompt, length):
     return torch.tensor(probabilities, dtype=torch.float64)
 
 
-def draw_many(levels, sampling, prompt, length, draws, *, n_d=2, n_i=3, seed=0, blocks=False, ngram=None, rule=None):
-    """How often each continuation of `length` tokens came out, [vocab ** length]."""
+def write(levels, rule, prompt, length, *, n_d=2, n_i=3, ngram=None):
+    """One continuation of `length` tokens."""
     hierarchy = Hierarchy(levels)
+    state = DecodingState(hierarchy, prompt, len(prompt) + length)
+    guesser = Guesser(*ngram) if ngram else None
+    for _ in decode(state, StaticPolicy.of(hierarchy, n_d, n_i), rule, Ending(length), guesser):
+        pass
+    return state.tokens[len(prompt) : state.committed]
+
+
+@torch.inference_mode()
+def draw_many(levels, rule, prompt, length, draws, **lengths):
+    """How often each continuation of `length` tokens came out, [vocab ** length]."""
     vocab = levels[-1].stack.vocab_size
-    rule = rule or Speculative(sampling, Randomness(seed), blocks)
-    policy = StaticPolicy.of(hierarchy, n_d, n_i)
-    counts = torch.zeros(vocab**length, dtype=torch.float64)
+    counts = torch.zeros([vocab] * length, dtype=torch.float64)
     for _ in range(draws):
-        state = DecodingState(hierarchy, prompt, len(prompt) + length)
-        guesser = Guesser(*ngram) if ngram else None
-        index = 0
-        for event in decode(state, policy, rule, Ending(length), guesser):
-            if isinstance(event, Committed):
-                for token in event.token_ids:
-                    index = index * vocab + token
-        counts[index] += 1
-    return counts
+        counts[tuple(write(levels, rule, prompt, length, **lengths))] += 1
+    return counts.flatten()
+
+
+@torch.inference_mode()
+def draw_windows(levels, rule, windows, history, **lengths):
+    """How often each word followed each history of that many words, [vocab ** history, vocab].
+
+    Texts of a dozen words each, their beginnings and ends included; every word that is written is counted once.
+    """
+    vocab, prompt, each = levels[-1].stack.vocab_size, [0, 1] * history, 12
+    counts = torch.zeros([vocab] * (history + 1), dtype=torch.float64)
+    for _ in range(-(-windows // each)):
+        text = prompt[-history:] + write(levels, rule, prompt[-history:], each, **lengths)
+        for at in range(each):
+            counts[tuple(text[at : at + history + 1])] += 1
+    return counts.view(-1, vocab)
+
+
+def transitions(stack, sampling, history):
+    """The exact probability of each word after each history, [vocab ** history, vocab]."""
+    table = stack.tables[-1].view(-1, stack.vocab_size)
+    return sampling.distribution(table, []).double().repeat(stack.vocab_size ** (history - 2), 1)
+
+
+class Outcomes(Randomness):
+    """Takes every random decision in turn instead of drawing, so that exact probabilities can be added up.
+
+    Each number of `uniform` is compared once at most, with one threshold: then only which side it fell on matters.
+    """
+
+    def __init__(self):
+        super().__init__(0)
+        self._path = []  # per decision of the run under way: (option taken, number of options)
+        self._depth, self._chance = 0, 1.0
+
+    def of(self, run):
+        """Run it once for every combination of decisions: (what it returns, its probability)."""
+        while True:
+            self._depth, self._chance = 0, 1.0
+            result = run()
+            yield result, self._chance
+            while self._path and self._path[-1][0] + 1 == self._path[-1][1]:
+                self._path.pop()
+            if not self._path:
+                return
+            option, options = self._path[-1]
+            self._path[-1] = option + 1, options
+
+    def uniform(self, level, purpose, count=1):
+        return [_Uniform(self) for _ in range(count)]
+
+    def choose(self, probabilities, level, purpose):
+        return self.decide(probabilities.tolist())
+
+    def decide(self, weights):
+        possible = [index for index, weight in enumerate(weights) if weight > 0]
+        if self._depth == len(self._path):
+            self._path.append((0, len(possible)))
+        taken = possible[self._path[self._depth][0]]
+        self._depth += 1
+        self._chance *= weights[taken] / sum(weights)
+        return taken
+
+
+class _Uniform:
+    """A number in [0, scale) of which only comparisons are asked."""
+
+    def __init__(self, outcomes, scale=1.0):
+        self._outcomes, self._scale = outcomes, scale
+
+    def __mul__(self, factor):
+        return _Uniform(self._outcomes, self._scale * factor)
+
+    def __lt__(self, threshold):
+        below = min(1.0, threshold / self._scale)
+        return self._outcomes.decide([below, 1 - below]) == 0
+
+
+@torch.inference_mode()
+def enumerate_outcomes(levels, sampling, prompt, length, *, blocks=False, **lengths):
+    """The exact probability with which the engine writes each continuation, [vocab ** length]."""
+    outcomes = Outcomes()
+    rule = Speculative(sampling, outcomes, blocks)
+    probabilities = torch.zeros([levels[-1].stack.vocab_size] * length, dtype=torch.float64)
+    for written, chance in outcomes.of(lambda: write(levels, rule, prompt, length, **lengths)):
+        probabilities[tuple(written)] += chance
+    return probabilities.flatten()
 
 
 def chi_square(counts, probabilities):
     """The probability of counts at least this far from what is expected, if they were drawn as they should be.
 
-    Cells of fewer than five expected counts are pooled.
+    Args:
+        counts: [cells], or [histories, cells] where the words after each history are counted apart. Consecutive words
+            of a text may be counted so: given its history each is a fresh draw, so the deviations of different
+            histories are uncorrelated (martingale differences) although the windows overlap.
+        probabilities: of the same shape; rows sum to 1. Cells of a row with fewer than five expected are pooled.
     """
-    expected = probabilities / probabilities.sum() * counts.sum()
+    counts, probabilities = counts.view(-1, counts.shape[-1]), probabilities.view(-1, counts.shape[-1])
     assert counts[probabilities == 0].sum() == 0, "something impossible was drawn"
-    large = expected >= 5
-    observed = torch.cat((counts[large], counts[~large].sum()[None]))
-    wanted = torch.cat((expected[large], expected[~large].sum()[None]))
-    observed, wanted = observed[wanted > 0], wanted[wanted > 0]
-    statistic = ((observed - wanted) ** 2 / wanted).sum()
-    return float(torch.special.gammaincc(torch.tensor((len(wanted) - 1) / 2), statistic / 2))
+    expected = probabilities / probabilities.sum(-1, keepdim=True) * counts.sum(-1, keepdim=True)
+    small = expected < 5
+    observed = torch.cat((counts.masked_fill(small, 0), (counts * small).sum(-1, keepdim=True)), -1)
+    wanted = torch.cat((expected.masked_fill(small, 0), (expected * small).sum(-1, keepdim=True)), -1)
+    used = wanted > 0
+    statistic = ((observed - wanted) ** 2)[used].div(wanted[used]).sum()
+    freedom = (used.sum(-1) - 1).clamp(min=0).sum()
+    return float(torch.special.gammaincc(freedom / 2, statistic / 2))
 
 
 def exits_of(stack, *exits, guesses=False):

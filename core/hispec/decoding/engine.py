@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
 from time import perf_counter
 
+import torch
+
 from hispec.decoding.guesses import Guesser
 from hispec.decoding.policies import Draft, Judge, Policy
 from hispec.decoding.rules import Rule
@@ -71,12 +73,14 @@ class _Round:
             step = self.draft_or_judge
         yield Finished(self.now(), reason)
 
+    @torch.inference_mode()
     def prefill(self) -> Event:
         """Run the prompt through every level; as the target has run it, the first token is already its own."""
         begin, length = perf_counter(), len(self.state.tokens)
         self.draw(len(self.names) - 1)
         return Prefilled(self.now(), prompt_tokens=length, seconds=perf_counter() - begin)
 
+    @torch.inference_mode()
     def draft_or_judge(self) -> Event:
         """Do what the policy wants next."""
         begin = perf_counter()

@@ -5,7 +5,7 @@ token was drawn from.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,25 +87,31 @@ class Randomness:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._streams: dict[tuple[int, Purpose], torch.Generator] = {}
+        self._streams: dict[tuple[int, Purpose], Iterator[float]] = {}
 
     def uniform(self, level: int, purpose: Purpose, count: int = 1) -> list[float]:
         """`count` numbers in [0, 1)."""
-        numbers: list[float] = torch.rand(count, generator=self._stream(level, purpose), dtype=torch.float64).tolist()
-        return numbers
+        stream = self._stream(level, purpose)
+        return [next(stream) for _ in range(count)]
 
     def choose(self, probabilities: Tensor, level: int, purpose: Purpose) -> int:
         """An index drawn from probabilities [vocab], which need not sum to exactly 1."""
         (number,) = self.uniform(level, purpose)
-        cumulative = probabilities.double().cumsum(0)
-        index = int(torch.searchsorted(cumulative, number * cumulative[-1], right=True))
+        cumulative = probabilities.cumsum(0, dtype=torch.float64)
+        index = int(torch.searchsorted(cumulative, number * float(cumulative[-1]), right=True))
         if index == len(cumulative):  # rounding put the number at the very end: the last token that can be drawn
             index = int(probabilities.nonzero()[-1])
         return index
 
-    def _stream(self, level: int, purpose: Purpose) -> torch.Generator:
+    def _stream(self, level: int, purpose: Purpose) -> Iterator[float]:
         key = (level, purpose)
         if key not in self._streams:
-            digest = hashlib.sha256(f"{self._seed}/{level}/{purpose}".encode()).digest()
-            self._streams[key] = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            self._streams[key] = _uniform(f"{self._seed}/{level}/{purpose}")
         return self._streams[key]
+
+
+def _uniform(seed: str) -> Iterator[float]:
+    """Endless numbers in [0, 1), drawn in batches: one call of torch costs as much as a hundred numbers."""
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1)
+    while True:
+        yield from torch.rand(100, generator=generator, dtype=torch.float64).tolist()

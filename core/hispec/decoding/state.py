@@ -64,7 +64,7 @@ class DecodingState:
         """A level's logits at positions since..upto-1, [upto - since, target's vocab]; runs what is missing for them."""
         start = self.frontier[level]
         hidden = self.advance(level, upto)
-        logits = self.hierarchy.stack_of(level).head(hidden[since - start :])
+        logits = self.hierarchy.stack_of(level).head(hidden[since - start :] if since > start else hidden)
         return _fit(logits, self.hierarchy.stack_of(-1).vocab_size)
 
     def append(self, token: int, level: int, drawn_from: Tensor | None = None) -> None:
@@ -101,7 +101,7 @@ class DecodingState:
                 self._carried[j] = kept[: self.frontier[j] - self.frontier[above]]
 
     def carried(self, level: int) -> Tensor | None:
-        """The hidden states kept at a level's exit, for the inspection of the state."""
+        """The hidden states kept at a level's exit, None where none are, for the inspection of the state."""
         return self._carried[level]
 
     def _resume(self, level: int, start: int, upto: int) -> Tensor:
@@ -115,8 +115,11 @@ class DecodingState:
             self.advance(below, upto)
         kept = self._carried[below]
         assert kept is not None
-        hidden, self._carried[below] = kept[: upto - start], kept[upto - start :]
-        return hidden
+        if self.frontier[below] == upto:  # most often all that is carried is wanted: no slice is cheaper than two
+            self._carried[below] = None
+            return kept
+        self._carried[below] = kept[upto - start :]
+        return kept[: upto - start]
 
 
 def _fit(logits: Tensor, vocab_size: int) -> Tensor:

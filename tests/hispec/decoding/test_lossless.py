@@ -61,6 +61,14 @@ def test_eos_at_every_offset(model, reference):
             assert decode_ids(hierarchy, periods, eos_ids=(eos,)) == expected, (exits, periods, eos)
 
 
+def test_the_first_of_several_eos_ends_the_text(model, reference):
+    ids = list(dict.fromkeys(reference))
+    for exits, periods in all_settings():
+        for eos in combinations((ids[1], ids[len(ids) // 2], ids[-1]), 2):
+            expected = reference[: min(map(reference.index, eos)) + 1]
+            assert decode_ids(hierarchy_of(model, *exits), periods, eos_ids=eos) == expected, (exits, periods, eos)
+
+
 def test_every_small_length(model, reference):
     for exits, periods in all_settings():
         hierarchy = hierarchy_of(model, *exits)
@@ -109,13 +117,15 @@ def test_a_policy_may_skip_the_intermediate_and_let_any_level_judge_at_any_time(
 
 
 def test_interrupting_between_any_two_steps_keeps_only_validated_tokens(model, reference):
+    hierarchy = hierarchy_of(model, 1, 2)
     for steps in range(1, 12):
         left = iter([False] * steps + [True] * 99)
-        state = DecodingState(hierarchy_of(model, 1, 2), PROMPT, len(PROMPT) + LENGTH)
+        state = DecodingState(hierarchy, PROMPT, len(PROMPT) + LENGTH)
         events = list(decode(state, StaticPolicy((1, 2, 4)), Greedy(), Ending(LENGTH, (), lambda: next(left))))  # noqa: B023
         ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
         assert ids == reference[: len(ids)]
         assert isinstance(events[-1], Finished) and events[-1].finish_reason == "interrupted"
+        assert decode_ids(hierarchy, (1, 2, 4), after_event=assert_fresh) == reference  # on the cache it left behind
 
 
 def test_a_frontier_that_is_not_lowered_is_caught(monkeypatch):
@@ -153,8 +163,11 @@ def assert_fresh(state, event):
             for known, expected in zip(stack.cache.read(layer, upto), fresh.cache.read(layer, upto), strict=True):
                 torch.testing.assert_close(known, expected, atol=1e-4, rtol=1e-4)
         if (above := hierarchy.above[j]) is not None:
-            expected = hidden[state.frontier[above] : upto]
-            torch.testing.assert_close(state.carried(j), expected, atol=1e-4, rtol=1e-4)
+            expected, carried = hidden[state.frontier[above] : upto], state.carried(j)
+            if carried is None:
+                assert not len(expected)
+            else:
+                torch.testing.assert_close(carried, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_guesses_and_lenient_lower_levels_change_nothing(model, reference):
