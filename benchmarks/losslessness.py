@@ -6,6 +6,7 @@ ids differ, the gap between the target's two best logits at the first difference
 """
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,16 @@ import torch
 from common import environment, gsm8k_questions, held_out_questions, save
 
 from hispec import Engine
+from hispec.lossless import TIES
 
-TIE = {"float32": 1e-3, "bfloat16": 0.25}
-"""Largest gap that rounding explains: logits near 30 have 2^-3 between neighbours in bfloat16, so 0.25 is two steps."""
+DTYPES = ("float32", "bfloat16")
 
 
 def compare(engine: Engine, question: str, reference: list[int]) -> dict[str, Any] | None:
     """None where the ids are equal, else where and how narrowly they part."""
     answer = engine.generate(question)
-    if answer.token_ids == reference:
-        return None
-    pairs = zip(answer.token_ids, reference, strict=False)
-    at = next((i for i, (own, other) in enumerate(pairs) if own != other), min(len(reference), len(answer.token_ids)))
-    return {"question": question, "at": at, "gap": engine.top_gap(answer.prompt_ids + reference[:at])}
+    difference = engine.examine(answer.prompt_ids, answer.token_ids, reference)
+    return difference and {"question": question, **asdict(difference)}
 
 
 def main() -> None:
@@ -42,7 +40,7 @@ def main() -> None:
         "gsm8k": gsm8k_questions(args.gsm8k, args.questions),
     }
     results: dict[str, Any] = {}
-    for dtype in TIE:
+    for dtype in DTYPES:
         hispec = Engine.from_profile("tiny", dtype=dtype, max_new_tokens=args.max_new_tokens)
         alone = hispec.with_settings(mode="autoregressive")
         for source, questions in sources.items():
@@ -55,11 +53,11 @@ def main() -> None:
                     "of": len(questions),
                     "tokens": sum(map(len, references)),
                     "identical": len(questions) - len(differences),
-                    "ties": sum(difference["gap"] <= TIE[dtype] for difference in differences),
-                    "errors": sum(difference["gap"] > TIE[dtype] for difference in differences),
+                    "ties": sum(difference["kind"] == "tie" for difference in differences),
+                    "errors": sum(difference["kind"] == "error" for difference in differences),
                     "differences": differences,
                 }
-    save("losslessness", {"results": results, "tie_gap": TIE, "environment": environment(args.threads)})
+    save("losslessness", {"results": results, "ties": TIES, "environment": environment(args.threads)})
 
 
 if __name__ == "__main__":

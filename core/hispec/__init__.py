@@ -8,10 +8,11 @@ print(engine.generate("Anna has 3 apples. Ben has 4 times as many. How many do t
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Engine", "Generation", "__version__"]
+__all__ = ["Engine", "Generation", "__version__", "custom_generate"]
 
 if TYPE_CHECKING:
     from hispec.api import Engine, Generation
+    from hispec.transformers_generate import custom_generate
 
     __version__: str
 
@@ -22,6 +23,10 @@ def __getattr__(name: str) -> Any:
         from hispec import api
 
         return getattr(api, name)
+    if name == "custom_generate":
+        from hispec.transformers_generate import custom_generate
+
+        return custom_generate
     if name == "__version__":
         from importlib.metadata import version
 

@@ -13,13 +13,15 @@ from transformers import PreTrainedTokenizerBase
 
 from hispec.decoding.engine import Ending, decode
 from hispec.decoding.guesses import Guesser
-from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.hierarchy import Hierarchy
 from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.rules import Greedy, Rule, Speculative
 from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState
-from hispec.errors import LosslessnessError, ProfileError, UsageError
+from hispec.errors import LosslessnessError, UsageError
 from hispec.events import Committed, Event, Finished, FinishReason
+from hispec.levels import build_hierarchy, models_of
+from hispec.lossless import Difference, diagnose, first_difference
 from hispec.metrics import Stats
 from hispec.models.loading import choose_device, load_config, load_stack, load_tokenizer
 from hispec.models.metadata import read_commit
@@ -248,23 +250,26 @@ class Engine:
         alone = Hierarchy([self.hierarchy.target])
         events = self.decode_ids(alone, generation.prompt_ids, max(1, count), self.eos_ids)
         expected = [token for event in events if isinstance(event, Committed) for token in event.token_ids][:count]
-        generation.verified = self._interrupted is False and generation.token_ids == expected
         if self._interrupted:
             raise KeyboardInterrupt
-        if not generation.verified:
-            pairs = zip(generation.token_ids, expected, strict=False)
-            at = next((i for i, (got, own) in enumerate(pairs) if got != own), len(expected))
-            gap = self.top_gap(generation.prompt_ids + generation.token_ids[:at])
+        difference = self.examine(generation.prompt_ids, generation.token_ids, expected)
+        generation.verified = difference is None
+        if difference is not None:
             raise LosslessnessError(
-                f"token {at} differs from the target's own; there, the target's two best logits are {gap:.2g} apart",
+                f"token {difference.at} differs from the target's own; "
+                f"there, the target's two best logits are {difference.gap:.2g} apart",
                 "a gap near 0 is a tie that rounding decides: try --dtype float32; else please report it",
             )
 
-    def top_gap(self, token_ids: list[int]) -> float:
-        """How far apart the target's two best logits are for the token after `token_ids`."""
-        state = DecodingState(Hierarchy([self.hierarchy.target]), token_ids, len(token_ids))
-        best = state.logits(0, len(token_ids) - 1, len(token_ids))[0].topk(2).values
-        return float(best[0] - best[1])
+    def examine(self, prompt_ids: list[int], ids: list[int], reference: list[int]) -> Difference | None:
+        """Compare an output with the target's own for the same prompt: None where they are equal."""
+        at = first_difference(ids, reference)
+        if at is None:
+            return None
+        text = prompt_ids + reference[:at]
+        state = DecodingState(Hierarchy([self.hierarchy.target]), text, len(text))
+        best, second = state.logits(0, len(text) - 1, len(text))[0].topk(2).values.tolist()
+        return diagnose(at, best, second, self.environment["dtype"])
 
     def check_verifiable(self) -> None:
         """Refuse to verify what is sampled; see `verify`."""
@@ -302,36 +307,6 @@ class Engine:
             seed if self.settings.temperature > 0 else None,
         )
         yield replace(end, result=generation)
-
-
-def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack]) -> Hierarchy:
-    """The levels of a mode: `hispec` all that the profile names, `single-layer` draft and target, else the target."""
-    levels = []
-    draft, intermediate, target = profile.draft, profile.intermediate, stacks[profile.target.model]
-    if draft is not None and mode != "autoregressive":
-        if draft.ngram is not None:
-            levels.append(Level("guesses", None, 0))
-        if draft.exit_layer is not None or draft.model is not None:
-            stack = stacks[draft.model or profile.target.model]
-            levels.append(Level("draft", stack, draft.exit_layer or stack.num_layers))
-    if intermediate is not None and mode == "hispec":
-        stack = stacks[intermediate.model or profile.target.model]
-        levels.append(Level("intermediate", stack, intermediate.exit_layer or stack.num_layers))
-    try:
-        return Hierarchy([*levels, Level("target", target, target.num_layers)])
-    except ValueError as error:
-        raise ProfileError(f"profile {profile.name}: {error}", "order the levels from shallow to deep") from None
-
-
-def models_of(profile: Profile, mode: str) -> dict[str, str | None]:
-    """The models that a mode of a profile reads, each once with its revision, the target first."""
-    lower = []
-    if mode != "autoregressive" and profile.draft is not None:
-        lower.append(profile.draft.model)
-    if mode == "hispec" and profile.intermediate is not None:
-        lower.append(profile.intermediate.model)
-    own = profile.target.model
-    return {own: profile.target.revision} | {model: None for model in lower if model not in (None, own)}
 
 
 def check_vocabulary(

@@ -63,6 +63,17 @@ def test_interrupting_keeps_what_was_validated(engine):
     assert engine.generate(QUESTION).finish_reason == "eos"  # the next answer is not interrupted
 
 
+def test_a_stop_text_ends_the_answer_wherever_it_begins(engine):
+    whole = engine.generate(QUESTION)
+    for start in range(0, len(whole.text) - 4, 3):
+        stop = whole.text[start : start + 4]
+        answer = engine.generate(QUESTION, stop=[stop, "never written"])
+        assert (answer.text, answer.finish_reason) == (whole.text[: whole.text.index(stop)], "stop")
+        assert answer.token_ids == whole.token_ids[: len(answer.token_ids)]
+        shorter = engine.tokenizer.decode(answer.token_ids[:-1])
+        assert stop not in shorter  # no token beyond the one that completes it
+
+
 def test_verify_accepts_the_targets_own_and_nothing_else(engine, monkeypatch):
     answer = engine.generate(QUESTION)
     engine.verify(answer)
@@ -95,6 +106,8 @@ def test_a_prompt_fills_the_context_exactly_or_is_refused(engine):
     assert len(engine.tokenizer(text)["input_ids"]) == room - 1
     answer = engine.generate(text, raw=True)
     assert (len(answer.token_ids), answer.finish_reason) == (1, "length")
+    longer = engine.generate("a" + " a" * (room - 21), raw=True)
+    assert len(longer.token_ids) == 20 or longer.finish_reason == "eos"
     with pytest.raises(UsageError, match=f"has {room} tokens"):
         engine.generate(text + " a", raw=True)
 

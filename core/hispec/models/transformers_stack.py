@@ -45,11 +45,19 @@ class TransformersStack:
     Args:
         model: a decoder-only model with `sdpa` attention, on one device.
         name: how users know it.
+
+    Raises:
+        UsageError: another architecture or attention.
     """
 
     def __init__(self, model: Any, name: str) -> None:
         config = model.config
         check_supported(config, name)
+        if config._attn_implementation != "sdpa":
+            raise UsageError(
+                f"{name} is loaded with {config._attn_implementation!r} attention, which masks in another way",
+                'load it with attn_implementation="sdpa"',
+            )
         self.name = name
         self.model = model.eval()
         self.num_layers: int = config.num_hidden_layers

@@ -1,0 +1,133 @@
+"""Hierarchical decoding inside `transformers`: `model.generate(**inputs, custom_generate=hispec.custom_generate)`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation import BaseStreamer, GenerateDecoderOnlyOutput
+
+from hispec.decoding.engine import Ending, decode
+from hispec.decoding.policies import StaticPolicy
+from hispec.decoding.rules import Greedy, Rule, Speculative
+from hispec.decoding.sampling import Randomness, Sampling
+from hispec.decoding.state import DecodingState
+from hispec.events import Committed
+from hispec.levels import build_hierarchy
+from hispec.models.transformers_stack import TransformersStack
+from hispec.profile import check_depths, profile_for_model
+
+
+def custom_generate(
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    *,
+    draft_exit: int | None = None,
+    intermediate_exit: int | None = None,
+    draft_tokens: int = 2,
+    validate_every: int = 4,
+    spec_streamer: BaseStreamer | None = None,
+    **model_kwargs: Any,
+) -> Tensor | GenerateDecoderOnlyOutput:
+    """Decode an early-exit model hierarchically; `generate` calls it, and the keyword arguments are passed to that.
+
+    Greedy output is that of `generate` itself, sampled output has its distribution (`torch.manual_seed` repeats it).
+    Logits processors are applied to every level; as drafts that are refused are seen by them too, they must depend on
+    nothing but their arguments. Stopping criteria see every validated token, one by one, and no other (no scores).
+
+    Args:
+        model: a decoder-only model of a supported family, with `sdpa` attention.
+        input_ids: [1, prompt].
+        logits_processor: as `generate` prepares it, warpers included.
+        stopping_criteria: as `generate` prepares it: lengths, EOS, stop strings, the caller's own.
+        generation_config: as `generate` prepares it.
+        draft_exit: layers that draft.
+        intermediate_exit: layers that judge drafts. With neither exit given, 1/8 and 1/4 of the depth.
+        draft_tokens: tokens drafted before the next level judges, N_d.
+        validate_every: tentatively accepted tokens before the target judges, N_i.
+        spec_streamer: receives the prompt, then each validated token (`generate` keeps `streamer` for itself).
+        model_kwargs: what `generate` prepares for `forward`; only a padding-free attention mask is accepted.
+
+    Returns:
+        The prompt and the new tokens, [1, prompt + new], in an output object if `return_dict_in_generate`.
+
+    Raises:
+        UsageError: a model that cannot be run in spans, or exits that are too deep.
+        ValueError: more than one sequence, padding, beams, scores or hidden states asked for.
+    """
+    _refuse_what_is_not_decoded_here(input_ids, generation_config, model_kwargs)
+    name = model.config.name_or_path or model.config.model_type
+    stack = TransformersStack(model, name)
+    profile = profile_for_model(name, stack.num_layers, draft_exit, intermediate_exit)
+    check_depths(profile, name, stack.num_layers)
+    hierarchy = build_hierarchy(profile, "hispec", {name: stack})
+    prompt: list[int] = input_ids[0].tolist()
+    room = min(generation_config.max_length, stack.context) - len(prompt)
+    if room < 1:
+        raise ValueError(f"the prompt has {len(prompt)} tokens, and the context of {name} holds {stack.context}")
+    eos = generation_config._eos_token_tensor
+    events = decode(
+        DecodingState(hierarchy, prompt, len(prompt) + room),
+        StaticPolicy.of(hierarchy, draft_tokens, validate_every),
+        _rule(generation_config, logits_processor, target=len(hierarchy) - 1),
+        Ending(room, () if eos is None else eos.tolist()),
+    )
+    if spec_streamer is not None:
+        spec_streamer.put(input_ids.cpu())
+    text = torch.cat((input_ids, input_ids.new_empty(1, room)), dim=-1)
+    length = len(prompt)
+    for token in (token for event in events if isinstance(event, Committed) for token in event.token_ids):
+        text[0, length] = token
+        length += 1
+        if spec_streamer is not None:
+            spec_streamer.put(text[0, length - 1 : length].cpu())
+        if bool(stopping_criteria(text[:, :length], None).all()):
+            break
+    if spec_streamer is not None:
+        spec_streamer.end()
+    sequences = text[:, :length].clone()
+    return GenerateDecoderOnlyOutput(sequences=sequences) if generation_config.return_dict_in_generate else sequences
+
+
+@dataclass(frozen=True)
+class _Processed(Sampling):
+    """Logits shaped by `transformers`' processors and warpers instead of our own settings."""
+
+    processors: LogitsProcessorList = field(default_factory=LogitsProcessorList)
+
+    def penalized(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int]) -> Tensor:
+        """See `Sampling.penalized`: one row at a time, each with the text before it."""
+        if not self.processors:
+            return logits
+        text = torch.tensor([[*prefix, *waiting]], device=logits.device)
+        rows = logits.to(torch.float32, copy=True)[:, None]
+        return torch.cat([self.processors(text[:, : len(prefix) + i], row) for i, row in enumerate(rows)])
+
+    def distribution(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Tensor:
+        """See `Sampling.distribution`."""
+        return self.penalized(logits, prefix, waiting).float().softmax(-1)
+
+
+def _rule(config: GenerationConfig, processors: LogitsProcessorList, target: int) -> Rule:
+    """Greedy or exact sampling, on processed logits; the seed comes from torch's own stream."""
+    if not config.do_sample:
+        return Greedy(_Processed(processors=processors), target)
+    return Speculative(_Processed(processors=processors), Randomness(int(torch.randint(1 << 62, ()))))
+
+
+def _refuse_what_is_not_decoded_here(input_ids: Tensor, config: GenerationConfig, kwargs: Mapping[str, Any]) -> None:
+    """Nothing that was asked for may be left out in silence."""
+    if input_ids.shape[0] != 1 or config.num_beams > 1:
+        raise ValueError("hierarchical decoding writes one sequence at a time: pass one prompt, without beams")
+    if (mask := kwargs.get("attention_mask")) is not None and not bool((mask == 1).all()):
+        raise ValueError("hierarchical decoding takes no padding: pass the prompt without it")
+    wanted = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+    if asked := [name for name in wanted if config.return_dict_in_generate and getattr(config, name)]:
+        raise ValueError(f"hierarchical decoding does not keep what {asked[0]} asks for: leave it out")
+    if kwargs.get("inputs_embeds") is not None:
+        raise ValueError("hierarchical decoding starts from token ids: pass input_ids, not inputs_embeds")
