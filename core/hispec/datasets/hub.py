@@ -1,6 +1,5 @@
 """One pinned file from a hub of datasets, or from the hub's cache; every failure told within seconds."""
 
-from contextlib import suppress
 from pathlib import Path
 
 from hispec.datasets.base import HubFile
@@ -22,16 +21,18 @@ def fetch(file: HubFile, name: str, *, offline: bool = False) -> Path:
     Raises:
         UnavailableError: it is not in the cache, and the hub is out of reach, gated, or does not have it.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, is_offline_mode
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import (
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+        is_offline_mode,
+        try_to_load_from_cache,
+    )
 
-    def download(*, cached: bool) -> Path:
-        return Path(
-            hf_hub_download(file.repo, file.path, repo_type="dataset", revision=file.revision, local_files_only=cached)
-        )
-
-    with suppress(LocalEntryNotFoundError):
-        return download(cached=True)
+    # Downloading would look there too, but even for that the client may ask the hub something about itself first.
+    cached = try_to_load_from_cache(file.repo, file.path, repo_type="dataset", revision=file.revision)
+    if isinstance(cached, str):
+        return Path(cached)
     if offline or is_offline_mode():
         raise UnavailableError(
             f"dataset {name} ({file.repo}) is not in the hub's cache, and the network is not to be used",
@@ -40,7 +41,7 @@ def fetch(file: HubFile, name: str, *, offline: bool = False) -> Path:
     try:
         # Downloading retries a hub out of reach for minutes; this asks it once.
         get_hf_file_metadata(hf_hub_url(file.repo, file.path, repo_type="dataset", revision=file.revision))
-        return download(cached=False)
+        return Path(hf_hub_download(file.repo, file.path, repo_type="dataset", revision=file.revision))
     except Exception as error:
         raise _explain(error, file, name) from error
 
