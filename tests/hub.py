@@ -1,7 +1,8 @@
-"""A model hub on loopback: just enough of the protocol for `huggingface_hub` to download what a folder holds."""
+"""A hub on loopback: just enough of the protocol for `huggingface_hub` to download what a folder holds."""
 
 import hashlib
 import json
+import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +13,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def serve(folder):
-    """Serve `folder/ORG/NAME/...` as repositories; yields the address for HF_ENDPOINT and the requests seen."""
+def serve(folder, refusals=()):
+    """Serve `folder/ORG/NAME/...` as models and `folder/datasets/ORG/NAME/...` as datasets, the same at any revision.
+
+    Yields the address for HF_ENDPOINT and the requests seen. `refusals` maps repositories (`datasets/ORG/NAME`) to the
+    hub's code for why they are refused.
+    """
     seen = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -29,8 +34,9 @@ def serve(folder):
             parts = path.strip("/").split("/")
             if parts[:2] == ["api", "models"]:
                 self.repository(Path(*parts[2:4]), parts[4:])
-            elif len(parts) > 4 and parts[2] == "resolve":
-                self.file(Path(*parts[:2]), Path(*parts[4:]))
+            elif "resolve" in parts[2:4]:
+                at = parts.index("resolve", 2)
+                self.file(Path(*parts[:at]), parts[at + 1], Path(*parts[at + 2 :]))
             else:
                 self.refuse("RepoNotFound")
 
@@ -53,12 +59,15 @@ def serve(folder):
             siblings = [{"rfilename": str(path.relative_to(folder / name))} for path in files]
             return self.send(json.dumps({"id": str(name), "sha": COMMIT, "siblings": siblings}).encode())
 
-        def file(self, name, path):
+        def file(self, name, revision, path):
+            if str(name) in refusals:
+                return self.refuse(refusals[str(name)])
             if not (folder / name).is_dir():
                 return self.refuse("RepoNotFound")
             if not (folder / name / path).is_file():
                 return self.refuse("EntryNotFound")
-            return self.send((folder / name / path).read_bytes())
+            commit = revision if re.fullmatch("[0-9a-f]{40}", revision) else COMMIT
+            return self.send((folder / name / path).read_bytes(), headers={"X-Repo-Commit": commit})
 
         def refuse(self, code):
             self.send(b"", 404, {"X-Error-Code": code, "X-Repo-Commit": COMMIT})

@@ -1,0 +1,161 @@
+"""The prompts of benchmarks: `load("gsm8k")`, or a file of one's own.
+
+One module a dataset, each with its prompt format, its scorer and a sample record. Nothing heavy is imported before
+something is loaded.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hispec.datasets import files, hub
+from hispec.datasets.base import Dataset, Record, RecordError, Row
+from hispec.datasets.cnn_dailymail import CNNDailyMail
+from hispec.datasets.gsm8k import GSM8K
+from hispec.datasets.humaneval import HumanEval
+from hispec.datasets.mt_bench import MTBench
+from hispec.datasets.prompts import Prompts
+from hispec.datasets.sample import Sample
+from hispec.datasets.sharegpt import ShareGPT
+from hispec.datasets.spec_bench import SpecBench
+from hispec.datasets.xsum import XSum
+from hispec.errors import UsageError
+
+__all__ = ["DATASETS", "FORMATS", "Dataset", "Loaded", "Row", "load"]
+
+FORMATS: dict[str, type[Dataset]] = {
+    kind.name: kind for kind in (Sample, GSM8K, HumanEval, CNNDailyMail, XSum, ShareGPT, MTBench, SpecBench, Prompts)
+}
+"""By the names that `--format-as` takes."""
+
+DATASETS = {name: kind for name, kind in FORMATS.items() if kind is not Prompts}
+"""By the names that `--dataset` takes; anything else that it takes is a file."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A dataset with its rows.
+
+    Attributes:
+        dataset: formats and scores.
+        rows: in the source's order.
+        sha256: over ids, turns and references: equal for equal prompts, wherever they came from.
+        source: `ORG/NAME@REVISION` on the hub, a file's name, or `shipped`.
+    """
+
+    dataset: Dataset
+    rows: list[Row]
+    sha256: str
+    source: str
+
+
+def load(
+    name_or_path: str,
+    *,
+    format_as: str | None = None,
+    limit: int | None = None,
+    offline: bool = False,
+    allow_code_execution: bool = False,
+) -> Loaded:
+    """Load a dataset by name, or a file.
+
+    Args:
+        name_or_path: a key of `DATASETS`, or the path of a JSONL, JSON or parquet file.
+        format_as: a key of `FORMATS`: how a file is read; by default as `prompts`.
+        limit: take the first rows only.
+        offline: never touch the network; so does HF_HUB_OFFLINE=1.
+        allow_code_execution: let `humaneval` run what the model writes, see `hispec.datasets.execution`.
+
+    Raises:
+        UsageError: an unknown name, or a file that is missing, malformed or empty.
+        UnavailableError: neither the hub nor its cache has the dataset.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"the limit is {limit} rows", "give a limit of at least 1")
+    path = _path_of(name_or_path)
+    if path is None and format_as is not None:
+        raise UsageError(
+            f"{name_or_path} is a dataset, not a file", "leave out --format-as: it says how a file is read"
+        )
+    name = name_or_path if path is None else format_as or Prompts.name
+    if name not in FORMATS:
+        raise _unknown(name, "format", FORMATS)
+    kind = FORMATS[name]
+    dataset = HumanEval(allow_code_execution=allow_code_execution) if kind is HumanEval else kind()
+    if path is None:
+        path, source = _home_of(dataset, offline=offline)
+    else:
+        source = path.name
+    rows = _rows(dataset, files.read_records(path), str(path), limit)
+    if not rows:
+        raise UsageError(f"{path} holds no prompt", 'write objects such as {"prompt": "..."}, one a line')
+    return Loaded(dataset, rows, _hash(rows), source)
+
+
+def _path_of(name_or_path: str) -> Path | None:
+    """The path that is meant, or None for a dataset's name.
+
+    Raises:
+        UsageError: neither a dataset nor a file.
+    """
+    path = Path(name_or_path).expanduser()
+    if name_or_path in DATASETS:
+        return None
+    if path.is_file() or path.is_fifo():
+        return path
+    if path.is_dir():
+        raise UsageError(f"{name_or_path} is a folder", "pass a file in it")
+    if "/" in name_or_path or path.suffix in files.SUFFIXES:
+        raise UsageError(f"there is no file {name_or_path}", "check the path")
+    raise _unknown(name_or_path, "dataset", DATASETS)
+
+
+def _unknown(name: str, what: str, known: Iterable[str]) -> UsageError:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    file = ", or the path of a JSONL file" if what == "dataset" else ""
+    return UsageError(f"there is no {what} named {name!r}", f"{hint}known: {', '.join(known)}{file}")
+
+
+def _home_of(dataset: Dataset, *, offline: bool) -> tuple[Path, str]:
+    """The file of a dataset on this machine, and what to call its source."""
+    if isinstance(dataset, Sample):
+        return files.shipped_path(dataset.name), "shipped"
+    if dataset.hub is None:
+        raise UsageError(
+            f"no hub has {dataset.name}: {dataset.description}",
+            f"download it and pass it: --dataset question.jsonl --format-as {dataset.name}",
+        )
+    path = hub.fetch(dataset.hub, dataset.name, offline=offline)
+    return path, f"{dataset.hub.repo}@{dataset.hub.revision}"
+
+
+def _rows(dataset: Dataset, records: Iterable[tuple[str, Record]], source: str, limit: int | None) -> list[Row]:
+    """The first `limit` rows of the records."""
+    rows: dict[str, Row] = {}
+    for index, (where, record) in enumerate(records):
+        try:
+            row = dataset.row(record, index)
+        except RecordError as error:
+            cure = "mend that record"
+            if isinstance(dataset, Prompts) and str(error).startswith("has no prompt"):
+                cure = "give every record a prompt or a question, or say what the file is: --format-as NAME"
+            raise UsageError(f"{source}, {where} {error}", cure) from None
+        if row is None:
+            continue
+        if row.id in rows:
+            raise UsageError(
+                f"{source}, {where} has the id {row.id!r} of an earlier record", "give every record its own"
+            )
+        rows[row.id] = row
+        if len(rows) == limit:
+            break
+    return list(rows.values())
+
+
+def _hash(rows: list[Row]) -> str:
+    content = [[row.id, row.turns, row.reference] for row in rows]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,116 @@
+"""What a benchmark's dataset is: rows to answer, how they are asked, and how answers are scored. Imports nothing heavy."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+Metric = Literal["exact_match", "pass@1", "rouge_l"]
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt.
+
+    Attributes:
+        id: unique in its dataset.
+        turns: what the user says; later turns are said after the answer to the earlier ones.
+        reference: what the scorer compares with; JSON values only.
+    """
+
+    id: str
+    turns: tuple[str, ...]
+    reference: Any = None
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a dataset repository at one commit, so that every run reads the same bytes.
+
+    Attributes:
+        repo: `ORG/NAME`.
+        revision: the full commit hash.
+        path: of the file in the repository: JSONL, JSON or parquet.
+    """
+
+    repo: str
+    revision: str
+    path: str
+
+
+class Dataset(ABC):
+    """How the records of one source become rows, and how answers to them are scored.
+
+    Attributes:
+        name: what `--dataset` and `--format-as` call it.
+        description: one line.
+        metric: what `score` measures; None where nothing is scored.
+        raw: the turn is a text to continue and takes no chat template, as few-shot and completion prompts are.
+        stop: texts at which the convention ends an answer.
+        max_new_tokens: the most tokens of an answer by the convention.
+        hub: where the data lie; None where no hub has them.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    metric: ClassVar[Metric | None] = None
+    raw: ClassVar[bool] = False
+    stop: ClassVar[tuple[str, ...]] = ()
+    max_new_tokens: ClassVar[int] = 256
+    hub: ClassVar[HubFile | None] = None
+
+    @abstractmethod
+    def row(self, record: Record, index: int) -> Row | None:
+        """Format one record of the source.
+
+        Args:
+            record: as the source has it.
+            index: its place in the source, from 0.
+
+        Returns:
+            The row; None for a record that asks nothing and is left out.
+
+        Raises:
+            RecordError: a field that is missing or is not what it should be.
+        """
+
+    def score(self, row: Row, text: str) -> float | None:
+        """How good an answer is, 0 to 1; None where that is not measured.
+
+        Args:
+            row: the question.
+            text: the answer to its last turn.
+        """
+        return None
+
+    def before_stop(self, text: str) -> str:
+        """An answer up to the first stop text, for decoders that do not stop there themselves."""
+        return text[: min((at for stop in self.stop if (at := text.find(stop)) >= 0), default=len(text))]
+
+
+class RecordError(ValueError):
+    """A record that cannot become a row; the message continues a sentence that names the record: `has no question`."""
+
+
+def text_of(record: Record, *names: str) -> str:
+    """The first of the named fields that the record has: text that a model can be asked.
+
+    Raises:
+        RecordError: none of the fields is there, or it is not text, blank, or not encodable as UTF-8.
+    """
+    name = next((name for name in names if record.get(name) is not None), None)
+    if name is None:
+        raise RecordError(f"has no {' or '.join(names)}")
+    return checked_text(record[name], name)
+
+
+def checked_text(value: Any, name: str) -> str:
+    """The value itself where it is text as `text_of` wants it; errors as there."""
+    if not isinstance(value, str):
+        raise RecordError(f"has a {name} that is not text")
+    if not value.strip():
+        raise RecordError(f"has a blank {name}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise RecordError(f"has a {name} that is not UTF-8 text: it holds half a surrogate pair")
+    return value
