@@ -83,8 +83,11 @@ def to_csv(report: Report) -> str:
 
 
 def _cell(value: object) -> object:
-    """Text that a spreadsheet would take for a formula gets the quote that makes it text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """Text without control characters; what a spreadsheet would take for a formula gets the quote that makes it text."""
+    if not isinstance(value, str):
+        return value
+    text = visible(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def to_markdown(report: Report, context: Context | None = None) -> str:
