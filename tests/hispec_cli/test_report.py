@@ -172,6 +172,23 @@ def test_hostile_text_is_text_on_the_page(evil):
     assert parsed.sees("<script>alert('x')</script>|=1+1`$a_b$\\x1b[31m\\u202e ## &amp; @all")
 
 
+def test_dollars_in_a_chart_are_no_formula():
+    from hispec_cli.ui.report.charts import draw_charts
+
+    measured = [answer.model_copy(update={"arm": "a $x_1$ b"}) for answer in run(("hispec",), rows=3)]
+    charts = draw_charts(summarize(setup(), ["a $x_1$ b"], measured, resamples=50))
+    assert all("a $x_1$ b" in chart.svg for chart in charts)
+
+
+def test_a_long_name_leaves_room_for_the_drawing():
+    from hispec_cli.ui.report.charts import draw_charts
+
+    name = "arm\n" + 80 * "x"
+    measured = [answer.model_copy(update={"arm": name}) for answer in run(("hispec",), rows=3)]
+    (throughput, *_) = draw_charts(summarize(setup(), [name], measured, resamples=50))
+    assert "arm xxxxxxxxxxxxxxxxxxx\u2026" in throughput.svg
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -318,6 +335,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(made, tmp_path, monkeyp
         write_report(tmp_path / "out.json", made)
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
     assert (tmp_path / "out.json").read_text() == "old"
+
+
+def test_whoever_reads_the_old_file_keeps_the_whole_of_it(made, tmp_path):
+    (tmp_path / "out.json").write_text("old")
+    with (tmp_path / "out.json").open() as reader:
+        write_report(tmp_path / "out.json", made)
+        assert reader.read() == "old"
+    assert (tmp_path / "out.json").read_text(encoding="utf-8") == made.to_json()
 
 
 def test_a_link_is_followed_and_permissions_are_the_usual(made, tmp_path):

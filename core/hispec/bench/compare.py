@@ -68,6 +68,11 @@ class Comparison:
     changes: list[Change]
     warnings: list[str]
 
+    def to_record(self) -> dict[str, Any]:
+        """The `hispec.bench.compare/1` object."""
+        changes = [{**vars(change), "ratio": change.ratio and change.ratio.model_dump()} for change in self.changes]
+        return {"schema": "hispec.bench.compare/1", "changes": changes, "warnings": self.warnings}
+
 
 def read_report(path: Path) -> Report:
     """Read a report that an earlier run wrote.

@@ -58,6 +58,8 @@ _STYLE: Any = {
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 _HALF, _WHOLE = 5.4, 11.2
 """Widths in inches: beside another chart, and across the page."""
+_LONGEST = 24
+"""Characters of a name in a chart."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _speedup(report: Report) -> Chart | None:
     _categories(axes, [arm.name for arm, _ in measured])
     highest = max(max(speedup.value, *(speedup.ci95 or ())) for _, speedup in measured)
     axes.set_xlim(0, 1.42 * max(highest, 1))
-    axes.set_xlabel(f"times the speed of {visible(baseline)}")
+    axes.set_xlabel(f"times the speed of {_short(baseline)}")
     return Chart(
         "speedup",
         f"Speed-up over {baseline}",
@@ -156,7 +158,7 @@ def _phases(report: Report) -> Chart | None:
         if max(widths) <= 0.005 * max(1000 * arm.seconds / arm.tokens for arm in arms):
             continue
         color = _PLACEHOLDERS[phase if phase in _PLACEHOLDERS else "other"]
-        axes.barh(range(len(arms)), widths, 0.62, left, color=color, label=visible(phase or "not broken down"))
+        axes.barh(range(len(arms)), widths, 0.62, left, color=color, label=_short(phase or "not broken down"))
         left = [begin + width for begin, width in zip(left, widths, strict=True)]
     for at, end in enumerate(left):
         _label(axes, end, at, number(end, 2))
@@ -193,7 +195,7 @@ def _acceptance(report: Report) -> Chart | None:
                 if proposed
             ]
             if points:
-                axes.plot(*zip(*points, strict=True), color=color, marker=marker, label=visible(level.name))
+                axes.plot(*zip(*points, strict=True), color=color, marker=marker, label=_short(level.name))
         axes.set_xlabel("position in the judged run")
         axes.set_ylim(0, 1.04)
     _legend(figure, all_axes)
@@ -219,7 +221,7 @@ def _lengths(report: Report) -> Chart | None:
             shift = (offset - (len(judged) - 1) / 2) * width
             places = [length + shift for length in range(len(level.accepted_lengths))]
             shares = [times / level.judgements for times in level.accepted_lengths]
-            axes.bar(places, shares, 0.92 * width, color=color, label=visible(level.name))
+            axes.bar(places, shares, 0.92 * width, color=color, label=_short(level.name))
         axes.set_xlabel("tokens accepted at once")
     _legend(figure, all_axes)
     return Chart(
@@ -249,7 +251,7 @@ def _row(panels: Sequence[ArmFigures], label: str) -> "tuple[Figure, list[Axes]]
     figure = Figure((_WHOLE, 2.9))
     all_axes = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
     for arm, axes in zip(panels, all_axes, strict=True):
-        axes.set_title(visible(arm.name), color=_INK)
+        axes.set_title(_short(arm.name), color=_INK)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
         axes.grid(axis="y")
@@ -259,9 +261,15 @@ def _row(panels: Sequence[ArmFigures], label: str) -> "tuple[Figure, list[Axes]]
 
 def _categories(axes: "Axes", names: Sequence[str]) -> None:
     """One name for each horizontal bar, the first on top."""
-    axes.set_yticks(range(len(names)), [visible(name) for name in names], color=_INK)
+    axes.set_yticks(range(len(names)), [_short(name) for name in names], color=_INK)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x")
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the drawing."""
+    line = " ".join(visible(name).split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}\u2026"
 
 
 def _label(axes: "Axes", x: float, y: float, text: str) -> None:

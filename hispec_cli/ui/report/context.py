@@ -73,7 +73,8 @@ def losslessness(report: Report) -> Statement:
             f"{identical} of {total} answers have the reference's token ids; {part} at a tie of the two best logits",
             "neutral",
         )
-    return Statement(f"all {total} answers have exactly the reference's token ids", "good")
+    answers = "the one answer has" if total == 1 else f"all {total} answers have"
+    return Statement(f"{answers} exactly the reference's token ids", "good")
 
 
 def caveats(report: Report) -> list[str]:

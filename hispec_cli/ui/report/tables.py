@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-from hispec.bench.compare import Comparison
+from hispec.bench.compare import Change, Comparison
 from hispec.bench.record import BASELINES, Estimate, Report, look_up
 from hispec.events import PHASES
 from hispec_cli.ui.report.context import (
@@ -132,7 +132,8 @@ def _arms(report: Report) -> str:
     return table(head, rows, numeric=True)
 
 
-def _comparison(comparison: Comparison) -> list[str]:
+def changes_to_markdown(changes: Iterable[Change]) -> str:
+    """Figures of an earlier and of this report, side by side."""
     rows = [
         (
             escaped(change.arm),
@@ -143,13 +144,17 @@ def _comparison(comparison: Comparison) -> list[str]:
             " to ".join(map(ratio_change, change.ratio.ci95)) if change.ratio and change.ratio.ci95 else "",
             change.direction,
         )
-        for change in notable(comparison)
+        for change in changes
     ]
+    return table(("arm", "figure", "old", "new", "change", "95 % interval", ""), rows)
+
+
+def _comparison(comparison: Comparison) -> list[str]:
     return [
         "#### Since the earlier report",
         *(f"> {escaped(warning)}" for warning in comparison.warnings),
         "Left out: figures that did not change and, of all arms but the first, figures without an interval.",
-        table(("arm", "figure", "old", "new", "change", "95 % interval", ""), rows),
+        changes_to_markdown(notable(comparison)),
     ]
 
 

@@ -130,3 +130,11 @@ def test_what_is_not_json_is_refused(tmp_path, content):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UsageError):
         read_report(tmp_path / "none.json")
+
+
+def test_a_comparison_is_plain_json(made):
+    record = json.loads(json.dumps(compare(made, made).to_record()))
+    assert record["schema"] == "hispec.bench.compare/1"
+    first = record["changes"][0]
+    assert (first["arm"], first["key"], first["direction"]) == ("hispec", "tokens_per_second", "no clear difference")
+    assert first["ratio"]["value"] == 1.0 and len(first["ratio"]["ci95"]) == 2
