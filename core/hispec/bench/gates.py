@@ -8,14 +8,14 @@ import difflib
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, JsonValue
 
-from hispec.bench.record import BASELINES, Accuracy, ArmFigures, Estimate, Interval, Report, look_up
+from hispec.bench.record import BASELINES, ArmFigures, Estimate, Interval, Report, look_up
 from hispec.errors import UsageError
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -29,8 +29,11 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 _EXPRESSION = re.compile(r"\s*([^\s<>=!]+)\s*([<>=!]+)\s*(\S+)\s*")
 _EXAMPLE = "write KEY OP NUMBER, for example --fail-if 'speedup<1.2'"
 _RUN_KEYS = {name for name in Report.model_fields if name != "arms"}
-_FREE = Any
-"""The type of what has no schema of its own: `config` and `environment`."""
+_SHORT = {"speedup": "autoregressive", "accuracy": "value"}
+"""What a key that stops short means."""
+_ANY = "KEY"
+"""Stands for any keys, one in another, of `config` and `environment`, which have no schema of their own."""
+_CHOICES = {"speedup": "BASELINE", "levels": "LEVEL", "phase_seconds": "PHASE"}
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,8 @@ def parse_gate(expression: str, arms: Sequence[str]) -> Gate:
         arm, path = None, segments
     else:
         arm, path = arms[0], segments
-    full = _resolve(ArmFigures if arm else Report, path)
-    if full is None:
+    full = _spelt_out(path)
+    if not _is_number(ArmFigures if arm else Report, full):
         raise _unknown(expression, segments, path, arms)
     if full[0] == "speedup" and arm is not None:
         _check_baseline(expression, arm, full[1], arms)
@@ -160,8 +163,9 @@ def parse_gate(expression: str, arms: Sequence[str]) -> Gate:
 
 
 def accepted_keys() -> list[str]:
-    """Every key of an arm and of the run, with LEVEL, PHASE and the like for what a run decides."""
-    return [*_paths(ArmFigures), *(key for name in sorted(_RUN_KEYS) for key in _paths_of(name, Report))]
+    """Every key of an arm and of the run; LEVEL, PHASE and the like stand for what a run decides."""
+    of_run = [path for path in _paths(Report) if path[0] in _RUN_KEYS]
+    return [*_SHORT, *(".".join(path) for path in [*_paths(ArmFigures), *of_run])]
 
 
 def _check_baseline(expression: str, arm: str, baseline: str, arms: Sequence[str]) -> None:
@@ -179,76 +183,45 @@ def _check_baseline(expression: str, arm: str, baseline: str, arms: Sequence[str
         )
 
 
-def _resolve(kind: Any, path: Sequence[str]) -> tuple[str, ...] | None:
-    """The path with what may be left out filled in; None where it leads to no number."""
-    full: list[str] = []
-    for segment in path:
-        if kind is Estimate and segment == "value":
-            continue  # its interval counts too
-        kind = _step(kind, segment)
-        if kind is None:
-            return None
-        full.append(segment)
-    if kind is Accuracy:
-        return (*full, "value")
-    if get_args(kind)[1:] == (Estimate,):
-        return (*full, "autoregressive")
-    if kind is _FREE:
-        return tuple(full) if len(full) > 1 else None
-    return tuple(full) if kind in (int, float, Estimate) else None
+def _spelt_out(path: Sequence[str]) -> tuple[str, ...]:
+    """The path with what may be left out filled in. A speed-up's value is the speed-up: its interval counts too."""
+    full = tuple(path)
+    if full[:1] == ("speedup",) and full[2:] == ("value",):
+        return full[:2]
+    return (*full, _SHORT[full[0]]) if len(full) == 1 and full[0] in _SHORT else full
 
 
-def _step(kind: Any, segment: str) -> Any:
-    """The type at one segment further; None where there is none."""
-    if kind is _FREE:
-        return _FREE
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        field = kind.model_fields.get(segment)
-        if segment == "ci95" or field is None:
-            return None
-        return _plain(field.annotation)
-    if get_origin(kind) is dict:
-        return _plain(get_args(kind)[1])
-    if get_origin(kind) is list:
-        item = _plain(get_args(kind)[0])
-        named = isinstance(item, type) and issubclass(item, BaseModel)
-        return item if named or segment.isdecimal() else None
-    return None
+def _is_number(kind: type[BaseModel], path: Sequence[str]) -> bool:
+    """Whether a number may lie at a path."""
+    return any(
+        (len(path) == len(known) or (known[-1] == _ANY and len(path) > len(known)))
+        and all(
+            segment.isdecimal() if name == "INDEX" else name.isupper() or name == segment
+            for name, segment in zip(known, path, strict=False)
+        )
+        for known in _paths(kind)
+    )
+
+
+def _paths(kind: Any, name: str = "") -> Iterator[tuple[str, ...]]:
+    """Paths to all numbers of a type, with words in capitals for what a run decides."""
+    kind = _plain(kind)
+    if kind in (int, float, Estimate, JsonValue):
+        yield ()
+    elif get_origin(kind) in (dict, list):
+        default = "INDEX" if get_origin(kind) is list else _ANY
+        for rest in _paths(get_args(kind)[-1]):
+            yield _CHOICES.get(name, default), *rest
+    elif isinstance(kind, type) and issubclass(kind, BaseModel):
+        for key, field in kind.model_fields.items():
+            yield from ((key, *rest) for rest in _paths(field.annotation, key))
 
 
 def _plain(kind: Any) -> Any:
     """A type without its limits and without `None`."""
     if get_origin(kind) in (Union, UnionType):
         (kind,) = (choice for choice in get_args(kind) if choice is not NoneType)
-    if kind is JsonValue:
-        return _FREE
     return _plain(get_args(kind)[0]) if hasattr(kind, "__metadata__") else kind
-
-
-def _paths(model: type[BaseModel]) -> list[str]:
-    return [key for name in model.model_fields for key in _paths_of(name, model)]
-
-
-def _paths_of(name: str, model: type[BaseModel]) -> list[str]:
-    """The keys under a field, as `accepted_keys` writes them."""
-    kind = _step(model, name)
-    placeholder = {"levels": "LEVEL", "phase_seconds": "PHASE", "speedup": "BASELINE"}.get(name, "KEY")
-    if get_origin(kind) is dict:
-        return [name if get_args(kind)[1] is Estimate else f"{name}.{placeholder}", *_baselines(name, kind)]
-    if get_origin(kind) is list:
-        item = _plain(get_args(kind)[0])
-        if isinstance(item, type) and issubclass(item, BaseModel):
-            return [f"{name}.{placeholder}.{key}" for key in _paths(item)]
-        return [f"{name}.INDEX"]
-    if kind is Accuracy:
-        return [name, *(f"{name}.{key}" for key in _paths(Accuracy))]
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return [f"{name}.{key}" for key in _paths(kind)]
-    return [name] if kind in (int, float) else []
-
-
-def _baselines(name: str, kind: Any) -> list[str]:
-    return [f"{name}.{baseline}" for baseline in BASELINES] if get_args(kind)[1] is Estimate else []
 
 
 def _unknown(expression: str, segments: list[str], path: Sequence[str], arms: Sequence[str]) -> UsageError:
@@ -256,7 +229,7 @@ def _unknown(expression: str, segments: list[str], path: Sequence[str], arms: Se
     cause = f"the gate {expression!r} has no key {'.'.join(segments)}"
     known = accepted_keys()
     wanted = ".".join(path)
-    if len(path) > 1 and segments[0] not in arms and _resolve(ArmFigures, path[1:]) is not None:
+    if len(path) > 1 and segments[0] not in arms and _is_number(ArmFigures, _spelt_out(path[1:])):
         return UsageError(f"the gate {expression!r} names the arm {segments[0]}", f"this run has {', '.join(arms)}")
     near = difflib.get_close_matches(wanted, known, n=1)
     below = [key for key in known if wanted and key.startswith(f"{wanted}.")]
