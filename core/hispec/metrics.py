@@ -4,9 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hispec.decoding.hierarchy import Hierarchy
-from hispec.events import Committed, Drafted, Event, Judged, Prefilled
-
-PHASES = ("prefill", "draft", "intermediate", "target")
+from hispec.events import PHASES, Committed, Drafted, Event, Judged, Prefilled
 
 
 @dataclass
