@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from hispec.bench.record import BASELINES, ArmFigures, Estimate, Report, look_up
+from hispec.bench.names import BASELINES
+from hispec.bench.record import ArmFigures, Estimate, Report, look_up
 from hispec.errors import UsageError
 
 _WIDTH = 2 * 1.959963984540054

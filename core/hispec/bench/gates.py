@@ -15,7 +15,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, JsonValue
 
-from hispec.bench.record import BASELINES, ArmFigures, Estimate, Interval, Report, look_up
+from hispec.bench.names import BASELINES
+from hispec.bench.record import ArmFigures, Estimate, Interval, Report, look_up
 from hispec.errors import UsageError
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {

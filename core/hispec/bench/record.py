@@ -9,9 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-BASELINES = ("autoregressive", "hf", "single-layer")
-"""The arms that speed-ups are stated against, where the same run measured them."""
-
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Interval = tuple[float, float]

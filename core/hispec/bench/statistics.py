@@ -15,8 +15,8 @@ from math import fsum
 import numpy as np
 from numpy.typing import NDArray
 
+from hispec.bench.names import BASELINES
 from hispec.bench.record import (
-    BASELINES,
     Accuracy,
     ArmFigures,
     Estimate,

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -16,12 +17,14 @@ class LayerStack(Protocol):
         num_layers: depth L; exit e is the state after e layers.
         vocab_size: width of the logits.
         context: the most positions that the model supports.
+        device: where its logits come out.
     """
 
     name: str
     num_layers: int
     vocab_size: int
     context: int
+    device: torch.device
 
     def reserve(self, positions: int) -> None:
         """Make room in the KV cache for `positions` tokens; what it held is lost."""

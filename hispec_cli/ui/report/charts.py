@@ -16,7 +16,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from hispec.bench.record import BASELINES, ArmFigures, Estimate, LevelFigures, Report
+from hispec.bench.names import BASELINES
+from hispec.bench.record import ArmFigures, Estimate, LevelFigures, Report
 from hispec.events import PHASES
 from hispec_cli.ui.report.context import number
 from hispec_cli.ui.safe_text import visible

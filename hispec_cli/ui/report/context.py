@@ -6,7 +6,8 @@ from typing import Literal
 
 from hispec.bench.compare import Change, Comparison
 from hispec.bench.gates import Verdict
-from hispec.bench.record import BASELINES, ArmFigures, Interval, Report
+from hispec.bench.names import BASELINES
+from hispec.bench.record import ArmFigures, Interval, Report
 
 NOTHING = "\u2013"
 """Stands where nothing was measured."""

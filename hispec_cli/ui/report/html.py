@@ -10,7 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import JsonValue
 
-from hispec.bench.record import BASELINES, Report
+from hispec.bench.names import BASELINES
+from hispec.bench.record import Report
 from hispec_cli.ui.report import context as words
 from hispec_cli.ui.report.charts import draw_charts
 from hispec_cli.ui.report.context import Context

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from hispec.bench.compare import Change, Comparison
-from hispec.bench.record import BASELINES, Estimate, Report, look_up
+from hispec.bench.names import BASELINES
+from hispec.bench.record import Estimate, Report, look_up
 from hispec.events import PHASES
 from hispec_cli.ui.report.context import (
     NOTHING,
