@@ -51,7 +51,10 @@ def measure(
                 say(f"an earlier run's answers are now in {journal.set_aside}")
             interrupted = False
             try:
-                with _ctrl_c(), BenchProgress(arms, journal.measured, len(share)) as progress:
+                with (
+                    _ctrl_c(),
+                    BenchProgress(arms, journal.measured, len(share), quiet=not processes.reports) as progress,
+                ):
                     runner.warm_up(warmup)
                     for measurements in runner.run(share, journal):
                         progress.see(measurements)

@@ -27,10 +27,11 @@ class BenchProgress:
         arms: names, the one under test first.
         done: answers that an earlier run left.
         total: prompts in all, those included.
+        quiet: show nothing: another process does.
     """
 
-    def __init__(self, arms: Sequence[str], done: Sequence[Measurement], total: int) -> None:
-        self._arms, self._total = arms, total
+    def __init__(self, arms: Sequence[str], done: Sequence[Measurement], total: int, *, quiet: bool = False) -> None:
+        self._arms, self._total, self._quiet = arms, total, quiet
         self._answers: dict[str, list[Measurement]] = defaultdict(list)
         for measurement in done:
             self._answers[measurement.arm].append(measurement)
@@ -39,7 +40,9 @@ class BenchProgress:
         self._said = self._done / total if total else 0.0
         console = stderr()
         self._live = (
-            Live(self._table(), console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+            Live(self._table(), console=console, auto_refresh=False, transient=True)
+            if console.is_terminal and not quiet
+            else None
         )
 
     def __enter__(self) -> Self:
@@ -60,6 +63,8 @@ class BenchProgress:
             self._answers[measurement.arm].append(measurement)
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
+            return
+        if self._quiet:
             return
         share, now = self._done / self._total, monotonic()
         if share >= self._said + SHARE - 1e-9 or now >= self._said_at + EVERY_S or self._done == self._total:
