@@ -9,6 +9,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
+from rich import box
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -73,7 +74,11 @@ class BenchProgress:
             say(f"{self._done} of {self._total} prompts, {self._left()}; tokens/s: {speeds}")
 
     def _table(self) -> Table:
-        table = Table(title=Text(f"{self._done} of {self._total} prompts, {self._left()}"), title_justify="left")
+        table = Table(
+            title=Text(f"{self._done} of {self._total} prompts, {self._left()}"),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+        )
         table.add_column("arm")
         for head in ("tokens/s", "speed-up", "tokens per pass", "identical", "score"):
             table.add_column(head, justify="right")
