@@ -2,7 +2,6 @@
 
 import sys
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -36,8 +35,9 @@ def _table(report: Report) -> Table:
     table = Table(
         title=Text(visible(f"{report.profile} on {report.dataset.name}, {report.dataset.rows} prompts")),
         title_justify="left",
-        box=box.SIMPLE_HEAD,
+        box=None,
         padding=(0, 1, 0, 0),
+        header_style="bold",
     )
     table.add_column("arm", no_wrap=True)
     heads = [
