@@ -56,6 +56,35 @@ MUTATIONS = (
         DISTRIBUTION,
     ),
     Mutation(
+        "a tentative end of text judged by the target at once",
+        "engine.py",
+        "            case Judge(level):\n",
+        "            case Judge(level):\n"
+        "                level = level if self.may_draft() or len(self.state.tokens) >= self.limit else -1 % len(self.names)\n",
+        DISTRIBUTION,
+    ),
+    Mutation(
+        "one random stream for all levels",
+        "sampling.py",
+        "{self._seed}/{level}/{purpose}",
+        "{self._seed}/{purpose}",
+        DISTRIBUTION,
+    ),
+    Mutation(
+        "one random stream for a level's purposes",
+        "sampling.py",
+        "{self._seed}/{level}/{purpose}",
+        "{self._seed}/{level}",
+        DISTRIBUTION,
+    ),
+    Mutation(
+        "guesses past a tentative end of text",
+        "engine.py",
+        "            if token in self.ending.eos_ids:\n                break\n",
+        "",
+        LOSSLESS,
+    ),
+    Mutation(
         "refused tokens redrawn from p, not the residual",
         "rules.py",
         "rest = (share * p - q).clamp(min=0)",

@@ -28,7 +28,7 @@ class ToyStack:
         self.tables = tables  # per exit 1..L: [vocab, vocab, vocab]
         self.name, self.num_layers, self.context = name, len(tables), 1 << 30
         self.vocab_size = vocab = tables[0].shape[-1]
-        self._seen = [[] for _ in tables]
+        self._seen, self.lease = [[] for _ in tables], None
         self._logits = torch.cat((torch.full((vocab**2, vocab), torch.nan), *(t.view(-1, vocab) for t in tables)))
         self._rows = list(torch.arange(len(self._logits))[:, None, None])
         self._logits_of_row = list(self._logits[:, None])
@@ -69,13 +69,20 @@ class ToyStack:
         return self._rows[codes[0]] if len(codes) == 1 else torch.tensor(codes)[:, None]
 
 
-def joint(stack, sampling, prompt, length):
-    """The exact probability of every continuation of `length` tokens, [vocab ** length], by enumeration."""
+def joint(stack, sampling, prompt, length, eos=()):
+    """The exact probability of every continuation of `length` tokens, [vocab ** length], by enumeration.
+
+    After an end of text, 0 fills it up.
+    """
     table, vocab = stack.tables[-1], stack.vocab_size
     probabilities = []
     for continuation in product(range(vocab), repeat=length):
         text, chance = list(prompt), 1.0
         for token in continuation:
+            if text[-1] in eos and len(text) > len(prompt):
+                chance *= token == 0
+                text.append(text[-1])
+                continue
             logits = table[text[-2], text[-1]][None]
             chance *= float(sampling.distribution(logits, text)[0, token])
             text.append(token)
@@ -83,36 +90,37 @@ def joint(stack, sampling, prompt, length):
     return torch.tensor(probabilities, dtype=torch.float64)
 
 
-def write(levels, rule, prompt, length, *, n_d=2, n_i=3, ngram=None):
-    """One continuation of `length` tokens."""
+def write(levels, rule, prompt, length, *, n_d=2, n_i=3, ngram=None, eos=()):
+    """One continuation of at most `length` tokens; after an end of text, 0 fills it up."""
     hierarchy = Hierarchy(levels)
     state = DecodingState(hierarchy, prompt, len(prompt) + length)
     guesser = Guesser(*ngram) if ngram else None
-    for _ in decode(state, StaticPolicy.of(hierarchy, n_d, n_i), rule, Ending(length), guesser):
+    for _ in decode(state, StaticPolicy.of(hierarchy, n_d, n_i), rule, Ending(length, eos), guesser):
         pass
-    return state.tokens[len(prompt) : state.committed]
+    written = state.tokens[len(prompt) : state.committed]
+    return written + [0] * (length - len(written))
 
 
 @torch.inference_mode()
-def draw_many(levels, rule, prompt, length, draws, **lengths):
-    """How often each continuation of `length` tokens came out, [vocab ** length]."""
+def draw_many(levels, rule_of, prompt, length, draws, **lengths):
+    """How often each continuation of `length` tokens came out, [vocab ** length]; each has its own seed."""
     vocab = levels[-1].stack.vocab_size
     counts = torch.zeros([vocab] * length, dtype=torch.float64)
-    for _ in range(draws):
-        counts[tuple(write(levels, rule, prompt, length, **lengths))] += 1
+    for seed in range(draws):
+        counts[tuple(write(levels, rule_of(seed), prompt, length, **lengths))] += 1
     return counts.flatten()
 
 
 @torch.inference_mode()
-def draw_windows(levels, rule, windows, history, **lengths):
+def draw_windows(levels, rule_of, windows, history, **lengths):
     """How often each word followed each history of that many words, [vocab ** history, vocab].
 
-    Texts of a dozen words each, their beginnings and ends included; every word that is written is counted once.
+    Texts of a dozen words each, every one with its own seed as answers have; every word that is written is counted.
     """
     vocab, prompt, each = levels[-1].stack.vocab_size, [0, 1] * history, 12
     counts = torch.zeros([vocab] * (history + 1), dtype=torch.float64)
-    for _ in range(-(-windows // each)):
-        text = prompt[-history:] + write(levels, rule, prompt[-history:], each, **lengths)
+    for seed in range(-(-windows // each)):
+        text = prompt[-history:] + write(levels, rule_of(seed), prompt[-history:], each, **lengths)
         for at in range(each):
             counts[tuple(text[at : at + history + 1])] += 1
     return counts.view(-1, vocab)

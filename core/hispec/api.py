@@ -104,7 +104,7 @@ class Engine:
         self.eos_ids = frozenset(eos_ids)
         self.environment = environment
         self.hierarchy = build_hierarchy(profile, settings.mode, stacks)
-        self.context = min(stack.context for stack in self.hierarchy.stacks)
+        self.context = self.hierarchy.stack_of(-1).context
         self._interrupted = False
 
     @property
@@ -193,6 +193,7 @@ class Engine:
         Raises:
             UsageError: an empty prompt, an empty stop text, a prompt that leaves no room in the context.
         """
+        stop = [stop] if isinstance(stop, str) else stop
         if not all(stop):
             raise UsageError("a stop text is empty", "pass --stop a text of at least one character")
         ids = encode_prompt(self.tokenizer, prompt, system=system, raw=raw, template=self.profile.chat_template)
@@ -202,6 +203,7 @@ class Engine:
                 f"the prompt has {len(ids)} tokens, and the context of {self.profile.name} holds {self.context}",
                 "shorten the prompt by at least " + str(1 - room) + " tokens",
             )
+        self._interrupted = False
         return self._stream(prompt, ids, min(room, self.settings.max_new_tokens), stop)
 
     def generate(
@@ -251,10 +253,13 @@ class Engine:
         """
         self.check_verifiable()
         self._interrupted = False
-        count = len(generation.token_ids)
+        prompt_ids, count = generation.prompt_ids, len(generation.token_ids)
+        own_end = generation.finish_reason in ("eos", "length")  # the target must end there too
+        limit = min(self.context - len(prompt_ids), self.settings.max_new_tokens) if own_end else max(1, count)
         alone = Hierarchy([self.hierarchy.target])
-        events = self.decode_ids(alone, generation.prompt_ids, max(1, count), self.eos_ids)
-        expected = [token for event in events if isinstance(event, Committed) for token in event.token_ids][:count]
+        events = self.decode_ids(alone, prompt_ids, limit, self.eos_ids)
+        expected = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
+        expected = expected if own_end else expected[:count]
         if self._interrupted:
             raise KeyboardInterrupt
         difference = self.examine(generation.prompt_ids, generation.token_ids, expected)
@@ -283,7 +288,6 @@ class Engine:
 
     def _stream(self, prompt: str, ids: list[int], max_new_tokens: int, stop: Sequence[str]) -> Generator[Event]:
         """The engine's events with text added, cut at a stop text."""
-        self._interrupted = False
         seed = secrets.randbits(32) if self.settings.seed is None else self.settings.seed
         text, stats = TextStream(self.tokenizer, stop), Stats.of(self.hierarchy)
         with closing(self.decode_ids(self.hierarchy, ids, max_new_tokens, self.eos_ids, seed)) as events:

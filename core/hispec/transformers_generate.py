@@ -14,10 +14,14 @@ from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.rules import Greedy, Rule, Speculative
 from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState
+from hispec.errors import UsageError
 from hispec.events import Committed
 from hispec.levels import build_hierarchy
 from hispec.models.transformers_stack import TransformersStack
 from hispec.profile import check_depths, profile_for_model
+
+REMEMBERING = ("UnbatchedClassifierFreeGuidanceLogitsProcessor", "SynthIDTextWatermarkLogitsProcessor")
+"""Processors of `transformers` whose output depends on their earlier calls."""
 
 
 def custom_generate(
@@ -38,13 +42,15 @@ def custom_generate(
 
     Greedy output is that of `generate` itself, sampled output has its distribution (`torch.manual_seed` repeats it).
     Logits processors are applied to every level; as drafts that are refused are seen by them too, they must depend on
-    nothing but their arguments. Stopping criteria see every validated token, one by one, and no other (no scores).
+    nothing but their arguments, and they run in inference mode. Stopping criteria see every validated token, one by
+    one, and no other (no scores). `generate` does not hand `tokenizer=` on, so instead of `stop_strings=` pass
+    `stopping_criteria=[StopStringCriteria(tokenizer, [...])]`.
 
     Args:
         model: a decoder-only model of a supported family, with `sdpa` attention.
         input_ids: [1, prompt].
         logits_processor: as `generate` prepares it, warpers included.
-        stopping_criteria: as `generate` prepares it: lengths, EOS, stop strings, the caller's own.
+        stopping_criteria: as `generate` prepares it: lengths, EOS, time, the caller's own.
         generation_config: as `generate` prepares it.
         draft_exit: layers that draft.
         intermediate_exit: layers that judge drafts. With neither exit given, 1/8 and 1/4 of the depth.
@@ -57,23 +63,52 @@ def custom_generate(
         The prompt and the new tokens, [1, prompt + new], in an output object if `return_dict_in_generate`.
 
     Raises:
-        UsageError: a model that cannot be run in spans, or exits that are too deep.
-        ValueError: more than one sequence, padding, beams, scores or hidden states asked for.
+        UsageError: a model that cannot be run in spans, exits that are too deep, a length beyond its context (for a
+            sliding window: the window).
+        ValueError: anything asked for that is not done here: several sequences, padding, beams, scores, a cache...
     """
-    _refuse_what_is_not_decoded_here(input_ids, generation_config, model_kwargs)
+    _refuse_what_is_not_decoded_here(input_ids, generation_config, logits_processor, model_kwargs)
+    for option, count in (("draft_tokens", draft_tokens), ("validate_every", validate_every)):
+        if not isinstance(count, int) or count < 1:
+            raise UsageError(f"{option} is {count!r}", "give a whole number of at least 1")
+    training = model.training
+    try:
+        return _generate(
+            model, input_ids, logits_processor, stopping_criteria, generation_config,
+            (draft_exit, intermediate_exit), (draft_tokens, validate_every), spec_streamer,
+        )  # fmt: skip
+    finally:
+        if training:
+            model.train()
+
+
+def _generate(
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    exits: tuple[int | None, int | None],
+    periods: tuple[int, int],
+    spec_streamer: BaseStreamer | None,
+) -> Tensor | GenerateDecoderOnlyOutput:
+    """What `custom_generate` does once its arguments are checked."""
     name = model.config.name_or_path or model.config.model_type
     stack = TransformersStack(model, name)
-    profile = profile_for_model(name, stack.num_layers, draft_exit, intermediate_exit)
+    profile = profile_for_model(name, stack.num_layers, *exits)
     check_depths(profile, name, stack.num_layers)
     hierarchy = build_hierarchy(profile, "hispec", {name: stack})
     prompt: list[int] = input_ids[0].tolist()
-    room = min(generation_config.max_length, stack.context) - len(prompt)
-    if room < 1:
-        raise ValueError(f"the prompt has {len(prompt)} tokens, and the context of {name} holds {stack.context}")
+    room = generation_config.max_length - len(prompt)
+    if generation_config.max_length > stack.context:
+        raise UsageError(
+            f"{generation_config.max_length} tokens were asked for, and the context of {name} holds {stack.context}",
+            f"ask for at most {max(0, stack.context - len(prompt))} new tokens",
+        )
     eos = generation_config._eos_token_tensor
     events = decode(
         DecodingState(hierarchy, prompt, len(prompt) + room),
-        StaticPolicy.of(hierarchy, draft_tokens, validate_every),
+        StaticPolicy.of(hierarchy, *periods),
         _rule(generation_config, logits_processor, target=len(hierarchy) - 1),
         Ending(room, () if eos is None else eos.tolist()),
     )
@@ -120,7 +155,9 @@ def _rule(config: GenerationConfig, processors: LogitsProcessorList, target: int
     return Speculative(_Processed(processors=processors), Randomness(int(torch.randint(1 << 62, ()))))
 
 
-def _refuse_what_is_not_decoded_here(input_ids: Tensor, config: GenerationConfig, kwargs: Mapping[str, Any]) -> None:
+def _refuse_what_is_not_decoded_here(
+    input_ids: Tensor, config: GenerationConfig, processors: LogitsProcessorList, kwargs: Mapping[str, Any]
+) -> None:
     """Nothing that was asked for may be left out in silence."""
     if input_ids.shape[0] != 1 or config.num_beams > 1:
         raise ValueError("hierarchical decoding writes one sequence at a time: pass one prompt, without beams")
@@ -129,5 +166,16 @@ def _refuse_what_is_not_decoded_here(input_ids: Tensor, config: GenerationConfig
     wanted = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
     if asked := [name for name in wanted if config.return_dict_in_generate and getattr(config, name)]:
         raise ValueError(f"hierarchical decoding does not keep what {asked[0]} asks for: leave it out")
+    for processor in processors:
+        if type(processor).__name__ in REMEMBERING:
+            raise ValueError(f"{type(processor).__name__} remembers earlier calls, and drafts would mislead it")
+    if config.penalty_alpha is not None or config.dola_layers is not None:
+        raise ValueError("hierarchical decoding is greedy or samples: leave out penalty_alpha and dola_layers")
+    cache = kwargs.get("cache", kwargs.get("past_key_values"))
+    if cache is not None and cache.get_seq_length():
+        raise ValueError("hierarchical decoding keeps a cache of its own: leave out the one you pass")
+    positions = kwargs.get("position_ids")
+    if positions is not None and positions.flatten().tolist() != list(range(input_ids.shape[1])):
+        raise ValueError("hierarchical decoding counts positions from 0: leave out position_ids")
     if kwargs.get("inputs_embeds") is not None:
         raise ValueError("hierarchical decoding starts from token ids: pass input_ids, not inputs_embeds")

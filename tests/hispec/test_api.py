@@ -74,6 +74,27 @@ def test_a_stop_text_ends_the_answer_wherever_it_begins(engine):
         assert stop not in shorter  # no token beyond the one that completes it
 
 
+def test_interrupting_before_the_first_step_counts(engine):
+    events = engine.stream(QUESTION)
+    engine.interrupt()
+    *_, last = events
+    assert (last.finish_reason, last.result.token_ids) == ("interrupted", [])
+
+
+def test_a_single_stop_text_is_one_text(engine):
+    whole = engine.generate(QUESTION)
+    assert engine.generate(QUESTION, stop="####").text == whole.text[: whole.text.index("####")]
+
+
+def test_two_answers_at_once_on_one_engine_are_refused(engine):
+    first = engine.stream(QUESTION)
+    next(first)
+    expected = engine.generate(QUESTION).token_ids
+    with pytest.raises(UsageError, match="another answer was begun"):
+        list(first)
+    assert engine.generate(QUESTION).token_ids == expected
+
+
 def test_verify_accepts_the_targets_own_and_nothing_else(engine, monkeypatch):
     answer = engine.generate(QUESTION)
     engine.verify(answer)
@@ -89,6 +110,16 @@ def test_verify_notices_an_answer_cut_short_or_too_long(engine):
     answer.token_ids.append(7)
     with pytest.raises(LosslessnessError, match=f"token {len(answer.token_ids) - 1} differs"):
         engine.verify(answer)
+
+
+def test_verify_notices_an_end_that_is_not_the_targets(engine):
+    answer = engine.generate(QUESTION)
+    del answer.token_ids[-3:]
+    with pytest.raises(LosslessnessError, match=f"token {len(answer.token_ids)} differs"):
+        engine.verify(answer)
+    answer.finish_reason = "stop"  # a stop text may end it anywhere
+    engine.verify(answer)
+    assert answer.verified
 
 
 def test_a_rule_that_accepts_everything_is_found_out(engine, monkeypatch):

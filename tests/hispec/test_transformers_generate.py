@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from transformers import AutoTokenizer, StoppingCriteria, TextStreamer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    StoppingCriteria,
+    StopStringCriteria,
+    SynthIDTextWatermarkingConfig,
+    TextStreamer,
+)
 from transformers.generation import LogitsProcessor
 
 from hispec import custom_generate
@@ -82,8 +89,6 @@ def test_stopping_criteria_see_every_validated_token_once_and_none_else(llama):
 
 
 def test_the_streamer_prints_what_the_plain_streamer_prints(shipped_model, capsys):
-    from transformers import AutoModelForCausalLM
-
     model = AutoModelForCausalLM.from_pretrained(shipped_model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(shipped_model)
     inputs = tokenizer("Anna has 3 apples. Ben has 4 times as many.", return_tensors="pt")
@@ -134,11 +139,51 @@ def test_an_output_object_has_the_sequences(llama):
         ({"do_sample": True, "num_return_sequences": 2}, "one sequence at a time"),
         ({"return_dict_in_generate": True, "output_scores": True}, "output_scores"),
         ({"attention_mask": torch.tensor([[0, 1, 1, 1, 1]])}, "no padding"),
+        ({"guidance_scale": 2.0}, "remembers earlier calls"),
+        ({"watermarking_config": SynthIDTextWatermarkingConfig(ngram_len=3, keys=[1, 2, 3])}, "remembers"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha"),
+        ({"position_ids": torch.arange(0, 10, 2)[None]}, "leave out position_ids"),
     ],
 )
 def test_what_it_does_not_do_is_refused(llama, options, message):
     with pytest.raises(ValueError, match=message):
         llama.generate(**INPUTS, max_new_tokens=4, custom_generate=custom_generate, **options)
+
+
+def test_a_cache_of_the_callers_is_refused(llama):
+    cache = llama(torch.tensor([[7, 8]]), use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="cache of its own"):
+        llama.generate(**INPUTS, max_new_tokens=4, cache=cache, custom_generate=custom_generate)
+
+
+@pytest.mark.parametrize("options", [{"draft_tokens": 0}, {"validate_every": -1}, {"draft_tokens": 2.5}])
+def test_impossible_lengths_are_refused(llama, options):
+    with pytest.raises(UsageError, match="(draft_tokens|validate_every) is"):
+        llama.generate(**INPUTS, max_new_tokens=4, custom_generate=custom_generate, **options)
+
+
+def test_more_than_the_context_is_refused_not_cut(llama):
+    with pytest.raises(UsageError, match="129 tokens were asked for"):
+        llama.generate(**INPUTS, max_new_tokens=124, custom_generate=custom_generate)
+
+
+def test_stop_strings_come_as_a_criterion(shipped_model):
+    model = AutoModelForCausalLM.from_pretrained(shipped_model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(shipped_model)
+    inputs = tokenizer("Anna has 3 apples. Ben has 4 times as many.", return_tensors="pt")
+    options = {"max_new_tokens": 40, "max_length": None, "do_sample": False}
+    plain = model.generate(**inputs, **options)
+    stop = tokenizer.decode(plain[0, -12:-9])
+    criteria = [StopStringCriteria(tokenizer, [stop])]
+    expected = model.generate(**inputs, **options, stopping_criteria=criteria)
+    ours = model.generate(**inputs, **options, stopping_criteria=criteria, custom_generate=custom_generate)
+    assert ours.tolist() == expected.tolist() and ours.shape[1] < plain.shape[1]
+
+
+def test_a_model_in_training_stays_in_training():
+    model = random_model("llama").train()
+    model.generate(**INPUTS, max_new_tokens=4, custom_generate=custom_generate)
+    assert model.training
 
 
 def test_impossible_exits_and_models_are_refused(llama):

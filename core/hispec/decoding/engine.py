@@ -56,6 +56,9 @@ class _Round:
         assert (guesser is not None) == state.hierarchy.guesses, "a level of guesses needs a guesser, no other does"
         self.names = [level.name for level in state.hierarchy.levels]
         self.limit = len(state.tokens) + ending.max_new_tokens
+        target = state.hierarchy.stack_of(-1)
+        self.reach = min((s.context for s in state.hierarchy.stacks if s is not target), default=self.limit)
+        """Beyond the context of another model than the target, the target writes alone."""
         self.started = perf_counter()
 
     def run(self) -> Generator[Event]:
@@ -96,6 +99,9 @@ class _Round:
 
     def draft(self) -> tuple[int, tuple[int, ...]]:
         """Guess, or where there is nothing to guess let the lowest model draw: (level, tokens)."""
+        if len(self.state.tokens) >= self.reach:
+            target = len(self.names) - 1
+            return target, (self.draw(target),)
         if self.guesser is None:
             return 0, (self.draw(0),)
         guess = self.guesser.guess(self.state.tokens, self.limit - len(self.state.tokens))
@@ -133,8 +139,10 @@ class _Round:
     def may_draft(self) -> bool:
         """A tentative end of text, or a full length, leaves nothing to draft: what waits is judged instead."""
         tokens = self.state.tokens
-        ended = len(tokens) > self.state.committed and tokens[-1] in self.ending.eos_ids
-        return not ended and len(tokens) < self.limit
+        waiting = len(tokens) > self.state.committed
+        if waiting and (tokens[-1] in self.ending.eos_ids or len(tokens) >= self.reach):
+            return False
+        return len(tokens) < self.limit
 
     def finish_reason(self, new: list[int]) -> FinishReason | None:
         """Why the text ends with the tokens just committed, if it does. Nothing is ever drafted past either end."""

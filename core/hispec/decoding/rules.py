@@ -6,13 +6,27 @@ Notation: `p` are the judging level's distributions, `q` those that the tokens w
 judged them (None for a guess, which is all mass on the token itself), `u` independent uniform numbers in [0, 1).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-from hispec.decoding.sampling import Randomness, Sampling
+from hispec.decoding.sampling import Randomness, Sampling, no_numbers
+
+
+def likeliest(logits: Tensor) -> list[int]:
+    """The arg-max of every row of [n, vocab].
+
+    Raises:
+        UsageError: a row without one.
+    """
+    values, ids = logits.max(-1)
+    if not all(map(math.isfinite, values.tolist())):
+        raise no_numbers()
+    best: list[int] = ids.tolist()
+    return best
 
 
 def first_refused(tokens: Sequence[int], accepted: Callable[[int, int], bool]) -> int:
@@ -137,14 +151,14 @@ class Greedy:
 
     def draw(self, logits: Tensor, prefix: Sequence[int], level: int) -> tuple[int, None]:
         """See `Rule.draw`."""
-        return int(self.sampling.penalized(logits[None], prefix, ())[0].argmax()), None
+        return likeliest(self.sampling.penalized(logits[None], prefix, ()))[0], None
 
     def judge(
         self, tokens: Sequence[int], q: Sequence[Tensor | None], logits: Tensor, prefix: Sequence[int], level: int
     ) -> Verdict:
         """See `Rule.judge`."""
         logits = self.sampling.penalized(logits, prefix, tokens)
-        best = logits.argmax(-1).tolist()
+        best = likeliest(logits)
         if self.lower_top_k > 1 and level < self.target:
             near = logits.topk(min(self.lower_top_k, logits.shape[-1])).indices.tolist()
             accepted = first_refused(tokens, lambda i, token: token in near[i])

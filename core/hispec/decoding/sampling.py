@@ -5,12 +5,15 @@ token was drawn from.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from hispec.errors import UsageError
 
 Purpose = Literal["draw", "accept", "redraw"]
 
@@ -76,6 +79,14 @@ class Sampling:
         return logits.softmax(-1)
 
 
+def no_numbers() -> UsageError:
+    """For logits that are NaN, infinite, or leave no token possible."""
+    return UsageError(
+        "the model gives no token a probability: its logits are not numbers, or all are excluded",
+        "try --dtype float32, and check the weights and what excludes tokens",
+    )
+
+
 class Randomness:
     """One independent stream of random numbers for every level and every purpose.
 
@@ -95,10 +106,17 @@ class Randomness:
         return [next(stream) for _ in range(count)]
 
     def choose(self, probabilities: Tensor, level: int, purpose: Purpose) -> int:
-        """An index drawn from probabilities [vocab], which need not sum to exactly 1."""
+        """An index drawn from probabilities [vocab], which need not sum to exactly 1.
+
+        Raises:
+            UsageError: they are not numbers, or all 0.
+        """
         (number,) = self.uniform(level, purpose)
         cumulative = probabilities.cumsum(0, dtype=torch.float64)
-        index = int(torch.searchsorted(cumulative, number * float(cumulative[-1]), right=True))
+        total = float(cumulative[-1])
+        if not 0 < total < math.inf:
+            raise no_numbers()
+        index = int(torch.searchsorted(cumulative, number * total, right=True))
         if index == len(cumulative):  # rounding put the number at the very end: the last token that can be drawn
             index = int(probabilities.nonzero()[-1])
         return index

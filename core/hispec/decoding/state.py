@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hispec.decoding.hierarchy import Hierarchy
+from hispec.errors import UsageError
 
 
 class DecodingState:
@@ -23,6 +24,10 @@ class DecodingState:
         hierarchy: the levels.
         prompt_ids: at least one token.
         capacity: the most tokens that the sequence may reach.
+
+    Raises:
+        UsageError: an id that is not in the target's vocabulary; later, when another decoding has begun on a model of
+            this one, whose cache it took.
     """
 
     def __init__(self, hierarchy: Hierarchy, prompt_ids: list[int], capacity: int) -> None:
@@ -35,8 +40,16 @@ class DecodingState:
         self.frontier = [0] * len(hierarchy)
         self._carried: list[Tensor | None] = [None] * len(hierarchy)
         """Per level, the hidden states at its exit for tokens frontier[above]..frontier[level]-1."""
+        vocab_size = hierarchy.stack_of(-1).vocab_size
+        if strange := [token for token in prompt_ids if not 0 <= token < vocab_size]:
+            raise UsageError(
+                f"token id {strange[0]} of the prompt is not in the vocabulary of {vocab_size} that the model has",
+                "use the tokenizer that belongs to the model",
+            )
+        self._lease = object()
         for stack in hierarchy.stacks:
             stack.reserve(capacity)
+            stack.lease = self._lease
 
     @property
     def committed(self) -> int:
@@ -49,11 +62,16 @@ class DecodingState:
         Returns:
             Hidden states at the level's exit, [tokens run, hidden].
         """
-        start = self.frontier[level]
+        start, stack = self.frontier[level], self.hierarchy.stack_of(level)
+        if stack.lease is not self._lease:
+            raise UsageError(
+                f"another answer was begun on {stack.name} before this one was finished",
+                "finish one answer before the next, or load a second engine",
+            )
         hidden = self._resume(level, start, upto)
         if upto > start:
             exit_layer = self.hierarchy.levels[level].exit_layer
-            hidden = self.hierarchy.stack_of(level).run(hidden, self.hierarchy.first_layer(level), exit_layer, start)
+            hidden = stack.run(hidden, self.hierarchy.first_layer(level), exit_layer, start)
             self.frontier[level] = upto
             if self.hierarchy.above[level] is not None:
                 kept = self._carried[level]

@@ -18,6 +18,7 @@ class LayerStack(Protocol):
         vocab_size: width of the logits.
         context: the most positions that the model supports.
         device: where its logits come out.
+        lease: of the decoding that the cache belongs to, whose state sets it; another one's is lost then.
     """
 
     name: str
@@ -25,6 +26,7 @@ class LayerStack(Protocol):
     vocab_size: int
     context: int
     device: torch.device
+    lease: object
 
     def reserve(self, positions: int) -> None:
         """Make room in the KV cache for `positions` tokens; what it held is lost."""

@@ -75,6 +75,7 @@ class TransformersStack:
         names = inspect.signature(type(self._layers[0]).forward).parameters
         self._cache_argument = "cache" if "cache" in names else "past_key_values"
         self.cache: KVCache | None = None
+        self.lease: object = None
 
     @torch.inference_mode()
     def reserve(self, positions: int) -> None:

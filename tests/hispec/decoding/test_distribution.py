@@ -55,6 +55,11 @@ NARROW = exits_of(ToyStack.random(3, 16, seed=2, scale=1.0, opposed=True), 1, 2)
 CASES = [(kind, rule) for kind in KINDS for rule in ("tokens", "blocks") if (kind, rule) != ("target", "blocks")]
 
 
+def seeded(sampling, rule="tokens"):
+    """What makes the rule of each text, with random streams of its own as every answer has."""
+    return lambda seed: Speculative(sampling, Randomness(seed), rule == "blocks")
+
+
 def guesses_in(levels):
     return {"ngram": NGRAM} if levels[0].stack is None else {}
 
@@ -65,11 +70,11 @@ def draws(request):
     return request.config.getoption("--draws")
 
 
-def assert_exact(levels, sampling, length, rule="tokens", **lengths):
+def assert_exact(levels, sampling, length, rule="tokens", eos=(), **lengths):
     found = enumerate_outcomes(
-        levels, sampling, PROMPT, length, blocks=rule == "blocks", **lengths, **guesses_in(levels)
+        levels, sampling, PROMPT, length, blocks=rule == "blocks", eos=eos, **lengths, **guesses_in(levels)
     )
-    torch.testing.assert_close(found, joint(levels[-1].stack, sampling, PROMPT, length), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, joint(levels[-1].stack, sampling, PROMPT, length, eos), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "rule"), CASES)
@@ -78,6 +83,13 @@ def test_all_that_may_be_written_has_exactly_the_targets_probabilities(kind, rul
         assert_exact(hierarchies(2)[kind], WARM, 3, rule, n_d=n_d, n_i=n_i)
     if kind != "four exits":  # three words and four exits have tens of thousands of outcomes
         assert_exact(KINDS[kind], WARM, 3, rule)
+
+
+@pytest.mark.parametrize(("kind", "rule"), CASES)
+def test_a_text_that_may_end_is_exact_too(kind, rule):
+    """A tentative end of text stops drafting, which must not change who judges it."""
+    for n_d, n_i in [(1, 2), (2, 3), (3, 3)]:
+        assert_exact(hierarchies(2)[kind], WARM, 3, rule, eos=(1,), n_d=n_d, n_i=n_i)
 
 
 @pytest.mark.parametrize("rule", ["tokens", "blocks"])
@@ -99,9 +111,7 @@ def test_every_way_of_sampling_is_exact(kind, sampling):
 def test_three_drawn_tokens_have_the_targets_joint_distribution(kind, rule, draws, record_property):
     """Windows of three tokens after two: the last token of each, given the four before it, at every place of a text."""
     levels = KINDS[kind]
-    counts = draw_windows(
-        levels, Speculative(WARM, Randomness(0), rule == "blocks"), draws, history=4, **guesses_in(levels)
-    )
+    counts = draw_windows(levels, seeded(WARM, rule), draws, history=4, **guesses_in(levels))
     p_value = chi_square(counts, transitions(levels[-1].stack, WARM, history=4))
     record_property("distribution", (kind, rule, int(counts.sum()), p_value))
     assert p_value > ALARM
@@ -111,7 +121,7 @@ def test_three_drawn_tokens_have_the_targets_joint_distribution(kind, rule, draw
 def test_a_draft_that_wants_the_opposite_is_exact_too(rule, draws, record_property):
     """Sixteen words, the draft's logits the negative of the target's."""
     target, sampling = NARROW[-1].stack, Sampling(temperature=1.0)
-    counts = draw_many(NARROW, Speculative(sampling, Randomness(0), rule == "blocks"), PROMPT, 3, draws)
+    counts = draw_many(NARROW, seeded(sampling, rule), PROMPT, 3, draws)
     p_value = chi_square(counts, joint(target, sampling, PROMPT, 3))
     record_property("distribution", ("opposed, 16 words", rule, draws, p_value))
     assert p_value > ALARM
@@ -131,30 +141,48 @@ class OneStream(Randomness):
 
     def _stream(self, level, purpose):
         if (level, purpose) not in self._streams:
-            self._streams[level, purpose] = Randomness(self._seed)._stream(0, "draw")
+            self._streams[level, purpose] = Randomness(self._seed)._stream(*self.same_as(level, purpose))
         return self._streams[level, purpose]
+
+    def same_as(self, level, purpose):
+        return 0, "draw"
+
+
+class OneStreamALevel(OneStream):
+    """Wrong on purpose: a level accepts and redraws with the numbers that it drew with."""
+
+    def same_as(self, level, purpose):
+        return level, "draw"
+
+
+class OneStreamAPurpose(OneStream):
+    """Wrong on purpose: all levels accept with the same numbers."""
+
+    def same_as(self, level, purpose):
+        return 0, purpose
 
 
 @pytest.mark.parametrize(
-    "rule",
+    "rule_of",
     [
-        DraftsOwnQ(Sampling(1.0), Randomness(0)),
-        Speculative(Sampling(1.0), OneStream(0)),
-        Speculative(Sampling(1.0), OneStream(0), blocks=True),
+        lambda seed: DraftsOwnQ(Sampling(1.0), Randomness(seed)),
+        lambda seed: Speculative(Sampling(1.0), OneStream(seed)),
+        lambda seed: Speculative(Sampling(1.0), OneStream(seed), blocks=True),
+        lambda seed: Speculative(Sampling(1.0), OneStreamALevel(seed)),
+        lambda seed: Speculative(Sampling(1.0), OneStreamAPurpose(seed)),
     ],
-    ids=["the draft's own q", "one stream", "one stream, blocks"],
+    ids=["the draft's own q", "one stream", "one stream, blocks", "one stream a level", "one stream a purpose"],
 )
-def test_rules_that_are_wrong_on_purpose_are_found_out(rule):
+def test_rules_that_are_wrong_on_purpose_are_found_out(rule_of):
     target = ToyStack.random(3, 4, seed=3, opposed=True)
-    counts = draw_many(exits_of(target, 1, 2), rule, PROMPT, 3, 2_000)
+    counts = draw_many(exits_of(target, 1, 2), rule_of, PROMPT, 3, 4_000)
     assert chi_square(counts, joint(target, Sampling(1.0), PROMPT, 3)) < ALARM
-    windows = draw_windows(exits_of(target, 1, 2), rule, 6_000, history=2)
+    windows = draw_windows(exits_of(target, 1, 2), rule_of, 24_000, history=2)
     assert chi_square(windows, transitions(target, Sampling(1.0), history=2)) < ALARM
 
 
 def test_the_check_notices_another_temperature(draws):
     """The finest difference that it can see shrinks with the root of the draws: 0.9 against 0.95 at 100,000 of them."""
     target = KINDS["target"][-1].stack
-    rule = Speculative(Sampling(0.9 + 16 / sqrt(draws)), Randomness(0))
-    counts = draw_windows(KINDS["target"], rule, draws, history=4)
+    counts = draw_windows(KINDS["target"], seeded(Sampling(0.9 + 16 / sqrt(draws))), draws, history=4)
     assert chi_square(counts, transitions(target, WARM, history=4)) < ALARM

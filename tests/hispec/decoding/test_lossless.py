@@ -9,8 +9,10 @@ from hispec.decoding.engine import Ending, decode
 from hispec.decoding.guesses import Guesser
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import Judge, StaticPolicy
-from hispec.decoding.rules import Greedy
+from hispec.decoding.rules import Greedy, Speculative
+from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState
+from hispec.errors import UsageError
 from hispec.events import Committed, Finished, Judged
 from hispec.models.transformers_stack import TransformersStack
 from tests.support import PROMPT, decode_ids, greedy_by_hand, hierarchy_of, random_model
@@ -182,6 +184,66 @@ def test_guesses_and_lenient_lower_levels_change_nothing(model, reference):
                 if periods[1:] == (2, 4):
                     assert_fresh(state, event)
             assert ids == reference, (exits, periods)
+
+
+@pytest.mark.parametrize("drafted", ["right", "wrong"])
+def test_guesses_past_an_end_of_text_are_never_written(model, reference, drafted):
+    class Knows(Guesser):
+        def guess(self, tokens, room):
+            ahead = reference[len(tokens) - len(PROMPT) :][:room]
+            return ahead if drafted == "right" else [eos, *ahead][:room]
+
+    for exits, periods in all_settings():
+        for eos in set(reference):
+            state = DecodingState(hierarchy_of(model, *exits, guesses=True), PROMPT, len(PROMPT) + LENGTH)
+            events = decode(state, StaticPolicy((1, 1, *periods[1:])), Greedy(), Ending(LENGTH, (eos,)), Knows(2, 4))
+            ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
+            assert ids == reference[: reference.index(eos) + 1], (exits, periods, eos)
+
+
+def test_a_second_decoding_on_the_same_model_ends_the_first_aloud(model, reference):
+    hierarchy = hierarchy_of(model, 1, 2)
+    first, second = (DecodingState(hierarchy, PROMPT, len(PROMPT) + LENGTH) for _ in range(2))
+    with pytest.raises(UsageError, match="another answer was begun"):
+        list(decode(first, StaticPolicy((1, 2, 4)), Greedy(), Ending(LENGTH)))
+    events = decode(second, StaticPolicy((1, 2, 4)), Greedy(), Ending(LENGTH))
+    assert [token for event in events if isinstance(event, Committed) for token in event.token_ids] == reference
+
+
+def test_ids_that_the_target_does_not_have_are_refused(model):
+    for strange in (24, 99, -1):
+        with pytest.raises(UsageError, match=f"token id {strange} of the prompt"):
+            DecodingState(hierarchy_of(model, 1), [*PROMPT, strange], 20)
+
+
+def test_beyond_the_context_of_a_smaller_model_the_target_writes_alone(model, reference):
+    for context in range(len(PROMPT), len(PROMPT) + LENGTH + 2):
+        small = TransformersStack(random_model("llama", seed=7, layers=2), "small")
+        small.context = context
+        target = TransformersStack(model, "target")
+        for levels in (
+            [Level("draft", small, 2), Level("target", target, 4)],
+            [Level("draft", small, 1), Level("intermediate", target, 2), Level("target", target, 4)],
+            [Level("guesses", None, 0), Level("draft", small, 2), Level("target", target, 4)],
+        ):
+            hierarchy = Hierarchy(levels)
+            state = DecodingState(hierarchy, PROMPT, len(PROMPT) + LENGTH)
+            guesser = Guesser(2, 4) if hierarchy.guesses else None
+            periods = (1, 2, 4)[: len(levels)]
+            ids = []
+            for event in decode(state, StaticPolicy(periods), Greedy(), Ending(LENGTH), guesser):
+                ids += event.token_ids if isinstance(event, Committed) else ()
+                assert state.frontier[int(hierarchy.guesses)] <= max(context, len(PROMPT))
+            assert ids == reference
+
+
+def test_logits_that_are_not_numbers_are_an_error_not_a_token():
+    broken = random_model("llama")
+    broken.lm_head.weight.data.fill_(torch.nan)
+    for rule in (Greedy(), Speculative(Sampling(1.0), Randomness(0))):
+        state = DecodingState(hierarchy_of(broken, 1), PROMPT, 20)
+        with pytest.raises(UsageError, match="not numbers"):
+            list(decode(state, StaticPolicy((1, 2)), rule, Ending(4)))
 
 
 def test_guesses_are_taken_from_a_text_that_repeats():
