@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,19 +15,20 @@ from platformdirs import user_state_path
 from hispec.api import Engine
 from hispec.bench.journal import SUFFIX, Journal
 from hispec.bench.processes import Processes
-from hispec.bench.record import DatasetInfo, Report, Setup
+from hispec.bench.record import DatasetInfo, Measurement, Report, Setup
 from hispec.bench.runner import Runner, configuration, describe_machine, hash_of, tasks
 from hispec.bench.statistics import summarize
-from hispec.datasets import Loaded, execution, load
+from hispec.datasets import Loaded, execution, hash_rows, load
 from hispec.datasets.base import Row
+from hispec.datasets.humaneval import HumanEval
 from hispec.errors import UnavailableError, UsageError
 from hispec_cli.commands.bench import ReportOptions, RunOptions
 from hispec_cli.commands.generate import load_engine
 from hispec_cli.options import DecodingOptions, Format, ModelOptions
 from hispec_cli.ui.console import say
-from hispec_cli.ui.output import write, write_json
+from hispec_cli.ui.output import ReaderLeft, write, write_json
 from hispec_cli.ui.progress import BenchProgress
-from hispec_cli.ui.report.context import Context
+from hispec_cli.ui.report.context import Context, notable, plain_number
 from hispec_cli.ui.report.files import write_report
 from hispec_cli.ui.report.tables import to_markdown
 from hispec_cli.ui.report.terminal import show_report
@@ -38,29 +39,34 @@ def measure(
     run: RunOptions, arms: Sequence[str], model: ModelOptions, decoding: DecodingOptions, reports: ReportOptions
 ) -> tuple[Report | None, bool]:
     """Run the benchmark: the report, None in processes that do not report, and whether it was interrupted."""
-    rows = _load_rows(run, model)
+    rows = load(
+        run.dataset,
+        format_as=run.format_as,
+        offline=model.offline,
+        allow_code_execution=run.allow_code_execution,
+    )
+    if run.allow_code_execution and isinstance(rows.dataset, HumanEval):
+        say(f"--allow-code-execution {execution.WARNING}", "yellow")
     with Processes() as processes:
         engine = load_engine(model, _on_own_device(decoding, processes))
         limit = _answer_limit(rows, decoding, engine)
         runner = Runner(engine, rows.dataset, arms, limit)
         chosen, warmup = _choose(rows, runner, run)
-        setup = _setup(run, arms, engine, rows, len(chosen), limit, processes)
+        setup = _setup(run, arms, engine, rows, chosen, limit, processes)
         share = processes.share_of(tasks(chosen, run.repeats))
-        with Journal(_journal_path(reports, processes), setup.config, resume=run.resume) as journal:
+        keys, path = [task.key for task in share], _journal_path(reports, processes)
+        with Journal(path, setup.config, keys, arms, resume=run.resume) as journal:
             if journal.set_aside is not None:
                 say(f"an earlier run's answers are now in {journal.set_aside}")
+            progress = BenchProgress(arms, journal.measured, len(share), quiet=not processes.reports)
             interrupted = False
             try:
-                with (
-                    _ctrl_c(),
-                    BenchProgress(arms, journal.measured, len(share), quiet=not processes.reports) as progress,
-                ):
+                with _ctrl_c(), progress:
                     runner.warm_up(warmup)
                     for measurements in runner.run(share, journal):
                         progress.see(measurements)
                         if reports.format is Format.jsonl:
-                            for measurement in measurements:
-                                write_json(measurement.model_dump())
+                            _stream(measurements)
             except KeyboardInterrupt:
                 interrupted = True
                 say(f"interrupted; continue with --resume (answers are in {journal.path})")
@@ -71,17 +77,11 @@ def measure(
         return summarize(status, arms, gathered), interrupted
 
 
-def _load_rows(run: RunOptions, model: ModelOptions) -> Loaded:
-    """The rows to answer and, where the dataset has more, those to warm up with."""
-    if run.allow_code_execution:
-        say(f"--allow-code-execution {execution.WARNING}", "yellow")
-    return load(
-        run.dataset,
-        format_as=run.format_as,
-        limit=run.limit + run.warmup if run.limit else None,
-        offline=model.offline,
-        allow_code_execution=run.allow_code_execution,
-    )
+def _stream(measurements: Sequence[Measurement]) -> None:
+    """One line an answer; that nobody reads them is no reason to stop measuring."""
+    with suppress(ReaderLeft):
+        for measurement in measurements:
+            write_json(measurement.model_dump())
 
 
 def _on_own_device(decoding: DecodingOptions, processes: Processes) -> DecodingOptions:
@@ -101,16 +101,21 @@ def _answer_limit(rows: Loaded, decoding: DecodingOptions, engine: Engine) -> in
 
 def _choose(rows: Loaded, runner: Runner, run: RunOptions) -> tuple[list[Row], list[Row]]:
     """The rows to measure and those to warm up with; prompts that do not fit the context are left out, audibly."""
-    fitting = [row for row in rows.rows if runner.fits(row)]
-    left_out = len(rows.rows) - len(fitting)
-    if left_out:
-        say(
-            f"{left_out} of {len(rows.rows)} prompts do not fit the context of {runner.engine.context} tokens", "yellow"
-        )
+    wanted = run.limit + run.warmup if run.limit else len(rows.rows)
+    fitting: list[Row] = []
+    left_out = 0
+    for row in rows.rows:
+        if len(fitting) == wanted:
+            break
+        if runner.fits(row):
+            fitting.append(row)
+        else:
+            left_out += 1
+    context = runner.engine.context
     if not fitting:
-        raise UsageError(
-            f"no prompt of {run.dataset} fits the context of {runner.engine.context} tokens", "choose another dataset"
-        )
+        raise UsageError(f"no prompt of {run.dataset} fits the context of {context} tokens", "choose another dataset")
+    if left_out:
+        say(f"{left_out} prompts do not fit the context of {context} tokens and are left out", "yellow")
     chosen = fitting[: run.limit] if run.limit else fitting
     return chosen, (fitting[len(chosen) :] or chosen)[: run.warmup]
 
@@ -120,18 +125,24 @@ def _setup(
     arms: Sequence[str],
     engine: Engine,
     rows: Loaded,
-    count: int,
+    chosen: Sequence[Row],
     limit: int,
     processes: Processes,
 ) -> Setup:
     """Everything about the run that is not a measurement."""
-    config = configuration(engine, rows, count, arms, run.repeats, limit, processes.count)
+    dataset = DatasetInfo(
+        name=rows.dataset.name,
+        rows=len(chosen),
+        sha256=hash_rows(chosen),
+        source=rows.source,
+        metric=rows.dataset.metric,
+    )
+    told = dataset.model_dump(mode="json") | {"code_execution": run.allow_code_execution}
+    config = configuration(engine, told, arms, run.repeats, limit, processes.count)
     return Setup(
         status="complete",
         profile=engine.profile.name,
-        dataset=DatasetInfo(
-            name=rows.dataset.name, rows=count, sha256=rows.sha256, source=rows.source, metric=rows.dataset.metric
-        ),
+        dataset=dataset,
         repeats=run.repeats,
         warmup=run.warmup,
         synthetic_weights=False,
@@ -156,8 +167,8 @@ def _journal_path(reports: ReportOptions, processes: Processes) -> Path:
     return base.with_name(base.name + part + SUFFIX)
 
 
-def deliver(report: Report, context: Context, reports: ReportOptions) -> None:
-    """Files first, so that a closed pipe loses nothing."""
+def write_files(report: Report, context: Context, reports: ReportOptions) -> None:
+    """Write what was asked for."""
     for path in reports.written():
         write_report(path, report, context)
         say(f"written: {path}")
@@ -170,9 +181,21 @@ def deliver(report: Report, context: Context, reports: ReportOptions) -> None:
             raise UnavailableError(
                 f"{summary} cannot be written: {error.strerror}", "leave out --step-summary"
             ) from None
-    if reports.format in (Format.json, Format.jsonl):
+
+
+def show(report: Report, context: Context, format: Format) -> None:  # noqa: A002
+    """The report on stdout, and on a terminal or beside JSON what changed since an earlier one on stderr."""
+    told = format in (Format.json, Format.jsonl) or (format is Format.auto and sys.stdout.isatty())
+    if told and context.comparison is not None:
+        for warning in context.comparison.warnings:
+            say(f"note: {warning}", "yellow")
+        for change in notable(context.comparison):
+            say(
+                f"{change.arm} {change.key}: {plain_number(change.old)} -> {plain_number(change.new)}, {change.direction}"
+            )
+    if format in (Format.json, Format.jsonl):
         write_json(json.loads(report.to_json()))
-    elif reports.format is Format.auto and sys.stdout.isatty():
+    elif format is Format.auto and sys.stdout.isatty():
         show_report(report)
     else:
         write(visible(to_markdown(report, context)))

@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.errors import ProfileError
 from hispec.models.stack import LayerStack
-from hispec.profile import Profile
+from hispec.profile import Draft, Profile
 
 
 def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack]) -> Hierarchy:
     """The levels of a mode: `hispec` all that the profile names, `single-layer` draft and target, else the target."""
     levels = []
     draft, intermediate, target = profile.draft, profile.intermediate, stacks[profile.target.model]
+    if mode == "single-layer" and profile.single_layer is not None:
+        draft = Draft(exit_layer=profile.single_layer.exit_layer)
     if draft is not None and mode != "autoregressive":
         if draft.ngram is not None:
             levels.append(Level("guesses", None, 0))

@@ -94,6 +94,13 @@ class Intermediate(_Section):
         return self
 
 
+class SingleLayer(_Section):
+    """Mode single-layer where it is tuned apart from the hierarchy: its draft exit, and tokens drafted at once."""
+
+    exit_layer: Count
+    draft_tokens: Count
+
+
 class Decoding(_Section):
     """How much is drafted before each judgement."""
 
@@ -124,6 +131,7 @@ class Profile(_Section):
     target: Target
     draft: Draft | None = None
     intermediate: Intermediate | None = None
+    single_layer: SingleLayer | None = None
     decoding: Decoding = Decoding()
     sampling: Sampling = Sampling()
     chat_template: str | None = None
@@ -269,6 +277,7 @@ def with_exits(profile: Profile, draft: int | None, intermediate: int | None) ->
     """
     data = profile.model_dump(by_alias=True, exclude_unset=True)
     if draft is not None:
+        data.pop("single_layer", None)  # tuned for the exits that were
         guesses = (data.get("draft") or {}).get("ngram")
         data["draft"] = {"exit_layer": draft} | ({"ngram": guesses} if guesses else {})
     if intermediate is not None:

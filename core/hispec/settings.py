@@ -92,6 +92,8 @@ def resolve_settings(
         | profile.target.model_dump(include={"dtype"}, exclude_unset=True),
         "generation config": _sampling_of(generation_config or {}),
     }
+    if profile.single_layer is not None and _first(sources, "mode") == "single-layer":
+        sources["profile"] = {**sources["profile"], "validate_every": profile.single_layer.draft_tokens}
     values, origins = {}, dict.fromkeys(Settings.model_fields, "default")
     for name in Settings.model_fields:
         for source, found in sources.items():
@@ -110,6 +112,10 @@ def resolve_settings(
             "generation config": f"generation_config.json: {name}",
         }.get(origins[name], name)
         raise UsageError(cause.replace(name, shown, 1), cure) from None
+
+
+def _first(sources: Mapping[str, Mapping[str, Any]], name: str) -> Any:
+    return next((found[name] for found in sources.values() if found.get(name) is not None), None)
 
 
 def _sampling_of(config: Mapping[str, Any]) -> dict[str, Any]:

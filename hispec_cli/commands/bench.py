@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from hispec.bench.names import ARMS
-from hispec.errors import UsageError
+from hispec.errors import UnavailableError, UsageError
 from hispec_cli.commands.generate import INTERRUPTED, prepare_hub
 from hispec_cli.options import CommonOptions, DecodingOptions, Format, ModelOptions, grouped
 from hispec_cli.ui.console import say
-from hispec_cli.ui.output import write, write_json
+from hispec_cli.ui.output import ReaderLeft, write, write_json
 from hispec_cli.ui.safe_text import visible
 
 GATE_FAILED, DIFFERS = 3, 4
@@ -95,26 +95,31 @@ def bench(
     old = read_report(reports.compare) if reports.compare else None
     _check_outputs(reports)
     prepare_hub(model)
-    from hispec_cli.benchmark import deliver, measure  # takes seconds: torch
+    from hispec_cli.benchmark import measure, show, write_files  # takes seconds: torch
 
     report, interrupted = measure(run, arms, model, decoding, reports)
     if report is None:
         raise typer.Exit(INTERRUPTED if interrupted else 0)
     verdicts = [gate.judge(report) for gate in gates]
     shown = Context(verdicts, compare(old, report) if old else None, ["hispec", *sys.argv[1:]])
-    deliver(report, shown, reports)
+    code = INTERRUPTED if interrupted else 0
     for verdict in verdicts:
         say(
             f"gate {verdict.expression}: {verdict.outcome}: {verdict.message}",
             "red" if verdict.outcome == "failed" else "dim",
         )
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
+    if any(verdict.outcome == "failed" for verdict in verdicts):
+        code = code or GATE_FAILED
     if any(arm.lossless is not None and arm.lossless.errors for arm in report.arms):
         say("answers differ from the target's own: losslessness is broken", "bold red")
-        raise typer.Exit(DIFFERS)
-    if any(verdict.outcome == "failed" for verdict in verdicts):
-        raise typer.Exit(GATE_FAILED)
+        code = INTERRUPTED if interrupted else DIFFERS
+    write_files(report, shown, reports)
+    try:
+        show(report, shown, reports.format)
+    except (ReaderLeft, UnavailableError):
+        if not code:  # a verdict says more than a closed or full stdout
+            raise
+    raise typer.Exit(code)
 
 
 @app.command("compare")

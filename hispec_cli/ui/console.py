@@ -25,6 +25,14 @@ class _Stderr(Console):
         """Nobody listens: the answer and the exit code say it too."""
         self.quiet = True
 
+    def _check_buffer(self) -> None:
+        """Write out; a full disk behind stderr is as deaf as a closed pipe."""
+        try:
+            super()._check_buffer()
+        except OSError:
+            self.quiet = True
+            self._buffer.clear()
+
 
 def stderr() -> Console:
     """A console on stderr that marks nothing up by itself."""

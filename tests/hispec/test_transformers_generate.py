@@ -158,7 +158,7 @@ def test_a_cache_of_the_callers_is_refused(llama):
 
 @pytest.mark.parametrize("options", [{"draft_tokens": 0}, {"validate_every": -1}, {"draft_tokens": 2.5}])
 def test_impossible_lengths_are_refused(llama, options):
-    with pytest.raises(UsageError, match="(draft_tokens|validate_every) is"):
+    with pytest.raises(UsageError, match=r"(draft_tokens|validate_every) is"):
         llama.generate(**INPUTS, max_new_tokens=4, custom_generate=custom_generate, **options)
 
 

@@ -104,6 +104,30 @@ def test_an_inconclusive_gate_fails_nothing_and_says_so(hispec, tmp_path):
     assert again.code == 0 and "inconclusive" in again.err  # the same answers, and a limit within their interval
 
 
+@pytest.mark.parametrize("target", ["| true", "--format jsonl | true", ">/dev/full", "2>/dev/full"])
+def test_no_closed_or_full_stream_hides_a_verdict(tmp_path, target):
+    options = " ".join(map(str, (*QUICK, "--limit", 2, "--arms", "hispec,autoregressive")))
+    command = f"{sys.executable} -m hispec_cli {options} -o {tmp_path}/r.json --fail-if 'tokens_per_target_pass<100'"
+    done = subprocess.run(["bash", "-c", f"{command} {target}; exit ${{PIPESTATUS[0]}}"], capture_output=True)
+    assert done.returncode == 3 and json.loads((tmp_path / "r.json").read_text())["status"] == "complete"
+
+
+def test_prompts_that_do_not_fit_are_replaced_by_the_next(hispec, tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    prompts = ["word " * 3000] * 3 + [f"Ben has {n} cards." for n in range(5)]
+    path.write_text("".join(json.dumps({"id": None, "prompt": prompt}) + "\n" for prompt in prompts))
+    arguments = ("bench", "--max-new-tokens", 4, "--arms", "hispec", "--format", "json", "--dataset", path)
+    two, again = (report_of(hispec(*arguments, "--limit", 2, "--warmup", n)) for n in (1, 3))
+    assert two["dataset"]["rows"] == 2 and two["config_hash"] == again["config_hash"]
+
+
+def test_what_changed_is_told(hispec, tmp_path):
+    arguments = (*QUICK, "--limit", 2, "--arms", "hispec")
+    assert hispec(*arguments, "-o", tmp_path / "old.json").code == 0
+    done = hispec(*arguments, "--repeats", 2, "--compare", tmp_path / "old.json", "--format", "json")
+    assert done.code == 0 and "note: " in done.err and "hispec tokens" in done.err
+
+
 def test_broken_losslessness_exits_4(hispec, monkeypatch):
     monkeypatch.setattr(Greedy, "judge", lambda self, tokens, *_: Verdict(len(tokens), None))
     done = hispec(*QUICK, "--arms", "hispec,autoregressive", "--draft-exit", 1, "--fail-if", "speedup>0")

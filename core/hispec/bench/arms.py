@@ -141,7 +141,7 @@ def check_arms(names: Sequence[str], engine: Engine) -> None:
         if name not in ARMS:
             raise UsageError(f"there is no arm {name!r}", f"known: {', '.join(ARMS)}")
         lacks = {
-            "hispec": draft is None and profile.intermediate is None and "levels below the target",
+            "hispec": draft is None and "levels below the target",
             "single-layer": draft is None and "a draft level",
             "hf-early-exit": (draft is None or draft.exit_layer is None) and "a draft exit of the target",
             "hf-assisted": (draft is None or draft.model is None) and "a draft model",
@@ -149,16 +149,18 @@ def check_arms(names: Sequence[str], engine: Engine) -> None:
         if lacks:
             raise UsageError(
                 f"arm {name} needs {lacks}, and profile {profile.name} has none",
-                f"leave it out of --arms, or choose another profile: --arms {','.join(n for n in names if n != name)}",
+                "leave it out of --arms, or choose another profile",
             )
 
 
 def _make(name: str, engine: Engine) -> Arm:
+    tuned = engine.profile.single_layer
     if name in OWN_ARMS:
-        return OwnArm(name, engine.with_settings(mode=name))
+        own = {"validate_every": tuned.draft_tokens} if tuned and name == "single-layer" else {}
+        return OwnArm(name, engine.with_settings(mode=name, **own))
     draft, options = engine.profile.draft, {}
     if name == "hf-early-exit" and draft is not None:
-        options = {"assistant_early_exit": draft.exit_layer}
+        options = {"assistant_early_exit": tuned.exit_layer if tuned else draft.exit_layer}
     elif name == "hf-assisted" and draft is not None and draft.model is not None:
         options = {"assistant_model": _module(engine, draft.model)}
     elif name == "prompt-lookup":

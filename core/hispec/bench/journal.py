@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +21,8 @@ class Journal:
     Args:
         path: of the file; made anew, or continued.
         config: everything that the measurements depend on.
+        keys: of the prompts, (row, repeat), that may be in it.
+        arms: that answer each of them.
         resume: continue the file at `path`, where it is one of the same configuration.
 
     Raises:
@@ -28,19 +30,35 @@ class Journal:
         UnavailableError: the file cannot be read or written.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: dict[str, Any],
+        keys: Collection[tuple[str, int]],
+        arms: Sequence[str],
+        *,
+        resume: bool,
+    ) -> None:
         self.path = path
         self.measured: list[Measurement] = []
         self.set_aside: Path | None = None
         """Where an earlier journal that was not resumed went."""
+        if resume and not path.exists():
+            raise UsageError(f"there is nothing to resume: no {path}", "run without --resume, or with the same -o")
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is not an ordinary file", "choose another place with -o")
         try:
-            if resume:
-                self._read(config)
-            elif path.exists():
-                self.set_aside = path.with_name(path.name + ".old")
-                path.replace(self.set_aside)
             self._file = path.open("ab")
-            if not resume:
+            self._lock()
+            if resume:
+                self._read(config, set(keys), list(arms))
+            else:
+                if path.stat().st_size:
+                    self._file.close()
+                    self.set_aside = path.with_name(path.name + ".old")
+                    path.replace(self.set_aside)
+                    self._file = path.open("ab")
+                    self._lock()
                 self._write({"config": config})
         except OSError as error:
             raise UnavailableError(f"{path} cannot be used: {error.strerror}", "choose another place with -o") from None
@@ -72,15 +90,25 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _read(self, config: dict[str, Any]) -> None:
+    def _lock(self) -> None:
+        """Keep the file to this process until it ends, however it ends."""
+        try:
+            import fcntl
+        except ImportError:  # no such locks on Windows
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise UsageError(f"another run is writing {self.path}", "wait for it, or choose another -o") from None
+
+    def _read(self, config: dict[str, Any], keys: set[tuple[str, int]], arms: list[str]) -> None:
         """Take over an earlier run's lines; the last may have been cut off by its end."""
-        if not self.path.exists():
-            raise UsageError(f"there is nothing to resume: no {self.path}", "run without --resume, or with the same -o")
         whole, _, cut = self.path.read_bytes().rpartition(b"\n")
         try:
             first, *lines = [json.loads(line) for line in whole.split(b"\n")]
             before = first["config"]
-            self.measured = [Measurement.model_validate(answer) for line in lines for answer in line["answers"]]
+            prompts = [[Measurement.model_validate(answer) for answer in line["answers"]] for line in lines]
         except (ValueError, KeyError, TypeError, ValidationError):
             raise UsageError(f"{self.path} is not a benchmark's journal", "run without --resume") from None
         if differing := sorted(key for key in before.keys() | config.keys() if before.get(key) != config.get(key)):
@@ -90,6 +118,15 @@ class Journal:
                 f"({key} was {_short(before.get(key))}, is {_short(config.get(key))})",
                 "repeat the options of that run, or run without --resume",
             )
+        for answers in prompts:
+            key = (answers[0].row, answers[0].repeat) if answers else ("", 0)
+            whole_set = [(a.arm, a.row, a.repeat) for a in answers] == [(arm, *key) for arm in arms]
+            if key not in keys or not whole_set:
+                raise UsageError(
+                    f"{self.path} was changed: the answers to {key[0]!r} are not this run's", "run without --resume"
+                )
+            keys.remove(key)
+            self.measured += answers
         if cut:
             os.truncate(self.path, len(whole) + 1)
 

@@ -6,6 +6,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from hispec.errors import UsageError
+
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=7)
@@ -19,12 +21,22 @@ class Processes:
         rank: of this process, 0 for the one that reports.
         count: of processes.
         local_rank: among those on this machine: the number of the GPU to use.
+
+    Raises:
+        UsageError: an environment that neither of these makes.
     """
 
     def __init__(self) -> None:
-        self.count = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0")) if self.count > 1 else 0
-        self.local_rank = int(os.environ.get("LOCAL_RANK", "0")) if self.count > 1 else 0
+        self.count, self.rank, self.local_rank = 1, 0, 0
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            try:
+                self.count, self.rank, self.local_rank = (
+                    int(os.environ[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+                )
+            except (KeyError, ValueError):
+                raise UsageError(
+                    "WORLD_SIZE is set, but not as torchrun sets it", "unset it, or start with torchrun or accelerate"
+                ) from None
 
     def __enter__(self) -> Self:
         if self.count > 1:

@@ -7,11 +7,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
-Interval = tuple[float, float]
+Interval = Annotated[tuple[float, float], AfterValidator(lambda ends: _ordered(ends))]
+
+
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("an interval's lower end comes first")
+    return ends
 
 
 class _Record(BaseModel):

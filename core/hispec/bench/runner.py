@@ -18,7 +18,6 @@ from hispec.bench.arms import Answer, Arm, make_arms
 from hispec.bench.journal import Journal
 from hispec.bench.names import REFERENCE
 from hispec.bench.record import LevelCounts, Measurement, TokenComparison
-from hispec.datasets import Loaded
 from hispec.datasets.base import Dataset, Row
 from hispec.text import encode_prompt
 
@@ -78,7 +77,7 @@ class Runner:
     def measure(self, task: Task) -> list[Measurement]:
         """Let every arm answer one prompt, in an order drawn for the prompt, so that none always comes first."""
         order = Random(f"{task.row.id}/{task.repeat}").sample(self.arms, len(self.arms))
-        seed = Random(f"seed/{task.row.id}/{task.repeat}").getrandbits(32)
+        seed = Random(f"{self.engine.settings.seed}/{task.row.id}/{task.repeat}").getrandbits(32)
         answers: dict[str, list[Answer]] = {}
         memory: dict[str, int | None] = {}
         for arm in order:
@@ -153,18 +152,25 @@ def tasks(rows: Sequence[Row], repeats: int) -> list[Task]:
 
 
 def configuration(
-    engine: Engine, rows: Loaded, count: int, arms: Sequence[str], repeats: int, max_new_tokens: int, processes: int
+    engine: Engine,
+    dataset: dict[str, JsonValue],
+    arms: Sequence[str],
+    repeats: int,
+    max_new_tokens: int,
+    processes: int,
 ) -> dict[str, JsonValue]:
     """Everything that measurements depend on, so that only equal runs are continued or compared without a warning."""
-    levels = engine.profile.model_dump(mode="json", include={"target", "draft", "intermediate", "chat_template"})
+    levels = engine.profile.model_dump(
+        mode="json", include={"target", "draft", "intermediate", "single_layer", "chat_template"}
+    )
     return {
         "hispec": version("hispec"),
         "profile": {"name": engine.profile.name, **levels},
         "settings": engine.settings.model_dump(mode="json") | {"max_new_tokens": max_new_tokens},
         "arms": list(arms),
-        "dataset": {"name": rows.dataset.name, "sha256": rows.sha256, "rows": count},
+        "dataset": dataset,
         "repeats": repeats,
-        "processes": processes,
+        "machine": describe_machine(engine, processes),
     }
 
 

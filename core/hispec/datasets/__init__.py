@@ -7,7 +7,7 @@ something is loaded.
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from hispec.datasets.spec_bench import SpecBench
 from hispec.datasets.xsum import XSum
 from hispec.errors import UsageError
 
-__all__ = ["DATASETS", "FORMATS", "Dataset", "Loaded", "Row", "load"]
+__all__ = ["DATASETS", "FORMATS", "Dataset", "Loaded", "Row", "hash_rows", "load"]
 
 FORMATS: dict[str, type[Dataset]] = {
     kind.name: kind for kind in (Sample, GSM8K, HumanEval, CNNDailyMail, XSum, ShareGPT, MTBench, SpecBench, Prompts)
@@ -92,7 +92,7 @@ def load(
     rows = _rows(dataset, files.read_records(path), str(path), limit)
     if not rows:
         raise UsageError(f"{path} holds no prompt", 'write objects such as {"prompt": "..."}, one a line')
-    return Loaded(dataset, rows, _hash(rows), source)
+    return Loaded(dataset, rows, hash_rows(rows), source)
 
 
 def _path_of(name_or_path: str) -> Path | None:
@@ -156,6 +156,7 @@ def _rows(dataset: Dataset, records: Iterable[tuple[str, Record]], source: str, 
     return list(rows.values())
 
 
-def _hash(rows: list[Row]) -> str:
+def hash_rows(rows: Sequence[Row]) -> str:
+    """SHA-256 over ids, turns and references."""
     content = [[row.id, row.turns, row.reference] for row in rows]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -22,7 +22,11 @@ class Prompts(Dataset):
         """See `Dataset.row`."""
         has_reference = record.get("reference") is not None or record.get("answer") is not None
         reference = text_of(record, "reference", "answer") if has_reference else None
-        return Row(str(record.get("id", index)), (text_of(record, "prompt", "question"),), reference)
+        return Row(
+            str(index if record.get("id") is None else record["id"]),
+            (text_of(record, "prompt", "question"),),
+            reference,
+        )
 
     def score(self, row: Row, text: str) -> float | None:
         """1 for the reference itself, white space aside, else 0; a reference with `####` compares final numbers."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from hispec.bench.compare import Change, Comparison
 from hispec.bench.gates import Verdict
-from hispec.bench.names import BASELINES
+from hispec.bench.names import BASELINES, REFERENCE
 from hispec.bench.record import ArmFigures, Interval, Report
 
 NOTHING = "\u2013"
@@ -86,7 +86,7 @@ def caveats(report: Report) -> list[str]:
         said.append(f"The run was interrupted. Answers measured: {answers}; speed-ups use those that both arms gave.")
     if report.synthetic_weights:
         said.append("The weights were drawn at random: acceptance, accuracy and so the speed-up mean nothing.")
-    if report.dataset.rows < 10:
+    if 1 < report.dataset.rows < 10:
         said.append(f"{report.dataset.rows} prompts are few: the intervals are narrower than they should be.")
     return said
 
@@ -141,7 +141,7 @@ def identical(arm: ArmFigures) -> str:
     """How many answers are the reference's own, and what the others are."""
     found = arm.lossless
     if found is None:
-        return "reference" if arm.answers else NOTHING
+        return "reference" if arm.answers and arm.name == REFERENCE else NOTHING
     rest = [f"{count} {name}" for name, count in (("ties", found.ties), ("errors", found.errors)) if count]
     return f"{found.identical} of {found.of}" + (f" ({', '.join(rest)})" if rest else "")
 

@@ -47,6 +47,8 @@ def check_output(path: Path, suffixes: Collection[str] = tuple(WRITERS)) -> None
     folder = path.parent
     if not folder.is_dir():
         raise UsageError(f"the folder {folder} does not exist", f"make it first: mkdir -p {folder}")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UsageError(f"{path} is a device, not a file", "give the path of a file")
     if path.is_dir():
         raise UsageError(f"{path} is a folder", "give the path of a file")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -32,6 +32,9 @@ class Short(Dataset):
 ROWS = [Row(f"short/{i}", (problem.question,)) for i, problem in enumerate(held_out_problems(4, "trained"))]
 
 
+KEYS = [task.key for task in tasks(ROWS, 2)]
+
+
 @pytest.fixture(scope="module")
 def runner(engine):
     return Runner(engine, Short(), ARMS, max_new_tokens=16)
@@ -44,7 +47,7 @@ def essence(measurements):
 
 @pytest.fixture(scope="module")
 def undisturbed(runner, tmp_path_factory):
-    with Journal(tmp_path_factory.mktemp("undisturbed") / "rows", CONFIG, resume=False) as journal:
+    with Journal(tmp_path_factory.mktemp("undisturbed") / "rows", CONFIG, KEYS, ARMS, resume=False) as journal:
         for _ in runner.run(tasks(ROWS, 2), journal):
             pass
         return essence(journal.measured)
@@ -85,9 +88,13 @@ def test_a_difference_is_found_and_diagnosed(engine, monkeypatch):
     assert measured.lossless.kind == "error" and measured.lossless.at > 0 and measured.lossless.gap > 0
 
 
-def test_sampled_answers_are_not_compared(engine):
-    (measured,) = Runner(engine.with_settings(temperature=1.0), Short(), ["hispec"], 16).measure(tasks(ROWS, 1)[0])
-    assert measured.lossless is None
+def test_sampled_answers_are_not_compared_and_follow_the_seed(engine):
+    def sample(seed):
+        warm = Runner(engine.with_settings(temperature=1.0, seed=seed), Short(), ["hispec"], 16)
+        return warm.measure(tasks(ROWS, 1)[0])[0]
+
+    assert sample(1).lossless is None
+    assert sample(1).token_ids == sample(1).token_ids != sample(2).token_ids
 
 
 def test_later_turns_are_asked_after_the_answers_to_earlier_ones(engine, runner):
@@ -100,12 +107,12 @@ def test_later_turns_are_asked_after_the_answers_to_earlier_ones(engine, runner)
 
 def test_a_run_killed_at_twenty_moments_loses_nothing_and_repeats_nothing(runner, undisturbed, tmp_path):
     path, dice = tmp_path / "rows", random.Random(5)
-    Journal(path, CONFIG, resume=False).__exit__(None, None, None)
+    Journal(path, CONFIG, KEYS, ARMS, resume=False).__exit__(None, None, None)
     for _ in range(20):
         child = os.fork()
         if not child:
             try:
-                with Journal(path, CONFIG, resume=True) as journal:
+                with Journal(path, CONFIG, KEYS, ARMS, resume=True) as journal:
                     for _ in runner.run(tasks(ROWS, 2), journal):
                         pass
             finally:
@@ -113,44 +120,63 @@ def test_a_run_killed_at_twenty_moments_loses_nothing_and_repeats_nothing(runner
         time.sleep(dice.uniform(0, 0.15))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    with Journal(path, CONFIG, resume=True) as journal:
+    with Journal(path, CONFIG, KEYS, ARMS, resume=True) as journal:
         for _ in runner.run(tasks(ROWS, 2), journal):
             pass
         assert essence(journal.measured) == undisturbed
 
 
 def test_a_journal_cut_at_any_byte_is_continued(runner, undisturbed, tmp_path):
-    path, answers = tmp_path / "rows", runner.measure(tasks(ROWS, 1)[0])
-    with Journal(path, CONFIG, resume=False) as journal:
+    path = tmp_path / "rows"
+    first, second, third = (runner.measure(task) for task in tasks(ROWS, 1)[:3])
+    with Journal(path, CONFIG, KEYS, ARMS, resume=False) as journal:
         head = path.stat().st_size
-        journal.append(answers)
-        journal.append(runner.measure(tasks(ROWS, 1)[1]))
+        journal.append(first)
+        journal.append(second)
     whole = path.read_bytes()
     for cut in range(head, len(whole), 97):
         path.write_bytes(whole[:cut])
-        with Journal(path, CONFIG, resume=True) as journal:
+        with Journal(path, CONFIG, KEYS, ARMS, resume=True) as journal:
             rows = {measurement.row for measurement in journal.measured}
             assert len(rows) == whole[:cut].count(b"\n") - 1
-            journal.append(answers)
-        with Journal(path, CONFIG, resume=True) as journal:
-            assert essence(journal.measured[-2:]) == essence(answers)
+            journal.append(third)
+        with Journal(path, CONFIG, KEYS, ARMS, resume=True) as journal:
+            assert essence(journal.measured[-2:]) == essence(third)
 
 
 def test_only_the_same_configuration_is_resumed(tmp_path):
     path = tmp_path / "rows"
     with pytest.raises(UsageError, match="nothing to resume"):
-        Journal(path, CONFIG, resume=True)
-    Journal(path, CONFIG, resume=False).__exit__(None, None, None)
+        Journal(path, CONFIG, KEYS, ARMS, resume=True)
+    Journal(path, CONFIG, KEYS, ARMS, resume=False).__exit__(None, None, None)
     with pytest.raises(UsageError, match=r"measured something else: rows \(rows was 3, is 4\)"):
-        Journal(path, {**CONFIG, "rows": 4}, resume=True)
+        Journal(path, {**CONFIG, "rows": 4}, KEYS, ARMS, resume=True)
     path.write_text("not a journal\n")
     with pytest.raises(UsageError, match="not a benchmark's journal"):
-        Journal(path, CONFIG, resume=True)
+        Journal(path, CONFIG, KEYS, ARMS, resume=True)
+
+
+def test_answers_that_are_not_this_runs_are_refused(runner, tmp_path):
+    path, answers = tmp_path / "rows", runner.measure(tasks(ROWS, 1)[0])
+    strange = answers[0].model_copy(update={"row": "elsewhere"})
+    for lines in ([answers, answers], [answers[:1]], [[strange, *answers[1:]]], [answers[::-1]], [[]]):
+        with Journal(path, CONFIG, KEYS, ARMS, resume=False) as journal:
+            for line in lines:
+                journal.append(line)
+        with pytest.raises(UsageError, match="was changed"):
+            Journal(path, CONFIG, KEYS, ARMS, resume=True)
+
+
+def test_two_runs_do_not_write_one_journal(tmp_path):
+    with Journal(tmp_path / "rows", CONFIG, KEYS, ARMS, resume=False):
+        for resume in (True, False):
+            with pytest.raises(UsageError, match="another run is writing"):
+                Journal(tmp_path / "rows", CONFIG, KEYS, ARMS, resume=resume)
 
 
 def test_a_new_run_sets_an_older_journal_aside(tmp_path):
     path = tmp_path / "rows"
-    Journal(path, CONFIG, resume=False).__exit__(None, None, None)
+    Journal(path, CONFIG, KEYS, ARMS, resume=False).__exit__(None, None, None)
     before = path.read_bytes()
-    journal = Journal(path, {"rows": 9}, resume=False)
-    assert journal.set_aside.read_bytes() == before
+    with Journal(path, {"rows": 9}, KEYS, ARMS, resume=False) as journal:
+        assert journal.set_aside.read_bytes() == before
