@@ -1,10 +1,12 @@
 """Figures of one generation, folded from its events."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from hispec.decoding.hierarchy import Hierarchy
 from hispec.events import Committed, Drafted, Event, Judged, Prefilled
+
+if TYPE_CHECKING:
+    from hispec.decoding.hierarchy import Hierarchy
 
 PHASES = ("prefill", "draft", "intermediate", "target")
 
@@ -41,7 +43,7 @@ class Stats:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 
     @classmethod
-    def of(cls, hierarchy: Hierarchy) -> "Stats":
+    def of(cls, hierarchy: "Hierarchy") -> "Stats":
         """Empty figures for a hierarchy."""
         return cls(
             levels=[
@@ -50,6 +52,12 @@ class Stats:
             ],
             target=hierarchy.target.name,
         )
+
+    def after(self, event: Event) -> "Stats":
+        """The figures with one more event; these stay as they are."""
+        figures = replace(self, levels=[replace(level) for level in self.levels], seconds=dict(self.seconds))
+        figures.see(event)
+        return figures
 
     def see(self, event: Event) -> None:
         """Take one event into account."""

@@ -1,6 +1,7 @@
 """Between text and token ids: chat templates on the way in, incremental decoding and stop strings on the way out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from jinja2 import TemplateError
@@ -8,6 +9,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
 from hispec.errors import UsageError
+from hispec.events import Committed, Drafted, Event, Judged
 
 
 def encode_prompt(
@@ -107,6 +109,63 @@ class TextStream:
         piece = self._decoded[self._shown : upto]
         self._shown = max(self._shown, upto)
         return piece
+
+
+class DraftText:
+    """Gives drafts and corrections their text, which may all be taken back; feed it every event of an answer.
+
+    A token's text is what it adds to the text before it. A token that ends inside a character adds nothing, the one
+    that completes the character adds all of it. Each token costs one decoding of itself, the unvalidated tokens
+    before it and a few validated ones, since subword decoders look at neighbours.
+
+    Args:
+        tokenizer: a fast tokenizer.
+    """
+
+    CONTEXT = 8
+    """Validated tokens that are decoded with the drafts, at least: a character has at most four byte tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._ids: list[int] = []
+        self._lengths = [0]
+        """Of the text before each of the ids, and of the whole."""
+        self._validated = 0
+
+    def see(self, event: Event) -> Event:
+        """The event, with text if it is a draft or a correction."""
+        match event:
+            case Drafted():
+                return replace(event, texts=tuple(map(self._feed, event.token_ids)))
+            case Judged():
+                self._cut(len(self._ids) - event.proposed + event.accepted)
+                if event.correction is not None:
+                    return replace(event, correction_text=self._feed(event.correction))
+            case Committed():
+                for token in event.token_ids[len(self._ids) - self._validated :]:  # drawn by the target itself
+                    self._feed(token)
+                self._validated += len(event.token_ids)
+                if self._validated > 4 * self.CONTEXT:
+                    self._forget(self._validated - self.CONTEXT)
+        return event
+
+    def _feed(self, token: int) -> str:
+        self._ids.append(token)
+        # Half characters are decoded as U+FFFD until they are whole.
+        text = self._tokenizer.decode(self._ids, skip_special_tokens=True).rstrip("\ufffd")
+        before = self._lengths[-1]
+        self._lengths.append(max(before, len(text)))
+        return str(text[before:])
+
+    def _cut(self, count: int) -> None:
+        del self._ids[count:], self._lengths[count + 1 :]
+
+    def _forget(self, count: int) -> None:
+        ids = self._ids[count:]
+        self._ids, self._lengths = [], [0]
+        self._validated -= count
+        for token in ids:
+            self._feed(token)
 
 
 def _overlap(text: str, stop: str) -> int:
