@@ -215,6 +215,10 @@ class Engine:
         assert isinstance(last, Finished) and isinstance(last.result, Generation)
         return last.result
 
+    def new_stats(self) -> Stats:
+        """Empty figures of the hierarchy, for who counts along."""
+        return Stats.of(self.hierarchy)
+
     def interrupt(self) -> None:
         """Ask the answer under way to end before its next step. Safe to call from a signal handler."""
         self._interrupted = True
@@ -290,7 +294,7 @@ class Engine:
         """The engine's events with text added, cut at a stop text."""
         self._interrupted = False
         seed = secrets.randbits(32) if self.settings.seed is None else self.settings.seed
-        text, stats = TextStream(self.tokenizer, stop), Stats.of(self.hierarchy)
+        text, stats = TextStream(self.tokenizer, stop), self.new_stats()
         with closing(self.decode_ids(self.hierarchy, ids, max_new_tokens, self.eos_ids, seed)) as events:
             for event in events:
                 if isinstance(event, Finished):

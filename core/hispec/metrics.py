@@ -53,11 +53,9 @@ class Stats:
             target=hierarchy.target.name,
         )
 
-    def after(self, event: Event) -> "Stats":
-        """The figures with one more event; these stay as they are."""
-        figures = replace(self, levels=[replace(level) for level in self.levels], seconds=dict(self.seconds))
-        figures.see(event)
-        return figures
+    def copy(self) -> "Stats":
+        """The same figures, which no longer change with these."""
+        return replace(self, levels=[replace(level) for level in self.levels], seconds=dict(self.seconds))
 
     def see(self, event: Event) -> None:
         """Take one event into account."""

@@ -115,57 +115,52 @@ class DraftText:
     """Gives drafts and corrections their text, which may all be taken back; feed it every event of an answer.
 
     A token's text is what it adds to the text before it. A token that ends inside a character adds nothing, the one
-    that completes the character adds all of it. Each token costs one decoding of itself, the unvalidated tokens
-    before it and a few validated ones, since subword decoders look at neighbours.
+    that completes the character adds all of it. Each token costs one decoding of itself, the waiting tokens before it
+    and a few validated ones, since subword decoders look at neighbours.
 
     Args:
         tokenizer: a fast tokenizer.
     """
 
-    CONTEXT = 8
-    """Validated tokens that are decoded with the drafts, at least: a character has at most four byte tokens."""
+    CONTEXT = 4
+    """Validated tokens to decode with the waiting ones: a character has at most four bytes."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer.backend_tokenizer
-        self._ids: list[int] = []
-        self._lengths = [0]
-        """Of the text before each of the ids, and of the whole."""
-        self._validated = 0
+        self._validate([])
 
     def see(self, event: Event) -> Event:
         """The event, with text if it is a draft or a correction."""
         match event:
             case Drafted():
-                return replace(event, texts=tuple(map(self._feed, event.token_ids)))
+                return replace(event, texts=tuple(map(self._add, event.token_ids)))
             case Judged():
-                self._cut(len(self._ids) - event.proposed + event.accepted)
+                self._keep(len(self._waiting) - event.proposed + event.accepted)
                 if event.correction is not None:
-                    return replace(event, correction_text=self._feed(event.correction))
+                    return replace(event, correction_text=self._add(event.correction))
             case Committed():
-                for token in event.token_ids[len(self._ids) - self._validated :]:  # drawn by the target itself
-                    self._feed(token)
-                self._validated += len(event.token_ids)
-                if self._validated > 4 * self.CONTEXT:
-                    self._forget(self._validated - self.CONTEXT)
+                # The target has judged all that waited, so nothing waits behind what it validated.
+                self._validate([*self._context, *event.token_ids][-self.CONTEXT :])
         return event
 
-    def _feed(self, token: int) -> str:
-        self._ids.append(token)
-        # Half characters are decoded as U+FFFD until they are whole.
-        text = self._tokenizer.decode(self._ids, skip_special_tokens=True).rstrip("\ufffd")
-        before = self._lengths[-1]
+    def _validate(self, context: list[int]) -> None:
+        self._context, self._waiting = context, list[int]()
+        self._lengths = [len(self._decode())]
+        """Of the text before each waiting token, and after the last."""
+
+    def _add(self, token: int) -> str:
+        self._waiting.append(token)
+        text, before = self._decode(), self._lengths[-1]
         self._lengths.append(max(before, len(text)))
-        return str(text[before:])
+        return text[before:]
 
-    def _cut(self, count: int) -> None:
-        del self._ids[count:], self._lengths[count + 1 :]
+    def _keep(self, count: int) -> None:
+        del self._waiting[count:], self._lengths[count + 1 :]
 
-    def _forget(self, count: int) -> None:
-        ids = self._ids[count:]
-        self._ids, self._lengths = [], [0]
-        self._validated -= count
-        for token in ids:
-            self._feed(token)
+    def _decode(self) -> str:
+        # A character that is not yet whole is decoded as U+FFFD.
+        text: str = self._tokenizer.decode(self._context + self._waiting, skip_special_tokens=True)
+        return text.rstrip("\ufffd")
 
 
 def _overlap(text: str, stop: str) -> int:
