@@ -122,8 +122,8 @@ class DraftText:
         tokenizer: a fast tokenizer.
     """
 
-    CONTEXT = 4
-    """Validated tokens to decode with the waiting ones: a character has at most four bytes."""
+    CONTEXT = 8
+    """Most validated tokens to decode with the waiting ones: twice as many as a character has bytes."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer.backend_tokenizer
@@ -145,6 +145,8 @@ class DraftText:
 
     def _validate(self, context: list[int]) -> None:
         self._context, self._waiting = context, list[int]()
+        while len(self._context) > self.CONTEXT // 2 and self._decode(whole=False).startswith("\ufffd"):
+            del self._context[0]  # the end of a character whose beginning is out of sight
         self._lengths = [len(self._decode())]
         """Of the text before each waiting token, and after the last."""
 
@@ -157,10 +159,10 @@ class DraftText:
     def _keep(self, count: int) -> None:
         del self._waiting[count:], self._lengths[count + 1 :]
 
-    def _decode(self) -> str:
-        # A character that is not yet whole is decoded as U+FFFD.
+    def _decode(self, whole: bool = True) -> str:
+        """The text so far; where it ends in an unfinished character, which is decoded as U+FFFD, without it."""
         text: str = self._tokenizer.decode(self._context + self._waiting, skip_special_tokens=True)
-        return text.rstrip("\ufffd")
+        return text.rstrip("\ufffd") if whole else text
 
 
 def _overlap(text: str, stop: str) -> int:

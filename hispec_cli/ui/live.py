@@ -156,7 +156,7 @@ class LiveView:
             below = below[-1:] if rows > 2 else []
         room = rows - len(below)
         text, ends = self._pending, [(len(self._pending), Standing.validated)]
-        for piece, standing in stream_runs(self.state):
+        for piece, standing in stream_runs(self.state, self._glyphs):
             text += piece
             ends.append((len(text), standing))
         spans = list(wrap(text, width))

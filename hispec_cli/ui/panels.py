@@ -33,10 +33,11 @@ class Glyphs(NamedTuple):
     line: str = "─"
     bar: str = "█"
     dot: str = "·"
+    newline: str = "↵"
 
 
 UNICODE = Glyphs()
-ASCII = Glyphs("o", "+", "x", ".", "-", "#", "|")
+ASCII = Glyphs("o", "+", "x", ".", "-", "#", "|", "\\n")
 
 
 class Span(NamedTuple):
@@ -70,9 +71,13 @@ def wrap(text: str, width: int) -> Iterator[Span]:
         start = stop + 1
 
 
-def stream_runs(state: ViewState) -> list[tuple[str, Standing]]:
-    """What follows the settled text, with its standing."""
-    runs = [(printable(token.text), token.standing) for token in state.recent]
+def stream_runs(state: ViewState, glyphs: Glyphs = UNICODE) -> list[tuple[str, Standing]]:
+    """What follows the settled text, with its standing. A struck line break is a sign: the text goes on."""
+    runs = []
+    for token in state.recent:
+        text = printable(token.text)
+        struck = token.standing is Standing.struck
+        runs.append((text.replace("\n", glyphs.newline) if struck else text, token.standing))
     if state.held:
         first_waiting = (at for at, token in enumerate(state.recent) if token.waiting)
         runs.insert(next(first_waiting, len(runs)), (printable(state.held), Standing.accepted))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from hispec.errors import UsageError
-from hispec.events import Committed, Drafted, Event, Finished, Judged, Prefilled
+from hispec.events import Committed, Drafted, Event, Finished, FinishReason, Judged, Prefilled
 from hispec.metrics import LevelStats, Stats
 from hispec_cli.ui.state import ViewState, reduce
 
@@ -19,10 +19,18 @@ _LONGEST = 1e6
 """Seconds; no recording is longer."""
 
 
-_LEVELS = TypeAdapter(list[LevelStats])
-_EVENTS: dict[str, TypeAdapter[Any]] = {
-    kind.kind: TypeAdapter(kind) for kind in (Prefilled, Drafted, Judged, Committed, Finished)
-}
+@dataclass(frozen=True)
+class _Figures:
+    levels: list[LevelStats]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a replay needs of the finished event's object."""
+
+    text: str
+    finish_reason: FinishReason
+    stats: _Figures
 
 
 @dataclass(frozen=True)
@@ -30,12 +38,18 @@ class Recorded:
     """A recorded answer: the object of its finished event, its text, and empty figures of its hierarchy."""
 
     record: dict[str, Any]
-    text: Any
+    text: str
     stats: Stats
 
     def to_record(self) -> dict[str, Any]:
         """The `hispec.generate/1` object."""
         return self.record
+
+
+_ANSWER = TypeAdapter(_Answer)
+_EVENTS: dict[str, TypeAdapter[Any]] = {
+    kind.kind: TypeAdapter(kind) for kind in (Prefilled, Drafted, Judged, Committed, Finished)
+}
 
 
 @dataclass(frozen=True)
@@ -131,13 +145,13 @@ def _event(line: str) -> Event:
     """The event of one line; errors are `ValueError`s, pydantic's among them."""
     record = json.loads(line)
     kind = record.pop("event", None) if isinstance(record, dict) else None
-    if kind not in _EVENTS:
+    if not isinstance(kind, str) or kind not in _EVENTS:
         raise ValueError("it is no event")
     if kind == Finished.kind:
-        t, levels = record.pop("t", None), (record.get("stats") or {}).get("levels")
-        stats = Stats([replace(level, proposed=0, accepted=0) for level in _LEVELS.validate_python(levels)], "target")
-        result = Recorded(record, record.get("text"), stats)
-        record = {"t": t, "finish_reason": record.get("finish_reason"), "result": result}
+        answer, t = _ANSWER.validate_python(record), record.pop("t", None)
+        levels = [replace(level, proposed=0, accepted=0) for level in answer.stats.levels]
+        result = Recorded(record, answer.text, Stats(levels, target="target"))
+        record = {"t": t, "finish_reason": answer.finish_reason, "result": result}
     event: Event = _EVENTS[kind].validate_python(record)
     if isinstance(event, Drafted) and len(event.texts) != len(event.token_ids):
         raise ValueError("its draft has no text: an older hispec wrote it")

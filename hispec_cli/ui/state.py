@@ -12,7 +12,8 @@ from hispec.events import Committed, Drafted, Event, Finished, FinishReason, Jud
 from hispec.metrics import Stats
 
 SHOWN_SECONDS = 0.25
-"""How long struck tokens, and corrections that are already final, stay marked after they came about, in event time."""
+"""How long struck tokens, and corrections that are already final, are shown as such, in event time; at the most until
+the target judges again."""
 
 
 class Standing(StrEnum):
@@ -126,7 +127,8 @@ def _drafted(state: ViewState, event: Drafted) -> ViewState:
 
 
 def _judged(state: ViewState, event: Judged) -> ViewState:
-    own = event.level == state.stats.target
+    if own := event.level == state.stats.target:
+        state = _age(state, event.t, shown=0.0)
     waiting = [at for at, token in enumerate(state.recent) if token.waiting]
     refused = event.proposed - event.accepted
     if not 0 <= event.accepted <= event.proposed <= len(waiting) or event.proposed == 0:
@@ -166,7 +168,7 @@ def _committed(state: ViewState, event: Committed) -> ViewState:
         recent[at] = Token(text, standing, recent[at].since, final=True)
     if pieces[0]:
         recent.insert(chosen[0] if chosen else len(recent), Token(pieces[0], Standing.validated, event.t, final=True))
-    return state._replace(recent=tuple(recent), held=held)
+    return _age(state._replace(recent=tuple(recent), held=held), event.t)
 
 
 def _marked(state: ViewState, level: str, marks: str) -> ViewState:
@@ -179,9 +181,9 @@ def _marked(state: ViewState, level: str, marks: str) -> ViewState:
     return state._replace(cycle=tuple(cycle), closed=level == levels[-1])
 
 
-def _age(state: ViewState, now: float) -> ViewState:
-    """Let marks fade that have been shown long enough, and settle what is plain validated text."""
-    old = now - SHOWN_SECONDS
+def _age(state: ViewState, now: float, shown: float = SHOWN_SECONDS) -> ViewState:
+    """Let marks fade that have been shown for that long, and settle what is plain validated text."""
+    old = now - shown
     recent: list[Token] = []
     settled: list[str] = []
     for token in state.recent:
