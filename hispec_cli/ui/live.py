@@ -4,7 +4,7 @@ When it draws. The engine is a generator: while a listener has an event, the eng
 every `seconds` field comes from, runs only inside a step. The view draws only when it is handed an event, in the same
 thread, so drawing is never inside a timed step and never competes with one; it costs wall-clock time only. That
 is bounded too: events are collected, which costs well under a microsecond each, and reduced and drawn together, at
-most ten times a second and only while all drawing so far is below a fiftieth of the time gone by.
+most ten times a second and only while all drawing so far is below a hundredth of the time gone by.
 `benchmarks/view.py` measures what is left.
 
 How it draws. Between frames the cursor rests, hidden, at the tail's first cell. So the tail is erased by "erase to the
@@ -43,7 +43,7 @@ from hispec_cli.ui.theme import Palette, styles_of
 TAIL_ROWS = 12
 INTERVAL = 0.1
 """Seconds between two frames, at least."""
-SHARE = 0.02
+SHARE = 0.01
 """Of the time gone by, what drawing may take."""
 
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
@@ -103,7 +103,6 @@ class LiveView:
             for number, handler in ((signal.SIGTSTP, self._suspend), (signal.SIGTERM, _end)):
                 self._handlers[number] = signal.signal(number, handler)
         self._open = True
-        self._write(_HIDE_CURSOR)
         self._started = self._clock()
         self._draw_rows([figures_row(self.state, self._screen.width, self._glyphs)])
         self._drawn(self._started)
@@ -143,7 +142,7 @@ class LiveView:
         self._write(_ERASE + _SHOW_CURSOR)
         if rest:
             self._answer("".join(rest[span.start : span.end] + "\n" for span in wrap(rest.removesuffix("\n"), width)))
-        elif not self._printed:
+        elif self.state.finish_reason is not None and not self._printed:
             self._answer("\n")
 
     def draw(self) -> None:
@@ -160,7 +159,6 @@ class LiveView:
             text += piece
             ends.append((len(text), standing))
         spans = list(wrap(text, width))
-        self._write(_ERASE)
         spans = spans[self._release(text, spans, len(spans) - room) :][-room:]
         self._tail_rows = min(max(self._tail_rows, len(spans)), room)
         stream = [stream_row(text, span, ends, self._styles) for span in spans]
@@ -176,6 +174,7 @@ class LiveView:
         """Move the first `count` rows to the scrollback, as far as they are settled; returns how many that were."""
         count = sum(span.following <= len(self._pending) for span in spans[: max(count, 0)])
         if count:
+            self._write(_ERASE)
             self._answer("".join(text[span.start : span.end] + "\n" for span in spans[:count]))
             self._pending = self._pending[spans[count - 1].following :]
             self._printed = True
@@ -187,7 +186,7 @@ class LiveView:
         with self._screen.capture() as capture:
             self._screen.print(Segments(segments), end="", soft_wrap=True)
         up = f"\x1b[{len(rows) - 1}A" if len(rows) > 1 else ""
-        self._write(f"{_ERASE}{_CUT_ROWS}{capture.get()}{_WRAP_ROWS}\r{up}")
+        self._write(f"{_HIDE_CURSOR}{_ERASE}{_CUT_ROWS}{capture.get()}{_WRAP_ROWS}\r{up}")
 
     def _drawn(self, began: float) -> None:
         now = self._clock()
@@ -206,7 +205,6 @@ class LiveView:
         before = signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
         signal.signal(number, before)
-        self._write(_HIDE_CURSOR)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

@@ -19,6 +19,8 @@ Row = list[Segment]
 _DIM = Style(dim=True)
 _WIDE = 90
 """Columns from which there is room for exits and bars."""
+_WIDEST = 100
+"""Columns that the panel takes at most: what is wider is harder to read."""
 _FIGURE = 10
 """Columns of a figure."""
 
@@ -105,13 +107,14 @@ def stream_row(text: str, span: Span, runs: Iterable[tuple[int, Standing]], styl
 
 def panel(state: ViewState, width: int, styles: Mapping[Standing, Style], glyphs: Glyphs = UNICODE) -> list[Row]:
     """The rows below the stream: a heading, each level's part of the cycle, the figures."""
-    stats = state.stats
+    stats, width = state.stats, min(width, _WIDEST)
     labels = [*(_label(level, width) for level in stats.levels), visible(stats.target)]
     label_width = min(max(map(cell_len, labels)), width // 3)
     bar_width = 12 if width >= _WIDE else 0
     cycle_width = max(width - label_width - 2 - 2 * _FIGURE - bar_width, 0)
-    heading = f"{'this cycle':<{cycle_width}}{'accepted':>{_FIGURE}}{'time':>{_FIGURE}}"
-    rows = [[Segment(set_cell_size(f"{glyphs.line * label_width}  {heading}", width), _DIM)]]
+    heading = f"{'':{glyphs.line}<{label_width + 1}}{' this cycle ':{glyphs.line}<{cycle_width + 1}}"
+    heading += f"{' accepted':{glyphs.line}>{_FIGURE}} {' time':{glyphs.line}>{_FIGURE - 1}}"
+    rows = [[Segment(set_cell_size(heading, width - bar_width), _DIM)]]
     total = stats.total_seconds
     for number, (name, label) in enumerate(zip(state.levels, labels, strict=True)):
         target = number == len(stats.levels)

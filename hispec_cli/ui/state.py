@@ -93,107 +93,136 @@ def reduce(state: ViewState, *events: Event) -> ViewState:
     Raises:
         ValueError: when an event cannot follow: an unknown level, a judgement of more tokens than wait.
     """
-    if not events:
-        return state
-    if state.finish_reason is not None:
-        raise ValueError("it goes on after its end")
-    stats = state.stats.copy()
+    fold = _Fold(state)
     for event in events:
-        stats.see(event)
+        fold.see(event)
+    return fold.state()
+
+
+class _Fold:
+    """A state that is being changed, in lists of its own."""
+
+    def __init__(self, state: ViewState) -> None:
+        self.stats = state.stats.copy()
+        self.settled, self.recent, self.held = state.settled, list(state.recent), state.held
+        self.levels = state.levels
+        self.cycle = list(state.cycle)
+        self.closed, self.finish_reason = state.closed, state.finish_reason
+        self.now: float | None = None
+
+    def state(self) -> ViewState:
+        if self.now is not None:
+            self.age(SHOWN_SECONDS)
+        return ViewState(
+            self.stats,
+            self.settled,
+            tuple(self.recent),
+            self.held,
+            tuple(self.cycle),
+            self.closed,
+            self.finish_reason,
+        )
+
+    def see(self, event: Event) -> None:
+        if self.finish_reason is not None:
+            raise ValueError("it goes on after its end")
+        self.now = event.t
+        self.stats.see(event)
         match event:
             case Drafted():
-                state = _drafted(state, event)
+                self.drafted(event)
             case Judged():
-                state = _judged(state, event)
+                self.judged(event)
             case Committed():
-                state = _committed(state, event)
+                self.committed(event)
             case Finished():
-                break
-    state = _age(state._replace(stats=stats), event.t)
-    if isinstance(event, Finished):
-        state = state._replace(settled=state.validated, recent=(), held="", finish_reason=event.finish_reason)
-    return state
+                self.settled += "".join(token.text for token in self.recent if token.final)
+                self.recent, self.held, self.finish_reason = [], "", event.finish_reason
 
+    def drafted(self, event: Drafted) -> None:
+        texts = event.texts or ("",) * len(event.token_ids)
+        if len(texts) != len(event.token_ids):
+            raise ValueError("a draft has more or fewer texts than tokens")
+        standing = Standing.validated if event.level == self.levels[-1] else Standing.draft
+        self.mark(event.level, Mark.proposed * len(texts))
+        self.recent += [Token(text, standing, event.t) for text in texts]
 
-def _drafted(state: ViewState, event: Drafted) -> ViewState:
-    own = event.level == state.stats.target
-    texts = event.texts or ("",) * len(event.token_ids)
-    if len(texts) != len(event.token_ids):
-        raise ValueError("a draft has more or fewer texts than tokens")
-    standing = Standing.validated if own else Standing.draft
-    new = tuple(Token(text, standing, event.t) for text in texts)
-    state = _marked(state, event.level, Mark.proposed * len(new))
-    return state._replace(recent=state.recent + new)
+    def judged(self, event: Judged) -> None:
+        target = event.level == self.levels[-1]
+        if target:
+            self.age(0.0)
+        waiting = self.waiting()
+        refused = event.proposed - event.accepted
+        if not 0 <= event.accepted <= event.proposed <= len(waiting) or event.proposed == 0:
+            raise ValueError(
+                f"{event.proposed} tokens are judged and {event.accepted} accepted, while {len(waiting)} wait"
+            )
+        if (refused > 0) != (event.correction is not None):
+            raise ValueError("a refusal has no correction, or a correction no refusal")
+        accepted = Standing.validated if target else Standing.accepted
+        for number, at in enumerate(waiting[-event.proposed :]):
+            standing = accepted if number < event.accepted else Standing.struck
+            self.recent[at] = Token(self.recent[at].text, standing, event.t)
+        marks = Mark.accepted * event.accepted
+        if refused:
+            # It stands where the refused token stood: what follows was refused with it.
+            self.recent.append(Token(event.correction_text, Standing.correction, event.t))
+            marks += Mark.corrected + Mark.dropped * (refused - 1)
+        self.mark(event.level, marks)
 
+    def committed(self, event: Committed) -> None:
+        waiting, count = self.waiting(), len(event.token_ids)
+        if waiting and count > len(waiting):
+            raise ValueError(f"{count} tokens are validated, while {len(waiting)} wait")
+        chosen = waiting[:count]
+        pieces = [self.held, *(self.recent[at].text for at in chosen)]
+        known = "".join(pieces)
+        if known.startswith(event.text):
+            self.held, left = known[len(event.text) :], len(event.text)
+            for number, piece in enumerate(pieces):
+                pieces[number] = piece[:left]
+                left -= len(pieces[number])
+        else:  # the target drew it itself, or decoding it in one go gives another text
+            self.held, pieces = "", [event.text, *("" for _ in chosen)]
+        for at, text in zip(chosen, pieces[1:], strict=True):
+            _, standing, since, _ = self.recent[at]
+            if standing is not Standing.correction:
+                standing = Standing.validated
+            self.recent[at] = Token(text, standing, since, final=True)
+        if pieces[0]:
+            first = chosen[0] if chosen else len(self.recent)
+            self.recent.insert(first, Token(pieces[0], Standing.validated, event.t, final=True))
+        self.age(SHOWN_SECONDS)
 
-def _judged(state: ViewState, event: Judged) -> ViewState:
-    if own := event.level == state.stats.target:
-        state = _age(state, event.t, shown=0.0)
-    waiting = [at for at, token in enumerate(state.recent) if token.waiting]
-    refused = event.proposed - event.accepted
-    if not 0 <= event.accepted <= event.proposed <= len(waiting) or event.proposed == 0:
-        raise ValueError(f"{event.proposed} tokens are judged and {event.accepted} accepted, while {len(waiting)} wait")
-    if (refused > 0) != (event.correction is not None):
-        raise ValueError("a refusal has no correction, or a correction no refusal")
-    recent = list(state.recent)
-    for number, at in enumerate(waiting[-event.proposed :]):
-        kept = number < event.accepted
-        standing = Standing.struck if not kept else Standing.validated if own else Standing.accepted
-        recent[at] = recent[at]._replace(standing=standing, since=event.t)
-    marks = Mark.accepted * event.accepted
-    if refused:
-        # It stands where the refused token stood: what follows was refused with it.
-        recent.append(Token(event.correction_text, Standing.correction, event.t))
-        marks += Mark.corrected + Mark.dropped * (refused - 1)
-    return _marked(state, event.level, marks)._replace(recent=tuple(recent))
+    def waiting(self) -> list[int]:
+        """Where the tokens are that the target has yet to judge."""
+        return [
+            at
+            for at, (_, standing, _, final) in enumerate(self.recent)
+            if not final and standing is not Standing.struck
+        ]
 
+    def mark(self, level: str, marks: str) -> None:
+        """Add to a level's part of the cycle; the first step after the target's begins a new one."""
+        if level not in self.levels:
+            raise ValueError(f"the level {level!r} is not one of {', '.join(self.levels)}")
+        if self.closed:
+            self.cycle = [""] * len(self.levels)
+        self.cycle[self.levels.index(level)] += marks
+        self.closed = level == self.levels[-1]
 
-def _committed(state: ViewState, event: Committed) -> ViewState:
-    waiting = [at for at, token in enumerate(state.recent) if token.waiting]
-    count = len(event.token_ids)
-    if waiting and count > len(waiting):
-        raise ValueError(f"{count} tokens are validated, while {len(waiting)} wait")
-    recent, chosen = list(state.recent), waiting[:count]
-    pieces = [state.held, *(recent[at].text for at in chosen)]
-    known = "".join(pieces)
-    if known.startswith(event.text):
-        held, left = known[len(event.text) :], len(event.text)
-        for number, piece in enumerate(pieces):
-            pieces[number] = piece[:left]
-            left -= len(pieces[number])
-    else:  # the target drew it itself, or decoding it in one go gives another text
-        held, pieces = "", [event.text, *("" for _ in chosen)]
-    for at, text in zip(chosen, pieces[1:], strict=True):
-        standing = recent[at].standing if recent[at].standing is Standing.correction else Standing.validated
-        recent[at] = Token(text, standing, recent[at].since, final=True)
-    if pieces[0]:
-        recent.insert(chosen[0] if chosen else len(recent), Token(pieces[0], Standing.validated, event.t, final=True))
-    return _age(state._replace(recent=tuple(recent), held=held), event.t)
-
-
-def _marked(state: ViewState, level: str, marks: str) -> ViewState:
-    """Add to a level's part of the cycle; the first step after the target's begins a new one."""
-    levels = state.levels
-    if level not in levels:
-        raise ValueError(f"the level {level!r} is not one of {', '.join(levels)}")
-    cycle = list(("",) * len(levels) if state.closed else state.cycle)
-    cycle[levels.index(level)] += marks
-    return state._replace(cycle=tuple(cycle), closed=level == levels[-1])
-
-
-def _age(state: ViewState, now: float, shown: float = SHOWN_SECONDS) -> ViewState:
-    """Let marks fade that have been shown for that long, and settle what is plain validated text."""
-    old = now - shown
-    recent: list[Token] = []
-    settled: list[str] = []
-    for token in state.recent:
-        if token.since <= old:
-            if token.standing is Standing.struck:
-                continue
-            if token.final and token.standing is Standing.correction:
-                token = token._replace(standing=Standing.validated)
-        if token.standing is Standing.validated and token.final and not recent:
-            settled.append(token.text)
-        else:
-            recent.append(token)
-    return state._replace(settled=state.settled + "".join(settled), recent=tuple(recent))
+    def age(self, shown: float) -> None:
+        """Let marks fade that have been shown for that many seconds, and settle what is plain validated text."""
+        assert self.now is not None
+        recent: list[Token] = []
+        for token in self.recent:
+            if token.since <= self.now - shown:
+                if token.standing is Standing.struck:
+                    continue
+                if token.final and token.standing is Standing.correction:
+                    token = token._replace(standing=Standing.validated)
+            if token.final and token.standing is Standing.validated and not recent:
+                self.settled += token.text
+            else:
+                recent.append(token)
+        self.recent = recent

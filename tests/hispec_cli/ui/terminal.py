@@ -9,6 +9,21 @@ import pexpect
 import pyte
 
 
+class Screen(pyte.HistoryScreen):
+    """Knows dim text too, which the emulator does not: it takes the place of blinking."""
+
+    def select_graphic_rendition(self, *attributes):
+        known, rest = [], list(attributes)
+        while rest:
+            if rest[0] in (38, 48):  # a colour: its numbers are no attributes
+                count = 5 if rest[1] == 2 else 3
+                known, rest = known + rest[:count], rest[count:]
+            else:
+                known.append(5 if rest[0] == 2 else rest[0])
+                del rest[0]
+        super().select_graphic_rendition(*known)
+
+
 class Terminal:
     """Runs `hispec` as a person at a terminal would see it.
 
@@ -26,7 +41,7 @@ class Terminal:
             ["sh", "-c", re.sub(r"\bhispec\b", " ".join(program), shell)] if shell else [*program, *map(str, arguments)]
         )
         kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "LINES")}
-        self.screen = pyte.HistoryScreen(columns, rows, history=1000, ratio=0.1)
+        self.screen = Screen(columns, rows, history=1000, ratio=0.1)
         self._stream = pyte.ByteStream(self.screen)
         self.sent = b""
         self.child = pexpect.spawn(
@@ -44,6 +59,14 @@ class Terminal:
             if not self._read():
                 assert seen(self), self.text
                 break
+
+    def settle(self):
+        """Read on until a second has brought nothing new."""
+        quiet = 0
+        while quiet < 10:
+            before = len(self.sent)
+            self._read()
+            quiet = quiet + 1 if len(self.sent) == before else 0
 
     def end(self):
         """Read to the end; returns the exit code."""

@@ -68,7 +68,7 @@ def test_the_panel_shows_the_cycle_level_by_level_and_the_end_leaves_only_the_an
     terminal = replayed(held_at(46), columns=100)
     terminal.until(frame("tokens per target pass"))
     heading, draft, intermediate, target, figures = terminal.lines[-5:]
-    assert [part.strip() for part in heading.strip("─ ").split("  ") if part] == ["this cycle", "accepted", "time"]
+    assert heading.replace("─", " ").split() == ["this", "cycle", "accepted", "time"]
     assert draft.startswith("draft exit 1         ●●●●●●●●●●●●●● ") and "%" in draft and " ms" in draft
     assert intermediate.startswith("intermediate exit 2  ✗·✓✗✓✓✓✗✓✗✓✓✗·")
     assert target.startswith("target  ")
@@ -142,6 +142,25 @@ def test_sixteen_colours_tell_the_standings_apart(held_at):
     terminal.end()
 
 
+def test_a_terminal_without_unicode_gets_plain_signs(held_at):
+    terminal = replayed(held_at(46), columns=60, PYTHONIOENCODING="ascii")
+    terminal.until(frame("draft         oooooooooooooo "))
+    assert "intermediate  x.+x+++x+x++x." in terminal.text and "124\\n24" in terminal.text and terminal.text.isascii()
+    terminal.press("\x03")
+    terminal.end()
+
+
+def test_ctrl_z_hands_the_terminal_back_clean_and_fg_goes_on(held_at):
+    terminal = Terminal(shell=f"set -m; hispec generate --replay {held_at(46)}; echo stopped; fg", columns=200)
+    terminal.until(frame("this cycle"))
+    terminal.press("\x1a")
+    terminal.until(lambda seen: "generate --replay" in seen.text)  # what fg says
+    assert "this cycle" not in terminal.text and terminal.lines[0].endswith("stopped")
+    terminal.press("\x03")
+    assert terminal.end() == 130 and not terminal.screen.cursor.hidden
+    assert terminal.lines[-2:] == ["6 * 24 = 14", "error: interrupted"]
+
+
 def test_text_from_a_trace_is_shown_and_never_obeyed(held_at):
     evil = "\x1b[2J\x1b]0;owned\x07[red]\u202eX[/red]"
     lines = records()
@@ -210,13 +229,13 @@ class Clock:
         return self.now
 
 
-def test_frames_are_at_least_a_tenth_of_a_second_apart_and_take_a_fiftieth_of_the_time():
+def test_frames_are_at_least_a_tenth_of_a_second_apart_and_take_a_hundredth_of_the_time():
     clock, frames = Clock(), []
 
     class Slow(LiveView):
         def draw(self):
             frames.append(clock.now)
-            clock.now += 0.01
+            clock.now += 0.005
             super().draw()
 
     view = Slow(Console(file=io.StringIO()), Stats([LevelStats("draft", "m", 1)], "target"), clock=clock)
@@ -224,7 +243,7 @@ def test_frames_are_at_least_a_tenth_of_a_second_apart_and_take_a_fiftieth_of_th
         for _ in range(20_000):
             clock.now += 0.001
             view.see(Committed(clock.now, (1,), "a"))
-    assert len(frames) * 0.01 <= 0.02 * clock.now
+    assert len(frames) * 0.005 <= 0.01 * clock.now
     assert len(frames) > 10
     assert all(later - earlier >= 0.1 for earlier, later in pairwise(frames))
 

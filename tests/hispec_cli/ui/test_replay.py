@@ -26,7 +26,9 @@ def test_what_is_traced_now_can_be_replayed(hispec, tmp_path):
     for mode in ("hispec", "autoregressive"):
         live = hispec("generate", QUESTION, "--trace", tmp_path / "t.jsonl", "--stop", "####", "--mode", mode)
         assert replay(hispec, tmp_path / "t.jsonl").out == live.out
-    live = hispec("generate", QUESTION, "--trace", tmp_path / "t.jsonl", "--temperature", 1.5, "--seed", 3)
+    live = hispec(
+        "generate", QUESTION, "--trace", tmp_path / "t.jsonl", "--temperature", 1.5, "--seed", 3, "--max-new-tokens", 40
+    )
     assert replay(hispec, tmp_path / "t.jsonl").out == live.out
 
 
