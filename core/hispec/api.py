@@ -29,7 +29,7 @@ from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
 from hispec.profile import Profile, check_depths, load_profile, profile_for_model, resolve_model
 from hispec.settings import Settings, resolve_settings
-from hispec.text import TextStream, encode_prompt
+from hispec.text import DraftText, TextStream, encode_prompt
 
 
 @dataclass
@@ -180,7 +180,13 @@ class Engine:
         return Engine(profile, settings, self.stacks, self.tokenizer, self.eos_ids, self.environment)
 
     def stream(
-        self, prompt: str, *, system: str | None = None, raw: bool = False, stop: Sequence[str] = ()
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        raw: bool = False,
+        stop: Sequence[str] = (),
+        draft_text: bool = False,
     ) -> Generator[Event]:
         """Answer a prompt, event by event; the last is `Finished`, its `result` a `Generation`.
 
@@ -189,6 +195,7 @@ class Engine:
             system: a system message.
             raw: do not apply the chat template.
             stop: texts that end the answer and are not part of it.
+            draft_text: give drafts and corrections their text, as views show it; decoding it is not in any `seconds`.
 
         Raises:
             UsageError: an empty prompt, an empty stop text, a prompt that leaves no room in the context.
@@ -204,7 +211,8 @@ class Engine:
                 "shorten the prompt by at least " + str(1 - room) + " tokens",
             )
         self._interrupted = False
-        return self._stream(prompt, ids, min(room, self.settings.max_new_tokens), stop)
+        drafts = DraftText(self.tokenizer) if draft_text else None
+        return self._stream(prompt, ids, min(room, self.settings.max_new_tokens), stop, drafts)
 
     def generate(
         self, prompt: str, *, system: str | None = None, raw: bool = False, stop: Sequence[str] = ()
@@ -213,6 +221,10 @@ class Engine:
         *_, last = self.stream(prompt, system=system, raw=raw, stop=stop)
         assert isinstance(last, Finished) and isinstance(last.result, Generation)
         return last.result
+
+    def new_stats(self) -> Stats:
+        """Empty figures of the hierarchy, for who counts along."""
+        return Stats.of(self.hierarchy)
 
     def interrupt(self) -> None:
         """Ask the answer under way to end before its next step. Safe to call from a signal handler."""
@@ -286,15 +298,19 @@ class Engine:
         if self.settings.temperature > 0:
             raise UsageError("a sampled answer cannot be verified: it would be drawn anew", "use --temperature 0")
 
-    def _stream(self, prompt: str, ids: list[int], max_new_tokens: int, stop: Sequence[str]) -> Generator[Event]:
+    def _stream(
+        self, prompt: str, ids: list[int], max_new_tokens: int, stop: Sequence[str], drafts: DraftText | None
+    ) -> Generator[Event]:
         """The engine's events with text added, cut at a stop text."""
         seed = secrets.randbits(32) if self.settings.seed is None else self.settings.seed
-        text, stats = TextStream(self.tokenizer, stop), Stats.of(self.hierarchy)
+        text, stats = TextStream(self.tokenizer, stop), self.new_stats()
         with closing(self.decode_ids(self.hierarchy, ids, max_new_tokens, self.eos_ids, seed)) as events:
             for event in events:
                 if isinstance(event, Finished):
                     end = event
                     break
+                if drafts is not None:
+                    event = drafts.see(event)
                 if isinstance(event, Committed):
                     event = _with_text(event, text)
                 stats.see(event)

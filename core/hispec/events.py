@@ -26,18 +26,22 @@ class Prefilled:
 
 @dataclass(frozen=True, slots=True)
 class Drafted:
-    """Level `level` proposed `token_ids`."""
+    """Level `level` proposed `token_ids`; `texts` has the text of each where it was asked for, else it is empty."""
 
     kind: ClassVar[str] = "drafted"
     t: float
     level: str
     token_ids: tuple[int, ...]
     seconds: float = 0.0
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Level `level` judged `proposed` waiting tokens: the first `accepted` stay, `correction` replaces the next."""
+    """Level `level` judged the last `proposed` tokens: the first `accepted` stay, `correction` replaces the next.
+
+    What followed the replaced token is dropped. `correction_text` is the correction's text where it was asked for.
+    """
 
     kind: ClassVar[str] = "judged"
     t: float
@@ -46,6 +50,7 @@ class Judged:
     accepted: int
     correction: int | None = None
     seconds: float = 0.0
+    correction_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hispec.decoding.hierarchy import Hierarchy
 from hispec.events import PHASES, Committed, Drafted, Event, Judged, Prefilled
+
+if TYPE_CHECKING:
+    from hispec.decoding.hierarchy import Hierarchy
 
 
 @dataclass
@@ -43,6 +45,15 @@ class LevelStats:
             for position in range(upto):
                 counts[position] += 1
 
+    def copy(self) -> "LevelStats":
+        """The same counts, which no longer change with these."""
+        return replace(
+            self,
+            accepted_lengths=[*self.accepted_lengths],
+            proposed_at=[*self.proposed_at],
+            accepted_at=[*self.accepted_at],
+        )
+
     def plus(self, other: "LevelStats") -> "LevelStats":
         """The counts of the same level in another generation added."""
         return replace(
@@ -76,7 +87,7 @@ class Stats:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 
     @classmethod
-    def of(cls, hierarchy: Hierarchy) -> "Stats":
+    def of(cls, hierarchy: "Hierarchy") -> "Stats":
         """Empty figures for a hierarchy."""
         return cls(
             levels=[
@@ -85,6 +96,10 @@ class Stats:
             ],
             target=hierarchy.target.name,
         )
+
+    def copy(self) -> "Stats":
+        """The same figures, which no longer change with these."""
+        return replace(self, levels=[level.copy() for level in self.levels], seconds=dict(self.seconds))
 
     def see(self, event: Event) -> None:
         """Take one event into account."""

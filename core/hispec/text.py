@@ -1,6 +1,7 @@
 """Between text and token ids: chat templates on the way in, incremental decoding and stop strings on the way out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from jinja2 import TemplateError
@@ -8,6 +9,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
 from hispec.errors import UsageError
+from hispec.events import Committed, Drafted, Event, Judged
 
 
 def encode_prompt(
@@ -112,6 +114,60 @@ class TextStream:
         piece = self._decoded[self._shown : upto]
         self._shown = max(self._shown, upto)
         return piece
+
+
+class DraftText:
+    """Gives drafts and corrections their text, which may all be taken back; feed it every event of an answer.
+
+    A token's text is what it adds to the text before it. A token that ends inside a character adds nothing, the one
+    that completes the character adds all of it. Each token costs one decoding of itself, the waiting tokens before it
+    and a few validated ones, since subword decoders look at neighbours.
+
+    Args:
+        tokenizer: a fast tokenizer.
+    """
+
+    CONTEXT = 8
+    """Most validated tokens to decode with the waiting ones: twice as many as a character has bytes."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._validate([])
+
+    def see(self, event: Event) -> Event:
+        """The event, with text if it is a draft or a correction."""
+        match event:
+            case Drafted():
+                return replace(event, texts=tuple(map(self._add, event.token_ids)))
+            case Judged():
+                self._keep(len(self._waiting) - event.proposed + event.accepted)
+                if event.correction is not None:
+                    return replace(event, correction_text=self._add(event.correction))
+            case Committed():
+                # The target has judged all that waited, so nothing waits behind what it validated.
+                self._validate([*self._context, *event.token_ids][-self.CONTEXT :])
+        return event
+
+    def _validate(self, context: list[int]) -> None:
+        self._context, self._waiting = context, list[int]()
+        while len(self._context) > self.CONTEXT // 2 and self._decode(whole=False).startswith("\ufffd"):
+            del self._context[0]  # the end of a character whose beginning is out of sight
+        self._lengths = [len(self._decode())]
+        """Of the text before each waiting token, and after the last."""
+
+    def _add(self, token: int) -> str:
+        self._waiting.append(token)
+        text, before = self._decode(), self._lengths[-1]
+        self._lengths.append(max(before, len(text)))
+        return text[before:]
+
+    def _keep(self, count: int) -> None:
+        del self._waiting[count:], self._lengths[count + 1 :]
+
+    def _decode(self, whole: bool = True) -> str:
+        """The text so far; where it ends in an unfinished character, which is decoded as U+FFFD, without it."""
+        text: str = self._tokenizer.decode(self._context + self._waiting, skip_special_tokens=True)
+        return text.rstrip("\ufffd") if whole else text
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -15,11 +15,14 @@ from hispec.errors import LosslessnessError, UsageError
 from hispec.events import Finished
 from hispec_cli.options import AnswerOptions, CommonOptions, DecodingOptions, Format, ModelOptions, grouped
 from hispec_cli.ui.console import say
-from hispec_cli.ui.plain import view_for
+from hispec_cli.ui.panels import summary
+from hispec_cli.ui.theme import Palette
 from hispec_cli.ui.trace import Trace
+from hispec_cli.ui.views import choose_view
 
 if TYPE_CHECKING:
     from hispec.api import Engine, Generation
+    from hispec.metrics import Stats
 
 INTERRUPTED = 130
 
@@ -44,30 +47,68 @@ def generate(
     ] = False,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every event there as JSON lines.")] = None,
     format: Annotated[Format, typer.Option("--format", help="How to write the answer to stdout.")] = Format.auto,  # noqa: A002
+    live: Annotated[
+        bool | None,
+        typer.Option(
+            "--live/--no-live", envvar="HISPEC_LIVE", help="The live view; by default on a terminal, not with pipes."
+        ),
+    ] = None,
+    palette: Annotated[
+        Palette, typer.Option(envvar="HISPEC_PALETTE", help="Colours of the live view.")
+    ] = Palette.default,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Play what --trace recorded, without a model or a prompt.")
+    ] = None,
+    speed: Annotated[float | None, typer.Option(min=0, help="Of --replay; 1 is its own pace, 0 does not wait.")] = None,
     common: CommonOptions,
 ) -> None:
     """Answer one prompt, token for token as the target model alone would."""
+    if replay is not None:
+        if prompt is not None or verify or trace is not None:
+            raise UsageError("--replay goes with no prompt, --verify or --trace", "leave out one or the other")
+        play(replay, 1.0 if speed is None else speed, format, live, palette)
+        return
+    if speed is not None:
+        raise UsageError("--speed is that of a replay", "add --replay FILE, or leave it out")
     text = read_prompt(prompt)
     with Trace(trace) as traced:
         engine = load_engine(model, decoding)
         if verify:
             engine.check_verifiable()
-        view = view_for(format)
-        with interruptible(engine):
-            for event in engine.stream(text, system=system, raw=raw, stop=stop or ()):
+        view = choose_view(format, live, palette, engine.new_stats())
+        draft_text = view.draft_text or trace is not None
+        with interruptible(engine), view:
+            for event in engine.stream(text, system=system, raw=raw, stop=stop or (), draft_text=draft_text):
+                view.see(event)
                 if isinstance(event, Finished):
                     generation = event.result
                     problem = check(engine, generation) if verify else None
                 traced.see(event)
-                view.see(event)
         view.finish(generation)
-    report(generation)
+    report(generation.stats)
     if generation.verified:
         say(f"verified: {len(generation.token_ids)} token ids, identical to the target's own")
     if problem is not None:
         raise problem
     if generation.finish_reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
+
+
+def play(path: Path, speed: float, format_: Format, live: bool | None, palette: Palette) -> None:
+    """Show a recorded answer."""
+    from hispec_cli.ui.replay import read_trace
+
+    recording = read_trace(path)
+    view = choose_view(format_, live, palette, recording.stats, share=1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with view:
+            for event in recording.play(speed, view.sleep):
+                view.see(event)
+        view.finish(recording.result)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    report(recording.final)
 
 
 def read_prompt(argument: str | None) -> str:
@@ -151,14 +192,10 @@ def check(engine: "Engine", generation: "Generation") -> Exception | None:
     return None
 
 
-def report(generation: "Generation") -> None:
+def report(stats: "Stats") -> None:
     """One line of figures, for a person only."""
     if sys.stderr.isatty():
-        stats = generation.stats
-        say(
-            f"{stats.new_tokens} tokens, {stats.tokens_per_second:.1f} tokens/s, "
-            f"{stats.tokens_per_target_pass:.2f} tokens per target pass"
-        )
+        say(summary(stats))
 
 
 def _is_piped(stream: object) -> bool:

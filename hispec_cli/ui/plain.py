@@ -1,19 +1,38 @@
 """Answers for pipes, files and scripts: validated text as it comes, or JSON."""
 
 import sys
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, ClassVar
 
-from hispec.events import Committed, Event, to_record
-from hispec_cli.options import Format
+from hispec.events import Committed, Event, Finished, to_record
 from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
 
-if TYPE_CHECKING:
-    from hispec.api import Generation
+
+class View(AbstractContextManager["View"]):
+    """Shows one answer: entered before the first event, handed every event, left, and finished with the result."""
+
+    draft_text: ClassVar[bool] = False
+    """Whether it shows the text of drafts."""
+
+    def see(self, event: Event) -> None:
+        """Take one event into account."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait for the next event."""
+        time.sleep(seconds)
+
+    def finish(self, result: Any) -> None:
+        """The answer is complete; `result` has a `to_record` method."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        pass
 
 
-class PlainView:
+class PlainView(View):
     """Streams the validated text. A terminal gets control characters as escapes, a file gets every byte."""
 
     def __init__(self) -> None:
@@ -26,38 +45,32 @@ class PlainView:
             self._last = event.text
             write(self._clean(event.text))
 
-    def finish(self, generation: "Generation") -> None:
+    def finish(self, result: Any) -> None:
         """End with a line break."""
         if not self._last.endswith("\n"):
             write("\n")
 
 
-class JsonView:
+class JsonView(View):
     """One object at the end."""
 
-    def see(self, event: Event) -> None:
-        """Nothing is written before the end."""
-
-    def finish(self, generation: "Generation") -> None:
+    def finish(self, result: Any) -> None:
         """Write the answer's object."""
-        write_json(generation.to_record())
+        write_json(result.to_record())
 
 
-class JsonLinesView:
-    """One event a line, as it happens."""
+class JsonLinesView(View):
+    """One event a line, as it happens; the last once all is known about the answer."""
+
+    draft_text = True
 
     def see(self, event: Event) -> None:
         """Write the event."""
-        write_json(to_record(event))
+        if isinstance(event, Finished):
+            self._finished = event
+        else:
+            write_json(to_record(event))
 
-    def finish(self, generation: "Generation") -> None:
-        """The last event was the answer."""
-
-
-View = PlainView | JsonView | JsonLinesView
-
-
-def view_for(chosen: Format) -> View:
-    """The view of a format; auto is plain text."""
-    views: dict[Format, type[View]] = {Format.json: JsonView, Format.jsonl: JsonLinesView}
-    return views.get(chosen, PlainView)()
+    def finish(self, result: Any) -> None:
+        """Write the last event."""
+        write_json(to_record(self._finished))

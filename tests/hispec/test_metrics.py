@@ -56,5 +56,6 @@ def test_records_are_plain_json_objects():
         "accepted": 1,
         "correction": 3,
         "seconds": 0.2,
+        "correction_text": "",
     }
     assert to_record(Finished(2.0, "eos")) == {"event": "finished", "t": 2.0, "finish_reason": "eos"}

@@ -5,7 +5,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from hispec.errors import UsageError
-from hispec.text import TextStream, encode_prompt
+from hispec.events import Committed, Drafted, Judged
+from hispec.text import DraftText, TextStream, encode_prompt
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +82,41 @@ def test_an_empty_prompt_or_a_system_message_without_a_template_is_refused(token
         encode_prompt(tokenizer, " \n")
     with pytest.raises(UsageError, match="chat template"):
         encode_prompt(tokenizer, "hi", system="be brief", raw=True)
+
+
+def pieces_of(tokenizer, events):
+    drafts = DraftText(tokenizer)
+    return [drafts.see(event) for event in events]
+
+
+@pytest.mark.parametrize("text", ["Anna has 3 apples.\n", "naïve 漢字 👍🏽 café"])
+def test_drafts_get_the_text_that_each_token_adds(tokenizer, text):
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    texts = [event.texts[0] for event in pieces_of(tokenizer, [Drafted(0, "draft", (token,)) for token in ids])]
+    assert "".join(texts) == text and "\ufffd" not in "".join(texts)
+    assert pieces_of(tokenizer, [Drafted(0, "draft", tuple(ids))])[0].texts == tuple(texts)
+
+
+def test_corrections_get_their_text_in_the_place_of_the_token_they_replace(tokenizer):
+    thumb, word = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("👍", " apples"))
+    assert len(thumb) > 2
+    events = [
+        Committed(0, tuple(thumb[:1])),  # validated, and still no character
+        Drafted(0, "draft", (word[0], word[0])),
+        Judged(0, "intermediate", 2, 0, thumb[1]),
+        Drafted(0, "draft", tuple(thumb[2:])),
+    ]
+    assert pieces_of(tokenizer, events)[2].correction_text == ""
+    assert "".join(pieces_of(tokenizer, events)[3].texts) == "👍"
+
+
+def test_drafts_add_up_to_the_validated_text_over_many_cycles(tokenizer):
+    text = "Tom made 24 flowers 漢字, and then 👍🏽 he made 6 times as many. " * 3
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    written, drafts = "", DraftText(tokenizer)
+    for start in range(0, len(ids), 5):
+        cycle = tuple(ids[start : start + 5])
+        written += "".join(drafts.see(Drafted(0, "draft", cycle)).texts)
+        drafts.see(Judged(0, "target", len(cycle), len(cycle)))
+        drafts.see(Committed(0, cycle))
+    assert written == text

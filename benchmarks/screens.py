@@ -1,0 +1,103 @@
+"""Draws docs/screens: the live view of a real run, in several widths and looks, as SVG.
+
+The shipped model answers a question in a pseudo-terminal with `--trace`; the trace is replayed by the real program,
+held at a moment at which tokens of every standing are to be seen, and what a terminal emulator then shows is drawn.
+Run it from the repository: python benchmarks/screens.py
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
+from rich.style import Style
+from rich.terminal_theme import TerminalTheme
+from rich.text import Text
+
+from hispec_cli.ui.replay import read_trace
+from hispec_cli.ui.state import Standing, ViewState, reduce
+from tests.hispec_cli.ui.terminal import Terminal
+
+FOLDER = Path(__file__).parents[1] / "docs" / "screens"
+QUESTION = (
+    "On Wednesday Ines had 27 pencils. She bought 50 more at the farm and gave 56 of them to Hugo. "
+    "How many pencils are left?"
+)
+ROWS = 14
+_SIXTEEN = [(0, 0, 0), (205, 49, 49), (13, 188, 121), (229, 229, 16), (36, 114, 200), (188, 63, 188), (17, 168, 205)]
+_SIXTEEN += [(229, 229, 229)]
+THEMES = {
+    "dark": TerminalTheme((18, 18, 18), (222, 222, 222), _SIXTEEN),
+    "light": TerminalTheme((255, 255, 255), (32, 32, 32), _SIXTEEN),
+}
+LOOKS = {"dark": ("dark", {}), "light": ("light", {}), "no-color": ("dark", {"NO_COLOR": "1"})}
+FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*\}\}|@font-face \{\{.*?\n    \}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+
+
+def held(trace: Path) -> Path:
+    """A copy of a trace that stops where there is most to see: late, with tokens of every standing."""
+    recording = read_trace(trace)
+    state, best, moment = ViewState(recording.stats), -1, 0
+    for number, event in enumerate(recording.events):
+        state = reduce(state, event)
+        kinds = {token.standing for token in state.recent if token.text.strip()} - {Standing.validated}
+        if len(kinds) >= best:
+            best, moment = len(kinds), number
+    lines = [json.loads(line) for line in trace.read_text(encoding="utf-8").splitlines()]
+    for number, line in enumerate(lines):
+        line["t"] = line["t"] if number <= moment else 1e5
+    copy = trace.with_name("held.jsonl")
+    copy.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return copy
+
+
+def draw(terminal: Terminal, theme: TerminalTheme, title: str) -> str:
+    """The emulator's screen as SVG."""
+    screen = terminal.screen
+    console = Console(width=screen.columns, record=True, file=open("/dev/null", "w"), force_terminal=True)  # noqa: PTH123, SIM115
+    used = max(number for number, line in enumerate(screen.display) if line.strip()) + 1
+    for row in range(used):
+        line = Text()
+        for column in range(screen.columns):
+            cell = screen.buffer[row][column]
+            style = Style(
+                color=None if cell.fg == "default" else f"#{cell.fg}",
+                bgcolor=None if cell.bg == "default" else f"#{cell.bg}",
+                bold=cell.bold,
+                italic=cell.italics,
+                underline=cell.underscore,
+                strike=cell.strikethrough,
+                dim=cell.blink,  # see Screen
+            )
+            line.append(cell.data, style)
+        console.print(line, no_wrap=True)
+    console.print()  # or the last row's descenders are cut
+    svg = console.export_svg(title=title, theme=theme, code_format=FORMAT, unique_id="hispec")
+    return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        trace = Path(folder) / "run.jsonl"
+        assert Terminal("generate", QUESTION, "--trace", trace).end() == 0
+        stopped = held(trace)
+        (Path(folder) / "typed").write_text("$ hispec generate --replay run.jsonl\n", encoding="utf-8")
+        for columns in (60, 80, 140):
+            for look, (theme, environment) in LOOKS.items():
+                command = f"cat {folder}/typed; hispec generate --replay {stopped}"
+                terminal = Terminal(shell=command, columns=columns, rows=ROWS, **environment)
+                terminal.until(lambda seen: "#" not in seen.text and "intermediate" in seen.text)
+                terminal.settle()
+                path = FOLDER / f"live-{columns}-{look}.svg"
+                path.write_text(draw(terminal, THEMES[theme], "hispec"), encoding="utf-8")
+                terminal.press("\x03")
+                terminal.end()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Turns a view state into rows of styled text. Whatever comes from outside passes `visible` here, and is never markup.
+
+Rows are laid out by hand rather than by rich's tables and texts: a frame must cost about a millisecond.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from rich.cells import cell_len, get_character_cell_size, set_cell_size
+from rich.segment import Segment
+from rich.style import Style
+
+from hispec.metrics import LevelStats, Stats
+from hispec_cli.ui.safe_text import visible
+from hispec_cli.ui.state import Mark, Standing, ViewState
+
+Row = list[Segment]
+
+_DIM = Style(dim=True)
+_WIDE = 90
+"""Columns from which there is room for exits and bars."""
+_WIDEST = 100
+"""Columns that the panel takes at most: what is wider is harder to read."""
+_FIGURE = 10
+"""Columns of a figure."""
+
+
+class Glyphs(NamedTuple):
+    """The signs of the panel."""
+
+    proposed: str = "●"
+    accepted: str = "✓"
+    corrected: str = "✗"
+    dropped: str = "·"
+    line: str = "─"
+    bar: str = "█"
+    dot: str = "·"
+    newline: str = "↵"
+
+
+UNICODE = Glyphs()
+ASCII = Glyphs("o", "+", "x", ".", "-", "#", "|", "\\n")
+
+
+class Span(NamedTuple):
+    """A row of wrapped text: characters `start` to `end`, the next row's from `following`."""
+
+    start: int
+    end: int
+    following: int
+
+
+def printable(text: str) -> str:
+    """Text as the view writes it: harmless, and with spaces for tabs."""
+    return visible(text).replace("\t", "    ")
+
+
+def wrap(text: str, width: int) -> Iterator[Span]:
+    """Break text into rows of at most `width` cells, at spaces where there are any."""
+    start = 0
+    for line in text.split("\n"):
+        stop = start + len(line)
+        while stop - start > (fits := _fitting(text, start, stop, width)):
+            end = start + fits
+            space = text.rfind(" ", start, end + 1)
+            if space > start and not text[start:space].isspace():
+                yield Span(start, space, space + 1)
+                start = space + 1
+            else:
+                yield Span(start, end, end)
+                start = end
+        yield Span(start, stop, stop + 1)
+        start = stop + 1
+
+
+def stream_runs(state: ViewState, glyphs: Glyphs = UNICODE) -> list[tuple[str, Standing]]:
+    """What follows the settled text, with its standing. A struck line break is a sign: the text goes on."""
+    runs = []
+    for token in state.recent:
+        text = printable(token.text)
+        struck = token.standing is Standing.struck
+        runs.append((text.replace("\n", glyphs.newline) if struck else text, token.standing))
+    if state.held:
+        first_waiting = (at for at, token in enumerate(state.recent) if token.waiting)
+        runs.insert(next(first_waiting, len(runs)), (printable(state.held), Standing.accepted))
+    return runs
+
+
+def stream_row(text: str, span: Span, runs: Iterable[tuple[int, Standing]], styles: Mapping[Standing, Style]) -> Row:
+    """One row of the token stream.
+
+    Args:
+        text: of the whole stream.
+        span: the row's part of it.
+        runs: where each run ends in `text`, and its standing, in order.
+        styles: of each standing.
+    """
+    row, at = [], span.start
+    for end, standing in runs:
+        if end > at:
+            row.append(Segment(text[at : min(end, span.end)], styles[standing]))
+            at = end
+        if at >= span.end:
+            break
+    return row
+
+
+def panel(state: ViewState, width: int, styles: Mapping[Standing, Style], glyphs: Glyphs = UNICODE) -> list[Row]:
+    """The rows below the stream: a heading, each level's part of the cycle, the figures."""
+    stats, width = state.stats, min(width, _WIDEST)
+    labels = [*(_label(level, width) for level in stats.levels), visible(stats.target)]
+    label_width = min(max(map(cell_len, labels)), width // 3)
+    bar_width = 12 if width >= _WIDE else 0
+    cycle_width = max(width - label_width - 2 - 2 * _FIGURE - bar_width, 0)
+    heading = f"{'':{glyphs.line}<{label_width + 1}}{' this cycle ':{glyphs.line}<{cycle_width + 1}}"
+    heading += f"{' accepted':{glyphs.line}>{_FIGURE}} {' time':{glyphs.line}>{_FIGURE - 1}}"
+    rows = [[Segment(set_cell_size(heading, width - bar_width), _DIM)]]
+    total = stats.total_seconds
+    for number, (name, label) in enumerate(zip(state.levels, labels, strict=True)):
+        target = number == len(stats.levels)
+        standing = Standing.validated if target else Standing.accepted if number else Standing.draft
+        looks = {
+            Mark.proposed: Segment(glyphs.proposed, _color(styles[Standing.draft])),
+            Mark.accepted: Segment(glyphs.accepted, _color(styles[standing])),
+            Mark.corrected: Segment(glyphs.corrected, styles[Standing.correction]),
+            Mark.dropped: Segment(glyphs.dropped, _DIM),
+        }
+        cycle = state.cycle[number][:cycle_width] if state.cycle else ""
+        rate = None if target else stats.levels[number].acceptance_rate
+        seconds = stats.seconds.get(name, 0.0)
+        rows.append(
+            [
+                Segment(set_cell_size(label, label_width), styles[standing]),
+                Segment("  "),
+                *(looks[Mark(mark)] for mark in cycle),
+                Segment(" " * (cycle_width - len(cycle))),
+                Segment(f"{'' if rate is None else f'{rate:.0%}':>{_FIGURE}}{_time(seconds):>{_FIGURE}}"),
+            ]
+        )
+        if bar_width and total:
+            bar = glyphs.bar * round((bar_width - 2) * seconds / total)
+            rows[-1].append(Segment(f"  {bar}", _color(styles[standing])))
+    rows.append(figures_row(state, width, glyphs))
+    return rows
+
+
+def figures_row(state: ViewState, width: int, glyphs: Glyphs = UNICODE) -> Row:
+    """The row of figures, or what is going on before there are any."""
+    text = summary(state.stats, glyphs) if state.stats.prompt_tokens else "reading the prompt"
+    return [Segment(set_cell_size(text, min(width, cell_len(text))), _DIM)]
+
+
+def summary(stats: Stats, glyphs: Glyphs = UNICODE) -> str:
+    """One line that tells how it went."""
+    parts = (
+        f"{stats.new_tokens} tokens",
+        f"{stats.tokens_per_second:.1f} tokens/s",
+        f"{stats.tokens_per_target_pass:.2f} tokens per target pass",
+    )
+    return f" {glyphs.dot} ".join(parts)
+
+
+def _label(level: LevelStats, width: int) -> str:
+    exit_ = f" exit {level.exit_layer}" if level.exit_layer and width >= _WIDE else ""
+    return visible(level.name) + exit_
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _color(style: Style) -> Style:
+    """A style's colour without its shape, for signs that have a shape of their own."""
+    return Style(color=style.bgcolor or style.color)
+
+
+def _fitting(text: str, start: int, stop: int, width: int) -> int:
+    """How many of the characters from `start` to `stop` fit into `width` cells; at least one."""
+    piece = text[start : min(stop, start + width + 1)]
+    if piece.isascii():
+        return min(len(piece), width)
+    cells = 0
+    for count, character in enumerate(text[start:stop]):
+        cells += get_character_cell_size(character)
+        if cells > width:
+            return max(count, 1)
+    return stop - start

@@ -1,0 +1,228 @@
+"""What the live view shows, as a pure function of the engine's events.
+
+`reduce(state, event)` is the next state; nothing here reads a clock, a terminal or a model, so a recorded trace gives
+the same states as the run it was recorded from. Events that cannot follow what came before are refused: the view
+doubles as a check that the engine did what it says.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from hispec.events import Committed, Drafted, Event, Finished, FinishReason, Judged
+from hispec.metrics import Stats
+
+SHOWN_SECONDS = 0.25
+"""How long struck tokens, and corrections that are already final, are shown as such, in event time; at the most until
+the target judges again."""
+
+
+class Standing(StrEnum):
+    """How far a token has come."""
+
+    draft = "draft"
+    accepted = "accepted"
+    """An intermediate level let it through."""
+    correction = "correction"
+    """A level wrote it in the place of one that it refused."""
+    struck = "struck"
+    """Refused, or written after one that was."""
+    validated = "validated"
+    """The target's own: final."""
+
+
+class Mark(StrEnum):
+    """What a level did with one token in the current cycle; a row of them is that level's part of it."""
+
+    proposed = "p"
+    accepted = "a"
+    corrected = "c"
+    dropped = "d"
+
+
+class Token(NamedTuple):
+    """A piece of text with its standing; `since` is the time of the event that gave it that, in seconds."""
+
+    text: str
+    standing: Standing
+    since: float
+    final: bool = False
+    """Validated by the target; so may a correction be."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the target has yet to judge it."""
+        return not self.final and self.standing is not Standing.struck
+
+
+class ViewState(NamedTuple):
+    """One moment of a generation. A cycle is what happens from one pass of the target to the next.
+
+    Attributes:
+        stats: the figures so far; never changed in place.
+        settled: validated text with nothing left to show about it; it only ever grows.
+        recent: what follows: validated tokens, struck ones and those that wait for the target, in reading order.
+        held: validated text that is not the answer's yet, since it may become a stop text; it follows the last
+            validated token.
+        cycle: for each level, lowest first, its `Mark`s in the current cycle.
+        closed: whether the target has ended the current cycle.
+        finish_reason: why it ended, None while it runs.
+    """
+
+    stats: Stats
+    settled: str = ""
+    recent: tuple[Token, ...] = ()
+    held: str = ""
+    cycle: tuple[str, ...] = ()
+    closed: bool = True
+    finish_reason: FinishReason | None = None
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels' names, the target last."""
+        return (*(level.name for level in self.stats.levels), self.stats.target)
+
+    @property
+    def validated(self) -> str:
+        """The answer so far."""
+        return self.settled + "".join(token.text for token in self.recent if token.final)
+
+
+def reduce(state: ViewState, *events: Event) -> ViewState:
+    """The state after some more events, the same whether they come one by one or together, which is cheaper.
+
+    Raises:
+        ValueError: when an event cannot follow: an unknown level, a judgement of more tokens than wait.
+    """
+    fold = _Fold(state)
+    for event in events:
+        fold.see(event)
+    return fold.state()
+
+
+class _Fold:
+    """A state that is being changed, in lists of its own."""
+
+    def __init__(self, state: ViewState) -> None:
+        self.stats = state.stats.copy()
+        self.settled, self.recent, self.held = state.settled, list(state.recent), state.held
+        self.levels = state.levels
+        self.cycle = list(state.cycle)
+        self.closed, self.finish_reason = state.closed, state.finish_reason
+        self.now: float | None = None
+
+    def state(self) -> ViewState:
+        if self.now is not None:
+            self.age(SHOWN_SECONDS)
+        return ViewState(
+            self.stats,
+            self.settled,
+            tuple(self.recent),
+            self.held,
+            tuple(self.cycle),
+            self.closed,
+            self.finish_reason,
+        )
+
+    def see(self, event: Event) -> None:
+        if self.finish_reason is not None:
+            raise ValueError("it goes on after its end")
+        self.now = event.t
+        self.stats.see(event)
+        match event:
+            case Drafted():
+                self.drafted(event)
+            case Judged():
+                self.judged(event)
+            case Committed():
+                self.committed(event)
+            case Finished():
+                self.settled += "".join(token.text for token in self.recent if token.final)
+                self.recent, self.held, self.finish_reason = [], "", event.finish_reason
+
+    def drafted(self, event: Drafted) -> None:
+        texts = event.texts or ("",) * len(event.token_ids)
+        if len(texts) != len(event.token_ids):
+            raise ValueError("a draft has more or fewer texts than tokens")
+        standing = Standing.validated if event.level == self.levels[-1] else Standing.draft
+        self.mark(event.level, Mark.proposed * len(texts))
+        self.recent += [Token(text, standing, event.t) for text in texts]
+
+    def judged(self, event: Judged) -> None:
+        target = event.level == self.levels[-1]
+        if target:
+            self.age(0.0)
+        waiting = self.waiting()
+        refused = event.proposed - event.accepted
+        if not 0 <= event.accepted <= event.proposed <= len(waiting) or event.proposed == 0:
+            raise ValueError(
+                f"{event.proposed} tokens are judged and {event.accepted} accepted, while {len(waiting)} wait"
+            )
+        if (refused > 0) != (event.correction is not None):
+            raise ValueError("a refusal has no correction, or a correction no refusal")
+        accepted = Standing.validated if target else Standing.accepted
+        for number, at in enumerate(waiting[-event.proposed :]):
+            standing = accepted if number < event.accepted else Standing.struck
+            self.recent[at] = Token(self.recent[at].text, standing, event.t)
+        marks = Mark.accepted * event.accepted
+        if refused:
+            # It stands where the refused token stood: what follows was refused with it.
+            self.recent.append(Token(event.correction_text, Standing.correction, event.t))
+            marks += Mark.corrected + Mark.dropped * (refused - 1)
+        self.mark(event.level, marks)
+
+    def committed(self, event: Committed) -> None:
+        waiting, count = self.waiting(), len(event.token_ids)
+        if waiting and count > len(waiting):
+            raise ValueError(f"{count} tokens are validated, while {len(waiting)} wait")
+        chosen = waiting[:count]
+        pieces = [self.held, *(self.recent[at].text for at in chosen)]
+        known = "".join(pieces)
+        if known.startswith(event.text):
+            self.held, left = known[len(event.text) :], len(event.text)
+            for number, piece in enumerate(pieces):
+                pieces[number] = piece[:left]
+                left -= len(pieces[number])
+        else:  # the target drew it itself, or decoding it in one go gives another text
+            self.held, pieces = "", [event.text, *("" for _ in chosen)]
+        for at, text in zip(chosen, pieces[1:], strict=True):
+            _, standing, since, _ = self.recent[at]
+            if standing is not Standing.correction:
+                standing = Standing.validated
+            self.recent[at] = Token(text, standing, since, final=True)
+        if pieces[0]:
+            first = chosen[0] if chosen else len(self.recent)
+            self.recent.insert(first, Token(pieces[0], Standing.validated, event.t, final=True))
+        self.age(SHOWN_SECONDS)
+
+    def waiting(self) -> list[int]:
+        """Where the tokens are that the target has yet to judge."""
+        return [
+            at
+            for at, (_, standing, _, final) in enumerate(self.recent)
+            if not final and standing is not Standing.struck
+        ]
+
+    def mark(self, level: str, marks: str) -> None:
+        """Add to a level's part of the cycle; the first step after the target's begins a new one."""
+        if level not in self.levels:
+            raise ValueError(f"the level {level!r} is not one of {', '.join(self.levels)}")
+        if self.closed:
+            self.cycle = [""] * len(self.levels)
+        self.cycle[self.levels.index(level)] += marks
+        self.closed = level == self.levels[-1]
+
+    def age(self, shown: float) -> None:
+        """Let marks fade that have been shown for that many seconds, and settle what is plain validated text."""
+        assert self.now is not None
+        recent: list[Token] = []
+        for token in self.recent:
+            if token.since <= self.now - shown:
+                if token.standing is Standing.struck:
+                    continue
+                if token.final and token.standing is Standing.correction:
+                    token = token._replace(standing=Standing.validated)
+            if token.final and token.standing is Standing.validated and not recent:
+                self.settled += token.text
+            else:
+                recent.append(token)
+        self.recent = recent
