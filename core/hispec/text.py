@@ -1,17 +1,19 @@
 """Between text and token ids: chat templates on the way in, incremental decoding and stop strings on the way out."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 from tokenizers.decoders import DecodeStream
-from transformers import PreTrainedTokenizerBase
 
 from hispec.errors import UsageError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     prompt: str,
     *,
     system: str | None = None,
@@ -68,7 +70,7 @@ class TextStream:
         stops: stop strings, none empty.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", stops: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
         self._stream = DecodeStream(skip_special_tokens=True)
