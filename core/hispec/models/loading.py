@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 
@@ -63,9 +63,14 @@ def load_config(model: str, revision: str | None) -> ModelConfig:
         raise UsageError(
             f"no model at {model}: it has no config.json", "pass a folder saved by save_pretrained, or a hub id"
         )
+    checkpoint = Checkpoint(model, revision)
     try:
-        return parse_config(Checkpoint(model, revision).read_json("config.json"))
-    except Exception:  # it leaves something to defaults, or something is wrong: `transformers` knows
+        checkpoint.find("config.json")
+    except Exception as error:  # told at once: `transformers` would try, and wait, all over again
+        raise _explain(error, model) from error
+    try:
+        return parse_config(checkpoint.read_json("config.json"))
+    except (KeyError, TypeError, AttributeError, ValueError):  # something is left to defaults, or is wrong
         config = _load_original_config(model, revision)
     check_supported(config.model_type, rope_type_of(config), model)
     return parse_config(config.to_dict(), config)
@@ -217,7 +222,7 @@ def _explain(error: Exception, model: str) -> HispecError:
         return UnavailableError(
             f"{model} cannot be loaded: {line}", "check that the folder is complete, or save it again"
         )
-    if isinstance(error, OSError | HfHubHTTPError | LocalEntryNotFoundError):
+    if isinstance(error, OSError | HfHubHTTPError | HFValidationError):
         return UnavailableError(
             f"{model} is neither here nor to be had from the hub: {line}",
             "check the name and the network, or pass a local folder",
