@@ -39,6 +39,7 @@ def test_each_source_shows_when_those_above_it_are_silent():
         ({"dtype": "int4"}, {}, "--dtype is 'int4'"),
         ({}, {"HISPEC_DRAFT_TOKENS": "many"}, "HISPEC_DRAFT_TOKENS is 'many'"),
         ({}, {"HISPEC_MODE": "fast"}, "HISPEC_MODE is 'fast'"),
+        ({}, {"HISPEC_STACK": "tall"}, "HISPEC_STACK is 'tall'"),
     ],
 )
 def test_a_refused_value_names_its_source(options, environ, cause):

@@ -127,6 +127,7 @@ def load_stack(
         files = Checkpoint(model, revision).weight_files()
         weights = FusedWeights(config, _choose_dtype(dtype, config, files), device)
         if stack == "auto" and not weights.parts.keys() <= files.keys():  # under names that `transformers` may know
+            del weights  # two copies never exist at once
             return _load_transformers_stack(model, revision, dtype, device, name)
         absent = weights.fill(files)
     except Exception as error:

@@ -1,6 +1,8 @@
 """The fused stack computes what the modules of `transformers` compute, for every family and every way to use it."""
 
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from random import Random
 
@@ -18,6 +20,7 @@ from hispec.decoding.state import DecodingState
 from hispec.errors import UnavailableError, UsageError
 from hispec.models.config import FAMILIES, parse_config
 from hispec.models.fused_stack import CHUNK, WIDEST, FusedStack
+from hispec.models.fused_weights import FusedWeights
 from hispec.models.loading import load_config, load_stack
 from hispec.models.transformers_stack import TransformersStack
 from hispec.tiny.evaluate import held_out_problems
@@ -178,6 +181,15 @@ def test_a_span_leaves_its_input_and_earlier_results_alone():
         torch.testing.assert_close(now, then, rtol=0, atol=0)
 
 
+def test_it_needs_no_model_class_of_transformers():
+    """Importing one takes longer than answering."""
+    code = (
+        "import sys; from hispec import Engine; Engine.from_profile('tiny', max_new_tokens=2).generate('Hello'); "
+        "sys.exit(any(name.startswith(('transformers.models.', 'torch._dynamo')) for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_what_inference_mode_made_serves_outside_of_it_too():
     stack = fused_stack(model_of("qwen3"))
     with torch.inference_mode():
@@ -206,6 +218,20 @@ def test_a_reduced_head_reads_its_words_as_the_whole_head_does(variant):
     stack = fused_stack(model_of(variant))
     hidden, ids = torch.randn(3, 32), torch.tensor([1, 5, 6, 20])
     assert_same(stack.head(hidden, stack.reduce_head(ids)), stack.head(hidden)[:, ids])
+
+
+@pytest.mark.parametrize("variant", ["biases", "qwen3"])
+def test_nothing_waits_for_a_value(variant):
+    """On a device without values, where asking for one raises: so a graph can be captured, and no device is waited for."""
+    config = model_of(variant).config
+    shape = parse_config(config.to_dict(), config)
+    stack = FusedStack(shape, FusedWeights(shape, torch.bfloat16, torch.device("meta")), "no values")
+    stack.reserve(40)
+    reduced = stack.reduce_head(torch.tensor([1, 2]))
+    for rows, position in ((20, 0), (18, 3), (1, 38), (4, 30)):
+        hidden = stack.run(stack.embed([1] * rows), 0, 4, position)
+        assert hidden.shape == (rows, 32)
+        assert stack.head(hidden).shape == (rows, 24) and stack.head(hidden, reduced).shape == (rows, 2)
 
 
 @pytest.fixture
