@@ -93,10 +93,6 @@ class ModelOptions:
 class DecodingOptions:
     """How to decode. Unset options come from HISPEC_* variables, the profile, the target's generation config."""
 
-    mode: Annotated[
-        Mode | None,
-        typer.Option(help="All levels, draft and target only, or the target alone; hispec by default."),
-    ] = None
     max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of the answer; 256 by default.")] = None
     draft_tokens: Annotated[int | None, typer.Option(help="Tokens drafted before the intermediate level judges.")] = (
         None
@@ -121,6 +117,16 @@ class DecodingOptions:
     def given(self) -> dict[str, Any]:
         """The options that were given, as `hispec.settings` names them."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class AnswerOptions(DecodingOptions):
+    """How to decode one answer."""
+
+    mode: Annotated[
+        Mode | None,
+        typer.Option(help="All levels, draft and target only, or the target alone; hispec by default."),
+    ] = None
 
 
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,6 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pyarrow
+from pyarrow import parquet
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -92,3 +95,31 @@ def serve(folder, refusals=()):
     finally:
         server.shutdown()
         server.server_close()
+
+
+GSM8K_CARD = """---
+license: mit
+configs:
+- config_name: main
+  data_files:
+  - split: train
+    path: main/train-*
+  - split: test
+    path: main/test-*
+---
+# Dataset Card for GSM8K
+"""
+
+
+def gsm8k_repository(folder):
+    """GSM8K as its official repository lays it out, with rows of our own; returns `folder`, to be served."""
+    repository = folder / "datasets" / "openai" / "gsm8k"
+    (repository / "main").mkdir(parents=True)
+    (repository / "README.md").write_text(GSM8K_CARD)
+    for split, count in (("train", 5), ("test", 30)):
+        table = {
+            "question": [f"A box of the {split} set holds {n} pens. How many are in 50 boxes?" for n in range(count)],
+            "answer": [f"There are {n}*50=<<{n}*50={n * 50}>>{n * 50} pens.\n#### {n * 50:,}" for n in range(count)],
+        }
+        parquet.write_table(pyarrow.table(table), repository / "main" / f"{split}-00000-of-00001.parquet")
+    return folder

@@ -115,6 +115,11 @@ class Engine:
         self.context = min(stack.context for stack in self.hierarchy.stacks)
         self._interrupted = False
 
+    @property
+    def device(self) -> torch.device:
+        """Where the target's logits come out."""
+        return self.hierarchy.stack_of(-1).device
+
     @classmethod
     def from_profile(
         cls, profile: Profile | str, *, environ: Mapping[str, str] | None = None, **options: Any

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 FinishReason = Literal["eos", "length", "stop", "interrupted"]
+PHASES = ("prefill", "draft", "intermediate", "target")
+"""What decoding spends its time on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,58 @@
 """Figures of one generation, folded from its events."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 from hispec.decoding.hierarchy import Hierarchy
-from hispec.events import Committed, Drafted, Event, Judged, Prefilled
-
-PHASES = ("prefill", "draft", "intermediate", "target")
+from hispec.events import PHASES, Committed, Drafted, Event, Judged, Prefilled
 
 
 @dataclass
 class LevelStats:
-    """What a level below the target proposed to the next one, and how much of it that one accepted."""
+    """What a level below the target proposed to the next one, and how much of it that one accepted.
+
+    Attributes:
+        name: of the level.
+        model: that it reads.
+        exit_layer: at which it reads it.
+        proposed: tokens.
+        accepted: of them.
+        accepted_lengths: item k is the number of judgements that accepted exactly k tokens.
+        proposed_at: item i is how often a judged run had a token at position i.
+        accepted_at: item i is how often that token was accepted.
+    """
 
     name: str
     model: str
     exit_layer: int
     proposed: int = 0
     accepted: int = 0
+    accepted_lengths: list[int] = field(default_factory=list)
+    proposed_at: list[int] = field(default_factory=list)
+    accepted_at: list[int] = field(default_factory=list)
+
+    def see(self, proposed: int, accepted: int) -> None:
+        """Take one judgement by the next level into account."""
+        self.proposed += proposed
+        self.accepted += accepted
+        self.accepted_lengths += [0] * (accepted + 1 - len(self.accepted_lengths))
+        self.accepted_lengths[accepted] += 1
+        for counts, upto in ((self.proposed_at, proposed), (self.accepted_at, accepted)):
+            counts += [0] * (proposed - len(counts))
+            for position in range(upto):
+                counts[position] += 1
+
+    def plus(self, other: "LevelStats") -> "LevelStats":
+        """The counts of the same level in another generation added."""
+        return replace(
+            self,
+            proposed=self.proposed + other.proposed,
+            accepted=self.accepted + other.accepted,
+            accepted_lengths=_added(self.accepted_lengths, other.accepted_lengths),
+            proposed_at=_added(self.proposed_at, other.proposed_at),
+            accepted_at=_added(self.accepted_at, other.accepted_at),
+        )
 
     @property
     def acceptance_rate(self) -> float | None:
@@ -64,9 +99,7 @@ class Stats:
             case Judged():
                 self.target_passes += event.level == self.target
                 self._spend(event.level, event.seconds)
-                proposer = self._below(event.level)
-                proposer.proposed += event.proposed
-                proposer.accepted += event.accepted
+                self._below(event.level).see(event.proposed, event.accepted)
             case Committed():
                 self.new_tokens += len(event.token_ids)
                 if self.time_to_first_token_s is None:
@@ -116,3 +149,7 @@ class Stats:
     def _below(self, level: str) -> LevelStats:
         names = [below.name for below in self.levels]
         return self.levels[names.index(level) - 1] if level in names else self.levels[-1]
+
+
+def _added(a: list[int], b: list[int]) -> list[int]:
+    return [x + y for x, y in zip_longest(a, b, fillvalue=0)]

@@ -19,6 +19,7 @@ def encode_prompt(
     system: str | None = None,
     raw: bool = False,
     template: str | None = None,
+    history: Sequence[tuple[str, str]] = (),
 ) -> list[int]:
     """Turn a prompt into the ids that the model reads.
 
@@ -28,6 +29,8 @@ def encode_prompt(
         system: a system message; needs a chat template.
         raw: take the prompt as it is, without a chat template.
         template: a chat template that replaces the tokenizer's.
+        history: earlier turns, (prompt, answer) each; without a template they stand before the prompt, blank lines
+            between.
 
     Raises:
         UsageError: an empty prompt, or one that is not UTF-8; a template that fails; a system message where there is no template to carry it.
@@ -43,9 +46,11 @@ def encode_prompt(
                 "a system message needs a chat template, and none is in use",
                 "leave out --raw, or give the profile a chat_template" if raw else "give the profile a chat_template",
             )
-        ids = tokenizer(prompt)["input_ids"]
+        ids = tokenizer("\n\n".join([*(text for turn in history for text in turn), prompt]))["input_ids"]
     else:
         messages = [] if system is None else [{"role": "system", "content": system}]
+        for said, answer in history:
+            messages += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
         messages.append({"role": "user", "content": prompt})
         try:
             written: Any = tokenizer.apply_chat_template(

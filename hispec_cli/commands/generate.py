@@ -13,7 +13,7 @@ import typer
 
 from hispec.errors import LosslessnessError, UsageError
 from hispec.events import Finished
-from hispec_cli.options import CommonOptions, DecodingOptions, Format, ModelOptions, grouped
+from hispec_cli.options import AnswerOptions, CommonOptions, DecodingOptions, Format, ModelOptions, grouped
 from hispec_cli.ui.console import say
 from hispec_cli.ui.plain import view_for
 from hispec_cli.ui.trace import Trace
@@ -34,7 +34,7 @@ def generate(
         ),
     ] = None,
     model: ModelOptions,
-    decoding: DecodingOptions,
+    decoding: AnswerOptions,
     stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End before this text; repeatable.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template.")] = False,
@@ -96,10 +96,7 @@ def read_prompt(argument: str | None) -> str:
 
 def load_engine(model: ModelOptions, decoding: DecodingOptions) -> "Engine":
     """Load what the options name. Their mistakes are found before torch, which takes seconds, is imported."""
-    if model.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    if not sys.stderr.isatty():
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    prepare_hub(model)
     from hispec.profile import load_profile, with_exits
     from hispec.settings import resolve_settings
 
@@ -117,6 +114,14 @@ def load_engine(model: ModelOptions, decoding: DecodingOptions) -> "Engine":
     if model.model is not None:
         profile = unprofiled(model.model, model.draft_exit, model.intermediate_exit)
     return Engine.from_profile(profile, environ=os.environ, **decoding.given())
+
+
+def prepare_hub(model: ModelOptions) -> None:
+    """Tell the hub's client how to behave; it reads this when it is first imported."""
+    if model.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if not sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 
 @contextmanager

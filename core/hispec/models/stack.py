@@ -32,7 +32,7 @@ class LayerStack(Protocol):
         num_layers: depth L; exit e is the state after e layers.
         vocab_size: width of the logits.
         context: the most positions that the model supports.
-        device: where it runs.
+        device: where its logits come out.
         dtype: of its weights.
     """
 

@@ -8,12 +8,10 @@ import sys
 import threading
 from contextlib import suppress
 
-import pyarrow
 import pytest
-from pyarrow import parquet
 
 from hispec.datasets import DATASETS
-from tests.hub import serve
+from tests.hub import gsm8k_repository, serve
 
 PROGRAM = """
 import json, sys
@@ -31,33 +29,11 @@ requests = json.loads(sys.argv[1])
 assert "datasets" not in sys.modules and "huggingface_hub" not in sys.modules
 print(json.dumps([told(name, options) for name, options in requests]))
 """
-README = """---
-license: mit
-configs:
-- config_name: main
-  data_files:
-  - split: train
-    path: main/train-*
-  - split: test
-    path: main/test-*
----
-# Dataset Card for GSM8K
-"""
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """GSM8K as its official repository lays it out, with rows of our own."""
-    repository = tmp_path / "hub" / "datasets" / "openai" / "gsm8k"
-    (repository / "main").mkdir(parents=True)
-    (repository / "README.md").write_text(README)
-    for split, count in (("train", 5), ("test", 30)):
-        table = {
-            "question": [f"A box of the {split} set holds {n} pens. How many are in 50 boxes?" for n in range(count)],
-            "answer": [f"There are {n}*50=<<{n}*50={n * 50}>>{n * 50} pens.\n#### {n * 50:,}" for n in range(count)],
-        }
-        parquet.write_table(pyarrow.table(table), repository / "main" / f"{split}-00000-of-00001.parquet")
-    return tmp_path / "hub"
+    return gsm8k_repository(tmp_path / "hub")
 
 
 @pytest.fixture

@@ -1,0 +1,269 @@
+"""The contestants of a benchmark: our own modes and `transformers`' ways of decoding, all on the same weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
+from transformers.generation import BaseStreamer
+
+from hispec.api import Engine
+from hispec.bench.names import ARMS, OWN_ARMS
+from hispec.errors import UsageError
+from hispec.events import Committed, Finished
+from hispec.levels import models_of
+from hispec.metrics import Stats
+from hispec.models.loading import load_stack
+from hispec.models.transformers_stack import TransformersStack
+from hispec.profile import resolve_model
+from hispec.text import TextStream
+
+LOOKUP_TOKENS = 10
+"""`prompt_lookup_num_tokens` as `transformers`' documentation has it."""
+
+
+@dataclass
+class Answer:
+    """One answer with its times.
+
+    Attributes:
+        prompt_ids: what was read.
+        token_ids: what was written, an EOS included; nothing after the token that completes a stop text.
+        text: without the stop text.
+        finish_reason: why it ended.
+        seconds: wall-clock from ids to the last id, prompt included.
+        moments: for each time at which tokens became final, seconds since the start and their number.
+        stats: figures by level, of our own arms.
+    """
+
+    prompt_ids: list[int]
+    token_ids: list[int]
+    text: str
+    finish_reason: Literal["eos", "length", "stop"]
+    seconds: float
+    moments: list[tuple[float, int]]
+    stats: Stats | None = None
+
+
+class Arm(Protocol):
+    """One way of decoding."""
+
+    name: str
+
+    def answer(self, prompt_ids: list[int], max_new_tokens: int, stop: Sequence[str], seed: int) -> Answer:
+        """Decode; `seed` matters only where sampling is asked for."""
+        ...
+
+
+class OwnArm:
+    """A mode of our engine."""
+
+    def __init__(self, name: str, engine: Engine) -> None:
+        self.name, self.engine = name, engine
+
+    def answer(self, prompt_ids: list[int], max_new_tokens: int, stop: Sequence[str], seed: int) -> Answer:
+        """See `Arm.answer`."""
+        engine, moments, reason = self.engine, [], "length"
+        stats, ended = Stats.of(engine.hierarchy), _StopText(engine.tokenizer, stop)
+        ids: list[int] = []
+        began = perf_counter()
+        for event in engine.decode_ids(engine.hierarchy, prompt_ids, max_new_tokens, engine.eos_ids, seed):
+            stats.see(event)
+            if isinstance(event, Committed):
+                new = ended.take(event.token_ids)
+                ids += new
+                moments.append((perf_counter() - began, len(new)))
+                if ended.stopped:
+                    break
+            elif isinstance(event, Finished):
+                reason = event.finish_reason
+        seconds = perf_counter() - began
+        return _answer(engine, prompt_ids, ids, stop, "stop" if ended.stopped else reason, seconds, moments, stats)
+
+
+class TransformersArm:
+    """`transformers`' own `generate`, called as its documentation says."""
+
+    def __init__(self, name: str, engine: Engine, model: Any, options: Mapping[str, Any]) -> None:
+        self.name, self.engine, self._model = name, engine, model
+        settings = engine.settings
+        self._options: dict[str, Any] = {"do_sample": False, "repetition_penalty": settings.repetition_penalty}
+        if settings.temperature > 0:
+            sampling = {key: getattr(settings, key) for key in ("temperature", "top_k", "top_p")}
+            self._options |= {"do_sample": True, "min_p": settings.min_p or None, **sampling}
+        self._options |= {
+            "eos_token_id": sorted(engine.eos_ids) or None,
+            "pad_token_id": 0,
+            "max_length": None,
+            **options,
+        }
+
+    def answer(self, prompt_ids: list[int], max_new_tokens: int, stop: Sequence[str], seed: int) -> Answer:
+        """See `Arm.answer`."""
+        torch.manual_seed(seed)
+        prompt = torch.tensor([prompt_ids], device=self._model.device)
+        ended = _StopText(self.engine.tokenizer, stop)
+        watch = _Watch()
+        out = self._model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=max_new_tokens,
+            streamer=watch,
+            stopping_criteria=[_StopsAtText(ended, len(prompt_ids))] if stop else None,
+            **self._options,
+        )
+        seconds = perf_counter() - watch.began
+        # Assisted decoding hands over several tokens at once, so some may stand after the end.
+        ids = _StopText(self.engine.tokenizer, stop).take(out[0, len(prompt_ids) :].tolist())
+        ended_by = "stop" if ended.stopped else "eos" if ids and ids[-1] in self.engine.eos_ids else "length"
+        return _answer(self.engine, prompt_ids, ids, stop, ended_by, seconds, watch.moments_of(len(ids)), None)
+
+
+def make_arms(names: Sequence[str], engine: Engine) -> list[Arm]:
+    """The named arms on an engine's weights.
+
+    Args:
+        names: some of `ARMS`.
+        engine: loaded, in mode `hispec`.
+
+    Raises:
+        UsageError: an arm that the profile has no levels or no model for.
+    """
+    check_arms(names, engine)
+    modules = _Modules(engine)
+    return [_make(name, engine, modules) for name in names]
+
+
+def check_arms(names: Sequence[str], engine: Engine) -> None:
+    """Refuse arms that the engine's profile cannot give; errors as `make_arms`."""
+    profile = engine.profile
+    draft = profile.draft
+    for name in names:
+        if name not in ARMS:
+            raise UsageError(f"there is no arm {name!r}", f"known: {', '.join(ARMS)}")
+        lacks = {
+            "hispec": draft is None and profile.intermediate is None and "levels below the target",
+            "single-layer": draft is None and "a draft level",
+            "hf-early-exit": (draft is None or draft.exit_layer is None) and "a draft exit of the target",
+            "hf-assisted": (draft is None or draft.model is None) and "a draft model",
+        }.get(name)
+        if lacks:
+            raise UsageError(
+                f"arm {name} needs {lacks}, and profile {profile.name} has none",
+                f"leave it out of --arms, or choose another profile: --arms {','.join(n for n in names if n != name)}",
+            )
+
+
+def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
+    if name in OWN_ARMS:
+        return OwnArm(name, engine.with_settings(mode=name))
+    draft, options = engine.profile.draft, {}
+    if name == "hf-early-exit" and draft is not None:
+        options = {"assistant_early_exit": draft.exit_layer}
+    elif name == "hf-assisted" and draft is not None and draft.model is not None:
+        options = {"assistant_model": modules.of(draft.model)}
+    elif name == "prompt-lookup":
+        options = {"prompt_lookup_num_tokens": LOOKUP_TOKENS}
+    return TransformersArm(name, engine, modules.of(engine.profile.target.model), options)
+
+
+class _Modules:
+    """`transformers` models: those behind the engine's stacks, or where these have none, loaded once for all arms."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._loaded: dict[str, TransformersStack] = {}
+
+    def of(self, model: str) -> Any:
+        """The model of that name in the profile; errors as `load_stack`."""
+        stack = self._engine.stacks[model]
+        if isinstance(stack, TransformersStack):
+            return stack.model
+        if model not in self._loaded:
+            revision = models_of(self._engine.profile, "hispec")[model]
+            dtype = str(stack.dtype).removeprefix("torch.")
+            loaded = load_stack(resolve_model(model), revision, dtype, stack.device, model, "transformers")
+            assert isinstance(loaded, TransformersStack)
+            self._loaded[model] = loaded
+        return self._loaded[model].model
+
+
+class _StopText:
+    """Takes tokens until one completes a stop text."""
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
+        self._text = TextStream(tokenizer, stop) if stop else None
+        self.stopped = False
+
+    def take(self, token_ids: Sequence[int]) -> list[int]:
+        """The tokens up to the one that completes a stop text."""
+        if self._text is None:
+            return list(token_ids)
+        taken = []
+        for token in token_ids:
+            if self.stopped:
+                break
+            self._text.feed(token)
+            taken.append(token)
+            self.stopped = self._text.stopped
+        return taken
+
+
+class _StopsAtText(StoppingCriteria):  # type: ignore[misc]
+    """The same end for `transformers`."""
+
+    def __init__(self, ended: _StopText, prompt: int) -> None:
+        self._ended, self._seen = ended, prompt
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        self._ended.take(input_ids[0, self._seen :].tolist())
+        self._seen = input_ids.shape[1]
+        return torch.tensor([self._ended.stopped], device=input_ids.device)
+
+
+@dataclass
+class _Watch(BaseStreamer):  # type: ignore[misc]
+    """A streamer that only looks at the clock."""
+
+    began: float = field(default_factory=perf_counter)
+    _moments: list[tuple[float, int]] = field(default_factory=list)
+    _prompt_seen: bool = False
+
+    def put(self, value: Tensor) -> None:
+        """Note when tokens arrive; the first to arrive are the prompt's."""
+        if self._prompt_seen:
+            self._moments.append((perf_counter() - self.began, value.numel()))
+        self._prompt_seen = True
+
+    def end(self) -> None:
+        """Nothing is held back."""
+
+    def moments_of(self, tokens: int) -> list[tuple[float, int]]:
+        """The moments of the first tokens; what was written after the end of the text is left out."""
+        moments = []
+        for at, count in self._moments:
+            if tokens > 0:
+                moments.append((at, min(count, tokens)))
+            tokens -= count
+        return moments
+
+
+def _answer(
+    engine: Engine,
+    prompt_ids: list[int],
+    ids: list[int],
+    stop: Sequence[str],
+    reason: Any,
+    seconds: float,
+    moments: list[tuple[float, int]],
+    stats: Stats | None,
+) -> Answer:
+    """Add the text, outside of the measured time."""
+    text = TextStream(engine.tokenizer, stop)
+    for token in ids:
+        text.feed(token)
+    text.finish()
+    return Answer(prompt_ids, ids, text.text, reason, seconds, moments, stats)

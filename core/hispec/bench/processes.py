@@ -1,0 +1,62 @@
+"""Several processes that share a benchmark, as `torchrun` and `accelerate launch` start them, on one machine or many."""
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the slowest: rows are shared out in advance, and answers differ in length."""
+
+
+class Processes:
+    """The place of this process among those that share the work; alone where nobody launched it with others.
+
+    Attributes:
+        rank: of this process, 0 for the one that reports.
+        count: of processes.
+        local_rank: among those on this machine: the number of the GPU to use.
+    """
+
+    def __init__(self) -> None:
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0")) if self.count > 1 else 0
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0")) if self.count > 1 else 0
+
+    def __enter__(self) -> Self:
+        if self.count > 1:
+            import torch.distributed as dist
+
+            # Only records of a few kilobytes travel, so gloo serves machines with and without GPUs.
+            dist.init_process_group("gloo", timeout=PATIENCE)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.count > 1 and kind is None:
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+
+    @property
+    def reports(self) -> bool:
+        """Whether this process gathers and reports."""
+        return self.rank == 0
+
+    def share_of(self, items: Sequence[T]) -> list[T]:
+        """The items of this process: every `count`-th, so that long and short ones spread."""
+        return list(items[self.rank :: self.count])
+
+    def gather(self, items: Sequence[T]) -> list[T]:
+        """All processes' items, in the process that reports; nothing in the others. All must call it."""
+        if self.count == 1:
+            return list(items)
+        import torch.distributed as dist
+
+        parts: list[Any] | None = [None] * self.count if self.reports else None
+        dist.gather_object(list(items), parts)
+        return [item for part in parts or () for item in part]

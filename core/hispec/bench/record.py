@@ -1,0 +1,255 @@
+"""What a benchmark writes: one `Measurement` per answer while it runs, one `Report` when it is done.
+
+Both are JSON with a fixed schema. Absent means not measured: nothing is ever a 0 for want of a value.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Interval = tuple[float, float]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_by_name=True, use_attribute_docstrings=True
+    )
+
+
+class LevelCounts(_Record):
+    """What one level below the target proposed to the next, and how much of it that one accepted."""
+
+    name: str
+    model: str
+    exit_layer: int
+    proposed: Count
+    accepted: Count
+    accepted_lengths: list[Count]
+    """Histogram: item k is the number of judgements that accepted exactly k tokens."""
+    proposed_at: list[Count]
+    """Item i is how often a judged run had a token at position i, counted from 0."""
+    accepted_at: list[Count]
+    """Item i is how often that token was accepted."""
+
+    @model_validator(mode="after")
+    def _same_positions(self) -> "LevelCounts":
+        if len(self.proposed_at) != len(self.accepted_at):
+            raise ValueError("proposed_at and accepted_at must have one item per position each")
+        return self
+
+    @property
+    def judgements(self) -> int:
+        """How often the next level judged."""
+        return sum(self.accepted_lengths)
+
+
+class TokenComparison(_Record):
+    """One answer's token ids beside the reference arm's."""
+
+    identical: bool
+    at: Count | None = None
+    """Index of the first token that differs."""
+    gap: float | None = None
+    """Between the target's two best logits at that index."""
+    kind: Literal["tie", "error"] | None = None
+    """A tie is a gap that rounding decides; anything else that differs is an error."""
+
+    @model_validator(mode="after")
+    def _explained(self) -> "TokenComparison":
+        if self.identical != (self.kind is None):
+            raise ValueError("an answer is either identical, or its difference is a tie or an error")
+        return self
+
+
+class Measurement(_Record):
+    """One answer: one arm, one row of the dataset, one repeat."""
+
+    arm: str
+    row: str
+    repeat: Count
+    prompt_tokens: Count
+    token_ids: list[int]
+    text: str
+    finish_reason: str
+    seconds: Seconds
+    """Of decoding, the prompt included."""
+    time_to_first_token_s: Seconds
+    inter_token_s: list[Seconds]
+    """Gaps between the moments at which tokens became final; a commit of k tokens gives one gap and k - 1 zeros."""
+    phase_seconds: dict[str, Seconds]
+    """Seconds by phase (prefill, draft, intermediate, target); empty for an arm that does not tell."""
+    target_passes: Count | None
+    """Passes through the target's last layers, the prefill among them; None for an arm that does not tell."""
+    levels: list[LevelCounts]
+    """The levels below the target, the cheapest first."""
+    peak_memory_bytes: Count | None
+    score: float | None
+    """From 0 to 1, where the dataset has an answer to compare with."""
+    lossless: TokenComparison | None
+    """None for the reference arm itself."""
+
+
+class Estimate(_Record):
+    """A figure with its 95 % bootstrap interval over prompts; a single prompt gives none."""
+
+    value: float
+    ci95: Interval | None
+
+
+class Percentiles(_Record):
+    """Seconds that 50, 90 and 99 of 100 observations do not exceed."""
+
+    p50: Seconds
+    p90: Seconds
+    p99: Seconds
+
+
+class LevelFigures(LevelCounts):
+    """A level's counts over all answers."""
+
+    acceptance_rate: float | None
+    """Accepted over proposed; None where nothing was proposed."""
+
+
+class Accuracy(_Record):
+    """How good an arm's answers are by the dataset's own metric."""
+
+    metric: str
+    value: float
+    """Mean score."""
+    correct: Count | None
+    """Answers with the full score; None for a metric that gives partial scores."""
+    of: Count
+    """Answers that were scored."""
+
+
+class Losslessness(_Record):
+    """How many answers have the reference arm's token ids, and what the others are."""
+
+    identical: Count
+    of: Count
+    ties: Count
+    errors: Count
+
+
+class ArmFigures(_Record):
+    """What was measured of one arm."""
+
+    name: str
+    answers: Count
+    """Measured: rows times repeats, less what an interruption left out."""
+    tokens: Count
+    """New tokens of all answers."""
+    seconds: Seconds
+    """Decoding time of all answers, prompts included."""
+    tokens_per_second: float | None
+    """Pooled: `tokens` over `seconds`."""
+    ci95: Interval | None
+    """Of `tokens_per_second`: 95 % bootstrap percentile interval over prompts; None with fewer than two prompts."""
+    speedup: dict[str, Estimate]
+    """Ratio of pooled tokens per second to those of a baseline arm, over the answers that both arms gave."""
+    tokens_per_target_pass: float | None
+    """New tokens over passes of the target, its prefills included."""
+    mean_acceptance_length: float | None
+    """Tokens committed per judgement by the target: new tokens, less one for each target pass that judges nothing
+    (a prefill, a token the target wrote itself), over the target's judgements. None where it judged nothing."""
+    draft_acceptance_rate: float | None
+    """Share of the cheapest level's tokens that the next level accepted."""
+    levels: list[LevelFigures]
+    phase_seconds: dict[str, Seconds]
+    time_to_first_token_s: Percentiles | None
+    """Over answers."""
+    inter_token_s: Percentiles | None
+    """Over all gaps between tokens; tokens of one commit are 0 s apart."""
+    peak_memory_bytes: Count | None
+    """The largest of all answers."""
+    accuracy: Accuracy | None
+    """None where the dataset has nothing to score with."""
+    lossless: Losslessness | None
+    """None for the reference arm."""
+
+
+class DatasetInfo(_Record):
+    """Which prompts were answered."""
+
+    name: str
+    rows: Count
+    """Chosen for the run; warm-up rows are not among them."""
+    sha256: str
+    """Of the rows' content, in order."""
+    source: str
+    """Where they came from: package, file, or hub repository with its revision."""
+    metric: str | None = None
+    """What scores its answers."""
+
+
+class Setup(_Record):
+    """Everything about a run that is not a measurement."""
+
+    status: Literal["complete", "interrupted"]
+    profile: str
+    dataset: DatasetInfo
+    repeats: Count
+    warmup: Count
+    """Rows answered before measuring began."""
+    synthetic_weights: bool
+    """Whether the weights were drawn at random: speed means something then, acceptance and accuracy nothing."""
+    environment: dict[str, JsonValue]
+    config: dict[str, JsonValue]
+    config_hash: str
+
+
+class Report(Setup):
+    """The `hispec.bench/1` object. Its first arm is the one under test."""
+
+    model_config = ConfigDict(
+        title="hispec.bench/1", json_schema_extra={"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    )
+
+    schema_version: Annotated[Literal["hispec.bench/1"], Field(alias="schema")]
+    arms: Annotated[list[ArmFigures], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Report":
+        repeated = [name for name, times in Counter(arm.name for arm in self.arms).items() if times > 1]
+        if repeated:
+            raise ValueError(f"arm {repeated[0]} is there twice")
+        return self
+
+    def arm(self, name: str) -> ArmFigures | None:
+        """The figures of an arm, or None where it was not measured."""
+        return next((arm for arm in self.arms if arm.name == name), None)
+
+    def to_json(self) -> str:
+        """Indented JSON, ending in a line break."""
+        return self.model_dump_json(by_alias=True, indent=1) + "\n"
+
+
+def look_up(record: Any, path: Sequence[str]) -> Estimate | float | None:
+    """The number at a path of a report or of an arm's figures; None where there is none.
+
+    Args:
+        record: a record of this module.
+        path: field names, keys of dictionaries, and names (of arms and levels) or positions in lists.
+
+    Returns:
+        An `Estimate` where the number has an interval, pooled speed included.
+    """
+    for segment in path:
+        if isinstance(record, ArmFigures) and segment == "tokens_per_second" and record.tokens_per_second is not None:
+            record = Estimate(value=record.tokens_per_second, ci95=record.ci95)
+        elif isinstance(record, BaseModel):
+            record = getattr(record, segment, None)
+        elif isinstance(record, dict):
+            record = record.get(segment)
+        elif isinstance(record, list):
+            named = next((item for item in record if getattr(item, "name", None) == segment), None)
+            at = int(segment) if segment.isdecimal() else len(record)
+            record = named if named is not None else record[at] if at < len(record) else None
+        else:
+            return None
+    return record if isinstance(record, Estimate | int | float) and not isinstance(record, bool) else None

@@ -1,0 +1,263 @@
+"""From measurements to figures: pooled, with bootstrap intervals over prompts.
+
+Speed is pooled, all tokens over all seconds, so a long answer weighs as much as it takes; a mean of per-prompt speeds
+would be ruled by the shortest. What varies from run to run is which prompts were asked and how they were answered, so
+intervals come from drawing prompts anew (Efron & Tibshirani, *An Introduction to the Bootstrap*, 1993, ch. 13): a
+prompt's repeats stay together, and a speed-up draws the same prompts for both arms, which cancels what makes a prompt
+slow for both. Percentile intervals are somewhat too narrow below about ten prompts; one prompt gives none.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, zip_longest
+from math import fsum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hispec.bench.names import BASELINES
+from hispec.bench.record import (
+    Accuracy,
+    ArmFigures,
+    Estimate,
+    Interval,
+    LevelCounts,
+    LevelFigures,
+    Losslessness,
+    Measurement,
+    Percentiles,
+    Report,
+    Setup,
+)
+
+RESAMPLES = 10_000
+SEED = 0
+_BLOCK = 1 << 22
+"""Numbers drawn at once: bounds the memory of a bootstrap over very many prompts."""
+
+Key = tuple[str, int]
+"""A row and a repeat: what two arms must share to be compared."""
+Floats = NDArray[np.float64]
+
+
+def summarize(
+    setup: Setup,
+    arms: Sequence[str],
+    measurements: Iterable[Measurement],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Report:
+    """Turn the measurements of a run into its report.
+
+    Args:
+        setup: what the run was.
+        arms: names of all arms of the run, the one under test first. One without measurements gets no figures.
+        measurements: in any order; warm-up is not among them.
+        resamples: of the bootstrap.
+        seed: of the bootstrap; equal measurements give equal reports.
+
+    Raises:
+        ValueError: a measurement of an unknown arm, or two of the same arm, row and repeat.
+    """
+    answers: dict[str, dict[Key, Measurement]] = {arm: {} for arm in arms}
+    for measurement in measurements:
+        key = measurement.row, measurement.repeat
+        if measurement.arm not in answers:
+            raise ValueError(f"arm {measurement.arm} is not one of the run's")
+        if key in answers[measurement.arm]:
+            raise ValueError(f"arm {measurement.arm} has row {key[0]}, repeat {key[1]}, twice")
+        answers[measurement.arm][key] = measurement
+    speeds, metric = _Speeds(answers, resamples, seed), setup.dataset.metric
+    return Report(
+        **{name: getattr(setup, name) for name in Setup.model_fields},
+        schema_version="hispec.bench/1",
+        # In one order, whichever the measurements came in, so that equal runs give equal reports to the last digit.
+        arms=[_figures(arm, [answers[arm][key] for key in sorted(answers[arm])], speeds, metric) for arm in arms],
+    )
+
+
+class _Speeds:
+    """Pooled speeds of arms and their ratios, resampled together so that arms are compared prompt by prompt."""
+
+    def __init__(self, answers: Mapping[str, Mapping[Key, Measurement]], resamples: int, seed: int) -> None:
+        self._answers, self._resamples, self._seed = answers, resamples, seed
+        self._drawn: dict[frozenset[Key], dict[str, Floats]] = {}
+
+    def of(self, arm: str) -> Estimate | None:
+        """Tokens per second of an arm, over all its answers."""
+        keys = frozenset(self._answers[arm])
+        value = self._pooled(arm, keys)
+        return None if value is None else Estimate(value=value, ci95=self._interval(keys, arm))
+
+    def ratios(self, arm: str) -> dict[str, Estimate]:
+        """Speed-up over each baseline of the run, where the two have answers in common."""
+        ratios = {}
+        for baseline in BASELINES:
+            if baseline == arm or baseline not in self._answers:
+                continue
+            keys = self._answers[arm].keys() & self._answers[baseline].keys()
+            own, other = self._pooled(arm, keys), self._pooled(baseline, keys)
+            if own is not None and other:
+                ratios[baseline] = Estimate(value=own / other, ci95=self._interval(frozenset(keys), arm, baseline))
+        return ratios
+
+    def _pooled(self, arm: str, keys: Iterable[Key]) -> float | None:
+        chosen = [self._answers[arm][key] for key in keys]
+        return ratio(sum(len(answer.token_ids) for answer in chosen), fsum(answer.seconds for answer in chosen))
+
+    def _interval(self, keys: frozenset[Key], arm: str, baseline: str | None = None) -> Interval | None:
+        if len({row for row, _ in keys}) < 2:
+            return None
+        drawn = self._drawn.get(keys) or self._drawn.setdefault(keys, self._resample(keys))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return interval95(drawn[arm] if baseline is None else drawn[arm] / drawn[baseline])
+
+    def _resample(self, keys: frozenset[Key]) -> dict[str, Floats]:
+        """Pooled speed of every arm over the same resampled prompts."""
+        index = {row: at for at, row in enumerate(sorted({row for row, _ in keys}))}
+        values = np.zeros((len(index), len(self._answers), 2))
+        for column, answers in enumerate(self._answers.values()):
+            for key in sorted(keys & answers.keys()):
+                values[index[key[0]], column] += len(answers[key].token_ids), answers[key].seconds
+        sums = resampled_sums(values.reshape(len(index), -1), self._resamples, self._seed)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            speeds = sums[:, 0::2] / sums[:, 1::2]
+        return {arm: speeds[:, column] for column, arm in enumerate(self._answers)}
+
+
+def resampled_sums(values: Floats, resamples: int = RESAMPLES, seed: int = SEED) -> Floats:
+    """Column sums over prompts drawn with replacement.
+
+    Args:
+        values: (prompts, columns), a prompt's repeats already added up. All columns share the draws.
+        resamples: how often to draw as many prompts as there are.
+        seed: of the draws.
+
+    Returns:
+        (resamples, columns).
+    """
+    prompts, columns = values.shape
+    rng = np.random.default_rng(seed)
+    sums = np.empty((resamples, columns))
+    block = max(1, _BLOCK // prompts)
+    for begin in range(0, resamples, block):
+        count = min(block, resamples - begin)
+        drawn = rng.integers(prompts, size=(count, prompts)) + prompts * np.arange(count)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=count * prompts).reshape(count, prompts)
+        sums[begin : begin + count] = times.astype(np.float64) @ values
+    return sums
+
+
+def interval95(samples: Floats) -> Interval | None:
+    """The middle 95 % of bootstrap samples; None where some resample has no value."""
+    if not np.isfinite(samples).all():
+        return None
+    low, high = np.percentile(samples, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """Part over whole, None where there is no whole."""
+    return part / whole if whole else None
+
+
+def _figures(arm: str, answers: Sequence[Measurement], speeds: _Speeds, metric: str | None) -> ArmFigures:
+    speed = speeds.of(arm)
+    levels = _levels(answers)
+    memory = [answer.peak_memory_bytes for answer in answers if answer.peak_memory_bytes is not None]
+    phases: Counter[str] = Counter()
+    for answer in answers:
+        phases.update(answer.phase_seconds)
+    return ArmFigures(
+        name=arm,
+        answers=len(answers),
+        tokens=sum(len(answer.token_ids) for answer in answers),
+        seconds=fsum(answer.seconds for answer in answers),
+        tokens_per_second=speed.value if speed else None,
+        ci95=speed.ci95 if speed else None,
+        speedup=speeds.ratios(arm),
+        tokens_per_target_pass=_tokens_per_target_pass(answers),
+        mean_acceptance_length=_mean_acceptance_length(answers),
+        draft_acceptance_rate=levels[0].acceptance_rate if levels else None,
+        levels=levels,
+        phase_seconds=dict(phases),
+        time_to_first_token_s=_percentiles([answer.time_to_first_token_s for answer in answers]),
+        inter_token_s=_percentiles(list(chain.from_iterable(answer.inter_token_s for answer in answers))),
+        peak_memory_bytes=max(memory, default=None),
+        accuracy=_accuracy(answers, metric),
+        lossless=_losslessness(answers),
+    )
+
+
+def _tokens_per_target_pass(answers: Sequence[Measurement]) -> float | None:
+    told = [answer for answer in answers if answer.target_passes is not None]
+    return ratio(sum(len(answer.token_ids) for answer in told), sum(answer.target_passes or 0 for answer in told))
+
+
+def _mean_acceptance_length(answers: Sequence[Measurement]) -> float | None:
+    """See `ArmFigures.mean_acceptance_length`."""
+    judgements = committed = 0
+    for answer in answers:
+        if answer.target_passes is not None and answer.levels:
+            judged = answer.levels[-1].judgements
+            judgements += judged
+            committed += len(answer.token_ids) - (answer.target_passes - judged)
+    return ratio(committed, judgements)
+
+
+def _levels(answers: Sequence[Measurement]) -> list[LevelFigures]:
+    """Counts of each level added up, in the order of the hierarchy."""
+    by_name: dict[str, list[LevelCounts]] = {}
+    for level in chain.from_iterable(answer.levels for answer in answers):
+        by_name.setdefault(level.name, []).append(level)
+    figures = []
+    for name, counts in by_name.items():
+        proposed, accepted = sum(level.proposed for level in counts), sum(level.accepted for level in counts)
+        figures.append(
+            LevelFigures(
+                name=name,
+                model=counts[0].model,
+                exit_layer=counts[0].exit_layer,
+                proposed=proposed,
+                accepted=accepted,
+                acceptance_rate=ratio(accepted, proposed),
+                accepted_lengths=_added(level.accepted_lengths for level in counts),
+                proposed_at=_added(level.proposed_at for level in counts),
+                accepted_at=_added(level.accepted_at for level in counts),
+            )
+        )
+    return figures
+
+
+def _added(lists: Iterable[list[int]]) -> list[int]:
+    """Item by item; a shorter list has zeros at its end."""
+    return [sum(items) for items in zip_longest(*lists, fillvalue=0)]
+
+
+def _percentiles(seconds: Sequence[float]) -> Percentiles | None:
+    if not seconds:
+        return None
+    p50, p90, p99 = (float(value) for value in np.percentile(seconds, (50, 90, 99)))
+    return Percentiles(p50=p50, p90=p90, p99=p99)
+
+
+def _accuracy(answers: Sequence[Measurement], metric: str | None) -> Accuracy | None:
+    scores = [answer.score for answer in answers if answer.score is not None]
+    if metric is None or not scores:
+        return None
+    whole = all(score in (0, 1) for score in scores)
+    return Accuracy(
+        metric=metric,
+        value=fsum(scores) / len(scores),
+        correct=int(sum(scores)) if whole else None,
+        of=len(scores),
+    )
+
+
+def _losslessness(answers: Sequence[Measurement]) -> Losslessness | None:
+    compared = [answer.lossless for answer in answers if answer.lossless is not None]
+    if not compared:
+        return None
+    kinds = Counter(comparison.kind for comparison in compared)
+    return Losslessness(identical=kinds[None], of=len(compared), ties=kinds["tie"], errors=kinds["error"])

@@ -1,0 +1,188 @@
+"""Running a benchmark for the command line: what it loads, keeps on disk, shows and writes."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from platformdirs import user_state_path
+
+from hispec.api import Engine
+from hispec.bench.journal import SUFFIX, Journal
+from hispec.bench.processes import Processes
+from hispec.bench.record import DatasetInfo, Report, Setup
+from hispec.bench.runner import Runner, configuration, describe_machine, hash_of, tasks
+from hispec.bench.statistics import summarize
+from hispec.datasets import Loaded, execution, load
+from hispec.datasets.base import Row
+from hispec.errors import UnavailableError, UsageError
+from hispec_cli.commands.bench import ReportOptions, RunOptions
+from hispec_cli.commands.generate import load_engine
+from hispec_cli.options import DecodingOptions, Format, ModelOptions
+from hispec_cli.ui.console import say
+from hispec_cli.ui.output import write, write_json
+from hispec_cli.ui.progress import BenchProgress
+from hispec_cli.ui.report.context import Context
+from hispec_cli.ui.report.files import write_report
+from hispec_cli.ui.report.tables import to_markdown
+from hispec_cli.ui.report.terminal import show_report
+from hispec_cli.ui.safe_text import visible
+
+
+def measure(
+    run: RunOptions, arms: Sequence[str], model: ModelOptions, decoding: DecodingOptions, reports: ReportOptions
+) -> tuple[Report | None, bool]:
+    """Run the benchmark: the report, None in processes that do not report, and whether it was interrupted."""
+    rows = _load_rows(run, model)
+    with Processes() as processes:
+        engine = load_engine(model, _on_own_device(decoding, processes))
+        limit = _answer_limit(rows, decoding, engine)
+        runner = Runner(engine, rows.dataset, arms, limit)
+        chosen, warmup = _choose(rows, runner, run)
+        setup = _setup(run, arms, engine, rows, len(chosen), limit, processes)
+        share = processes.share_of(tasks(chosen, run.repeats))
+        with Journal(_journal_path(reports, processes), setup.config, resume=run.resume) as journal:
+            if journal.set_aside is not None:
+                say(f"an earlier run's answers are now in {journal.set_aside}")
+            interrupted = False
+            try:
+                with (
+                    _ctrl_c(),
+                    BenchProgress(arms, journal.measured, len(share), quiet=not processes.reports) as progress,
+                ):
+                    runner.warm_up(warmup)
+                    for measurements in runner.run(share, journal):
+                        progress.see(measurements)
+                        if reports.format is Format.jsonl:
+                            for measurement in measurements:
+                                write_json(measurement.model_dump())
+            except KeyboardInterrupt:
+                interrupted = True
+                say(f"interrupted; continue with --resume (answers are in {journal.path})")
+            gathered = processes.gather(journal.measured)
+        if not processes.reports:
+            return None, interrupted
+        status = setup.model_copy(update={"status": "interrupted"}) if interrupted else setup
+        return summarize(status, arms, gathered), interrupted
+
+
+def _load_rows(run: RunOptions, model: ModelOptions) -> Loaded:
+    """The rows to answer and, where the dataset has more, those to warm up with."""
+    if run.allow_code_execution:
+        say(f"--allow-code-execution {execution.WARNING}", "yellow")
+    return load(
+        run.dataset,
+        format_as=run.format_as,
+        limit=run.limit + run.warmup if run.limit else None,
+        offline=model.offline,
+        allow_code_execution=run.allow_code_execution,
+    )
+
+
+def _on_own_device(decoding: DecodingOptions, processes: Processes) -> DecodingOptions:
+    """Where several processes share a machine with GPUs, each takes its own."""
+    if processes.count == 1 or decoding.device not in (None, "auto", "cuda"):
+        return decoding
+    if not torch.cuda.is_available():
+        return decoding
+    return replace(decoding, device=f"cuda:{processes.local_rank % torch.cuda.device_count()}")
+
+
+def _answer_limit(rows: Loaded, decoding: DecodingOptions, engine: Engine) -> int:
+    """What the user asked for, else the dataset's convention."""
+    asked = decoding.max_new_tokens is not None or bool(os.environ.get("HISPEC_MAX_NEW_TOKENS"))
+    return engine.settings.max_new_tokens if asked else rows.dataset.max_new_tokens
+
+
+def _choose(rows: Loaded, runner: Runner, run: RunOptions) -> tuple[list[Row], list[Row]]:
+    """The rows to measure and those to warm up with; prompts that do not fit the context are left out, audibly."""
+    fitting = [row for row in rows.rows if runner.fits(row)]
+    left_out = len(rows.rows) - len(fitting)
+    if left_out:
+        say(
+            f"{left_out} of {len(rows.rows)} prompts do not fit the context of {runner.engine.context} tokens", "yellow"
+        )
+    if not fitting:
+        raise UsageError(
+            f"no prompt of {run.dataset} fits the context of {runner.engine.context} tokens", "choose another dataset"
+        )
+    chosen = fitting[: run.limit] if run.limit else fitting
+    return chosen, (fitting[len(chosen) :] or chosen)[: run.warmup]
+
+
+def _setup(
+    run: RunOptions,
+    arms: Sequence[str],
+    engine: Engine,
+    rows: Loaded,
+    count: int,
+    limit: int,
+    processes: Processes,
+) -> Setup:
+    """Everything about the run that is not a measurement."""
+    config = configuration(engine, rows, count, arms, run.repeats, limit, processes.count)
+    return Setup(
+        status="complete",
+        profile=engine.profile.name,
+        dataset=DatasetInfo(
+            name=rows.dataset.name, rows=count, sha256=rows.sha256, source=rows.source, metric=rows.dataset.metric
+        ),
+        repeats=run.repeats,
+        warmup=run.warmup,
+        synthetic_weights=False,
+        environment=describe_machine(engine, processes.count),
+        config=config,
+        config_hash=hash_of(config),
+    )
+
+
+def _journal_path(reports: ReportOptions, processes: Processes) -> Path:
+    """Beside the report that is asked for, else where programs keep their state."""
+    asked = reports.written()
+    if asked:
+        base = asked[0]
+    else:
+        base = user_state_path("hispec") / "bench"
+        try:
+            base.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnavailableError(f"{base.parent} cannot be made: {error.strerror}", "pass -o FILE.json") from None
+    part = f".{processes.rank}" if processes.count > 1 else ""
+    return base.with_name(base.name + part + SUFFIX)
+
+
+def deliver(report: Report, context: Context, reports: ReportOptions) -> None:
+    """Files first, so that a closed pipe loses nothing."""
+    for path in reports.written():
+        write_report(path, report, context)
+        say(f"written: {path}")
+    if reports.step_summary:
+        summary = Path(os.environ["GITHUB_STEP_SUMMARY"])
+        try:
+            with summary.open("a", encoding="utf-8") as file:
+                file.write(to_markdown(report, context) + "\n")
+        except OSError as error:
+            raise UnavailableError(
+                f"{summary} cannot be written: {error.strerror}", "leave out --step-summary"
+            ) from None
+    if reports.format in (Format.json, Format.jsonl):
+        write_json(json.loads(report.to_json()))
+    elif reports.format is Format.auto and sys.stdout.isatty():
+        show_report(report)
+    else:
+        write(visible(to_markdown(report, context)))
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[None]:
+    """Ctrl-C ends the measuring, not the program: what was measured is still reported."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,161 @@
+"""`hispec bench`: how fast, how exact, and whether a build should fail for it."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hispec.bench.names import ARMS
+from hispec.errors import UsageError
+from hispec_cli.commands.generate import INTERRUPTED, prepare_hub
+from hispec_cli.options import CommonOptions, DecodingOptions, Format, ModelOptions, grouped
+from hispec_cli.ui.console import say
+from hispec_cli.ui.output import write, write_json
+from hispec_cli.ui.safe_text import visible
+
+GATE_FAILED, DIFFERS = 3, 4
+
+app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What is measured."""
+
+    dataset: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="A dataset's name, or a JSONL file with prompt or question.")
+    ] = "sample"
+    format_as: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Read the file as this dataset's: its prompts and scores.")
+    ] = None
+    limit: Annotated[int, typer.Option(min=0, help="Rows to answer; 0 takes all.")] = 32
+    repeats: Annotated[int, typer.Option(min=1, help="How often each row is answered.")] = 1
+    warmup: Annotated[int, typer.Option(min=0, help="Rows answered before, not measured.")] = 2
+    arms: Annotated[
+        str, typer.Option(metavar="A,B,...", help=f"Of {', '.join(ARMS)}; the first is the one under test.")
+    ] = "hispec,single-layer,autoregressive"
+    allow_code_execution: Annotated[
+        bool, typer.Option("--allow-code-execution", help="Let humaneval run what the model writes, within limits.")
+    ] = False
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is made of it."""
+
+    output: Annotated[
+        list[Path] | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the report: .json, .csv or .md; repeatable."),
+    ] = None
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with charts.")] = None
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GATE", help="Exit 3 where this surely holds, e.g. 'speedup<1.2'; repeatable."),
+    ] = None
+    compare: Annotated[Path | None, typer.Option(metavar="OLD.json", help="Show what changed since a report.")] = None
+    step_summary: Annotated[
+        bool, typer.Option("--step-summary", help="Add the report to the summary of a GitHub workflow's step.")
+    ] = False
+    format: Annotated[Format, typer.Option("--format", help="How to write the report to stdout.")] = Format.auto
+
+    def written(self) -> list[Path]:
+        """All files that the report goes to."""
+        return [*(self.output or ()), *([self.report] if self.report else ())]
+
+
+@app.callback()
+@grouped
+def bench(
+    *,
+    context: typer.Context,
+    run: RunOptions,
+    model: ModelOptions,
+    decoding: DecodingOptions,
+    reports: ReportOptions,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of reports and exit.")] = False,
+    common: CommonOptions,
+) -> None:
+    """Measure speed-ups, compare every token with the target's own, and fail a build that is surely worse."""
+    if context.invoked_subcommand is not None:
+        return
+    from hispec.bench.compare import compare, read_report
+    from hispec.bench.gates import parse_gate
+    from hispec.bench.record import Report
+    from hispec_cli.ui.report.context import Context
+
+    if schema:
+        write_json(Report.model_json_schema())
+        return
+    arms = _arms(run.arms)
+    gates = [parse_gate(expression, arms) for expression in reports.fail_if or ()]
+    old = read_report(reports.compare) if reports.compare else None
+    _check_outputs(reports)
+    prepare_hub(model)
+    from hispec_cli.benchmark import deliver, measure  # takes seconds: torch
+
+    report, interrupted = measure(run, arms, model, decoding, reports)
+    if report is None:
+        raise typer.Exit(INTERRUPTED if interrupted else 0)
+    verdicts = [gate.judge(report) for gate in gates]
+    shown = Context(verdicts, compare(old, report) if old else None, ["hispec", *sys.argv[1:]])
+    deliver(report, shown, reports)
+    for verdict in verdicts:
+        say(
+            f"gate {verdict.expression}: {verdict.outcome}: {verdict.message}",
+            "red" if verdict.outcome == "failed" else "dim",
+        )
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if any(arm.lossless is not None and arm.lossless.errors for arm in report.arms):
+        say("answers differ from the target's own: losslessness is broken", "bold red")
+        raise typer.Exit(DIFFERS)
+    if any(verdict.outcome == "failed" for verdict in verdicts):
+        raise typer.Exit(GATE_FAILED)
+
+
+@app.command("compare")
+@grouped
+def compare_reports(
+    *,
+    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="A report.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW.json", help="A later one.")],
+    format: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.auto,  # noqa: A002
+    common: CommonOptions,
+) -> None:
+    """Show what changed between two reports, and what cannot be told."""
+    from hispec.bench.compare import compare, read_report
+    from hispec_cli.ui.report.tables import changes_to_markdown
+
+    comparison = compare(read_report(old), read_report(new))
+    if format in (Format.json, Format.jsonl):
+        write_json(comparison.to_record())
+        return
+    for warning in comparison.warnings:
+        say(f"note: {warning}", "yellow")
+    write(visible(changes_to_markdown(comparison.changes)) + "\n")
+
+
+def _arms(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in ARMS:
+            raise UsageError(f"there is no arm {name!r}", f"known: {', '.join(ARMS)}")
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"--arms is {text!r}", "name every arm once, for example --arms hispec,autoregressive")
+    return names
+
+
+def _check_outputs(reports: ReportOptions) -> None:
+    """Find out before the run what would lose its result after it."""
+    from hispec_cli.ui.report.files import check_output
+
+    for path in reports.output or ():
+        check_output(path, (".json", ".csv", ".md"))
+    if reports.report is not None:
+        check_output(reports.report, (".html",))
+    if reports.step_summary and not os.environ.get("GITHUB_STEP_SUMMARY"):
+        raise UsageError("--step-summary needs GITHUB_STEP_SUMMARY, which GitHub sets", "leave it out elsewhere")

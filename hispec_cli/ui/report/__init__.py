@@ -1,0 +1,1 @@
+"""Benchmark reports as files: JSON, CSV and Markdown for programs and pull requests, HTML for people."""

@@ -1,0 +1,161 @@
+"""What a report for people tells beside the figures, and the sentences that sum it up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hispec.bench.compare import Change, Comparison
+from hispec.bench.gates import Verdict
+from hispec.bench.names import BASELINES
+from hispec.bench.record import ArmFigures, Interval, Report
+
+NOTHING = "\u2013"
+"""Stands where nothing was measured."""
+Tone = Literal["good", "bad", "neutral"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known of a run apart from its report.
+
+    Attributes:
+        verdicts: of the gates.
+        comparison: with an earlier report.
+        command: the command line that repeats the run, as arguments.
+    """
+
+    verdicts: Sequence[Verdict] = ()
+    comparison: Comparison | None = None
+    command: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence, and whether it is good news."""
+
+    text: str
+    tone: Tone
+
+
+def headline(report: Report) -> Statement:
+    """How fast the first arm is, beside the first baseline that was measured."""
+    arm = report.arms[0]
+    baseline = next((name for name in BASELINES if name in arm.speedup), None)
+    if baseline is None:
+        if arm.tokens_per_second is None:
+            return Statement(f"{arm.name}: nothing was measured", "neutral")
+        return Statement(f"{arm.name}: {number(arm.tokens_per_second)} tokens/s, with no baseline measured", "neutral")
+    speedup = arm.speedup[baseline]
+    factor = f"{speedup.value:.2f} times the speed of {baseline}"
+    if speedup.ci95 is None:
+        return Statement(f"{arm.name} has {factor} on one prompt, which gives no interval", "neutral")
+    low, high = speedup.ci95
+    factor += f" (95 % interval {low:.2f} to {high:.2f})"
+    if low > 1:
+        return Statement(f"{arm.name} is faster: {factor}", "good")
+    if high < 1:
+        return Statement(f"{arm.name} is slower: {factor}", "bad")
+    return Statement(f"{arm.name} is not clearly faster or slower: {factor}", "neutral")
+
+
+def losslessness(report: Report) -> Statement:
+    """Whether all arms wrote what the reference wrote."""
+    compared = [(arm.name, arm.lossless) for arm in report.arms if arm.lossless is not None]
+    total, identical = (sum(getattr(found, key) for _, found in compared) for key in ("of", "identical"))
+    wrong = [f"{name} {found.errors} of {found.of}" for name, found in compared if found.errors]
+    ties = total - identical
+    if not total:
+        return Statement("losslessness was not checked", "neutral")
+    if wrong:
+        return Statement(f"answers differ from the reference's by error: {', '.join(wrong)}", "bad")
+    if ties:
+        part = "1 parts" if ties == 1 else f"{ties} part"
+        return Statement(
+            f"{identical} of {total} answers have the reference's token ids; {part} at a tie of the two best logits",
+            "neutral",
+        )
+    answers = "the one answer has" if total == 1 else f"all {total} answers have"
+    return Statement(f"{answers} exactly the reference's token ids", "good")
+
+
+def caveats(report: Report) -> list[str]:
+    """What a reader must know before trusting the figures."""
+    said = []
+    if report.status == "interrupted":
+        answers = ", ".join(f"{arm.name} {arm.answers}" for arm in report.arms)
+        said.append(f"The run was interrupted. Answers measured: {answers}; speed-ups use those that both arms gave.")
+    if report.synthetic_weights:
+        said.append("The weights were drawn at random: acceptance, accuracy and so the speed-up mean nothing.")
+    if report.dataset.rows < 10:
+        said.append(f"{report.dataset.rows} prompts are few: the intervals are narrower than they should be.")
+    return said
+
+
+def notable(comparison: Comparison) -> list[Change]:
+    """What changed of the first arm, and the speeds of the others: what fits a page that people read."""
+    return [
+        change
+        for change in comparison.changes
+        if change.direction != "equal"
+        and (change.arm == comparison.changes[0].arm or (change.ratio is not None and change.ratio.ci95 is not None))
+    ]
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """With thin thousands; nothing measured is a dash."""
+    return NOTHING if value is None else f"{value:,.{digits}f}".replace(",", "\u202f")
+
+
+def interval(ci95: Interval | None, digits: int = 1) -> str:
+    """Both ends, or nothing."""
+    return "" if ci95 is None else f"{number(ci95[0], digits)}\u2013{number(ci95[1], digits)}"
+
+
+def share(value: float | None) -> str:
+    """In per cent."""
+    return NOTHING if value is None else f"{100 * value:.1f} %"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Three significant digits from a tenth of a millisecond up."""
+    if seconds is None:
+        return NOTHING
+    value = 1000 * seconds
+    return number(value, 0 if value >= 100 else 1 if value >= 10 else 2)
+
+
+def mebibytes(value: int | None) -> str:
+    """With its unit."""
+    return NOTHING if value is None else f"{number(value / 2**20, 0)} MiB"
+
+
+def accuracy(arm: ArmFigures) -> str:
+    """The score and, where answers are right or wrong, how many were right."""
+    found = arm.accuracy
+    if found is None:
+        return NOTHING
+    return share(found.value) + ("" if found.correct is None else f" ({found.correct} of {found.of})")
+
+
+def identical(arm: ArmFigures) -> str:
+    """How many answers are the reference's own, and what the others are."""
+    found = arm.lossless
+    if found is None:
+        return "reference" if arm.answers else NOTHING
+    rest = [f"{count} {name}" for name, count in (("ties", found.ties), ("errors", found.errors)) if count]
+    return f"{found.identical} of {found.of}" + (f" ({', '.join(rest)})" if rest else "")
+
+
+def ratio_change(ratio: float) -> str:
+    """A ratio as a change in per cent."""
+    return f"{100 * (ratio - 1):+.1f} %".replace("-", "\u2212")
+
+
+def plain_number(value: float) -> str:
+    """A figure of unknown size: whole as it is, else four significant digits."""
+    return number(value, 0) if value == int(value) else number(value, max(0, 3 - _magnitude(value)))
+
+
+def _magnitude(value: float) -> int:
+    """Decimal exponent."""
+    return int(f"{value:e}".partition("e")[2])

@@ -1,0 +1,83 @@
+"""Report files: what a path's suffix asks for, refused before a run rather than after it, and written whole or not at all."""
+
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from hispec.bench.record import Report
+from hispec.errors import UnavailableError, UsageError
+from hispec_cli.ui.report.context import Context
+from hispec_cli.ui.report.tables import to_csv, to_markdown
+
+
+def _json(report: Report, _: Context) -> str:
+    return report.to_json()
+
+
+def _csv(report: Report, _: Context) -> str:
+    return to_csv(report)
+
+
+def _html(report: Report, context: Context) -> str:
+    from hispec_cli.ui.report.html import to_html  # matplotlib takes a second to import
+
+    return to_html(report, context)
+
+
+WRITERS: dict[str, Callable[[Report, Context], str]] = {
+    ".json": _json,
+    ".csv": _csv,
+    ".md": to_markdown,
+    ".html": _html,
+}
+
+
+def check_output(path: Path, suffixes: Collection[str] = tuple(WRITERS)) -> None:
+    """Refuse a path that a report could not be written to.
+
+    Args:
+        path: where the report is to go.
+        suffixes: those that the option takes.
+
+    Raises:
+        UsageError: an unknown suffix, a folder that is missing or closed, or a path that is a folder.
+    """
+    if path.suffix not in suffixes:
+        raise UsageError(f"{path} does not say what to write", f"end it in {' or '.join(suffixes)}")
+    folder = path.parent
+    if not folder.is_dir():
+        raise UsageError(f"the folder {folder} does not exist", f"make it first: mkdir -p {folder}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", "give the path of a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"the folder {folder} is not writable", "choose a folder of yours")
+
+
+def write_report(path: Path, report: Report, context: Context | None = None) -> None:
+    """Write a report in the format of the path's suffix. A reader sees the old file or the new one, never a part.
+
+    Args:
+        path: where to; a link is followed.
+        report: what to write.
+        context: what Markdown and HTML tell beside the figures.
+
+    Raises:
+        UsageError: as `check_output`.
+        UnavailableError: where writing fails half-way.
+    """
+    check_output(path)
+    text = WRITERS[path.suffix](report, context or Context())
+    path = path.resolve()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise UnavailableError(
+            f"the report {path} cannot be written: {error.strerror}", "make room, or choose another folder"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)

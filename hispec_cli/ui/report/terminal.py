@@ -1,0 +1,74 @@
+"""A report on a terminal."""
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hispec.bench.record import Estimate, Report
+from hispec_cli.ui.report.context import (
+    caveats,
+    headline,
+    losslessness,
+    number,
+    share,
+)
+from hispec_cli.ui.safe_text import visible
+
+STYLES = {"good": "green", "bad": "bold red", "neutral": ""}
+
+
+def show_report(report: Report) -> None:
+    """Headline and figures of all arms, on stdout."""
+    console = Console(file=sys.stdout, markup=False, highlight=False)
+    for statement in (headline(report), losslessness(report)):
+        console.print(Text(visible(statement.text), STYLES[statement.tone]))
+    for caveat in caveats(report):
+        console.print(Text(visible(caveat), "yellow"))
+    console.print(_table(report))
+
+
+def _table(report: Report) -> Table:
+    """One row an arm, narrow enough for a small window; the report files hold the rest."""
+    baselines = [name for name in ("autoregressive", "hf") if any(name in arm.speedup for arm in report.arms)]
+    table = Table(
+        title=Text(visible(f"{report.profile} on {report.dataset.name}, {report.dataset.rows} prompts")),
+        title_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+    )
+    table.add_column("arm", no_wrap=True)
+    heads = [
+        "tokens/s",
+        *({"autoregressive": "over auto-\nregressive", "hf": "over\nhf"}[name] for name in baselines),
+        "tokens\nper pass",
+        "accuracy",
+        "identical",
+    ]
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for arm in report.arms:
+        speed, same, score = arm.tokens_per_second, arm.lossless, arm.accuracy
+        cells = [
+            arm.name,
+            _estimate(Estimate(value=speed, ci95=arm.ci95), 1) if speed is not None else "",
+            *(_estimate(arm.speedup.get(name)) for name in baselines),
+            number(arm.tokens_per_target_pass, 2),
+            share(score.value) if score else "",
+            f"{same.identical}/{same.of}" if same else "",
+        ]
+        table.add_row(*(Text(visible(cell)) for cell in cells))
+    return table
+
+
+def _estimate(estimate: Estimate | None, digits: int = 2) -> str:
+    """The value, and its interval beneath."""
+    if estimate is None:
+        return ""
+    value = f"{estimate.value:.{digits}f}"
+    if estimate.ci95 is None:
+        return value
+    low, high = estimate.ci95
+    return f"{value}\n{low:.{digits}f}-{high:.{digits}f}"

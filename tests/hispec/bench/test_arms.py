@@ -1,0 +1,73 @@
+"""All arms write the same tokens on the same weights, end alike, and tell the times at which tokens became final."""
+
+import pytest
+import yaml
+from transformers import AutoTokenizer
+
+from hispec import Engine
+from hispec.bench.arms import make_arms
+from hispec.bench.names import ARMS
+from hispec.errors import UsageError
+from hispec.text import encode_prompt
+from tests.support import random_model
+
+QUESTION = "Ben has 12 cards. Mei gives Ben 5 more. Then Ben loses 3 of them. How many cards does Ben have now?"
+EXITS_ONLY = [name for name in ARMS if name != "hf-assisted"]
+
+
+@pytest.fixture(scope="module")
+def prompt(engine):
+    return encode_prompt(engine.tokenizer, QUESTION)
+
+
+@pytest.mark.parametrize("name", EXITS_ONLY)
+@pytest.mark.parametrize("stop", [(), ("12 ",), ("5 =", "never")])
+def test_arms_write_and_end_alike(engine, prompt, name, stop):
+    reference, arm = make_arms(["autoregressive", name], engine)
+    expected = reference.answer(prompt, 80, stop, seed=0)
+    for limit in (80, 7, 1):
+        answer = arm.answer(prompt, limit, stop, seed=0)
+        assert answer.token_ids == expected.token_ids[:limit]
+        if limit == 80:
+            assert (answer.text, answer.finish_reason) == (expected.text, expected.finish_reason)
+            assert answer.finish_reason == ("stop" if stop else "eos")
+    assert not any(text in expected.text for text in stop)
+
+
+@pytest.mark.parametrize("name", EXITS_ONLY)
+def test_moments_account_for_every_token_in_order(engine, prompt, name):
+    (arm,) = make_arms([name], engine)
+    answer = arm.answer(prompt, 40, (), seed=0)
+    assert sum(count for _, count in answer.moments) == len(answer.token_ids)
+    times = [at for at, _ in answer.moments]
+    assert times == sorted(times) and times[0] > 0 and times[-1] <= answer.seconds
+    assert (answer.stats is not None) == (not name.startswith(("hf", "prompt")))
+
+
+def test_hf_assisted_uses_the_profiles_draft_model(tmp_path, shipped_model):
+    tokenizer = AutoTokenizer.from_pretrained(shipped_model)
+    random_model("llama", layers=2, vocab=len(tokenizer)).save_pretrained(tmp_path / "small")
+    tokenizer.save_pretrained(tmp_path / "small")
+    path = tmp_path / "mine.yaml"
+    levels = {"target": {"model": "builtin:tiny", "dtype": "float32"}, "draft": {"model": str(tmp_path / "small")}}
+    path.write_text(yaml.safe_dump(levels))
+    other = Engine.from_profile(str(path), max_new_tokens=24)
+    ids = encode_prompt(other.tokenizer, QUESTION)
+    answers = [arm.answer(ids, 24, (), seed=0).token_ids for arm in make_arms(["autoregressive", "hf-assisted"], other)]
+    assert answers[0] == answers[1]
+    with pytest.raises(UsageError, match="needs a draft exit"):
+        make_arms(["hf-early-exit"], other)
+
+
+def test_arms_without_their_levels_are_refused(engine):
+    with pytest.raises(UsageError, match="arm hf-assisted needs a draft model"):
+        make_arms(["hispec", "hf-assisted"], engine)
+    with pytest.raises(UsageError, match="no arm 'hfx'"):
+        make_arms(["hfx"], engine)
+
+
+def test_sampled_arms_repeat_with_their_seed(engine, prompt):
+    warm = engine.with_settings(temperature=1.0)
+    for arm in make_arms(["hispec", "hf"], warm):
+        first, again, other = (arm.answer(prompt, 16, (), seed).token_ids for seed in (1, 1, 2))
+        assert first == again != other
