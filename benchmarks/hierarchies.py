@@ -29,7 +29,9 @@ from hispec.text import encode_prompt
 
 def first_layers(count: int) -> TransformersStack:
     """The shipped model's first layers as a model of its own."""
-    stack = load_stack(resolve_model("builtin:tiny"), None, "float32", torch.device("cpu"), f"first {count} layers")
+    stack = load_stack(
+        resolve_model("builtin:tiny"), None, "float32", torch.device("cpu"), f"first {count} layers", "transformers"
+    )
     stack.model.model.layers = stack.model.model.layers[:count]
     stack.model.config.num_hidden_layers = count
     return TransformersStack(stack.model, stack.name)

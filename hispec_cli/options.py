@@ -36,6 +36,14 @@ class Mode(StrEnum):
     autoregressive = "autoregressive"
 
 
+class Stack(StrEnum):
+    """What runs the layers."""
+
+    auto = "auto"
+    fused = "fused"
+    transformers = "transformers"
+
+
 class Policy(StrEnum):
     """What decides when to draft on and when to judge."""
 
@@ -101,6 +109,10 @@ class DecodingOptions:
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer on the same machine.")] = None
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None
     dtype: Annotated[str | None, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")] = None
+    stack: Annotated[
+        Stack | None,
+        typer.Option(help="What runs the layers: auto takes the fused one, the faster, for every model it can run."),
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """The options that were given, as `hispec.settings` names them."""

@@ -1,5 +1,7 @@
 """Tiny random models, and the plain loops that decoding is compared with."""
 
+from itertools import chain, repeat
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -9,30 +11,36 @@ from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.rules import Greedy
 from hispec.decoding.state import DecodingState
 from hispec.events import Committed
+from hispec.models.config import parse_config
+from hispec.models.fused_stack import FusedStack
+from hispec.models.fused_weights import FusedWeights
 from hispec.models.transformers_stack import TransformersStack
 
 PROMPT = [3, 1, 4, 1, 5]
 
 
-def random_model(family="llama", *, seed=0, layers=4, vocab=24):
+def random_model(family="llama", *, seed=0, layers=4, vocab=24, **changes):
     """A model with weights large enough that its layers matter, and deep branches small enough that exits agree
-    with the whole model about half of the time."""
+    with the whole model about half of the time. `changes` are of its configuration."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         family,
-        vocab_size=vocab,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=128,
-        initializer_range=0.4,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
+        **{
+            "vocab_size": vocab,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 128,
+            "initializer_range": 0.4,
+            "tie_word_embeddings": False,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "pad_token_id": None,
+            **changes,
+        },
     )
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).eval()
     for index, layer in enumerate(model.model.layers):
@@ -41,11 +49,32 @@ def random_model(family="llama", *, seed=0, layers=4, vocab=24):
     return model
 
 
-def hierarchy_of(model, *exits, guesses=False):
-    """A hierarchy on fresh caches: guesses if asked, the given exits, then the target."""
-    stack = TransformersStack(model, "random")
+def fused_stack(model):
+    """The fused stack of a loaded model, from copies of its weights."""
+    config = parse_config(model.config.to_dict(), model.config)
+    weights = FusedWeights(config, model.dtype, model.device)
+    state = model.state_dict()
+    for name, part in weights.parts.items():
+        part.copy_(state[name])
+    return FusedStack(config, weights, "fused")
+
+
+def hierarchy_of(model, *exits, guesses=False, words=()):
+    """A hierarchy on fresh caches: guesses if asked, the given exits, then the target.
+
+    Args:
+        model: of `transformers`, or a layer stack.
+        exits: ascending.
+        guesses: whether there is a level of guesses.
+        words: ids that the first exits know, one collection each; all others know every word.
+    """
+    stack = model if hasattr(model, "kind") else TransformersStack(model, "random")
+    heads = [None if known is None else stack.reduce_head(torch.tensor(sorted(known))) for known in words]
     names = ("draft", "intermediate", "third", "fourth")
-    levels = [Level(name, stack, exit_layer) for name, exit_layer in zip(names, exits, strict=False)]
+    levels = [
+        Level(name, stack, exit_layer, head)
+        for name, exit_layer, head in zip(names, exits, chain(heads, repeat(None)), strict=False)
+    ]
     levels = [Level("guesses", None, 0), *levels] if guesses else levels
     return Hierarchy([*levels, Level("target", stack, stack.num_layers)])
 

@@ -4,7 +4,7 @@
 `draw_windows` draw with real randomness and count.
 """
 
-from itertools import product
+from itertools import chain, product, repeat
 
 import torch
 
@@ -15,6 +15,7 @@ from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.rules import Speculative
 from hispec.decoding.sampling import Randomness
 from hispec.decoding.state import DecodingState
+from hispec.models.stack import ReducedHead
 
 
 class ToyStack:
@@ -62,8 +63,12 @@ class ToyStack:
             rows.append((end_layer * self.vocab_size + before) * self.vocab_size + token)
         return self._hidden(rows)
 
-    def head(self, hidden):
-        return self._logits_of_row[hidden.item()] if len(hidden) == 1 else self._logits[hidden[:, 0]]
+    def head(self, hidden, reduced=None):
+        logits = self._logits_of_row[hidden.item()] if len(hidden) == 1 else self._logits[hidden[:, 0]]
+        return logits if reduced is None else logits[:, reduced.ids]
+
+    def reduce_head(self, ids):
+        return ReducedHead(ids, ids)
 
     def _hidden(self, codes):
         return self._rows[codes[0]] if len(codes) == 1 else torch.tensor(codes)[:, None]
@@ -218,7 +223,11 @@ def chi_square(counts, probabilities):
     return float(torch.special.gammaincc(freedom / 2, statistic / 2))
 
 
-def exits_of(stack, *exits, guesses=False):
-    """Levels of one stack, with a level of guesses beneath if asked."""
-    levels = [Level(f"exit {exit_layer}", stack, exit_layer) for exit_layer in exits]
+def exits_of(stack, *exits, guesses=False, words=()):
+    """Levels of one stack, with a level of guesses beneath if asked; `words` are those that the first exits know."""
+    heads = [None if known is None else stack.reduce_head(torch.tensor(known)) for known in words]
+    levels = [
+        Level(f"exit {exit_layer}", stack, exit_layer, head)
+        for exit_layer, head in zip(exits, chain(heads, repeat(None)), strict=False)
+    ]
     return [*([Level("guesses", None, 0)] if guesses else []), *levels, Level("target", stack, stack.num_layers)]

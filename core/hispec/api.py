@@ -5,11 +5,10 @@ import secrets
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
-from transformers import PreTrainedTokenizerBase
 
 from hispec.decoding.engine import Ending, decode
 from hispec.decoding.guesses import Guesser
@@ -23,13 +22,22 @@ from hispec.events import Committed, Event, Finished, FinishReason
 from hispec.levels import build_hierarchy, models_of
 from hispec.lossless import Difference, diagnose, first_difference
 from hispec.metrics import Stats
-from hispec.models.loading import choose_device, load_config, load_stack, load_tokenizer
+from hispec.models.config import as_ids
+from hispec.models.loading import (
+    choose_device,
+    load_config,
+    load_generation_config,
+    load_stack,
+    load_tokenizer,
+)
 from hispec.models.metadata import read_commit
 from hispec.models.stack import LayerStack
-from hispec.models.transformers_stack import TransformersStack
 from hispec.profile import Profile, check_depths, load_profile, profile_for_model, resolve_model
 from hispec.settings import Settings, resolve_settings
 from hispec.text import DraftText, TextStream, encode_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -93,7 +101,7 @@ class Engine:
         profile: Profile,
         settings: Settings,
         stacks: Mapping[str, LayerStack],
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         eos_ids: Collection[int],
         environment: dict[str, Any],
     ) -> None:
@@ -131,19 +139,21 @@ class Engine:
         settings, _ = resolve_settings(options, profile, environ=environ)
         device = choose_device(settings.device)
         models = models_of(profile, settings.mode)
-        tokenizers = {}
+        configs, tokenizers = {}, {}
         for model, revision in models.items():  # everything that can be refused is, before any weights are read
-            check_depths(profile, model, load_config(resolve_model(model), revision).num_hidden_layers)
+            configs[model] = load_config(resolve_model(model), revision)
+            check_depths(profile, model, configs[model].num_layers)
             tokenizers[model] = load_tokenizer(resolve_model(model), revision)
             check_vocabulary(tokenizers[profile.target.model], tokenizers[model], profile.target.model, model)
         stacks = {
-            model: load_stack(resolve_model(model), revision, settings.dtype, device, model)
+            model: load_stack(resolve_model(model), revision, settings.dtype, device, model, settings.stack)
             for model, revision in models.items()
         }
-        target, tokenizer = stacks[profile.target.model], tokenizers[profile.target.model]
-        generation_config = target.model.generation_config.to_diff_dict()
+        own = profile.target.model
+        generation_config = load_generation_config(resolve_model(own), profile.target.revision)
         settings, _ = resolve_settings(options, profile, environ=environ, generation_config=generation_config)
-        return cls(profile, settings, stacks, tokenizer, _eos_ids(target), _environment(target, profile))
+        eos_ids = as_ids(generation_config.get("eos_token_id")) or configs[own].eos_ids
+        return cls(profile, settings, stacks, tokenizers[own], eos_ids, _environment(stacks[own], profile))
 
     def with_settings(self, **changes: Any) -> "Engine":
         """The same loaded weights, decoding otherwise; device and dtype stay as they are loaded.
@@ -290,7 +300,7 @@ class Engine:
             return None
         text = prompt_ids + reference[:at]
         state = DecodingState(Hierarchy([self.hierarchy.target]), text, len(text))
-        best, second = state.logits(0, len(text) - 1, len(text))[0].topk(2).values.tolist()
+        best, second = state.logits(0, len(text) - 1, len(text)).values[0].topk(2).values.tolist()
         return diagnose(at, best, second, self.environment["dtype"])
 
     def check_verifiable(self) -> None:
@@ -335,7 +345,7 @@ class Engine:
 
 
 def check_vocabulary(
-    own: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, own_name: str, other_name: str
+    own: "PreTrainedTokenizerBase", other: "PreTrainedTokenizerBase", own_name: str, other_name: str
 ) -> None:
     """Refuse a model whose ids mean other tokens than the target's; ids that only one of them has are tolerated.
 
@@ -360,7 +370,7 @@ def unprofiled(model: str, draft_exit: int | None, intermediate_exit: int | None
         draft_exit: layers that draft.
         intermediate_exit: layers that judge drafts. With neither exit given, 1/8 and 1/4 of the depth.
     """
-    num_layers = load_config(resolve_model(model), None).num_hidden_layers
+    num_layers = load_config(resolve_model(model), None).num_layers
     return profile_for_model(model, num_layers, draft_exit, intermediate_exit)
 
 
@@ -374,22 +384,15 @@ def _with_text(event: Committed, text: TextStream) -> Committed:
     return replace(event, token_ids=event.token_ids[:count], text=piece)
 
 
-def _eos_ids(stack: TransformersStack) -> set[int]:
-    """All ids that the checkpoint ends a text with."""
-    ids = stack.model.generation_config.eos_token_id
-    if ids is None:
-        ids = stack.model.config.eos_token_id
-    return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
-
-
-def _environment(stack: TransformersStack, profile: Profile) -> dict[str, Any]:
+def _environment(stack: LayerStack, profile: Profile) -> dict[str, Any]:
     cuda = stack.device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(stack.device) if cuda else str(stack.device),
         "dtype": str(stack.dtype).removeprefix("torch."),
+        "stack": stack.kind,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),
         "python": platform.python_version(),
         "revision": read_commit(profile.target) or profile.target.revision,
     }

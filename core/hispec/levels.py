@@ -2,15 +2,23 @@
 
 from collections.abc import Mapping
 
+import torch
+
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.errors import ProfileError
-from hispec.models.stack import LayerStack
+from hispec.frequencies import frequent_ids
+from hispec.models.stack import LayerStack, ReducedHead
 from hispec.profile import Draft, Profile
 
 
 def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack]) -> Hierarchy:
-    """The levels of a mode: `hispec` all that the profile names, `single-layer` draft and target, else the target."""
+    """The levels of a mode: `hispec` all that the profile names, `single-layer` draft and target, else the target.
+
+    Raises:
+        ProfileError: levels out of order, or a reduced head without the token frequencies for it.
+    """
     levels = []
+    heads = _Heads(profile, target_vocab=stacks[profile.target.model].vocab_size)
     draft, intermediate, target = profile.draft, profile.intermediate, stacks[profile.target.model]
     if mode == "single-layer" and profile.single_layer is not None:
         draft = Draft(exit_layer=profile.single_layer.exit_layer)
@@ -19,14 +27,37 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
             levels.append(Level("guesses", None, 0))
         if draft.exit_layer is not None or draft.model is not None:
             stack = stacks[draft.model or profile.target.model]
-            levels.append(Level("draft", stack, draft.exit_layer or stack.num_layers))
+            levels.append(Level("draft", stack, draft.exit_layer or stack.num_layers, heads.of(stack, draft.head)))
     if intermediate is not None and mode == "hispec":
         stack = stacks[intermediate.model or profile.target.model]
-        levels.append(Level("intermediate", stack, intermediate.exit_layer or stack.num_layers))
+        levels.append(
+            Level(
+                "intermediate", stack, intermediate.exit_layer or stack.num_layers, heads.of(stack, intermediate.head)
+            )
+        )
     try:
         return Hierarchy([*levels, Level("target", target, target.num_layers)])
     except ValueError as error:
         raise ProfileError(f"profile {profile.name}: {error}", "order the levels from shallow to deep") from None
+
+
+class _Heads:
+    """Reduced heads, each made once: levels that read as many words of one model share theirs."""
+
+    def __init__(self, profile: Profile, target_vocab: int) -> None:
+        self._profile, self._target_vocab = profile, target_vocab
+        self._known: dict[tuple[str, int], ReducedHead] = {}
+
+    def of(self, stack: LayerStack, words: int | None) -> ReducedHead | None:
+        """The head of a model's most frequent words, None for its whole head."""
+        if words is None:
+            return None
+        if (stack.name, words) not in self._known:
+            ids = frequent_ids(self._profile, words)
+            both = min(stack.vocab_size, self._target_vocab)
+            own = sorted(id_ for id_ in ids if id_ < both)
+            self._known[stack.name, words] = stack.reduce_head(torch.tensor(own))
+        return self._known[stack.name, words]
 
 
 def models_of(profile: Profile, mode: str) -> dict[str, str | None]:

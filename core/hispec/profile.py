@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import platformdirs
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from hispec.errors import ProfileError
 
@@ -50,6 +50,14 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+def _whole_head(head: Any) -> Any:
+    return None if head == "full" else head
+
+
+Head = Annotated[Count | None, BeforeValidator(_whole_head)]
+"""How many of the most frequent tokens a level reads; None, or `full` in a profile, is the whole vocabulary."""
+
+
 class Target(_Section):
     """The model whose output is the answer."""
 
@@ -71,6 +79,7 @@ class Draft(_Section):
     exit_layer: Count | None = None
     model: Name | None = None
     ngram: Ngram | None = None
+    head: Head = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Draft":
@@ -78,6 +87,8 @@ class Draft(_Section):
             raise ValueError("give exit_layer or model, not both: another model drafts with its whole depth")
         if self.exit_layer is None and self.model is None and self.ngram is None:
             raise ValueError("give an exit_layer, a model, or an ngram section")
+        if self.head is not None and self.exit_layer is None and self.model is None:
+            raise ValueError("an n-gram look-up has no head: give an exit_layer or a model too, or leave head out")
         return self
 
 
@@ -86,6 +97,7 @@ class Intermediate(_Section):
 
     exit_layer: Count | None = None
     model: Name | None = None
+    head: Head = None
 
     @model_validator(mode="after")
     def _some_kind(self) -> "Intermediate":
@@ -123,7 +135,10 @@ class Sampling(_Section):
 
 
 class Profile(_Section):
-    """A model trio and its defaults; `None` leaves a value to whatever comes next in the order of precedence."""
+    """A model trio and its defaults; `None` leaves a value to whatever comes next in the order of precedence.
+
+    `frequencies` is the file of token frequencies that reduced heads are taken from, the target's own by default.
+    """
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
     name: Name
@@ -134,6 +149,7 @@ class Profile(_Section):
     single_layer: SingleLayer | None = None
     decoding: Decoding = Decoding()
     sampling: Sampling = Sampling()
+    frequencies: Name | None = None
     chat_template: str | None = None
     calibrated: dict[str, Any] | None = None
 
@@ -200,7 +216,7 @@ def user_folder() -> Path:
 
 
 def read_profile(path: Path) -> Profile:
-    """Read one YAML file. A relative model path in it is meant relative to the file.
+    """Read one YAML file. Relative paths in it are meant relative to the file.
 
     Raises:
         ProfileError: with the key at fault and what it accepts.
@@ -238,6 +254,8 @@ def read_profile(path: Path) -> Profile:
         profile = profile.model_copy(
             update={"target": profile.target.model_copy(update={"model": str(path.parent / model)})}
         )
+    if profile.frequencies is not None:
+        profile = profile.model_copy(update={"frequencies": str(path.parent / Path(profile.frequencies).expanduser())})
     return profile
 
 
@@ -278,15 +296,18 @@ def with_exits(profile: Profile, draft: int | None, intermediate: int | None) ->
     data = profile.model_dump(by_alias=True, exclude_unset=True)
     if draft is not None:
         data.pop("single_layer", None)  # tuned for the exits that were
-        guesses = (data.get("draft") or {}).get("ngram")
-        data["draft"] = {"exit_layer": draft} | ({"ngram": guesses} if guesses else {})
+        data["draft"] = {"exit_layer": draft} | _kept(data.get("draft"), "ngram", "head")
     if intermediate is not None:
-        data["intermediate"] = {"exit_layer": intermediate}
+        data["intermediate"] = {"exit_layer": intermediate} | _kept(data.get("intermediate"), "head")
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
         cause, _ = explain(error, data)
         raise ProfileError(cause, "choose other exits, --draft-exit below --intermediate-exit") from None
+
+
+def _kept(section: dict[str, Any] | None, *keys: str) -> dict[str, Any]:
+    return {key: section[key] for key in keys if section and section.get(key) is not None}
 
 
 def profile_for_model(model: str, num_layers: int, draft: int | None, intermediate: int | None) -> Profile:

@@ -20,6 +20,7 @@ from hispec.profile import (
 )
 
 PREFIX = "HISPEC_"
+Stack = Literal["auto", "fused", "transformers"]
 Mode = Literal["hispec", "single-layer", "autoregressive"]
 
 
@@ -38,6 +39,7 @@ class Settings(BaseModel):
         seed: equal seeds give equal answers on the same machine; None draws one.
         device: `auto`, or a torch device.
         dtype: of the weights; `auto` is the checkpoint's own.
+        stack: what runs the layers: our fused stack, the modules of `transformers`, or `auto`, the first that applies.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +59,7 @@ class Settings(BaseModel):
     seed: int | None = None
     device: str = "auto"
     dtype: Dtype = "auto"
+    stack: Stack = "auto"
 
 
 def resolve_settings(

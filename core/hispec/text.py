@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 from tokenizers.decoders import DecodeStream
-from transformers import PreTrainedTokenizerBase
 
 from hispec.errors import UsageError
 from hispec.events import Committed, Drafted, Event, Judged
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     prompt: str,
     *,
     system: str | None = None,
@@ -75,7 +77,7 @@ class TextStream:
         stops: stop strings, none empty.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", stops: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
         self._stream = DecodeStream(skip_special_tokens=True)

@@ -135,9 +135,14 @@ class _Processed(Sampling):
 
     processors: LogitsProcessorList = field(default_factory=LogitsProcessorList)
 
+    @property
+    def penalizes(self) -> bool:
+        """See `Sampling.penalizes`."""
+        return bool(self.processors)
+
     def penalized(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int]) -> Tensor:
         """See `Sampling.penalized`: one row at a time, each with the text before it."""
-        if not self.processors:
+        if not self.penalizes:
             return logits
         text = torch.tensor([[*prefix, *waiting]], device=logits.device)
         rows = logits.to(torch.float32, copy=True)[:, None]

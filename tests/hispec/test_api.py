@@ -199,3 +199,11 @@ def test_a_sampled_answer_is_not_verified(engine):
     sampled = engine.with_settings(temperature=1.0, seed=4)
     with pytest.raises(UsageError, match="cannot be verified"):
         sampled.verify(sampled.generate(QUESTION))
+
+
+def test_mode_single_layer_drafts_at_the_exit_that_it_was_tuned_for(engine):
+    alone = engine.with_settings(mode="single-layer")
+    tuned = engine.profile.single_layer
+    assert [level.exit_layer for level in alone.hierarchy.levels] == [tuned.exit_layer, 16]
+    other = engine.with_profile(with_exits(engine.profile, 3, 5)).with_settings(mode="single-layer")
+    assert [level.exit_layer for level in other.hierarchy.levels] == [3, 16]

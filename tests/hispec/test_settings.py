@@ -39,6 +39,7 @@ def test_each_source_shows_when_those_above_it_are_silent():
         ({"dtype": "int4"}, {}, "--dtype is 'int4'"),
         ({}, {"HISPEC_DRAFT_TOKENS": "many"}, "HISPEC_DRAFT_TOKENS is 'many'"),
         ({}, {"HISPEC_MODE": "fast"}, "HISPEC_MODE is 'fast'"),
+        ({}, {"HISPEC_STACK": "tall"}, "HISPEC_STACK is 'tall'"),
     ],
 )
 def test_a_refused_value_names_its_source(options, environ, cause):
@@ -55,3 +56,15 @@ def test_a_generation_config_samples_only_where_it_says_so():
     sampled, origins = resolve_settings({}, PROFILE, generation_config={**config, "do_sample": True})
     assert (sampled.temperature, sampled.top_p, sampled.top_k) == (0.6, 0.9, 50)
     assert origins["temperature"] == "generation config"
+
+
+def test_mode_single_layer_takes_the_length_that_it_was_tuned_for():
+    profile = load_profile("tiny")
+    assert profile.single_layer is not None
+    for options, environ, expected in (
+        ({"mode": "single-layer"}, {}, profile.single_layer.draft_tokens),
+        ({}, {"HISPEC_MODE": "single-layer"}, profile.single_layer.draft_tokens),
+        ({"mode": "single-layer", "validate_every": 3}, {}, 3),
+        ({}, {}, profile.decoding.validate_every),
+    ):
+        assert resolve_settings(options, profile, environ=environ)[0].validate_every == expected

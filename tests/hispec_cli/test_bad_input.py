@@ -42,6 +42,7 @@ from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
         (("generate", "x", "--top-k", "-1"), "--top-k is -1", "at least 0"),
         (("generate", "x", "--temperature", "0.5", "--verify"), "sampled answer cannot be verified", "--temperature 0"),
         (("generate", "x", "--mode", "fast"), "'--mode': 'fast' is not one of", "--help"),
+        (("generate", "x", "--stack", "tall"), "'--stack': 'tall' is not one of", "--help"),
         (("generate", "x", "--dtype", "int4"), "--dtype is 'int4'", "'float32'"),
         (("generate", "x", "--device", "abacus"), "'abacus' is not a device", "cpu"),
         (("generate", "x", "--stop", ""), "a stop text is empty", "--stop"),

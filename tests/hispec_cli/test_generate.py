@@ -64,6 +64,15 @@ def test_every_mode_writes_the_same(hispec):
     assert modes["hispec"]["stats"]["tokens_per_target_pass"] > 1.5
 
 
+def test_either_stack_writes_the_same_and_is_named(hispec, monkeypatch):
+    fused = as_json(hispec, QUESTION)
+    other = as_json(hispec, QUESTION, "--stack", "transformers")
+    assert fused["token_ids"] == other["token_ids"]
+    assert (fused["environment"]["stack"], other["environment"]["stack"]) == ("fused", "transformers")
+    monkeypatch.setenv("HISPEC_STACK", "transformers")
+    assert as_json(hispec, QUESTION, "--max-new-tokens", 2)["environment"]["stack"] == "transformers"
+
+
 def test_exits_and_periods_change_the_work_but_not_the_text(hispec):
     plain = as_json(hispec, QUESTION)
     other = as_json(

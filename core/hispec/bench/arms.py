@@ -1,4 +1,4 @@
-"""The contestants of a benchmark: our own modes and `transformers`' ways of decoding, all on the same loaded weights."""
+"""The contestants of a benchmark: our own modes and `transformers`' ways of decoding, all on the same weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +14,11 @@ from hispec.api import Engine
 from hispec.bench.names import ARMS, OWN_ARMS
 from hispec.errors import UsageError
 from hispec.events import Committed, Finished
+from hispec.levels import models_of
 from hispec.metrics import Stats
+from hispec.models.loading import load_stack
 from hispec.models.transformers_stack import TransformersStack
+from hispec.profile import resolve_model
 from hispec.text import TextStream
 
 LOOKUP_TOKENS = 10
@@ -130,7 +133,8 @@ def make_arms(names: Sequence[str], engine: Engine) -> list[Arm]:
         UsageError: an arm that the profile has no levels or no model for.
     """
     check_arms(names, engine)
-    return [_make(name, engine) for name in names]
+    modules = _Modules(engine)
+    return [_make(name, engine, modules) for name in names]
 
 
 def check_arms(names: Sequence[str], engine: Engine) -> None:
@@ -153,7 +157,7 @@ def check_arms(names: Sequence[str], engine: Engine) -> None:
             )
 
 
-def _make(name: str, engine: Engine) -> Arm:
+def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
     tuned = engine.profile.single_layer
     if name in OWN_ARMS:
         own = {"validate_every": tuned.draft_tokens} if tuned and name == "single-layer" else {}
@@ -162,17 +166,31 @@ def _make(name: str, engine: Engine) -> Arm:
     if name == "hf-early-exit" and draft is not None:
         options = {"assistant_early_exit": tuned.exit_layer if tuned else draft.exit_layer}
     elif name == "hf-assisted" and draft is not None and draft.model is not None:
-        options = {"assistant_model": _module(engine, draft.model)}
+        options = {"assistant_model": modules.of(draft.model)}
     elif name == "prompt-lookup":
         options = {"prompt_lookup_num_tokens": LOOKUP_TOKENS}
-    return TransformersArm(name, engine, _module(engine, engine.profile.target.model), options)
+    return TransformersArm(name, engine, modules.of(engine.profile.target.model), options)
 
 
-def _module(engine: Engine, model: str) -> Any:
-    """The loaded `transformers` model behind a stack."""
-    stack = engine.stacks[model]
-    assert isinstance(stack, TransformersStack)
-    return stack.model
+class _Modules:
+    """`transformers` models: those behind the engine's stacks, or where these have none, loaded once for all arms."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._loaded: dict[str, TransformersStack] = {}
+
+    def of(self, model: str) -> Any:
+        """The model of that name in the profile; errors as `load_stack`."""
+        stack = self._engine.stacks[model]
+        if isinstance(stack, TransformersStack):
+            return stack.model
+        if model not in self._loaded:
+            revision = models_of(self._engine.profile, "hispec")[model]
+            dtype = str(stack.dtype).removeprefix("torch.")
+            loaded = load_stack(resolve_model(model), revision, dtype, stack.device, model, "transformers")
+            assert isinstance(loaded, TransformersStack)
+            self._loaded[model] = loaded
+        return self._loaded[model].model
 
 
 class _StopText:

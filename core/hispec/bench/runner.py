@@ -161,7 +161,7 @@ def configuration(
 ) -> dict[str, JsonValue]:
     """Everything that measurements depend on, so that only equal runs are continued or compared without a warning."""
     levels = engine.profile.model_dump(
-        mode="json", include={"target", "draft", "intermediate", "single_layer", "chat_template"}
+        mode="json", include={"target", "draft", "intermediate", "single_layer", "frequencies", "chat_template"}
     )
     return {
         "hispec": version("hispec"),

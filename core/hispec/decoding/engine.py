@@ -117,7 +117,7 @@ class _Round:
     def draw(self, level: int) -> int:
         """Let a level add its own next token."""
         tokens = self.state.tokens
-        token, drawn_from = self.rule.draw(self.state.logits(level, len(tokens) - 1, len(tokens))[0], tokens, level)
+        token, drawn_from = self.rule.draw(self.state.logits(level, len(tokens) - 1, len(tokens)), tokens, level)
         self.state.append(token, level, drawn_from)
         return token
 

@@ -6,19 +6,21 @@ One level is plain autoregressive decoding, two are single-layer speculation, th
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hispec.models.stack import LayerStack
+from hispec.models.stack import LayerStack, ReducedHead
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
     """One reader of a model: the state after `exit_layer` layers of `stack`, through its norm and head.
 
-    Without a stack it is a level of guesses, which runs no model; only the lowest level may be one.
+    Without a stack it is a level of guesses, which runs no model; only the lowest level may be one. With a reduced
+    head it only knows some words; the target, whose word is final, knows all.
     """
 
     name: str
     stack: LayerStack | None
     exit_layer: int
+    reduced: ReducedHead | None = None
 
 
 class Hierarchy:
@@ -50,6 +52,8 @@ class Hierarchy:
                 raise ValueError(f"level {levels[j].name}: exit {levels[j].exit_layer} is out of order or too deep")
         if self.target.exit_layer != self.stack_of(-1).num_layers:
             raise ValueError("the last level must be the whole target")
+        if self.target.reduced is not None:
+            raise ValueError("the target needs its whole head")
 
     def __len__(self) -> int:
         return len(self.levels)

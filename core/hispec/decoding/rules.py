@@ -6,27 +6,14 @@ Notation: `p` are the judging level's distributions, `q` those that the tokens w
 judged them (None for a guess, which is all mass on the token itself), `u` independent uniform numbers in [0, 1).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-from hispec.decoding.sampling import Randomness, Sampling, no_numbers
-
-
-def likeliest(logits: Tensor) -> list[int]:
-    """The arg-max of every row of [n, vocab].
-
-    Raises:
-        UsageError: a row without one.
-    """
-    values, ids = logits.max(-1)
-    if not all(map(math.isfinite, values.tolist())):
-        raise no_numbers()
-    best: list[int] = ids.tolist()
-    return best
+from hispec.decoding.logits import Logits
+from hispec.decoding.sampling import Randomness, Sampling
 
 
 def first_refused(tokens: Sequence[int], accepted: Callable[[int, int], bool]) -> int:
@@ -121,14 +108,14 @@ class Verdict:
 class Rule(Protocol):
     """Draws and judges; one rule serves all levels."""
 
-    def draw(self, logits: Tensor, prefix: Sequence[int], level: int) -> tuple[int, Tensor | None]:
-        """The token that a level adds after `prefix`, from its logits [vocab], and what it was drawn from."""
+    def draw(self, logits: Logits, prefix: Sequence[int], level: int) -> tuple[int, Tensor | None]:
+        """The token that a level adds after `prefix`, from its logits of one row, and what it was drawn from."""
         ...
 
     def judge(
-        self, tokens: Sequence[int], q: Sequence[Tensor | None], logits: Tensor, prefix: Sequence[int], level: int
+        self, tokens: Sequence[int], q: Sequence[Tensor | None], logits: Logits, prefix: Sequence[int], level: int
     ) -> Verdict:
-        """Judge the tokens after `prefix`, drawn from `q`, by a level's logits [len(tokens), vocab]."""
+        """Judge the tokens after `prefix`, drawn from `q`, by a level's logits of as many rows."""
         ...
 
 
@@ -149,22 +136,28 @@ class Greedy:
         self.target = target
         self.lower_top_k = lower_top_k
 
-    def draw(self, logits: Tensor, prefix: Sequence[int], level: int) -> tuple[int, None]:
+    def draw(self, logits: Logits, prefix: Sequence[int], level: int) -> tuple[int, None]:
         """See `Rule.draw`."""
-        return likeliest(self.sampling.penalized(logits[None], prefix, ()))[0], None
+        return self._penalized(logits, prefix, ()).best()[0], None
 
     def judge(
-        self, tokens: Sequence[int], q: Sequence[Tensor | None], logits: Tensor, prefix: Sequence[int], level: int
+        self, tokens: Sequence[int], q: Sequence[Tensor | None], logits: Logits, prefix: Sequence[int], level: int
     ) -> Verdict:
         """See `Rule.judge`."""
-        logits = self.sampling.penalized(logits, prefix, tokens)
-        best = likeliest(logits)
+        logits = self._penalized(logits, prefix, tokens)
+        best = logits.best()
         if self.lower_top_k > 1 and level < self.target:
-            near = logits.topk(min(self.lower_top_k, logits.shape[-1])).indices.tolist()
+            full = logits.full()
+            near = full.topk(min(self.lower_top_k, full.shape[-1])).indices.tolist()
             accepted = first_refused(tokens, lambda i, token: token in near[i])
         else:
             accepted = first_refused(tokens, lambda i, token: token == best[i])
         return Verdict(accepted, best[accepted] if accepted < len(tokens) else None)
+
+    def _penalized(self, logits: Logits, prefix: Sequence[int], waiting: Sequence[int]) -> Logits:
+        if not self.sampling.penalizes:
+            return logits
+        return Logits(self.sampling.penalized(logits.full(), prefix, waiting))
 
 
 class Speculative:
@@ -179,16 +172,16 @@ class Speculative:
     def __init__(self, sampling: Sampling, randomness: Randomness, blocks: bool = False) -> None:
         self.sampling, self.randomness, self.blocks = sampling, randomness, blocks
 
-    def draw(self, logits: Tensor, prefix: Sequence[int], level: int) -> tuple[int, Tensor]:
+    def draw(self, logits: Logits, prefix: Sequence[int], level: int) -> tuple[int, Tensor]:
         """See `Rule.draw`."""
-        p = self.sampling.distribution(logits[None], prefix)[0]
+        p = self.sampling.distribution(logits.full(), prefix)[0]
         return self.randomness.choose(p, level, "draw"), p
 
     def judge(
-        self, tokens: Sequence[int], q: Sequence[Tensor | None], logits: Tensor, prefix: Sequence[int], level: int
+        self, tokens: Sequence[int], q: Sequence[Tensor | None], logits: Logits, prefix: Sequence[int], level: int
     ) -> Verdict:
         """See `Rule.judge`."""
-        p = self.sampling.distribution(logits, prefix, tokens)
+        p = self.sampling.distribution(logits.full(), prefix, tokens)
         u = self.randomness.uniform(level, "accept", len(tokens))
         accepted, share = block(tokens, p, q, u) if self.blocks else (speculative(tokens, p, q, u), 1.0)
         if accepted == len(tokens):

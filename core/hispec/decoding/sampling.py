@@ -41,6 +41,11 @@ class Sampling:
         """Whether the likeliest token is always chosen."""
         return self.temperature == 0
 
+    @property
+    def penalizes(self) -> bool:
+        """Whether `penalized` does anything."""
+        return self.repetition_penalty != 1
+
     def penalized(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int]) -> Tensor:
         """Apply the repetition penalty.
 
@@ -49,7 +54,7 @@ class Sampling:
             prefix: the tokens before the first row's.
             waiting: the tokens between the rows, at least n - 1.
         """
-        if self.repetition_penalty == 1:
+        if not self.penalizes:
             return logits
         logits = logits.clone()
         for i, row in enumerate(logits):

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from hispec.decoding.hierarchy import Hierarchy
+from hispec.decoding.logits import Logits
 from hispec.errors import UsageError
 
 
@@ -78,12 +78,13 @@ class DecodingState:
                 self._carried[level] = hidden if kept is None else torch.cat((kept, hidden))
         return hidden
 
-    def logits(self, level: int, since: int, upto: int) -> Tensor:
-        """A level's logits at positions since..upto-1, [upto - since, target's vocab]; runs what is missing for them."""
+    def logits(self, level: int, since: int, upto: int) -> Logits:
+        """A level's logits at positions since..upto-1; runs what is missing for them."""
         start = self.frontier[level]
         hidden = self.advance(level, upto)
-        logits = self.hierarchy.stack_of(level).head(hidden[since - start :] if since > start else hidden)
-        return _fit(logits, self.hierarchy.stack_of(-1).vocab_size)
+        reduced = self.hierarchy.levels[level].reduced
+        values = self.hierarchy.stack_of(level).head(hidden[since - start :] if since > start else hidden, reduced)
+        return Logits(values, None if reduced is None else reduced.ids, self.hierarchy.stack_of(-1).vocab_size)
 
     def append(self, token: int, level: int, drawn_from: Tensor | None = None) -> None:
         """Add a token that `level` chose; it and every lower level stand behind it."""
@@ -138,9 +139,3 @@ class DecodingState:
             return kept
         self._carried[below] = kept[upto - start :]
         return kept[: upto - start]
-
-
-def _fit(logits: Tensor, vocab_size: int) -> Tensor:
-    """Cut or pad [n, vocab] to the target's vocabulary; ids that a level lacks get probability 0 there."""
-    missing = vocab_size - logits.shape[-1]
-    return pad(logits, (0, missing), value=-torch.inf) if missing else logits

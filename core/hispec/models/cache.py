@@ -5,6 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+STEP = 256
+"""Positions by which a cache grows: a longer text seldom needs a new one."""
+
 
 class KVCache:
     """Keys and values of every layer for one sequence.
@@ -14,33 +17,42 @@ class KVCache:
 
     Args:
         shapes: per layer, (key/value heads, head size).
-        positions: capacity in tokens.
         dtype: of keys and values.
         devices: per layer, where it runs.
     """
 
-    def __init__(
-        self, shapes: list[tuple[int, int]], positions: int, dtype: torch.dtype, devices: list[torch.device]
-    ) -> None:
-        self.positions = positions
+    def __init__(self, shapes: list[tuple[int, int]], dtype: torch.dtype, devices: list[torch.device]) -> None:
+        self.positions = 0
+        """Capacity in tokens."""
         self.position = 0
         """Where the next `update` writes; set before a span is run."""
-        self._keys, self._values = (
-            [
-                torch.empty(1, heads, positions, size, dtype=dtype, device=device)
-                for (heads, size), device in zip(shapes, devices, strict=True)
-            ]
-            for _ in range(2)
-        )
+        self.layers = [
+            torch.empty(2, 1, heads, 0, size, dtype=dtype, device=device)
+            for (heads, size), device in zip(shapes, devices, strict=True)
+        ]
+        """Per layer, keys and values: [2, 1, heads, positions, head size]."""
+
+    def grow(self, positions: int) -> bool:
+        """Make room for at least `positions` tokens, keeping what is held; whether that changed anything."""
+        if positions <= self.positions:
+            return False
+        self.positions = -(-positions // STEP) * STEP
+        with torch.inference_mode(False):  # what is written by either mode must not be made by inference mode alone
+            for index, old in enumerate(self.layers):  # layer by layer: two whole caches never exist at once
+                new = old.new_empty(*old.shape[:3], self.positions, old.shape[4])
+                new[:, :, :, : old.shape[3]] = old
+                self.layers[index] = new
+        return True
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write [1, heads, n, head size] at the position; return everything from the start to the new rows."""
         end = self.position + key.shape[2]
-        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        keys, values = self.layers[layer_idx]
         keys[:, :, self.position : end] = key
         values[:, :, self.position : end] = value
         return keys[:, :, :end], values[:, :, :end]
 
     def read(self, layer_idx: int, end: int) -> tuple[Tensor, Tensor]:
         """Keys and values of positions 0..end-1 of one layer, each [heads, end, head size]."""
-        return self._keys[layer_idx][0, :, :end], self._values[layer_idx][0, :, :end]
+        keys, values = self.layers[layer_idx][:, 0, :, :end]
+        return keys, values

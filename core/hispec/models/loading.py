@@ -1,22 +1,28 @@
 """From a model's name to a loaded layer stack, with every failure named."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from hispec.errors import HispecError, UnavailableError, UsageError
-from hispec.models.transformers_stack import TransformersStack, check_supported
+from hispec.models.checkpoint import Checkpoint, read_tensors
+from hispec.models.config import ModelConfig, check_supported, parse_config, rope_type_of
+from hispec.models.fused_stack import FusedStack, why_not_fused
+from hispec.models.fused_weights import FusedWeights
+from hispec.models.stack import LayerStack
+from hispec.models.transformers_stack import TransformersStack
 
-# Both libraries narrate their retries and fallbacks; what matters of it is in the error that ends them.
-transformers_logging.set_verbosity_error()
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# The library narrates its retries; what matters of it is in the error that ends them.
 hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
+GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -42,7 +48,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def load_config(model: str, revision: str | None) -> Any:
+def load_config(model: str, revision: str | None) -> ModelConfig:
     """Read a model's configuration and refuse what cannot be decoded hierarchically.
 
     Args:
@@ -57,26 +63,46 @@ def load_config(model: str, revision: str | None) -> Any:
         raise UsageError(
             f"no model at {model}: it has no config.json", "pass a folder saved by save_pretrained, or a hub id"
         )
+    checkpoint = Checkpoint(model, revision)
     try:
-        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
-    except Exception as error:
+        checkpoint.find("config.json")
+    except Exception as error:  # told at once: `transformers` would try, and wait, all over again
         raise _explain(error, model) from error
-    check_supported(config, model)
-    return config
-
-
-def load_tokenizer(model: str, revision: str | None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that belongs to a model; errors as `load_config`."""
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            model, revision=revision, trust_remote_code=False
-        )
+        return parse_config(checkpoint.read_json("config.json"))
+    except (KeyError, TypeError, AttributeError, ValueError):  # something is left to defaults, or is wrong
+        config = _load_original_config(model, revision)
+    check_supported(config.model_type, rope_type_of(config), model)
+    return parse_config(config.to_dict(), config)
+
+
+def load_tokenizer(model: str, revision: str | None) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer that belongs to a model; errors as `load_config`."""
+    _quiet_transformers()
+    try:
+        # A class that takes everything from tokenizer.json needs none of what `AutoTokenizer` would import first.
+        generic = Checkpoint(model, revision).read_json("tokenizer_config.json").get("tokenizer_class")
+        if generic in GENERIC_TOKENIZERS:
+            from transformers import PreTrainedTokenizerFast as loader  # noqa: N813
+        else:
+            from transformers import AutoTokenizer as loader  # noqa: N813
+        tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(model, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise _explain(error, model) from error
     return tokenizer
 
 
-def load_stack(model: str, revision: str | None, dtype: str, device: torch.device, name: str) -> TransformersStack:
+def load_generation_config(model: str, revision: str | None) -> dict[str, Any]:
+    """A model's `generation_config.json`, empty where it has none; errors as `load_config`."""
+    try:
+        return Checkpoint(model, revision).read_json("generation_config.json")
+    except Exception as error:
+        raise _explain(error, model) from error
+
+
+def load_stack(
+    model: str, revision: str | None, dtype: str, device: torch.device, name: str, stack: str = "auto"
+) -> LayerStack:
     """Load weights (safetensors only) into a layer stack.
 
     Args:
@@ -85,13 +111,38 @@ def load_stack(model: str, revision: str | None, dtype: str, device: torch.devic
         dtype: a key of `DTYPES`, or `auto` for the checkpoint's own.
         device: where the weights go.
         name: how users know the model.
+        stack: `fused`, `transformers`, or `auto` for the fused one where it applies.
 
     Raises:
         UnavailableError: weights that are missing, truncated or do not fit the configuration; no memory; no network.
-        UsageError: as `load_config`.
+        UsageError: as `load_config`; a model that the fused stack is asked for and cannot run.
     """
     config = load_config(model, revision)
-    transformers_logging.disable_progress_bar()
+    reason = why_not_fused(config)
+    if stack == "fused" and reason is not None:
+        raise UsageError(f"{name} does not run on the fused stack: {reason}", "use --stack auto or transformers")
+    if stack == "transformers" or reason is not None:
+        return _load_transformers_stack(model, revision, dtype, device, name)
+    try:
+        files = Checkpoint(model, revision).weight_files()
+        weights = FusedWeights(config, _choose_dtype(dtype, config, files), device)
+        if stack == "auto" and not weights.parts.keys() <= files.keys():  # under names that `transformers` may know
+            del weights  # two copies never exist at once
+            return _load_transformers_stack(model, revision, dtype, device, name)
+        absent = weights.fill(files)
+    except Exception as error:
+        raise _explain(error, model) from error
+    _check_complete(absent, model)
+    return FusedStack(config, weights, name)
+
+
+def _load_transformers_stack(
+    model: str, revision: str | None, dtype: str, device: torch.device, name: str
+) -> TransformersStack:
+    """The stack of a model as `transformers` loads it; arguments and errors as `load_stack`."""
+    config = _load_original_config(model, revision)
+    from transformers import AutoModelForCausalLM
+
     try:
         loaded, report = AutoModelForCausalLM.from_pretrained(
             model,
@@ -106,13 +157,46 @@ def load_stack(model: str, revision: str | None, dtype: str, device: torch.devic
         loaded = loaded.to(device)
     except Exception as error:
         raise _explain(error, model) from error
-    absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    _check_complete(sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]), model)
+    return TransformersStack(loaded, name)
+
+
+def _load_original_config(model: str, revision: str | None) -> Any:
+    """The configuration as `transformers` understands it; errors as `load_config`."""
+    from transformers import AutoConfig
+
+    _quiet_transformers()
+    try:
+        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+    except Exception as error:
+        raise _explain(error, model) from error
+
+
+def _choose_dtype(dtype: str, config: ModelConfig, files: dict[str, Path]) -> torch.dtype:
+    """The dtype that is asked for; the checkpoint's own is what its configuration says, else that of its tensors."""
+    if dtype in DTYPES:
+        return DTYPES[dtype]
+    if config.dtype in DTYPES:
+        return DTYPES[config.dtype]
+    _, tensor = next(read_tensors(files, [min(files)])) if files else ("", torch.empty(0))
+    return tensor.dtype
+
+
+def _check_complete(absent: list[str], model: str) -> None:
+    """Refuse weights of which something is missing or misshapen."""
     if absent:
         raise UnavailableError(
             f"the weights of {model} are incomplete: {absent[0]} is missing or misshapen ({len(absent)} in all)",
             "download or save the model again",
         )
-    return TransformersStack(loaded, name)
+
+
+def _quiet_transformers() -> None:
+    """What matters of the library's narration is in the error that ends it."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _looks_local(model: str) -> bool:
@@ -139,7 +223,7 @@ def _explain(error: Exception, model: str) -> HispecError:
         return UnavailableError(
             f"{model} cannot be loaded: {line}", "check that the folder is complete, or save it again"
         )
-    if isinstance(error, OSError | HfHubHTTPError | LocalEntryNotFoundError):
+    if isinstance(error, OSError | HfHubHTTPError | HFValidationError):
         return UnavailableError(
             f"{model} is neither here nor to be had from the hub: {line}",
             "check the name and the network, or pass a local folder",

@@ -5,42 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from hispec.errors import UsageError
 from hispec.models.cache import KVCache
-
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""`model_type`s whose layers are known to run as spans; all are tested against `generate`."""
-
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-"""Rotary embeddings that do not depend on how long the text has become."""
-
-
-def check_supported(config: Any, name: str) -> None:
-    """Refuse, by name, a model that cannot be run in spans.
-
-    Args:
-        config: a `transformers` configuration.
-        name: the model, as the user named it.
-
-    Raises:
-        UsageError: for another architecture, or a rotary embedding that changes with the length of the text.
-    """
-    if config.model_type not in FAMILIES:
-        raise UsageError(
-            f"{name} is a {config.model_type!r} model, whose layers cannot be run in spans here",
-            f"choose a model of one of these families: {', '.join(FAMILIES)}",
-        )
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope not in ROPE_TYPES:
-        raise UsageError(
-            f"{name} uses {rope!r} rotary embeddings, which change as the text grows",
-            f"choose a model with one of these: {', '.join(ROPE_TYPES)}",
-        )
+from hispec.models.config import check_supported, context_of, rope_type_of
+from hispec.models.stack import ReducedHead
 
 
 class TransformersStack:
-    """Any model of `FAMILIES` as `transformers` loads it; see `LayerStack` for the protocol.
+    """Any model of `hispec.models.config.FAMILIES` as `transformers` loads it; see `LayerStack` for the protocol.
 
     Args:
         model: a decoder-only model with `sdpa` attention, on one device.
@@ -50,9 +24,11 @@ class TransformersStack:
         UsageError: another architecture or attention.
     """
 
+    kind = "transformers"
+
     def __init__(self, model: Any, name: str) -> None:
         config = model.config
-        check_supported(config, name)
+        check_supported(config.model_type, rope_type_of(config), name)
         if config._attn_implementation != "sdpa":
             raise UsageError(
                 f"{name} is loaded with {config._attn_implementation!r} attention, which masks in another way",
@@ -62,29 +38,26 @@ class TransformersStack:
         self.model = model.eval()
         self.num_layers: int = config.num_hidden_layers
         self.vocab_size: int = config.vocab_size
-        # Inside its sliding window a windowed layer is an ordinary one, so the window bounds the context instead.
-        self.context: int = min(config.max_position_embeddings, getattr(config, "sliding_window", None) or 1 << 60)
+        self.context = context_of(config.max_position_embeddings, getattr(config, "sliding_window", None))
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         heads = config.num_key_value_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._shapes = [(heads, size)] * self.num_layers
+        self.cache = KVCache([(heads, size)] * self.num_layers, self.dtype, [self.device] * self.num_layers)
         self._decoder = model.model
         self._layers = list(model.model.layers)
         # `transformers` 5.24 renamed the argument; an older layer would swallow the new name without using it.
         names = inspect.signature(type(self._layers[0]).forward).parameters
         self._cache_argument = "cache" if "cache" in names else "past_key_values"
-        self.cache: KVCache | None = None
         self.lease: object = None
 
     @torch.inference_mode()
     def reserve(self, positions: int) -> None:
         """See `LayerStack.reserve`; also tabulates the rotary embedding of every position."""
-        if self.cache is None or self.cache.positions < positions:
-            self.cache = None  # freed first: two caches never exist at once
-            self.cache = KVCache(self._shapes, positions, self.dtype, [self.device] * self.num_layers)
+        if self.cache.grow(positions):
             probe = torch.empty(1, 1, 1, dtype=self.dtype, device=self.device)
-            self._cos, self._sin = self._decoder.rotary_emb(probe, torch.arange(positions, device=self.device)[None])
+            places = torch.arange(self.cache.positions, device=self.device)
+            self._cos, self._sin = self._decoder.rotary_emb(probe, places[None])
 
     @torch.inference_mode()
     def embed(self, token_ids: list[int]) -> Tensor:
@@ -95,7 +68,6 @@ class TransformersStack:
     @torch.inference_mode()
     def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int) -> Tensor:
         """See `LayerStack.run`."""
-        assert self.cache is not None, "reserve() comes first"
         rows = hidden.shape[0]
         end = position + rows
         self.cache.position = position
@@ -110,7 +82,14 @@ class TransformersStack:
         return hidden[0]
 
     @torch.inference_mode()
-    def head(self, hidden: Tensor) -> Tensor:
+    def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
         """See `LayerStack.head`."""
-        logits: Tensor = self.model.lm_head(self._decoder.norm(hidden))
+        normed = self._decoder.norm(hidden)
+        logits: Tensor = self.model.lm_head(normed) if reduced is None else F.linear(normed, reduced.weight)
         return logits
+
+    @torch.inference_mode()
+    def reduce_head(self, ids: Tensor) -> ReducedHead:
+        """See `LayerStack.reduce_head`."""
+        ids = ids.to(self.device)
+        return ReducedHead(ids, self.model.lm_head.weight.index_select(0, ids))

@@ -13,7 +13,7 @@ from hispec.decoding.rules import Greedy, Speculative
 from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.errors import UsageError
-from hispec.events import Committed, Finished, Judged
+from hispec.events import Committed, Drafted, Finished, Judged
 from hispec.models.transformers_stack import TransformersStack
 from tests.support import PROMPT, decode_ids, greedy_by_hand, hierarchy_of, random_model
 
@@ -89,7 +89,7 @@ def test_drafts_forced_right_and_wrong(model, reference, drafts):
             if at == len(PROMPT):  # the prefill's own token is the target's
                 return super().draw(logits, prefix, level)
             wrong = drafts == "all wrong" or (drafts == "alternating" and at % 2)
-            return (right[at] + wrong) % logits.shape[-1], None
+            return (right[at] + wrong) % logits.values.shape[-1], None
 
     for exits, periods in all_settings():
         if not exits:
@@ -271,3 +271,27 @@ def test_other_models_draft_and_judge(model, reference, vocab):
             for eos in ((), (reference[-2],)):
                 expected = reference[: reference.index(eos[0]) + 1] if eos else reference
                 assert decode_ids(hierarchy, (1, n_d, n_i), eos_ids=eos) == expected
+
+
+@pytest.mark.parametrize("words", [[range(0, 24, 2)], [range(7), range(20)], [range(7), range(7, 24)], [None, {3}]])
+def test_levels_that_lack_words_change_nothing(model, reference, words):
+    for exits, periods in all_settings():
+        hierarchy = hierarchy_of(model, *exits, words=words[: len(exits)])
+        assert decode_ids(hierarchy, periods, after_event=assert_fresh) == reference, (exits, periods)
+
+
+def test_a_reduced_head_never_drafts_what_it_lacks(model):
+    known = {1, 4, 9, 16}
+    drafted = []
+
+    def look(_, event):
+        drafted.extend(event.token_ids if isinstance(event, Drafted) else ())
+
+    decode_ids(hierarchy_of(model, 1, words=[known]), (1, 3), after_event=look)
+    assert drafted and set(drafted) <= known
+
+
+def test_the_target_keeps_its_whole_head(model):
+    stack = TransformersStack(model, "random")
+    with pytest.raises(ValueError, match="whole head"):
+        Hierarchy([Level("target", stack, 4, stack.reduce_head(torch.tensor([1, 2])))])

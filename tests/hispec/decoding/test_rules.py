@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hispec.decoding.logits import Logits
 from hispec.decoding.rules import Greedy, Verdict, block, residual, speculative
 from hispec.decoding.sampling import Sampling
 
@@ -56,21 +57,21 @@ def test_a_block_of_one_is_the_ordinary_rule():
 
 
 def test_greedy_accepts_the_arg_max_and_corrects_with_it():
-    assert Greedy().judge([0, 2], (None, None), P, [], 0) == Verdict(2, None)
-    assert Greedy().judge([0, 1], (None, None), P, [], 0) == Verdict(1, 2)
-    assert Greedy().draw(P[1], [], 0) == (2, None)
+    assert Greedy().judge([0, 2], (None, None), Logits(P), [], 0) == Verdict(2, None)
+    assert Greedy().judge([0, 1], (None, None), Logits(P), [], 0) == Verdict(1, 2)
+    assert Greedy().draw(Logits(P[1:2]), [], 0) == (2, None)
 
 
 def test_lower_levels_may_be_lenient_but_never_the_target():
     rule = Greedy(target=2, lower_top_k=2)
-    assert rule.judge([1, 2], (None, None), P, [], 1) == Verdict(2, None)
-    assert rule.judge([2, 2], (None, None), P, [], 1) == Verdict(0, 0)
-    assert rule.judge([1, 2], (None, None), P, [], 2) == Verdict(0, 0)
+    assert rule.judge([1, 2], (None, None), Logits(P), [], 1) == Verdict(2, None)
+    assert rule.judge([2, 2], (None, None), Logits(P), [], 1) == Verdict(0, 0)
+    assert rule.judge([1, 2], (None, None), Logits(P), [], 2) == Verdict(0, 0)
 
 
 def test_greedy_honours_the_repetition_penalty_of_each_position():
     logits = torch.tensor([[2.0, 1.9, 0.0], [2.0, 1.9, 0.0]])
     rule = Greedy(Sampling(repetition_penalty=2.0))
-    assert rule.draw(logits[0], [2], 0)[0] == 0
-    assert rule.draw(logits[0], [0], 0)[0] == 1
-    assert rule.judge([0, 1], (None, None), logits, [2], 0) == Verdict(2, None)
+    assert rule.draw(Logits(logits[:1]), [2], 0)[0] == 0
+    assert rule.draw(Logits(logits[:1]), [0], 0)[0] == 1
+    assert rule.judge([0, 1], (None, None), Logits(logits), [2], 0) == Verdict(2, None)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from hispec.errors import UsageError
-from hispec.models.transformers_stack import FAMILIES, TransformersStack, check_supported
+from hispec.models.config import FAMILIES, check_supported
+from hispec.models.transformers_stack import TransformersStack
 from tests.support import PROMPT, decode_ids, hierarchy_of, random_model
 
 IDS = [*PROMPT, 9, 2, 6, 5, 3, 5, 8]
@@ -52,23 +53,30 @@ def test_a_sliding_window_bounds_the_context():
     assert TransformersStack(model, "windowed").context == 64
 
 
-def test_growing_the_cache_keeps_nothing_and_shrinking_keeps_it():
+def test_growing_the_cache_keeps_what_it_holds_and_less_changes_nothing():
     stack = TransformersStack(random_model(), "random")
     stack.reserve(32)
-    cache = stack.cache
+    stack.run(stack.embed(IDS), 0, 4, 0)
+    held = [part.clone() for part in stack.cache.read(3, len(IDS))]
+    layers = list(stack.cache.layers)
     stack.reserve(16)
-    assert stack.cache is cache
-    stack.reserve(64)
-    assert stack.cache.positions == 64
+    assert all(now is before for now, before in zip(stack.cache.layers, layers, strict=True))
+    stack.reserve(stack.cache.positions + 1)
+    assert all(now is not before for now, before in zip(stack.cache.layers, layers, strict=True))
+    for now, before in zip(stack.cache.read(3, len(IDS)), held, strict=True):
+        torch.testing.assert_close(now, before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
-    [({"model_type": "mamba"}, "'mamba'"), ({"rope_parameters": {"rope_type": "dynamic"}}, "'dynamic'")],
+    ("family", "rope_type", "words"), [("mamba", "default", "'mamba'"), ("llama", "dynamic", "'dynamic'")]
 )
-def test_what_cannot_be_split_is_refused_by_name(changes, words):
-    config = random_model().config
-    for key, value in changes.items():
-        object.__setattr__(config, key, value)
+def test_what_cannot_be_split_is_refused_by_name(family, rope_type, words):
     with pytest.raises(UsageError, match=words):
-        check_supported(config, "some/model")
+        check_supported(family, rope_type, "some/model")
+
+
+def test_a_reduced_head_reads_its_words_as_the_whole_head_does(family_model):
+    stack = TransformersStack(family_model, "random")
+    hidden, ids = torch.randn(3, 32), torch.tensor([1, 5, 6, 20])
+    reduced = stack.head(hidden, stack.reduce_head(ids))
+    torch.testing.assert_close(reduced, stack.head(hidden)[:, ids], atol=1e-5, rtol=1e-5)

@@ -1,0 +1,84 @@
+"""Peak host memory and seconds of loading, by stack, each in a process of its own, on a made-up checkpoint.
+
+A token is decoded too, as weights may stay in a mapped file until they are used. Memory is the process's peak resident size less what it was before loading; mapped pages of the checkpoint count.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import environment, save
+
+STACKS = ("fused", "transformers")
+
+
+def make_checkpoint(folder: Path, dtype: str) -> int:
+    """About 200 MB of random float32 weights in a Llama's shape; returns the size of its file."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=8192,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        num_key_value_heads=4,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
+    return (folder / "model.safetensors").stat().st_size
+
+
+def load(folder: str, stack: str) -> dict[str, Any]:
+    """Load and use, in this process: bytes that the peak rose by, and seconds."""
+    from hispec.models.loading import load_stack
+
+    if stack == "transformers":  # what is imported is no part of the weights
+        import transformers.models.llama.modeling_llama  # noqa: F401
+    before, began = peak_bytes(), time.perf_counter()
+    loaded = load_stack(folder, None, "auto", torch.device("cpu"), "made-up", stack)
+    loaded.reserve(1)
+    loaded.head(loaded.run(loaded.embed([0]), 0, loaded.num_layers, 0))
+    return {"peak_bytes": peak_bytes() - before, "seconds": time.perf_counter() - began}
+
+
+def peak_bytes() -> int:
+    """The peak resident size since the process's own start (`ru_maxrss` would remember its parent's too)."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--load", nargs=2, metavar=("FOLDER", "STACK"), help="internal: load and print")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.load:
+        print(json.dumps(load(*args.load)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        size = make_checkpoint(Path(folder), args.dtype)
+        found = {}
+        for stack in STACKS:
+            command = [sys.executable, __file__, "--load", folder, stack]
+            found[stack] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            found[stack]["peak_over_checkpoint"] = found[stack]["peak_bytes"] / size
+    record = {
+        "what": "peak host memory of loading and decoding one token",
+        "checkpoint_bytes": size,
+        "dtype": args.dtype,
+        "stacks": found,
+    }
+    save("loading-cpu", record | {"environment": environment(1)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""A level's logits, over the words that it has."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from hispec.decoding.sampling import no_numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Logits:
+    """Logits of some rows, over a level's own words only; what it lacks has probability 0.
+
+    Attributes:
+        values: [n, words].
+        ids: of these words, ascending, [words]; None: the words are 0, 1, 2...
+        vocab_size: of the target; the number of words by default.
+    """
+
+    values: Tensor
+    ids: Tensor | None = None
+    vocab_size: int = 0
+
+    def best(self) -> list[int]:
+        """The likeliest word of each row, the first of equals; found among the level's words, whatever they stand for.
+
+        Raises:
+            UsageError: a row without one.
+        """
+        highest, best = self._own().max(-1)
+        if not all(map(math.isfinite, highest.tolist())):
+            raise no_numbers()
+        return (best if self.ids is None else self.ids[best]).tolist()
+
+    def full(self) -> Tensor:
+        """Over the target's whole vocabulary, [n, vocab], -inf where the level has no word."""
+        own = self._own()
+        vocab = self.vocab_size or own.shape[-1]
+        if self.ids is not None:
+            return own.new_full((len(own), vocab), -torch.inf).index_copy_(1, self.ids, own)
+        return pad(own, (0, vocab - own.shape[-1]), value=-torch.inf) if own.shape[-1] < vocab else own
+
+    def _own(self) -> Tensor:
+        """The level's words that the target knows too: another model may have more."""
+        if self.ids is None and 0 < self.vocab_size < self.values.shape[-1]:
+            return self.values[:, : self.vocab_size]
+        return self.values

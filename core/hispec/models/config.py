@@ -1,0 +1,163 @@
+"""What a decoder is made of: read from `config.json` itself where that says it all, else through `transformers`.
+
+Importing a configuration class of `transformers` takes longer than decoding a short answer, hence the direct way.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hispec.errors import UsageError
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+"""`model_type`s whose layers are known to run as spans; all are tested against `generate`."""
+
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+"""Rotary embeddings that do not depend on how long the text has become."""
+
+SIZES = (
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "max_position_embeddings",
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a decoder-only model of one of `FAMILIES`.
+
+    Attributes:
+        family: its `model_type`.
+        num_layers, hidden_size, intermediate_size, num_heads, num_kv_heads, head_size, vocab_size: its sizes.
+        context: the most positions that it supports.
+        norm_eps: of every RMS norm.
+        activation: of the MLP's gate.
+        tied: the head is the embedding.
+        qkv_bias, output_bias, mlp_bias: which projections have one.
+        rope_type: one of `ROPE_TYPES`.
+        rope_theta: base of the rotary frequencies.
+        quantized: whether the checkpoint's matrices are not plain numbers.
+        dtype: the checkpoint's own, None where the configuration does not say.
+        eos_ids: ids that end a text, where the generation config does not say.
+        original: the `transformers` configuration, None where it was not needed.
+    """
+
+    family: str
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    vocab_size: int
+    context: int
+    norm_eps: float
+    activation: str
+    tied: bool
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    rope_type: str
+    rope_theta: float
+    quantized: bool
+    dtype: str | None
+    eos_ids: frozenset[int]
+    original: Any = None
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether queries and keys are normalised, head by head."""
+        return self.family == "qwen3"
+
+
+def check_supported(family: str, rope_type: str, name: str) -> None:
+    """Refuse, by name, a model that cannot be run in spans.
+
+    Args:
+        family: its `model_type`.
+        rope_type: its kind of rotary embedding.
+        name: the model, as the user named it.
+
+    Raises:
+        UsageError: for another architecture, or a rotary embedding that changes with the length of the text.
+    """
+    if family not in FAMILIES:
+        raise UsageError(
+            f"{name} is a {family!r} model, whose layers cannot be run in spans here",
+            f"choose a model of one of these families: {', '.join(FAMILIES)}",
+        )
+    if rope_type not in ROPE_TYPES:
+        raise UsageError(
+            f"{name} uses {rope_type!r} rotary embeddings, which change as the text grows",
+            f"choose a model with one of these: {', '.join(ROPE_TYPES)}",
+        )
+
+
+def rope_type_of(config: Any) -> str:
+    """The kind of rotary embedding of a `transformers` configuration."""
+    return str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
+
+
+def as_ids(value: int | Sequence[int] | None) -> frozenset[int]:
+    """What configurations call `eos_token_id`: one id, several or none."""
+    return frozenset(() if value is None else (value,) if isinstance(value, int) else value)
+
+
+def context_of(max_positions: int, sliding_window: int | None) -> int:
+    """Inside its sliding window a windowed layer is an ordinary one, so the window bounds the context instead."""
+    return min(max_positions, sliding_window or max_positions)
+
+
+def parse_config(values: Mapping[str, Any], original: Any = None) -> ModelConfig:
+    """Read a configuration that leaves nothing to defaults, which differ between families and releases.
+
+    Args:
+        values: the keys of `config.json`.
+        original: the `transformers` configuration that they are from.
+
+    Raises:
+        KeyError: something is not said, or not as it should be: let `transformers` read it.
+    """
+    family = values["model_type"]
+    if family not in FAMILIES:
+        raise KeyError(family)
+    rope = values["rope_parameters"]
+    if original is None and rope.get("rope_type") != "default":  # these are computed from the whole configuration
+        raise KeyError("rope_type")
+    heads = values["num_attention_heads"]
+    size = values.get("head_dim")
+    if size is None:
+        if family == "qwen3" and original is None:
+            raise KeyError("head_dim")
+        size = values["hidden_size"] // heads
+    windowed = values["use_sliding_window"] if family.startswith("qwen") else family == "mistral"
+    biased = bool(values["attention_bias"]) if family in ("llama", "qwen3") else False
+    if not all(type(values[name]) is int and values[name] > 0 for name in SIZES):
+        raise KeyError("sizes")
+    return ModelConfig(
+        family=family,
+        num_layers=values["num_hidden_layers"],
+        hidden_size=values["hidden_size"],
+        intermediate_size=values["intermediate_size"],
+        num_heads=heads,
+        num_kv_heads=values["num_key_value_heads"],
+        head_size=size,
+        vocab_size=values["vocab_size"],
+        context=context_of(values["max_position_embeddings"], values["sliding_window"] if windowed else None),
+        norm_eps=values["rms_norm_eps"],
+        activation=values["hidden_act"],
+        tied=values["tie_word_embeddings"],
+        qkv_bias=biased or family == "qwen2",
+        output_bias=biased,
+        mlp_bias=bool(values["mlp_bias"]) if family == "llama" else False,
+        rope_type=rope["rope_type"],
+        rope_theta=rope["rope_theta"],
+        quantized=bool(values.get("quantization_config")),
+        dtype=values.get("dtype") or values.get("torch_dtype"),
+        eos_ids=as_ids(values["eos_token_id"]),
+        original=original,
+    )
