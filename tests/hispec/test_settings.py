@@ -3,7 +3,7 @@
 import pytest
 
 from hispec.errors import UsageError
-from hispec.profile import Decoding, Profile, Target
+from hispec.profile import Decoding, Profile, Target, load_profile
 from hispec.settings import resolve_settings
 
 PROFILE = Profile(name="p", target=Target(model="m", dtype="bfloat16"), decoding=Decoding(draft_tokens=3))
