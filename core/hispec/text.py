@@ -132,7 +132,7 @@ class DraftText:
     CONTEXT = 8
     """Most validated tokens to decode with the waiting ones: twice as many as a character has bytes."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer.backend_tokenizer
         self._validate([])
 
