@@ -145,7 +145,7 @@ def _setup(
         dataset=dataset,
         repeats=run.repeats,
         warmup=run.warmup,
-        synthetic_weights=False,
+        synthetic_weights=engine.settings.load_format == "dummy",
         environment=describe_machine(engine, processes.count),
         config=config,
         config_hash=hash_of(config),

@@ -44,6 +44,13 @@ class Stack(StrEnum):
     transformers = "transformers"
 
 
+class LoadFormat(StrEnum):
+    """Where the weights come from."""
+
+    auto = "auto"
+    dummy = "dummy"
+
+
 class Policy(StrEnum):
     """What decides when to draft on and when to judge."""
 
@@ -112,6 +119,10 @@ class DecodingOptions:
     stack: Annotated[
         Stack | None,
         typer.Option(help="What runs the layers: auto takes the fused one, the faster, for every model it can run."),
+    ] = None
+    load_format: Annotated[
+        LoadFormat | None,
+        typer.Option(help="dummy: random weights, no download; speed and memory are real, the text is noise."),
     ] = None
 
     def given(self) -> dict[str, Any]:

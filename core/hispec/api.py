@@ -26,6 +26,8 @@ from hispec.models.config import as_ids
 from hispec.models.loading import (
     choose_device,
     load_config,
+    load_dummy_stack,
+    load_dummy_tokenizer,
     load_generation_config,
     load_stack,
     load_tokenizer,
@@ -137,19 +139,30 @@ class Engine:
         """
         profile = load_profile(profile) if isinstance(profile, str) else profile
         settings, _ = resolve_settings(options, profile, environ=environ)
-        device = choose_device(settings.device)
+        device, dummy = choose_device(settings.device), settings.load_format == "dummy"
         models = models_of(profile, settings.mode)
         configs, tokenizers = {}, {}
         for model, revision in models.items():  # everything that can be refused is, before any weights are read
-            configs[model] = load_config(resolve_model(model), revision)
+            configs[model] = load_config(resolve_model(model), revision, dummy=dummy)
             check_depths(profile, model, configs[model].num_layers)
+            if dummy:
+                continue
             tokenizers[model] = load_tokenizer(resolve_model(model), revision)
             check_vocabulary(tokenizers[profile.target.model], tokenizers[model], profile.target.model, model)
+        own = profile.target.model
+        if dummy:
+            tokenizer = load_dummy_tokenizer(resolve_model(own), configs[own].vocab_size)
+            built = {
+                model: load_dummy_stack(resolve_model(model), revision, settings.dtype, device, model, settings.stack)
+                for model, revision in models.items()
+            }
+            stacks = {model: stack for model, (stack, _) in built.items()}
+            environment = _environment(stacks[own], profile) | {"weights": "dummy"}
+            return cls(profile, settings, stacks, tokenizer, (), environment)  # random weights know no end
         stacks = {
             model: load_stack(resolve_model(model), revision, settings.dtype, device, model, settings.stack)
             for model, revision in models.items()
         }
-        own = profile.target.model
         generation_config = load_generation_config(resolve_model(own), profile.target.revision)
         settings, _ = resolve_settings(options, profile, environ=environ, generation_config=generation_config)
         eos_ids = as_ids(generation_config.get("eos_token_id")) or configs[own].eos_ids
@@ -362,15 +375,16 @@ def check_vocabulary(
             )
 
 
-def unprofiled(model: str, draft_exit: int | None, intermediate_exit: int | None) -> Profile:
+def unprofiled(model: str, draft_exit: int | None, intermediate_exit: int | None, *, dummy: bool = False) -> Profile:
     """A profile for an early-exit checkpoint that has none; errors as `Engine.from_profile`.
 
     Args:
         model: a folder or a hub id.
         draft_exit: layers that draft.
         intermediate_exit: layers that judge drafts. With neither exit given, 1/8 and 1/4 of the depth.
+        dummy: whether its weights will be drawn at random.
     """
-    num_layers = load_config(resolve_model(model), None).num_layers
+    num_layers = load_config(resolve_model(model), None, dummy=dummy).num_layers
     return profile_for_model(model, num_layers, draft_exit, intermediate_exit)
 
 

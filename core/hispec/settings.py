@@ -21,6 +21,7 @@ from hispec.profile import (
 
 PREFIX = "HISPEC_"
 Stack = Literal["auto", "fused", "transformers"]
+LoadFormat = Literal["auto", "dummy"]
 Mode = Literal["hispec", "single-layer", "autoregressive"]
 
 
@@ -40,6 +41,7 @@ class Settings(BaseModel):
         device: `auto`, or a torch device.
         dtype: of the weights; `auto` is the checkpoint's own.
         stack: what runs the layers: our fused stack, the modules of `transformers`, or `auto`, the first that applies.
+        load_format: `dummy` draws weights at random on the device and downloads nothing but a configuration.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +62,7 @@ class Settings(BaseModel):
     device: str = "auto"
     dtype: Dtype = "auto"
     stack: Stack = "auto"
+    load_format: LoadFormat = "auto"
 
 
 def resolve_settings(

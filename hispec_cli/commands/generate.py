@@ -153,8 +153,12 @@ def load_engine(model: ModelOptions, decoding: DecodingOptions) -> "Engine":
     from hispec.api import Engine, unprofiled
 
     if model.model is not None:
-        profile = unprofiled(model.model, model.draft_exit, model.intermediate_exit)
-    return Engine.from_profile(profile, environ=os.environ, **decoding.given())
+        asked = decoding.load_format or os.environ.get("HISPEC_LOAD_FORMAT")
+        profile = unprofiled(model.model, model.draft_exit, model.intermediate_exit, dummy=asked == "dummy")
+    engine = Engine.from_profile(profile, environ=os.environ, **decoding.given())
+    if engine.settings.load_format == "dummy":
+        say("synthetic weights: speed and memory are those of the model, its text is noise", "yellow")
+    return engine
 
 
 def prepare_hub(model: ModelOptions) -> None:

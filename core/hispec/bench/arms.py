@@ -185,6 +185,11 @@ class _Modules:
         if isinstance(stack, TransformersStack):
             return stack.model
         if model not in self._loaded:
+            if self._engine.settings.load_format == "dummy":
+                raise UsageError(
+                    "the arms of transformers need its modules, and random weights are not drawn twice",
+                    "add --stack transformers, or leave these arms out of --arms",
+                )
             revision = models_of(self._engine.profile, "hispec")[model]
             dtype = str(stack.dtype).removeprefix("torch.")
             loaded = load_stack(resolve_model(model), revision, dtype, stack.device, model, "transformers")

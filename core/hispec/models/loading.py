@@ -1,5 +1,6 @@
 """From a model's name to a loaded layer stack, with every failure named."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,10 +8,12 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
+from torch import Tensor
 
 from hispec.errors import HispecError, UnavailableError, UsageError
 from hispec.models.checkpoint import Checkpoint, read_tensors
 from hispec.models.config import ModelConfig, check_supported, parse_config, rope_type_of
+from hispec.models.dummy import build_dummy, dummy_tokenizer, shipped_config
 from hispec.models.fused_stack import FusedStack, why_not_fused
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.stack import LayerStack
@@ -48,17 +51,26 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def load_config(model: str, revision: str | None) -> ModelConfig:
+def load_config(model: str, revision: str | None, *, dummy: bool = False) -> ModelConfig:
     """Read a model's configuration and refuse what cannot be decoded hierarchically.
 
     Args:
         model: a local folder or a hub id.
         revision: of a hub id.
+        dummy: take the configuration that ships for the model, where one does.
 
     Raises:
         UsageError: no such folder, or an unsupported architecture.
         UnavailableError: the hub cannot be reached or has no such model.
     """
+    shipped = shipped_config(model) if dummy else None
+    if shipped is not None:
+        values = json.loads(shipped.read_text(encoding="utf-8"))
+        try:
+            return parse_config(values)
+        except KeyError:
+            config = _load_original_config(str(shipped), None)
+            return parse_config(config.to_dict(), config)
     if _looks_local(model) and not (Path(model) / "config.json").is_file():
         raise UsageError(
             f"no model at {model}: it has no config.json", "pass a folder saved by save_pretrained, or a hub id"
@@ -92,6 +104,47 @@ def load_tokenizer(model: str, revision: str | None) -> "PreTrainedTokenizerBase
     return tokenizer
 
 
+def load_dummy_tokenizer(model: str, vocab_size: int) -> "PreTrainedTokenizerBase":
+    """The tokenizer for a model of random weights: its own where it lies in the model's folder, else bytes."""
+    if (Path(model) / "tokenizer.json").is_file():
+        return load_tokenizer(model, None)
+    return dummy_tokenizer(vocab_size)
+
+
+def load_dummy_stack(
+    model: str, revision: str | None, dtype: str, device: torch.device, name: str, stack: str = "auto"
+) -> tuple[LayerStack, dict[str, Tensor]]:
+    """A stack with random weights; arguments and errors as `load_stack`.
+
+    Returns:
+        The stack, and its weights by their names in a checkpoint, as views.
+    """
+    config = load_config(model, revision, dummy=True)
+    if config.quantized:
+        raise UsageError(f"{name} has quantized weights, which cannot be drawn", "choose a model that is not quantized")
+    reason = _check_fused(config, name, stack)
+    own = DTYPES[dtype if dtype in DTYPES else config.dtype if config.dtype in DTYPES else "float32"]
+    source = str(shipped_config(model) or model)
+    original = None
+    if stack == "transformers" or reason is not None:
+
+        def original() -> Any:
+            return _load_original_config(source, revision)
+
+    try:
+        return build_dummy(config, own, device, name, original)
+    except Exception as error:
+        raise _explain(error, model) from error
+
+
+def _check_fused(config: ModelConfig, name: str, stack: str) -> str | None:
+    """Why a model does not run on the fused stack, None where it does; an error where that one is asked for."""
+    reason = why_not_fused(config)
+    if stack == "fused" and reason is not None:
+        raise UsageError(f"{name} does not run on the fused stack: {reason}", "use --stack auto or transformers")
+    return reason
+
+
 def load_generation_config(model: str, revision: str | None) -> dict[str, Any]:
     """A model's `generation_config.json`, empty where it has none; errors as `load_config`."""
     try:
@@ -118,9 +171,7 @@ def load_stack(
         UsageError: as `load_config`; a model that the fused stack is asked for and cannot run.
     """
     config = load_config(model, revision)
-    reason = why_not_fused(config)
-    if stack == "fused" and reason is not None:
-        raise UsageError(f"{name} does not run on the fused stack: {reason}", "use --stack auto or transformers")
+    reason = _check_fused(config, name, stack)
     if stack == "transformers" or reason is not None:
         return _load_transformers_stack(model, revision, dtype, device, name)
     try:

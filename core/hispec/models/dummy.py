@@ -1,0 +1,102 @@
+"""Models made of random weights: any supported architecture from its `config.json`, to see speed and memory first.
+
+Nothing is downloaded for the models that shipped profiles name: `configs/ORG--NAME.json` has their public shapes.
+What such a model writes is noise. Only its sizes, and therefore its costs, are those of the model that it stands for.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hispec.errors import UsageError
+from hispec.models.config import ModelConfig
+from hispec.models.fused_stack import FusedStack
+from hispec.models.fused_weights import FusedWeights
+from hispec.models.stack import LayerStack
+from hispec.models.transformers_stack import TransformersStack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CONFIGS = Path(__file__).parent / "configs"
+BYTES = 256
+SHARPNESS = 2.0
+"""Of queries and keys: attention that picks few positions makes every prediction depend on the whole text."""
+
+
+def shipped_config(model: str) -> Path | None:
+    """The configuration that ships for a hub id, None where there is none."""
+    path = CONFIGS / f"{model.replace('/', '--')}.json"
+    return path if model.count("/") == 1 and path.is_file() else None
+
+
+def build_dummy(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, name: str, original: Callable[[], Any] | None
+) -> tuple[LayerStack, dict[str, Tensor]]:
+    """A stack whose weights are allocated on the device and filled there.
+
+    Args:
+        config: the shape.
+        dtype: of all weights.
+        device: where they are made.
+        name: how users know the model.
+        original: gives the configuration of `transformers` where its modules shall run the layers, else None.
+
+    Returns:
+        The stack, and its weights by their names in a checkpoint, as views.
+    """
+    if original is None:
+        weights = FusedWeights(config, dtype, device)
+        fill(weights.parts)
+        return FusedStack(config, weights, name), weights.parts
+    from transformers import AutoModelForCausalLM
+
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(original(), dtype=dtype, attn_implementation="sdpa").eval()
+    parts = {key: parameter.data for key, parameter in model.named_parameters()}
+    fill(parts)
+    return TransformersStack(model, name), parts
+
+
+@torch.no_grad()
+def fill(parts: Mapping[str, Tensor], seed: int = 0) -> None:
+    """Draw weights in place: norms 1 (of queries and keys `SHARPNESS`), biases 0, matrices normal with variance 1 / inputs, as a model starts training.
+
+    Every branch then adds about as much to the hidden state as every other, and logits have about unit variance.
+    """
+    dice: dict[torch.device, torch.Generator] = {}
+    for name, part in parts.items():
+        if name.endswith("bias"):
+            part.zero_()
+        elif part.dim() == 1:
+            part.fill_(SHARPNESS if name.endswith(("q_norm.weight", "k_norm.weight")) else 1.0)
+        else:
+            generator = dice.setdefault(part.device, torch.Generator(part.device).manual_seed(seed))
+            sharp = SHARPNESS if name.endswith(("q_proj.weight", "k_proj.weight")) else 1.0
+            part.normal_(0, sharp * part.shape[1] ** -0.5, generator=generator)
+
+
+def dummy_tokenizer(vocab_size: int) -> "PreTrainedTokenizerBase":
+    """A tokenizer for ids without meaning: text becomes its UTF-8 bytes; an id above them is written as its number.
+
+    Raises:
+        UsageError: a vocabulary that has no room for the bytes.
+    """
+    if vocab_size < BYTES:
+        raise UsageError(
+            f"a vocabulary of {vocab_size} tokens cannot hold the {BYTES} bytes that stand in for its tokenizer",
+            "choose a model with a larger vocabulary, or one whose folder has a tokenizer",
+        )
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = alphabet + [f"\u0120{id_}" for id_ in range(BYTES, vocab_size)]  # U+0120 is a space in this alphabet
+    backend = Tokenizer(models.BPE(vocab={word: id_ for id_, word in enumerate(words)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(tokenizer_object=backend)
+    return tokenizer
