@@ -17,7 +17,7 @@ def _one_thread():
     torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
 
-@pytest.fixture(scope="session", params=[0, 1, 2], ids=lambda seed: f"seed{seed}")
+@pytest.fixture(scope="session", params=[0, 1], ids=lambda seed: f"seed{seed}")
 def model(request):
     """A random four-layer Llama in float32."""
     return random_model("llama", seed=request.param)

@@ -120,9 +120,9 @@ def draw_many(levels, rule_of, prompt, length, draws, **lengths):
 def draw_windows(levels, rule_of, windows, history, **lengths):
     """How often each word followed each history of that many words, [vocab ** history, vocab].
 
-    Texts of a dozen words each, every one with its own seed as answers have; every word that is written is counted.
+    Texts of thirty words, every one with its own seed as answers have; every word that is written is counted.
     """
-    vocab, prompt, each = levels[-1].stack.vocab_size, [0, 1] * history, 12
+    vocab, prompt, each = levels[-1].stack.vocab_size, [0, 1] * history, 30
     counts = torch.zeros([vocab] * (history + 1), dtype=torch.float64)
     for seed in range(-(-windows // each)):
         text = prompt[-history:] + write(levels, rule_of(seed), prompt[-history:], each, **lengths)

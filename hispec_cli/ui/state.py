@@ -127,7 +127,6 @@ class _Fold:
         if self.finish_reason is not None:
             raise ValueError("it goes on after its end")
         self.now = event.t
-        self.stats.see(event)
         match event:
             case Drafted():
                 self.drafted(event)
@@ -138,6 +137,7 @@ class _Fold:
             case Finished():
                 self.settled += "".join(token.text for token in self.recent if token.final)
                 self.recent, self.held, self.finish_reason = [], "", event.finish_reason
+        self.stats.see(event)  # last: only of an event that can follow
 
     def drafted(self, event: Drafted) -> None:
         texts = event.texts or ("",) * len(event.token_ids)
