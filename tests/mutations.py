@@ -122,7 +122,13 @@ MUTATIONS = (
         "self.lower_top_k > 1",
         LOSSLESS,
     ),
-    Mutation("drafting past a tentative end of text", "engine.py", "return not ended and", "return", LOSSLESS),
+    Mutation(
+        "drafting past a tentative end of text",
+        "engine.py",
+        "(tokens[-1] in self.ending.eos_ids or len(tokens) >= self.reach)",
+        "len(tokens) >= self.reach",
+        LOSSLESS,
+    ),
 )
 
 
