@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 
+from hispec.bench.runner import processor_name
 from hispec.tiny.evaluate import held_out_problems
 
 RESULTS = Path(__file__).parent / "results"
@@ -31,7 +32,7 @@ def gsm8k_questions(path: Path, count: int) -> list[str]:
 def environment(threads: int) -> dict[str, Any]:
     """What a figure depends on beside the code."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": threads,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -54,12 +55,3 @@ def save(name: str, record: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     print(text)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -181,7 +181,7 @@ def hash_of(config: Mapping[str, JsonValue]) -> str:
 
 def describe_machine(engine: Engine, processes: int) -> dict[str, Any]:
     """What figures depend on beside the configuration; nothing that changes from run to run."""
-    return {**engine.environment, "processor": _processor(), "processes": processes}
+    return {**engine.environment, "processor": processor_name(), "processes": processes}
 
 
 def _gaps(moments: Sequence[tuple[float, int]]) -> Iterator[float]:
@@ -238,7 +238,8 @@ class _PeakMemory:
             self.bytes = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """What the machine computes with, as the system calls it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
