@@ -1,10 +1,13 @@
-"""From measurements to figures: pooled, with bootstrap intervals over prompts.
+"""From measurements to figures: pooled, with bootstrap intervals over prompts and repeats.
 
 Speed is pooled, all tokens over all seconds, so a long answer weighs as much as it takes; a mean of per-prompt speeds
-would be ruled by the shortest. What varies from run to run is which prompts were asked and how they were answered, so
-intervals come from drawing prompts anew (Efron & Tibshirani, *An Introduction to the Bootstrap*, 1993, ch. 13): a
-prompt's repeats stay together, and a speed-up draws the same prompts for both arms, which cancels what makes a prompt
-slow for both. Percentile intervals are somewhat too narrow below about ten prompts; one prompt gives none.
+would be ruled by the shortest. Two things vary from run to run: which prompts were asked, and what else the machine was
+doing meanwhile. So intervals come from drawing prompts anew (Efron & Tibshirani, *An Introduction to the Bootstrap*,
+1993, ch. 13) and, independently, repeats: a repeat is one pass over all prompts, and a machine that drifts makes passes
+differ (both factors drawn, cells multiplied: Owen, *The pigeonhole bootstrap*, Annals of Applied Statistics 1, 2007). A
+speed-up draws the same prompts and repeats for both arms, which cancels what makes them slow for both. Percentile
+intervals are somewhat too narrow below about ten prompts or, as far as drift goes, ten repeats; one prompt gives none,
+and one repeat none of the drift.
 """
 
 from collections import Counter
@@ -114,39 +117,46 @@ class _Speeds:
             return interval95(drawn[arm] if baseline is None else drawn[arm] / drawn[baseline])
 
     def _resample(self, keys: frozenset[Key]) -> dict[str, Floats]:
-        """Pooled speed of every arm over the same resampled prompts."""
-        index = {row: at for at, row in enumerate(sorted({row for row, _ in keys}))}
-        values = np.zeros((len(index), len(self._answers), 2))
+        """Pooled speed of every arm over the same resampled prompts and repeats."""
+        rows, repeats = ({name: at for at, name in enumerate(sorted(set(names)))} for names in zip(*keys, strict=True))
+        values = np.zeros((len(rows), len(repeats), len(self._answers), 2))
         for column, answers in enumerate(self._answers.values()):
-            for key in sorted(keys & answers.keys()):
-                values[index[key[0]], column] += len(answers[key].token_ids), answers[key].seconds
-        sums = resampled_sums(values.reshape(len(index), -1), self._resamples, self._seed)
+            for key in keys & answers.keys():
+                place = rows[key[0]], repeats[key[1]], column
+                values[place] = len(answers[key].token_ids), answers[key].seconds
+        sums = resampled_sums(values.reshape(len(rows), len(repeats), -1), self._resamples, self._seed)
         with np.errstate(divide="ignore", invalid="ignore"):
             speeds = sums[:, 0::2] / sums[:, 1::2]
         return {arm: speeds[:, column] for column, arm in enumerate(self._answers)}
 
 
 def resampled_sums(values: Floats, resamples: int = RESAMPLES, seed: int = SEED) -> Floats:
-    """Column sums over prompts drawn with replacement.
+    """Column sums over prompts and repeats, each drawn with replacement.
 
     Args:
-        values: (prompts, columns), a prompt's repeats already added up. All columns share the draws.
-        resamples: how often to draw as many prompts as there are.
+        values: (prompts, repeats, columns). All columns share the draws.
+        resamples: how often to draw as many prompts, and as many repeats, as there are.
         seed: of the draws.
 
     Returns:
         (resamples, columns).
     """
-    prompts, columns = values.shape
+    prompts, repeats, columns = values.shape
     rng = np.random.default_rng(seed)
     sums = np.empty((resamples, columns))
-    block = max(1, _BLOCK // prompts)
+    block = max(1, _BLOCK // (prompts + repeats * columns))
     for begin in range(0, resamples, block):
         count = min(block, resamples - begin)
-        drawn = rng.integers(prompts, size=(count, prompts)) + prompts * np.arange(count)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=count * prompts).reshape(count, prompts)
-        sums[begin : begin + count] = times.astype(np.float64) @ values
+        by_repeat = _times_drawn(rng, count, prompts) @ values.reshape(prompts, -1)
+        weights = _times_drawn(rng, count, repeats)
+        sums[begin : begin + count] = np.einsum("br,brc->bc", weights, by_repeat.reshape(count, repeats, columns))
     return sums
+
+
+def _times_drawn(rng: np.random.Generator, draws: int, items: int) -> Floats:
+    """How often each item came out when as many as there are were drawn with replacement, (draws, items)."""
+    drawn = rng.integers(items, size=(draws, items)) + items * np.arange(draws)[:, None]
+    return np.bincount(drawn.ravel(), minlength=draws * items).reshape(draws, items).astype(np.float64)
 
 
 def interval95(samples: Floats) -> Interval | None:

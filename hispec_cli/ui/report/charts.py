@@ -109,7 +109,7 @@ def _throughput(report: Report) -> Chart | None:
     return Chart(
         "throughput",
         "Throughput",
-        "All new tokens over all seconds, prompts included. Lines: 95 % bootstrap interval over prompts.",
+        "All new tokens over all seconds, prompts included. Lines: 95 % bootstrap interval over prompts and repeats.",
         _svg(figure, "throughput", "Tokens per second of every arm"),
     )
 
