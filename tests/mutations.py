@@ -39,12 +39,11 @@ MUTATIONS = (
     Mutation(
         "a drawn token dropped for its value",
         "engine.py",
-        "            return 0, (self.draw(0),)\n",
-        "            token = self.draw(0)\n"
-        "            if token == 0:\n"
-        "                self.state.rewind(len(self.state.tokens) - 1)\n"
-        "                token = self.draw(0)\n"
-        "            return 0, (token,)\n",
+        "        return tuple(self.state.tokens[before:])\n",
+        "        if self.state.tokens[-1] == 0:\n"
+        "            self.state.rewind(len(self.state.tokens) - 1)\n"
+        "            self.draw(0)\n"
+        "        return tuple(self.state.tokens[before:])\n",
         DISTRIBUTION,
     ),
     Mutation(
@@ -82,6 +81,20 @@ MUTATIONS = (
         "engine.py",
         "            if token in self.ending.eos_ids:\n                break\n",
         "",
+        LOSSLESS,
+    ),
+    Mutation(
+        "a run past a tentative end of text",
+        "state.py",
+        "            if token in ends:\n                return\n",
+        "",
+        LOSSLESS,
+    ),
+    Mutation(
+        "a run past the context of another model",
+        "engine.py",
+        "min(wanted, self.reach - before, self.limit - before)",
+        "min(wanted, self.limit - before)",
         LOSSLESS,
     ),
     Mutation(

@@ -88,8 +88,8 @@ class _Round:
         """Do what the policy wants next."""
         begin = perf_counter()
         match self.policy.next_step(self.state.judged, self.may_draft()):
-            case Draft():
-                level, tokens = self.draft()
+            case Draft(wanted):
+                level, tokens = self.draft(wanted)
                 return Drafted(self.now(), self.names[level], tokens, seconds=perf_counter() - begin)
             case Judge(level):
                 proposed, accepted, correction = self.judge(level)
@@ -97,22 +97,32 @@ class _Round:
                     self.now(), self.names[level], proposed, accepted, correction, seconds=perf_counter() - begin
                 )
 
-    def draft(self) -> tuple[int, tuple[int, ...]]:
-        """Guess, or where there is nothing to guess let the lowest model draw: (level, tokens)."""
-        if len(self.state.tokens) >= self.reach:
+    def draft(self, wanted: int) -> tuple[int, tuple[int, ...]]:
+        """Guess, or where there is nothing to guess let the lowest model write up to `wanted`: (level, tokens)."""
+        before = len(self.state.tokens)
+        if before >= self.reach:
             target = len(self.names) - 1
             return target, (self.draw(target),)
         if self.guesser is None:
-            return 0, (self.draw(0),)
-        guess = self.guesser.guess(self.state.tokens, self.limit - len(self.state.tokens))
+            return 0, self.write(min(wanted, self.reach - before, self.limit - before))
+        guess = self.guesser.guess(self.state.tokens, self.limit - before)
         if not guess:
             return 1, (self.draw(1),)
-        before = len(self.state.tokens)
         for token in guess:
             self.state.append(token, 0)
             if token in self.ending.eos_ids:
                 break
         return 0, tuple(self.state.tokens[before:])
+
+    def write(self, count: int) -> tuple[int, ...]:
+        """Let the lowest level add up to `count` tokens, the last of them the only one that may end the text."""
+        before = len(self.state.tokens)
+        if self.rule.takes_best:
+            self.state.write(count, self.ending.eos_ids)
+        else:
+            while self.draw(0) not in self.ending.eos_ids and len(self.state.tokens) < before + count:
+                pass
+        return tuple(self.state.tokens[before:])
 
     def draw(self, level: int) -> int:
         """Let a level add its own next token."""

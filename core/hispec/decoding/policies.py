@@ -9,7 +9,12 @@ from hispec.decoding.hierarchy import Hierarchy
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Let the cheapest level propose one more token."""
+    """Let the cheapest level propose up to `tokens` more in one call.
+
+    It proposes fewer where an end of text is among them, and where there is no room for more.
+    """
+
+    tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,5 +65,5 @@ class StaticPolicy:
             if judged[level - 1] - judged[level] >= self.periods[level]:
                 return Judge(level)
         if may_draft:
-            return Draft()
+            return Draft(self.periods[1] - (judged[0] - judged[1]) if len(judged) > 1 else 1)
         return Judge(next(level for level in range(1, len(judged)) if judged[level] < judged[level - 1]))

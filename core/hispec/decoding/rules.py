@@ -108,6 +108,11 @@ class Verdict:
 class Rule(Protocol):
     """Draws and judges; one rule serves all levels."""
 
+    @property
+    def takes_best(self) -> bool:
+        """Whether `draw` takes the likeliest word, whatever the text was: then a run may be written in one call."""
+        ...
+
     def draw(self, logits: Logits, prefix: Sequence[int], level: int) -> tuple[int, Tensor | None]:
         """The token that a level adds after `prefix`, from its logits of one row, and what it was drawn from."""
         ...
@@ -135,6 +140,11 @@ class Greedy:
         self.sampling = sampling or Sampling()
         self.target = target
         self.lower_top_k = lower_top_k
+
+    @property
+    def takes_best(self) -> bool:
+        """See `Rule.takes_best`."""
+        return not self.sampling.penalizes
 
     def draw(self, logits: Logits, prefix: Sequence[int], level: int) -> tuple[int, None]:
         """See `Rule.draw`."""
@@ -168,6 +178,8 @@ class Speculative:
         randomness: independent streams for drafting, accepting and redrawing at every level.
         blocks: judge all waiting tokens as a block instead of one by one.
     """
+
+    takes_best = False
 
     def __init__(self, sampling: Sampling, randomness: Randomness, blocks: bool = False) -> None:
         self.sampling, self.randomness, self.blocks = sampling, randomness, blocks

@@ -1,6 +1,6 @@
 """The state of one decoding: the tokens, how far each level has judged them, and how far it has run them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -85,6 +85,15 @@ class DecodingState:
         reduced = self.hierarchy.levels[level].reduced
         values = self.hierarchy.stack_of(level).head(hidden[since - start :] if since > start else hidden, reduced)
         return Logits(values, None if reduced is None else reduced.ids, self.hierarchy.stack_of(-1).vocab_size)
+
+    def write(self, count: int, ends: Collection[int]) -> None:
+        """Let the lowest level add its `count` likeliest tokens one after the other, or fewer, up to one of `ends`."""
+        for _ in range(count):
+            at = len(self.tokens)
+            (token,) = self.logits(0, at - 1, at).best()
+            self.append(token, 0)
+            if token in ends:
+                return
 
     def append(self, token: int, level: int, drawn_from: Tensor | None = None) -> None:
         """Add a token that `level` chose; it and every lower level stand behind it."""

@@ -84,6 +84,8 @@ def test_drafts_forced_right_and_wrong(model, reference, drafts):
     right = dict(enumerate(reference, start=len(PROMPT)))
 
     class Forced(Greedy):
+        takes_best = False
+
         def draw(self, logits, prefix, level):
             at = len(prefix)
             if at == len(PROMPT):  # the prefill's own token is the target's
@@ -116,6 +118,22 @@ def test_a_policy_may_skip_the_intermediate_and_let_any_level_judge_at_any_time(
             ids += event.token_ids if isinstance(event, Committed) else ()
             assert_fresh(state, event)
         assert ids == reference
+
+
+@pytest.mark.parametrize("rule", [Greedy(), Greedy(Sampling(repetition_penalty=1.001))], ids=["at once", "one by one"])
+def test_a_draft_is_one_run_that_ends_with_the_text_and_at_every_limit(model, rule):
+    small = TransformersStack(random_model("llama", seed=7, layers=2), "small")
+    target = TransformersStack(model, "target")
+    for eos, context, length in product(range(0, 24, 4), (len(PROMPT) + 7, 128), (6, LENGTH)):
+        small.context = context
+        state = DecodingState(
+            Hierarchy([Level("draft", small, 2), Level("target", target, 4)]), PROMPT, len(PROMPT) + length
+        )
+        for event in decode(state, StaticPolicy((1, 4)), rule, Ending(length, (eos,))):
+            if isinstance(event, Drafted) and event.level == "draft":
+                room = min(len(PROMPT) + length, context) - (len(state.tokens) - len(event.token_ids))
+                assert len(event.token_ids) == min(4, room) or event.token_ids[-1] == eos
+                assert eos not in event.token_ids[:-1]
 
 
 def test_interrupting_between_any_two_steps_keeps_only_validated_tokens(model, reference):
