@@ -30,7 +30,7 @@ def shipped_model():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--draws", type=int, default=100_000, help="samples of each test of a distribution (100000)")
+    parser.addoption("--draws", type=int, default=25_000, help="samples of each test of a distribution (25000)")
 
 
 def pytest_terminal_summary(terminalreporter):

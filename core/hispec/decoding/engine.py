@@ -7,6 +7,7 @@ from time import perf_counter
 import torch
 
 from hispec.decoding.guesses import Guesser
+from hispec.decoding.logits import Logits
 from hispec.decoding.policies import Draft, Judge, Policy
 from hispec.decoding.rules import Rule
 from hispec.decoding.state import DecodingState
@@ -88,8 +89,8 @@ class _Round:
         """Do what the policy wants next."""
         begin = perf_counter()
         match self.policy.next_step(self.state.judged, self.may_draft()):
-            case Draft(wanted):
-                level, tokens = self.draft(wanted)
+            case Draft(wanted, lowest):
+                level, tokens = self.draft(wanted, lowest)
                 return Drafted(self.now(), self.names[level], tokens, seconds=perf_counter() - begin)
             case Judge(level):
                 proposed, accepted, correction = self.judge(level)
@@ -97,39 +98,45 @@ class _Round:
                     self.now(), self.names[level], proposed, accepted, correction, seconds=perf_counter() - begin
                 )
 
-    def draft(self, wanted: int) -> tuple[int, tuple[int, ...]]:
-        """Guess, or where there is nothing to guess let the lowest model write up to `wanted`: (level, tokens)."""
-        before = len(self.state.tokens)
+    def draft(self, wanted: int, level: int) -> tuple[int, tuple[int, ...]]:
+        """Guess, or where there is nothing to guess let a model write up to `wanted`: (level, tokens)."""
+        before, target = len(self.state.tokens), len(self.names) - 1
         if before >= self.reach:
-            target = len(self.names) - 1
-            return target, (self.draw(target),)
-        if self.guesser is None:
-            return 0, self.write(min(wanted, self.reach - before, self.limit - before))
+            level = target
+        if self.guesser is None or level > 0:
+            room = (self.limit if level == target else min(self.reach, self.limit)) - before
+            return level, self.write(level, 1 if level == target else min(wanted, room))
         guess = self.guesser.guess(self.state.tokens, self.limit - before)
         if not guess:
-            return 1, (self.draw(1),)
+            return 1, self.write(1, 1)
         for token in guess:
             self.state.append(token, 0)
             if token in self.ending.eos_ids:
                 break
         return 0, tuple(self.state.tokens[before:])
 
-    def write(self, count: int) -> tuple[int, ...]:
-        """Let the lowest level add up to `count` tokens, the last of them the only one that may end the text."""
+    def write(self, level: int, count: int) -> tuple[int, ...]:
+        """Let a level add up to `count` tokens, the last of them the only one that may end the text."""
         before = len(self.state.tokens)
-        if self.rule.takes_best:
-            self.state.write(count, self.ending.eos_ids)
+        told = self.policy.features and level < len(self.names) - 1
+        if self.rule.takes_best and not told:
+            self.state.write(level, count, self.ending.eos_ids)
         else:
-            while self.draw(0) not in self.ending.eos_ids and len(self.state.tokens) < before + count:
-                pass
+            goes_on = True
+            while goes_on and len(self.state.tokens) < before + count:
+                token, logits = self.draw(level)
+                goes_on = token not in self.ending.eos_ids
+                if told:
+                    goes_on &= self.policy.drafted(level, logits.confidence(self.policy.features)[0])
         return tuple(self.state.tokens[before:])
 
-    def draw(self, level: int) -> int:
-        """Let a level add its own next token."""
+    def draw(self, level: int) -> tuple[int, Logits]:
+        """Let a level add its own next token: (token, the logits that it was drawn from)."""
         tokens = self.state.tokens
-        token, drawn_from = self.rule.draw(self.state.logits(level, len(tokens) - 1, len(tokens)), tokens, level)
+        logits = self.state.logits(level, len(tokens) - 1, len(tokens))
+        token, drawn_from = self.rule.draw(logits, tokens, level)
         self.state.append(token, level, drawn_from)
-        return token
+        return token, logits
 
     def judge(self, level: int) -> tuple[int, int, int | None]:
         """Let a level judge what it has not judged: (proposed, accepted, correction)."""
@@ -144,6 +151,9 @@ class _Round:
             state.append(verdict.correction, level, next(iter(verdict.drawn_from[verdict.accepted :]), None))
             if self.guesser is not None:
                 self.guesser.offer(waiting[verdict.accepted + 1 :])
+        if self.policy.features:
+            sure = logits.confidence(self.policy.features) if level < len(self.names) - 1 else []
+            self.policy.judged(level, len(waiting), verdict.accepted, sure[: verdict.accepted + 1])
         return len(waiting), verdict.accepted, verdict.correction
 
     def may_draft(self) -> bool:

@@ -1,12 +1,14 @@
 """A level's logits, over the words that it has."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from hispec.decoding.confidence import Confidence, confidence_of
 from hispec.decoding.sampling import no_numbers
 
 
@@ -34,6 +36,10 @@ class Logits:
         if not all(map(math.isfinite, highest.tolist())):
             raise no_numbers()
         return (best if self.ids is None else self.ids[best]).tolist()
+
+    def confidence(self, features: Sequence[str]) -> list[Confidence]:
+        """How sure the level is of the likeliest word of each row; see `hispec.decoding.confidence`."""
+        return confidence_of(self._own(), features)
 
     def full(self) -> Tensor:
         """Over the target's whole vocabulary, [n, vocab], -inf where the level has no word."""

@@ -1,20 +1,23 @@
 """When to draft on and when to let which level judge."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from hispec.decoding.confidence import Confidence
 from hispec.decoding.hierarchy import Hierarchy
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Let the cheapest level propose up to `tokens` more in one call.
+    """Let a level propose up to `tokens` more in one call, the cheapest one by default.
 
-    It proposes fewer where an end of text is among them, and where there is no room for more.
+    It proposes fewer where an end of text is among them, where there is no room for more, and where the policy, which
+    is told of each, has seen enough. Levels below it do not take part.
     """
 
     tokens: int = 1
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +30,19 @@ class Judge:
 Step = Draft | Judge
 
 
-class Policy(Protocol):
-    """Chooses the next step from how far each level has judged."""
+class Policy(ABC):
+    """Chooses the next step from how far each level has judged, and from what it was told of the steps before.
 
+    *When* a level runs may depend on anything. *Which* levels judge a token must not depend on the token: what a policy
+    leaves out, it leaves out from a moment on at which nothing waits (`docs/exactness.md`).
+
+    Attributes:
+        features: what it wants to know of tokens, some of `hispec.decoding.confidence.FEATURES`.
+    """
+
+    features: tuple[str, ...] = ()
+
+    @abstractmethod
     def next_step(self, judged: Sequence[int], may_draft: bool) -> Step:
         """Choose.
 
@@ -38,10 +51,23 @@ class Policy(Protocol):
             may_draft: False when a tentative end of text or the length limit leaves nothing to draft. Some level
                 then has tokens to judge.
         """
-        ...
+
+    def drafted(self, level: int, confidence: Confidence) -> bool:
+        """Learn of a token that `level` has just drafted, if it wants features; whether the run goes on."""
+        return True
+
+    def judged(self, level: int, proposed: int, accepted: int, confidence: Sequence[Confidence]) -> None:  # noqa: B027
+        """Learn of a judgement by `level`, if it wants features.
+
+        Args:
+            level: that judged.
+            proposed: tokens that waited for it.
+            accepted: of them; fewer than proposed means that it corrected the next.
+            confidence: how sure it is of what it accepted and of its correction; empty from the target.
+        """
 
 
-class StaticPolicy:
+class StaticPolicy(Policy):
     """The paper's: level j judges as soon as `periods[j]` tokens of the level before it are waiting.
 
     Args:

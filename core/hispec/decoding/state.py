@@ -86,12 +86,12 @@ class DecodingState:
         values = self.hierarchy.stack_of(level).head(hidden[since - start :] if since > start else hidden, reduced)
         return Logits(values, None if reduced is None else reduced.ids, self.hierarchy.stack_of(-1).vocab_size)
 
-    def write(self, count: int, ends: Collection[int]) -> None:
-        """Let the lowest level add its `count` likeliest tokens one after the other, or fewer, up to one of `ends`."""
+    def write(self, level: int, count: int, ends: Collection[int]) -> None:
+        """Let a level add its `count` likeliest tokens one after the other, or fewer, up to one of `ends`."""
         for _ in range(count):
             at = len(self.tokens)
-            (token,) = self.logits(0, at - 1, at).best()
-            self.append(token, 0)
+            (token,) = self.logits(level, at - 1, at).best()
+            self.append(token, level)
             if token in ends:
                 return
 

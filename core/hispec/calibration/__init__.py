@@ -1,0 +1,1 @@
+"""Finding the fastest hierarchy: costs are measured, texts recorded, hierarchies replayed, the best ones timed."""

@@ -1,0 +1,152 @@
+"""What every exit would have said along texts that the target wrote, so that hierarchies can be replayed without a model.
+
+A hierarchy of greedy levels is determined by what each level's best token is after each prefix that decoding visits.
+Those prefixes are of two kinds:
+
+- *on the path*: the target's own text so far. All of them are recorded, by one pass over each text that reads every
+  exit at once.
+- *off the path*: a level has written a token that the target would not. Decoding goes on for a while without knowing,
+  which costs time. There are too many such prefixes to record; for each drafter some are sampled: from a few of its
+  mistakes on, it writes a few more tokens of its own, and every exit reads those too. A replay that leaves the path
+  continues with one of them, drawn at random.
+
+The assumption of replays is therefore: what happens after a mistake does not depend on which mistake it was, beyond the
+exit that made it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from torch import Tensor
+
+from hispec.decoding.confidence import FEATURES, Confidence, confidence_of
+from hispec.models.stack import LayerStack, ReducedHead
+
+
+@dataclass(frozen=True, order=True)
+class Reader:
+    """Something that predicts tokens: an exit of a model, through its whole head (0 words) or a reduced one."""
+
+    model: str
+    exit_layer: int
+    words: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reader's view of a text: item i is about the token at i, given the tokens before it.
+
+    Attributes:
+        best: its likeliest token.
+        confidence: how sure it is of that one.
+    """
+
+    best: list[int]
+    confidence: list[Confidence]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A text and what every reader makes of it.
+
+    Attributes:
+        prompt: how many tokens precede the text.
+        tokens: the text; on the path the target's own, off the path a drafter's.
+        readings: by reader.
+    """
+
+    prompt: int
+    tokens: list[int]
+    readings: dict[Reader, Reading]
+
+
+@dataclass(frozen=True)
+class Traces:
+    """All that was recorded.
+
+    Attributes:
+        texts: on the path, one per prompt.
+        detours: off the path, by the reader that left it.
+    """
+
+    texts: list[Trace]
+    detours: dict[Reader, list[Trace]]
+
+
+class Recorder:
+    """Reads texts through exits.
+
+    Args:
+        stacks: by model.
+        readers: whom to ask.
+        heads: by reader, the reduced head of those that have one.
+        target: the model whose texts are recorded.
+    """
+
+    def __init__(
+        self, stacks: dict[str, LayerStack], readers: Sequence[Reader], heads: dict[Reader, ReducedHead], target: str
+    ) -> None:
+        self.stacks, self.readers, self.heads, self.target = stacks, sorted(readers), heads, target
+
+    @torch.inference_mode()
+    def record(self, prompt: Sequence[int], tokens: Sequence[int]) -> Trace:
+        """Read a text that follows a prompt."""
+        return self._read([*prompt], [*tokens], known=0)
+
+    @torch.inference_mode()
+    def detours(
+        self, prompt: Sequence[int], text: Trace, drafter: Reader, most: int, length: int, dice: Random
+    ) -> list[Trace]:
+        """Let a drafter go on from some of its mistakes in a text that was the last to be recorded.
+
+        Args:
+            prompt: of the text.
+            text: what the target wrote.
+            drafter: who makes the mistakes.
+            most: how many mistakes to follow.
+            length: how many tokens are written after each.
+            dice: chooses the mistakes.
+        """
+        guesses = text.readings[drafter].best
+        wrong = [at for at, token in enumerate(text.tokens) if guesses[at] != token]
+        return [
+            self._detour([*prompt, *text.tokens[:at]], guesses[at], drafter, length)
+            for at in sorted(
+                dice.sample(wrong, min(most, len(wrong))), reverse=True
+            )  # what is cut off is not needed again
+        ]
+
+    def _detour(self, prefix: list[int], mistake: int, drafter: Reader, length: int) -> Trace:
+        """What a drafter writes after its mistake; the cache holds the prefix."""
+        stack, written = self.stacks[drafter.model], [mistake]
+        while len(written) <= length:
+            at = len(prefix) + len(written) - 1
+            hidden = stack.run(stack.embed(written[-1:]), 0, drafter.exit_layer, at)
+            written += self._best(stack, hidden, drafter)[0]
+        return self._read([*prefix, mistake], written[1:], known=len(prefix))
+
+    def _best(self, stack: LayerStack, hidden: Tensor, reader: Reader) -> tuple[list[int], list[Confidence]]:
+        head = self.heads.get(reader)
+        logits = stack.head(hidden, head)
+        best = logits.argmax(-1)
+        return (best if head is None else head.ids[best]).tolist(), confidence_of(logits, tuple(FEATURES))
+
+    def _read(self, before: list[int], tokens: list[int], known: int) -> Trace:
+        """Run a text once through every model, reading at every exit; `known` tokens of it are in the caches."""
+        readings = {}
+        for model, stack in self.stacks.items():
+            ids = [min(token, stack.vocab_size - 1) for token in (before + tokens)[known:-1]]
+            stack.reserve(known + len(ids))
+            hidden, layer = stack.embed(ids), 0
+            for exit_layer, readers in self._by_exit(model):
+                hidden, layer = stack.run(hidden, layer, exit_layer, known), exit_layer
+                for reader in readers:
+                    readings[reader] = Reading(*self._best(stack, hidden[-len(tokens) :], reader))
+        return Trace(len(before), tokens, readings)
+
+    def _by_exit(self, model: str) -> Iterator[tuple[int, list[Reader]]]:
+        own = [reader for reader in self.readers if reader.model == model]
+        for exit_layer in sorted({reader.exit_layer for reader in own}):
+            yield exit_layer, [reader for reader in own if reader.exit_layer == exit_layer]

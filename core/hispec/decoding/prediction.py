@@ -1,0 +1,120 @@
+"""Predicting from a level's confidence whether the next level will accept its token."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import exp, expm1, log, log1p
+from typing import Protocol
+
+from hispec.decoding.confidence import Confidence
+
+Chance = Callable[[Confidence], float]
+SUREST = 1e-4
+"""No prediction comes closer to 0 or 1: one surprise must not weigh without limit."""
+
+
+class Predictor(Protocol):
+    """Confidence in, probability of acceptance out.
+
+    Attributes:
+        features: that it reads, some of `hispec.decoding.confidence.FEATURES`.
+        mean: acceptance of all tokens it was fitted on.
+    """
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """See the class."""
+        ...
+
+    @property
+    def mean(self) -> float:
+        """See the class."""
+        ...
+
+    def chance(self, confidence: Confidence) -> float:
+        """The probability of acceptance; `confidence` holds its features in their order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Table:
+    """Probabilities at some values of one feature, in between linear; fitted by isotonic regression.
+
+    Attributes:
+        knots: ascending values of the feature.
+        chances: at these.
+        mean: see `Predictor`.
+        features: the one that it reads.
+    """
+
+    knots: tuple[float, ...]
+    chances: tuple[float, ...]
+    mean: float
+    features: tuple[str, ...] = ("margin",)
+
+    def chance(self, confidence: Confidence) -> float:
+        """See `Predictor.chance`."""
+        knots, chances, value = self.knots, self.chances, confidence[0]
+        at = bisect_right(knots, value)
+        if at == 0 or at == len(knots):
+            return chances[min(at, len(knots) - 1)]
+        share = (value - knots[at - 1]) / (knots[at] - knots[at - 1])
+        return chances[at - 1] + share * (chances[at] - chances[at - 1])
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """A logistic regression: log-odds linear in `terms` of the features.
+
+    Attributes:
+        weights: of the constant 1 and of each term.
+        mean: see `Predictor`.
+        features: that it reads.
+    """
+
+    weights: tuple[float, ...]
+    mean: float
+    features: tuple[str, ...]
+
+    def chance(self, confidence: Confidence) -> float:
+        """See `Predictor.chance`."""
+        odds = sum(w * x for w, x in zip(self.weights, terms(self.features, confidence), strict=True))
+        return bounded(1 / (1 + exp(-max(-30.0, min(30.0, odds)))))
+
+
+def terms(features: Sequence[str], confidence: Confidence) -> list[float]:
+    """What a `Logistic` weighs: features bent so that log-odds of acceptance are about linear in them."""
+    values = [1.0]
+    for name, value in zip(features, confidence, strict=True):
+        match name:
+            case "margin":
+                values += [value, log1p(max(value, 0.0))]
+            case "log_probability":
+                values.append(log(-expm1(min(value, -1e-7))))  # of the probability that it is another word
+            case _:
+                values.append(log(max(value, 0.0) + 1e-6))
+    return values
+
+
+UNCALIBRATED = Logistic((-0.3, 0.0, 1.6), 0.7, ("margin",))
+"""Where nothing was measured: a token whose two best logits are 3 apart is accepted in six of seven cases. Decoding
+corrects it as it goes."""
+
+
+def reading(predictor: Predictor, features: Sequence[str]) -> Chance:
+    """A predictor that reads confidences of more features than its own."""
+    if tuple(features) == predictor.features:
+        return predictor.chance
+    places = [features.index(name) for name in predictor.features]
+    return lambda confidence: predictor.chance(tuple(confidence[place] for place in places))
+
+
+def bounded(chance: float) -> float:
+    """A probability that is neither 0 nor 1."""
+    return min(1 - SUREST, max(SUREST, chance))
+
+
+def shifted(chance: float, shift: float) -> float:
+    """A probability whose log-odds are moved by `shift`."""
+    chance = bounded(chance)
+    return chance / (chance + (1 - chance) * exp(-shift))
