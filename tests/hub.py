@@ -15,12 +15,18 @@ from pyarrow import parquet
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+def commit_of(revision):
+    """The commit that a revision with a folder of its own stands for."""
+    return hashlib.sha1(revision.encode()).hexdigest()
+
+
 @contextmanager
 def serve(folder, refusals=()):
     """Serve `folder/ORG/NAME/...` as models and `folder/datasets/ORG/NAME/...` as datasets, the same at any revision.
 
+    Where there is a folder `ORG/NAME@REVISION`, that revision is served from it, and only such ones and main exist.
     Yields the address for HF_ENDPOINT and the requests seen. `refusals` maps repositories (`datasets/ORG/NAME`) to the
-    hub's code for why they are refused.
+    hub's code for why they are refused, or to a status and that code.
     """
     seen = []
 
@@ -67,13 +73,22 @@ def serve(folder, refusals=()):
                 return self.refuse(refusals[str(name)])
             if not (folder / name).is_dir():
                 return self.refuse("RepoNotFound")
+            commit = revision if re.fullmatch("[0-9a-f]{40}", revision) else COMMIT
+            others = sorted(path.name for path in (folder / name).parent.glob(f"{name.name}@*"))
+            named = {other.partition("@")[2]: other for other in others}
+            if revision in named:
+                commit, name = commit_of(revision), name.with_name(named[revision])
+            elif known := [other for of, other in named.items() if commit_of(of) == revision]:
+                name = name.with_name(known[0])
+            elif others and revision not in ("main", COMMIT):
+                return self.refuse("RevisionNotFound")
             if not (folder / name / path).is_file():
                 return self.refuse("EntryNotFound")
-            commit = revision if re.fullmatch("[0-9a-f]{40}", revision) else COMMIT
             return self.send((folder / name / path).read_bytes(), headers={"X-Repo-Commit": commit})
 
         def refuse(self, code):
-            self.send(b"", 404, {"X-Error-Code": code, "X-Repo-Commit": COMMIT})
+            status, code = (404, code) if isinstance(code, str) else code
+            self.send(b"", status, {"X-Error-Code": code, "X-Repo-Commit": COMMIT})
 
         def send(self, body, status=200, headers=None):
             self.send_response(status)

@@ -2,7 +2,7 @@
 
 import platform
 import secrets
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -22,9 +22,11 @@ from hispec.events import Committed, Event, Finished, FinishReason
 from hispec.levels import build_hierarchy, models_of
 from hispec.lossless import Difference, diagnose, first_difference
 from hispec.metrics import Stats
+from hispec.models.checkpoint import Download
 from hispec.models.config import as_ids
 from hispec.models.loading import (
     choose_device,
+    fetch_weights,
     load_config,
     load_dummy_stack,
     load_dummy_tokenizer,
@@ -124,13 +126,19 @@ class Engine:
 
     @classmethod
     def from_profile(
-        cls, profile: Profile | str, *, environ: Mapping[str, str] | None = None, **options: Any
+        cls,
+        profile: Profile | str,
+        *,
+        environ: Mapping[str, str] | None = None,
+        watch: Callable[[Download], None] = lambda _: None,
+        **options: Any,
     ) -> "Engine":
         """Load a profile's target and tokenizer.
 
         Args:
             profile: a profile, its name or its path.
             environ: environment variables whose `HISPEC_*` count; none by default.
+            watch: told how far the download of weights is, if there is one.
             options: any field of `hispec.settings.Settings`.
 
         Raises:
@@ -159,6 +167,7 @@ class Engine:
             stacks = {model: stack for model, (stack, _) in built.items()}
             environment = _environment(stacks[own], profile) | {"weights": "dummy"}
             return cls(profile, settings, stacks, tokenizer, (), environment)  # random weights know no end
+        fetch_weights({resolve_model(model): revision for model, revision in models.items()}, watch)
         stacks = {
             model: load_stack(resolve_model(model), revision, settings.dtype, device, model, settings.stack)
             for model, revision in models.items()

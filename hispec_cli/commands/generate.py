@@ -15,6 +15,7 @@ from hispec.errors import LosslessnessError, UsageError
 from hispec.events import Finished
 from hispec_cli.options import AnswerOptions, CommonOptions, DecodingOptions, Format, ModelOptions, grouped
 from hispec_cli.ui.console import say
+from hispec_cli.ui.downloads import DownloadProgress
 from hispec_cli.ui.panels import summary
 from hispec_cli.ui.theme import Palette
 from hispec_cli.ui.trace import Trace
@@ -155,7 +156,7 @@ def load_engine(model: ModelOptions, decoding: DecodingOptions) -> "Engine":
     if model.model is not None:
         asked = decoding.load_format or os.environ.get("HISPEC_LOAD_FORMAT")
         profile = unprofiled(model.model, model.draft_exit, model.intermediate_exit, dummy=asked == "dummy")
-    engine = Engine.from_profile(profile, environ=os.environ, **decoding.given())
+    engine = Engine.from_profile(profile, environ=os.environ, watch=DownloadProgress().see, **decoding.given())
     if engine.settings.load_format == "dummy":
         say("synthetic weights: speed and memory are those of the model, its text is noise", "yellow")
     return engine

@@ -1,19 +1,46 @@
 """The files of a checkpoint, in a folder or on the hub, and its tensors one by one."""
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from hispec.errors import UnavailableError
+from hispec.models.explain import explain
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+GB = 1e9
+"""Bytes of a gigabyte, as the hub counts them."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """How far a download is.
+
+    Attributes:
+        files: that are fetched.
+        size: their bytes, all together.
+        done: bytes that are here.
+    """
+
+    files: int
+    size: int
+    done: int = 0
 
 
 class Checkpoint:
     """A model's files, fetched from the hub as they are asked for.
+
+    All files are of one commit, the one that the revision stood for when this process first asked: a branch may move
+    between two files, and what is in the cache of a commit is never asked for again.
 
     Args:
         model: a local folder or a hub id.
@@ -23,24 +50,36 @@ class Checkpoint:
     def __init__(self, model: str, revision: str | None) -> None:
         self.model, self.revision = model, revision
 
-    def find(self, name: str) -> Path | None:
-        """A file of the checkpoint, None where it has none of this name; errors as `hf_hub_download`."""
-        if Path(self.model).is_dir():
+    @property
+    def commit(self) -> str | None:
+        """What its revision stands for; a folder's own revision. Errors as `hf_hub_download`."""
+        return self.revision if self.is_local else _commit(self.model, self.revision)
+
+    def find(self, name: str, **options: Any) -> Path | None:
+        """A file of the checkpoint, None where it has none of this name; errors and options as `hf_hub_download`."""
+        if self.is_local:
             path = Path(self.model) / name
             return path if path.is_file() else None
-        from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+        from huggingface_hub import constants, hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+        commit = self.commit
+        if self._cached(name) is False:
+            return None
         try:
-            return Path(hf_hub_download(self.model, name, revision=self.revision))
+            return Path(hf_hub_download(self.model, name, revision=commit, **options))
         except LocalEntryNotFoundError:
             # Offline, what is not in the cache of a model that is there counts as never having been.
-            known = try_to_load_from_cache(self.model, "config.json", revision=self.revision)
-            if constants.HF_HUB_OFFLINE and isinstance(known, str):
+            if constants.HF_HUB_OFFLINE and self._cached("config.json"):
                 return None
             raise
         except EntryNotFoundError:
             return None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return Path(self.model).is_dir()
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file's object, empty where there is no such file.
@@ -54,15 +93,199 @@ class Checkpoint:
             raise ValueError(f"{name} is not an object")
         return found
 
+    def shards(self) -> dict[str, list[str]] | None:
+        """The names of the files that hold the weights, as its index has them: of each, its tensors.
+
+        None where one file holds them all, or is to be looked for.
+
+        Raises:
+            UnavailableError: an index that names files outside of the checkpoint.
+            ValueError: an index that is none.
+        """
+        if not self.is_local and self._cached(WEIGHTS):
+            return None
+        index = self.read_json(INDEX).get("weight_map")
+        if index is None:
+            return None
+        if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
+            raise ValueError(f"{INDEX} has no map of weights")
+        files: dict[str, list[str]] = {}
+        for tensor, name in index.items():
+            if Path(name).name != name:
+                raise UnavailableError(
+                    f"the index of {self.model} names a file outside of it: {name}", "choose another checkpoint"
+                )
+            files.setdefault(name, []).append(tensor)
+        return files
+
+    def missing(self) -> dict[str, int]:
+        """Files of the weights that are yet to be downloaded, and their bytes.
+
+        Raises:
+            UnavailableError: it has no weights that can be loaded, or lacks some of those that its index names.
+        """
+        shards = self.shards()
+        sizes = {name: self._size(name) for name in sorted(shards or [WEIGHTS])}
+        absent = [name for name, size in sizes.items() if size is None]
+        if absent and shards is None:
+            raise self._without_weights()
+        if absent:
+            raise self._without_shards(absent)
+        return {name: size for name, size in sizes.items() if size}
+
     def weight_files(self) -> dict[str, Path]:
-        """The file that holds each tensor; empty where the checkpoint has no safetensors."""
-        single = self.find(WEIGHTS)
-        if single is not None:
-            with safe_open(single, framework="pt") as file:
-                return dict.fromkeys(file.keys(), single)
-        index: dict[str, str] = self.read_json(INDEX).get("weight_map", {})
-        files = {name: self.find(name) for name in sorted(set(index.values()))}
-        return {tensor: path for tensor, name in index.items() if (path := files[name]) is not None}
+        """The file that holds each tensor; downloads what is missing. Pickled weights are never touched.
+
+        Raises:
+            UnavailableError: as `missing`, or a file that is damaged.
+        """
+        shards = self.shards()
+        paths = {name: self.find(name) for name in sorted(shards or [WEIGHTS])}
+        absent = [name for name, path in paths.items() if path is None]
+        if absent:
+            raise self._without_weights() if shards is None else self._without_shards(absent)
+        held = {name: self._tensors_of(path) for name, path in paths.items() if path is not None}
+        return {tensor: path for name, path in paths.items() for tensor in (shards or held)[name] if path is not None}
+
+    def _tensors_of(self, path: Path) -> list[str]:
+        """What a file says that it holds; safetensors compares that with its length."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                return list(file.keys())
+        except SafetensorError as error:
+            cure = "copy or save it again"
+            if not self.is_local:
+                at = f" --revision {self.revision}" if self.revision else ""
+                cure = f"download it again: hf download {self.model} {path.name}{at} --force-download"
+            raise UnavailableError(f"the weights of {self.model} are damaged: {path.name}: {error}", cure) from error
+
+    def _size(self, name: str) -> int | None:
+        """Bytes that are yet to be downloaded for a file; 0 for one that is here, None for one that is nowhere."""
+        from huggingface_hub import constants, hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        if self.is_local or constants.HF_HUB_OFFLINE:
+            return None if self.find(name) is None else 0
+        try:
+            found = hf_hub_download(self.model, name, revision=self.commit, dry_run=True)
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            return None
+        return (found.file_size or 0) if found.will_download else 0
+
+    def _cached(self, name: str) -> Path | bool | None:
+        """A file in the hub's cache; False for one that the hub is known to lack, None where nothing is known."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.model, name, revision=self.commit)
+        return Path(found) if isinstance(found, str) else None if found is None else False
+
+    def _has(self, name: str) -> bool:
+        """Whether it has a file, without fetching it."""
+        return self._size(name) is not None
+
+    def _without_weights(self) -> UnavailableError:
+        pickle = next((name for name in PICKLES if self._has(name)), None)
+        if pickle is not None:
+            return UnavailableError(
+                f"the weights of {self.model} are pickled ({pickle}), and unpickling could run any code: "
+                "only safetensors are loaded",
+                "choose a revision with safetensors, or load it where you trust it and save_pretrained it",
+            )
+        where = "check that the folder is complete, or save it again" if self.is_local else "choose another checkpoint"
+        if not self.is_local and self._offline:
+            where = "run once without --offline and HF_HUB_OFFLINE to complete the download"
+        return UnavailableError(f"{self.model} has no weights: neither {WEIGHTS} nor an index of shards", where)
+
+    def _without_shards(self, absent: list[str]) -> UnavailableError:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        cure = "copy the whole folder, or save it again" if self.is_local else "choose another revision"
+        if not self.is_local and self._offline:
+            cure = "run once without --offline and HF_HUB_OFFLINE to complete the download"
+        return UnavailableError(
+            f"the weights of {self.model} are incomplete: its index names {absent[0]}{more}, which is not there", cure
+        )
+
+    @property
+    def _offline(self) -> bool:
+        from huggingface_hub import constants
+
+        return bool(constants.HF_HUB_OFFLINE)
+
+
+@cache
+def _commit(model: str, revision: str | None) -> str | None:
+    """The commit that a revision of a hub model stands for, seen where its configuration lies in the cache."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model, "config.json", revision=revision)).parent.name
+    except LocalEntryNotFoundError:
+        raise
+    except EntryNotFoundError:
+        return revision
+
+
+def download(missing: list[tuple[Checkpoint, str, int]], watch: Callable[[Download], None]) -> None:
+    """Fetch files that are not here yet; the client resumes what was begun.
+
+    Args:
+        missing: checkpoint, file and bytes of each, as `Checkpoint.missing` finds them.
+        watch: told the total before anything is fetched, and again as it goes on; not called when all is here.
+
+    Raises:
+        UnavailableError: a disk that is too full.
+    """
+    if not missing:
+        return
+    state = Download(len(missing), sum(size for *_, size in missing))
+    _check_disk(state.size)
+    watch(state)
+    finished = 0
+    for checkpoint, name, size in missing:
+
+        def count(done: int, before: int = finished, size: int = size) -> None:
+            watch(replace(state, done=before + min(done, size)))
+
+        try:
+            checkpoint.find(name, tqdm_class=_counting_bar(count))
+        except Exception as error:
+            raise explain(error, checkpoint.model, checkpoint.revision) from error
+        finished += size
+        watch(replace(state, done=finished))
+
+
+def _check_disk(size: int) -> None:
+    """Refuse a download that the cache's disk has no room for."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    folder = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UnavailableError(
+            f"the download has {size / GB:.1f} GB, and {free / GB:.1f} GB are free in {folder}",
+            "make room, or set HF_HOME to a folder on another disk",
+        )
+
+
+def _counting_bar(count: Callable[[int], None]) -> type[Any]:
+    """The hub client's progress bar for one file, which also says how many bytes are here, shown or not."""
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._here = int(options.get("initial") or 0)
+            super().__init__(*args, **options)
+
+        def update(self, n: float | None = 1) -> Any:
+            self._here += int(n or 0)
+            count(self._here)
+            return super().update(n)
+
+    return Bar
 
 
 def read_tensors(files: dict[str, Path], names: list[str]) -> Iterator[tuple[str, Tensor]]:

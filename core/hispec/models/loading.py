@@ -1,19 +1,19 @@
 """From a model's name to a loaded layer stack, with every failure named."""
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import logging as hub_logging
-from safetensors import SafetensorError
 from torch import Tensor
 
-from hispec.errors import HispecError, UnavailableError, UsageError
-from hispec.models.checkpoint import Checkpoint, read_tensors
+from hispec.errors import UnavailableError, UsageError
+from hispec.models.checkpoint import Checkpoint, Download, download, read_tensors
 from hispec.models.config import ModelConfig, check_supported, parse_config, rope_type_of
 from hispec.models.dummy import build_dummy, dummy_tokenizer, shipped_config
+from hispec.models.explain import explain, looks_local
 from hispec.models.fused_stack import FusedStack, why_not_fused
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.stack import LayerStack
@@ -71,7 +71,7 @@ def load_config(model: str, revision: str | None, *, dummy: bool = False) -> Mod
         except KeyError:
             config = _load_original_config(str(shipped), None)
             return parse_config(config.to_dict(), config)
-    if _looks_local(model) and not (Path(model) / "config.json").is_file():
+    if looks_local(model) and not (Path(model) / "config.json").is_file():
         raise UsageError(
             f"no model at {model}: it has no config.json", "pass a folder saved by save_pretrained, or a hub id"
         )
@@ -79,7 +79,7 @@ def load_config(model: str, revision: str | None, *, dummy: bool = False) -> Mod
     try:
         checkpoint.find("config.json")
     except Exception as error:  # told at once: `transformers` would try, and wait, all over again
-        raise _explain(error, model) from error
+        raise explain(error, model, revision) from error
     try:
         return parse_config(checkpoint.read_json("config.json"))
     except (KeyError, TypeError, AttributeError, ValueError):  # something is left to defaults, or is wrong
@@ -93,14 +93,17 @@ def load_tokenizer(model: str, revision: str | None) -> "PreTrainedTokenizerBase
     _quiet_transformers()
     try:
         # A class that takes everything from tokenizer.json needs none of what `AutoTokenizer` would import first.
-        generic = Checkpoint(model, revision).read_json("tokenizer_config.json").get("tokenizer_class")
+        checkpoint = Checkpoint(model, revision)
+        generic = checkpoint.read_json("tokenizer_config.json").get("tokenizer_class")
         if generic in GENERIC_TOKENIZERS:
             from transformers import PreTrainedTokenizerFast as loader  # noqa: N813
         else:
             from transformers import AutoTokenizer as loader  # noqa: N813
-        tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(model, revision=revision, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
+            model, revision=checkpoint.commit, trust_remote_code=False
+        )
     except Exception as error:
-        raise _explain(error, model) from error
+        raise explain(error, model, revision) from error
     return tokenizer
 
 
@@ -134,7 +137,7 @@ def load_dummy_stack(
     try:
         return build_dummy(config, own, device, name, original)
     except Exception as error:
-        raise _explain(error, model) from error
+        raise explain(error, model, revision) from error
 
 
 def _check_fused(config: ModelConfig, name: str, stack: str) -> str | None:
@@ -150,7 +153,27 @@ def load_generation_config(model: str, revision: str | None) -> dict[str, Any]:
     try:
         return Checkpoint(model, revision).read_json("generation_config.json")
     except Exception as error:
-        raise _explain(error, model) from error
+        raise explain(error, model, revision) from error
+
+
+def fetch_weights(models: Mapping[str, str | None], watch: Callable[[Download], None] = lambda _: None) -> None:
+    """Download the weights of models that are not on this machine, all that lacks being known before anything is fetched.
+
+    Args:
+        models: local folders or hub ids, and their revisions.
+        watch: see `hispec.models.checkpoint.download`.
+
+    Raises:
+        UnavailableError: no weights in safetensors, a shard that is not there, no room on the disk, no network.
+    """
+    missing = []
+    for model, revision in models.items():
+        try:
+            checkpoint = Checkpoint(model, revision)
+            missing += [(checkpoint, name, size) for name, size in checkpoint.missing().items()]
+        except Exception as error:
+            raise explain(error, model, revision) from error
+    download(missing, watch)
 
 
 def load_stack(
@@ -182,7 +205,7 @@ def load_stack(
             return _load_transformers_stack(model, revision, dtype, device, name)
         absent = weights.fill(files)
     except Exception as error:
-        raise _explain(error, model) from error
+        raise explain(error, model, revision) from error
     _check_complete(absent, model)
     return FusedStack(config, weights, name)
 
@@ -195,10 +218,12 @@ def _load_transformers_stack(
     from transformers import AutoModelForCausalLM
 
     try:
+        checkpoint = Checkpoint(model, revision)
+        checkpoint.weight_files()  # names what is wrong with them, which the library does not always
         loaded, report = AutoModelForCausalLM.from_pretrained(
             model,
             config=config,
-            revision=revision,
+            revision=checkpoint.commit,
             dtype=DTYPES.get(dtype, "auto"),
             attn_implementation="sdpa",
             use_safetensors=True,
@@ -207,7 +232,7 @@ def _load_transformers_stack(
         )
         loaded = loaded.to(device)
     except Exception as error:
-        raise _explain(error, model) from error
+        raise explain(error, model, revision) from error
     _check_complete(sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]), model)
     return TransformersStack(loaded, name)
 
@@ -218,9 +243,10 @@ def _load_original_config(model: str, revision: str | None) -> Any:
 
     _quiet_transformers()
     try:
-        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+        commit = Checkpoint(model, revision).commit
+        return AutoConfig.from_pretrained(model, revision=commit, trust_remote_code=False)
     except Exception as error:
-        raise _explain(error, model) from error
+        raise explain(error, model, revision) from error
 
 
 def _choose_dtype(dtype: str, config: ModelConfig, files: dict[str, Path]) -> torch.dtype:
@@ -248,35 +274,3 @@ def _quiet_transformers() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-
-def _looks_local(model: str) -> bool:
-    return Path(model).exists() or model.startswith((".", "/", "~")) or model.count("/") > 1
-
-
-def _explain(error: Exception, model: str) -> HispecError:
-    """Translate what the loading libraries raise; what is unknown is reported in its own first line."""
-    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, HispecError):
-        return error
-    if isinstance(error, SafetensorError):
-        return UnavailableError(f"the weights of {model} are damaged: {line}", "download or save the model again")
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return UnavailableError(
-            f"not enough memory for {model}", "choose a smaller model, a smaller dtype or another device"
-        )
-    unknown = isinstance(error, ValueError) and ("model type" in line or "model_type" in line)
-    if unknown or isinstance(error, KeyError):
-        return UsageError(
-            f"{model} has an architecture that is not known here", "choose a Llama, Mistral or Qwen model"
-        )
-    if _looks_local(model):
-        return UnavailableError(
-            f"{model} cannot be loaded: {line}", "check that the folder is complete, or save it again"
-        )
-    if isinstance(error, OSError | HfHubHTTPError | HFValidationError):
-        return UnavailableError(
-            f"{model} is neither here nor to be had from the hub: {line}",
-            "check the name and the network, or pass a local folder",
-        )
-    return UnavailableError(f"{model} cannot be loaded: {line}", "run again with --debug for the whole story")

@@ -1,0 +1,81 @@
+"""What the loading libraries raise, in words that say what is wrong and how to mend it."""
+
+from pathlib import Path
+
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+
+from hispec.errors import HispecError, UnavailableError, UsageError
+
+
+def looks_local(model: str) -> bool:
+    """Whether a model's name is that of a folder rather than of a repository."""
+    return Path(model).exists() or model.startswith((".", "/", "~")) or model.count("/") > 1
+
+
+def explain(error: Exception, model: str, revision: str | None = None) -> HispecError:
+    """Translate an error; what is unknown is reported in its own first line.
+
+    Args:
+        error: as it was caught.
+        model: that was to be loaded.
+        revision: of it.
+    """
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, HispecError):
+        return error
+    if isinstance(error, SafetensorError):
+        return UnavailableError(f"the weights of {model} are damaged: {line}", "download or save the model again")
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return UnavailableError(
+            f"not enough memory for {model}", "choose a smaller model, a smaller dtype or another device"
+        )
+    if isinstance(error, ValueError) and "custom code" in str(error):
+        return UsageError(
+            f"{model} wants to run code of its own, and hispec runs none that comes with a checkpoint",
+            "choose a model that transformers knows by itself",
+        )
+    unknown = isinstance(error, ValueError) and ("model type" in line or "model_type" in line)
+    if unknown or isinstance(error, KeyError):
+        return UsageError(
+            f"{model} has an architecture that is not known here", "choose a Llama, Mistral or Qwen model"
+        )
+    if looks_local(model):
+        return UnavailableError(
+            f"{model} cannot be loaded: {line}", "check that the folder is complete, or save it again"
+        )
+    if (refusal := _refused_by_hub(error, model, revision)) is not None:
+        return refusal
+    if isinstance(error, OSError | HfHubHTTPError | HFValidationError):
+        return UnavailableError(
+            f"{model} is neither here nor to be had from the hub: {line}",
+            "check the name and the network, or pass a local folder",
+        )
+    return UnavailableError(f"{model} cannot be loaded: {line}", "run again with --debug for the whole story")
+
+
+def _refused_by_hub(error: Exception, model: str, revision: str | None) -> HispecError | None:
+    """The hub's own no."""
+    if isinstance(error, GatedRepoError):
+        return UnavailableError(
+            f"{model} is gated: whoever downloads it must have accepted its licence",
+            f"accept it at {constants.ENDPOINT}/{model}, then log in with: hf auth login",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return UnavailableError(
+            f"{model} has no revision {revision or 'main'}", f"choose one from {constants.ENDPOINT}/{model}/tree/main"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return UnavailableError(
+            f"the hub has no model {model}, or does not show it",
+            "check the name; for a private one, log in with: hf auth login; or pass a local folder",
+        )
+    return None

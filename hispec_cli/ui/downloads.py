@@ -1,0 +1,46 @@
+"""How a download is going: its size first; then, where the hub client's bars are not shown, a plain line now and then."""
+
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from hispec_cli.ui.console import say
+
+if TYPE_CHECKING:
+    from hispec.models.checkpoint import Download
+
+EVERY_S = 30.0
+SHARE = 0.1
+
+
+class DownloadProgress:
+    """Tells a person how far a download is."""
+
+    def __init__(self) -> None:
+        self._said = -1.0
+        self._said_at = 0.0
+
+    def see(self, download: "Download") -> None:
+        """Take news into account: at the start, and every tenth of the size or 30 seconds where no bar says it."""
+        share, now = download.done / max(download.size, 1), monotonic()
+        if self._said < 0:
+            say(f"downloading {download.files} file{'s' * (download.files > 1)}, {_shown(download.size)}")
+        elif sys.stderr.isatty() or not (
+            share >= self._said + SHARE - 1e-9 or now >= self._said_at + EVERY_S or share >= 1 > self._said
+        ):
+            return
+        else:
+            say(f"downloaded {_shown(download.done)} of {_shown(download.size)}")
+        self._said, self._said_at = share, now
+
+
+def _shown(size: int) -> str:
+    """Bytes as the hub shows them, in thousands."""
+    number = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            break
+        number /= 1000
+    else:
+        unit = "TB"
+    return f"{number:.1f} {unit}" if unit != "B" else f"{size} B"
