@@ -137,18 +137,6 @@ def test_what_is_whole_loads_and_then_loads_offline_from_the_cache(folder, hispe
     assert [ids_of(answer) for answer in unreachable] == [ids_of(answer) for answer in online[:2]]
 
 
-def test_the_size_is_told_before_a_download_and_then_how_far_it_is(folder, hispec, tmp_path):
-    files = list((folder / "org" / "sharded").glob("*.safetensors"))
-    size = sum(file.stat().st_size for file in files)
-    with serve(folder) as (endpoint, _):
-        commands = [ask("org/sharded"), ask("org/sharded")]
-        (first, again) = hispec(endpoint, *commands, HF_HOME=str(tmp_path / "home"))
-    lines = first[2].splitlines()
-    assert lines[0] == f"downloading {len(files)} files, {size / 1000:.1f} kB"
-    assert len(lines) > 2 and lines[-1] == f"downloaded {size / 1000:.1f} kB of {size / 1000:.1f} kB"
-    assert again[2] == ""
-
-
 @pytest.fixture(scope="module")
 def refusals(folder, hispec):
     """The answers to everything that is to be refused, by model, and the requests seen."""
@@ -175,7 +163,7 @@ REFUSED = {
     "foreign": (2, "org/foreign wants to run code of its own", "transformers knows"),
     "none": (5, "the hub has no model org/none", "hf auth login"),
     "lacking folder": (5, "its index names model-00002-of-", "copy the whole folder"),
-    "cut folder": (5, "are damaged: model-00002-of-", "copy or save it again"),
+    "cut folder": (5, "are damaged: model-00002-of-", "download or save the model again"),
     "pickled folder": (5, "are pickled (pytorch_model.bin)", "safetensors"),
     "empty folder": (5, "has no weights", "the folder is complete"),
 }
@@ -199,16 +187,18 @@ def test_nothing_is_fetched_of_weights_that_will_be_refused(refusals):
     assert fetched == {"cut", "noise", "misfiled"}  # which only their content betrays
 
 
-def test_a_revision_that_is_not_there_is_named(folder, hispec, tmp_path):
+def test_the_size_is_told_before_a_download_and_what_it_left_out_afterwards(folder, hispec, tmp_path):
+    files, home = list((folder / "org" / "sharded").glob("*.safetensors")), tmp_path / "home"
+    size = f"{sum(file.stat().st_size for file in files) / 1000:.1f} kB"
     with serve(folder) as (endpoint, _):
-        ((code, _, err),) = hispec(endpoint, profile(tmp_path, "org/sharded", "v3"))
-    assert code == 5 and "org/sharded has no revision v3" in err and f"{endpoint}/org/sharded/tree/main" in err, err
-
-
-def test_an_interrupted_download_is_told_offline(folder, hispec, tmp_path):
-    home = tmp_path / "home"
-    with serve(folder) as (endpoint, _):
-        hispec(endpoint, ask("org/sharded"), HF_HOME=str(home))
+        commands = [ask("org/sharded"), ask("org/sharded"), profile(tmp_path, "org/sharded", "v3")]
+        first, again, unknown = hispec(endpoint, *commands, HF_HOME=str(home))
+    lines = first[2].splitlines()
+    assert lines[0] == f"downloading {len(files)} files, {size}"
+    assert len(lines) > 2 and lines[-1] == f"downloaded {size} of {size}"
+    assert again[2] == ""
+    assert unknown[0] == 5 and "org/sharded has no revision v3" in unknown[2], unknown
+    assert f"{endpoint}/org/sharded/tree/main" in unknown[2]
     shard = next(home.rglob("model-00003-*"))
     shard.resolve().unlink()
     shard.unlink()

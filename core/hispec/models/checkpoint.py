@@ -17,6 +17,16 @@ from hispec.models.explain import explain
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+"""What tokenizers without a `tokenizer.json` are made from."""
 GB = 1e9
 """Bytes of a gigabyte, as the hub counts them."""
 
@@ -93,6 +103,17 @@ class Checkpoint:
             raise ValueError(f"{name} is not an object")
         return found
 
+    def tokenizer_folder(self) -> str:
+        """Where its tokenizer lies on this machine; downloads it. Errors as `find`."""
+        config = self.find("config.json")
+        found = [self.find(name) for name in TOKENIZER]
+        if self.is_local or config is None:
+            return self.model
+        if found[0] is None:
+            for name in VOCABULARIES:
+                self.find(name)
+        return str(config.parent)
+
     def shards(self) -> dict[str, list[str]] | None:
         """The names of the files that hold the weights, as its index has them: of each, its tensors.
 
@@ -153,7 +174,7 @@ class Checkpoint:
             with safe_open(path, framework="pt") as file:
                 return list(file.keys())
         except SafetensorError as error:
-            cure = "copy or save it again"
+            cure = "download or save the model again"
             if not self.is_local:
                 at = f" --revision {self.revision}" if self.revision else ""
                 cure = f"download it again: hf download {self.model} {path.name}{at} --force-download"
@@ -217,10 +238,14 @@ class Checkpoint:
 @cache
 def _commit(model: str, revision: str | None) -> str | None:
     """The commit that a revision of a hub model stands for, seen where its configuration lies in the cache."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
+        cached = try_to_load_from_cache(model, "config.json", revision=revision)
+        if not isinstance(cached, str) and not constants.HF_HUB_OFFLINE:
+            # Downloading retries a hub out of reach for half a minute; this asks it once.
+            get_hf_file_metadata(hf_hub_url(model, "config.json", revision=revision))
         return Path(hf_hub_download(model, "config.json", revision=revision)).parent.name
     except LocalEntryNotFoundError:
         raise

@@ -99,8 +99,10 @@ def load_tokenizer(model: str, revision: str | None) -> "PreTrainedTokenizerBase
             from transformers import PreTrainedTokenizerFast as loader  # noqa: N813
         else:
             from transformers import AutoTokenizer as loader  # noqa: N813
+        # From a folder, because the library asks a hub for much that is not needed, and again and again where it is
+        # out of reach.
         tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
-            model, revision=checkpoint.commit, trust_remote_code=False
+            checkpoint.tokenizer_folder(), trust_remote_code=False
         )
     except Exception as error:
         raise explain(error, model, revision) from error
