@@ -36,11 +36,7 @@ class DownloadProgress:
 
 def _shown(size: int) -> str:
     """Bytes as the hub shows them, in thousands."""
-    number = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            break
-        number /= 1000
-    else:
-        unit = "TB"
-    return f"{number:.1f} {unit}" if unit != "B" else f"{size} B"
+    if size < 1000:
+        return f"{size} B"
+    power = min(4, (len(str(size)) - 1) // 3)
+    return f"{size / 1000**power:.1f} {'kMGT'[power - 1]}B"

@@ -153,6 +153,16 @@ def small_model(tmp_path, shipped_model):
     return tmp_path / "small"
 
 
+@pytest.fixture
+def medium_model(tmp_path, shipped_model):
+    """A three-layer model of another family with the same tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(shipped_model)
+    model = random_model("qwen3", layers=3, vocab=len(tokenizer), hidden_size=48)
+    model.save_pretrained(tmp_path / "medium")
+    tokenizer.save_pretrained(tmp_path / "medium")
+    return tmp_path / "medium"
+
+
 def profile_with(tmp_path, **levels):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"target": {"model": "builtin:tiny", "dtype": "float32"}, **levels}))
@@ -167,11 +177,14 @@ def profile_with(tmp_path, **levels):
         ({"ngram": {"max": 3, "tokens": 4}}, None, ["guesses"]),
         ({"ngram": {"max": 3, "tokens": 4}}, {"model": "SMALL", "exit_layer": 1}, ["guesses", "intermediate"]),
         ({"exit_layer": 1}, {"model": "builtin:tiny", "exit_layer": 4}, ["draft", "intermediate"]),
+        ({"model": "SMALL"}, {"model": "MEDIUM"}, ["draft", "intermediate"]),
     ],
 )
-def test_profiles_of_every_kind_decode_what_the_target_does(engine, tmp_path, small_model, draft, intermediate, names):
+def test_profiles_of_every_kind_decode_what_the_target_does(
+    engine, tmp_path, small_model, medium_model, draft, intermediate, names
+):
     text = yaml.safe_dump({"draft": draft} | ({"intermediate": intermediate} if intermediate else {}))
-    levels = yaml.safe_load(text.replace("SMALL", str(small_model)))
+    levels = yaml.safe_load(text.replace("SMALL", str(small_model)).replace("MEDIUM", str(medium_model)))
     other = Engine.from_profile(profile_with(tmp_path, **levels), max_new_tokens=80)
     answer = other.generate(QUESTION)
     assert [level.name for level in answer.stats.levels] == names

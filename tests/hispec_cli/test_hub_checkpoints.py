@@ -130,7 +130,7 @@ def test_what_is_whole_loads_and_then_loads_offline_from_the_cache(folder, hispe
         shards = [path for method, path in seen if method == "GET" and "-of-" in path]
         assert len(shards) == len(set(shards)) == 2 * len(list((folder / "org" / "sharded").glob("*.safetensors")))
         asked = len(seen)
-        offline = hispec(endpoint, *(command + ["--offline"] for command in commands))
+        offline = hispec(endpoint, *([*command, "--offline"] for command in commands))
         assert len(seen) == asked
     assert [ids_of(answer) for answer in offline] == [ids_of(answer) for answer in online[:5]]
     unreachable = hispec("http://127.0.0.1:9", *commands[:2])

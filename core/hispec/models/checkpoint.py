@@ -88,8 +88,8 @@ class Checkpoint:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a folder of this machine."""
-        return Path(self.model).is_dir()
+        """Whether it is on this machine: a folder, or a configuration alone."""
+        return Path(self.model).exists()
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file's object, empty where there is no such file.
@@ -298,12 +298,12 @@ def _check_disk(size: int) -> None:
 
 def _counting_bar(count: Callable[[int], None]) -> type[Any]:
     """The hub client's progress bar for one file, which also says how many bytes are here, shown or not."""
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
-    class Bar(tqdm):  # type: ignore[misc]
+    class Bar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
             self._here = int(options.get("initial") or 0)
-            super().__init__(*args, **options)
+            super().__init__(*args, **options)  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> Any:
             self._here += int(n or 0)

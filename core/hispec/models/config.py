@@ -10,7 +10,7 @@ from typing import Any
 from hispec.errors import UsageError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""`model_type`s whose layers are known to run as spans; all are tested against `generate`."""
+"""`model_type`s that the fused stack knows. The modules of `transformers` run many more."""
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings that do not depend on how long the text has become."""
@@ -28,7 +28,7 @@ SIZES = (
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder-only model of one of `FAMILIES`.
+    """The shape of a decoder-only model; outside of `FAMILIES`, what only the fused stack reads means nothing.
 
     Attributes:
         family: its `model_type`.
@@ -74,22 +74,16 @@ class ModelConfig:
         return self.family == "qwen3"
 
 
-def check_supported(family: str, rope_type: str, name: str) -> None:
-    """Refuse, by name, a model that cannot be run in spans.
+def check_rotary(rope_type: str, name: str) -> None:
+    """Refuse, by name, a rotary embedding that changes with the length of the text.
 
     Args:
-        family: its `model_type`.
-        rope_type: its kind of rotary embedding.
+        rope_type: its kind.
         name: the model, as the user named it.
 
     Raises:
-        UsageError: for another architecture, or a rotary embedding that changes with the length of the text.
+        UsageError: for one that is not of `ROPE_TYPES`.
     """
-    if family not in FAMILIES:
-        raise UsageError(
-            f"{name} is a {family!r} model, whose layers cannot be run in spans here",
-            f"choose a model of one of these families: {', '.join(FAMILIES)}",
-        )
     if rope_type not in ROPE_TYPES:
         raise UsageError(
             f"{name} uses {rope_type!r} rotary embeddings, which change as the text grows",
@@ -160,4 +154,43 @@ def parse_config(values: Mapping[str, Any], original: Any = None) -> ModelConfig
         dtype=values.get("dtype") or values.get("torch_dtype"),
         eos_ids=as_ids(values["eos_token_id"]),
         original=original,
+    )
+
+
+def describe_foreign(config: Any, name: str) -> ModelConfig:
+    """The shape of a model outside of `FAMILIES`, as far as anybody but its own modules needs it.
+
+    Args:
+        config: as `transformers` reads it.
+        name: the model, as the user named it.
+
+    Raises:
+        UsageError: it does not say how long a text the model reads.
+    """
+    context = getattr(config, "max_position_embeddings", None)
+    if not isinstance(context, int):
+        raise UsageError(f"{name} does not say how long a text it reads", "add max_position_embeddings to its config")
+    heads = config.num_attention_heads
+    return ModelConfig(
+        family=config.model_type,
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        num_heads=heads,
+        num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        vocab_size=config.vocab_size,
+        context=context_of(context, getattr(config, "sliding_window", None)),
+        norm_eps=0.0,
+        activation="",
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
+        qkv_bias=False,
+        output_bias=False,
+        mlp_bias=False,
+        rope_type=rope_type_of(config),
+        rope_theta=0.0,
+        quantized=bool(getattr(config, "quantization_config", None)),
+        dtype=None if config.dtype is None else str(config.dtype).removeprefix("torch."),
+        eos_ids=as_ids(config.eos_token_id),
+        original=config,
     )

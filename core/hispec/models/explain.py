@@ -15,6 +15,9 @@ from safetensors import SafetensorError
 
 from hispec.errors import HispecError, UnavailableError, UsageError
 
+UNKNOWN = ("model type", "model_type", "Unrecognized configuration class")
+"""What `transformers` says of an architecture that it does not know, or not as a language model."""
+
 
 def looks_local(model: str) -> bool:
     """Whether a model's name is that of a folder rather than of a repository."""
@@ -43,8 +46,8 @@ def explain(error: Exception, model: str, revision: str | None = None) -> Hispec
             f"{model} wants to run code of its own, and hispec runs none that comes with a checkpoint",
             "choose a model that transformers knows by itself",
         )
-    unknown = isinstance(error, ValueError) and ("model type" in line or "model_type" in line)
-    if unknown or isinstance(error, KeyError):
+    unknown = isinstance(error, ValueError) and any(words in line for words in UNKNOWN)
+    if unknown or isinstance(error, KeyError | AttributeError):
         return UsageError(
             f"{model} has an architecture that is not known here", "choose a Llama, Mistral or Qwen model"
         )

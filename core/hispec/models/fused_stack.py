@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from hispec.models.cache import KVCache
-from hispec.models.config import ModelConfig
+from hispec.models.config import FAMILIES, ModelConfig
 from hispec.models.fused_weights import FusedWeights, Layer, right_factor
 from hispec.models.rotary import rotary_tables
 from hispec.models.stack import ReducedHead
@@ -25,6 +25,8 @@ CHUNK = 512
 
 def why_not_fused(config: ModelConfig) -> str | None:
     """What keeps a supported model from the fused stack, None where nothing does."""
+    if config.family not in FAMILIES:
+        return f"it is a {config.family!r} model"
     if config.quantized:
         return "its weights are quantized"
     if config.activation != "silu":

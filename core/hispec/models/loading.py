@@ -11,11 +11,12 @@ from torch import Tensor
 
 from hispec.errors import UnavailableError, UsageError
 from hispec.models.checkpoint import Checkpoint, Download, download, read_tensors
-from hispec.models.config import ModelConfig, check_supported, parse_config, rope_type_of
+from hispec.models.config import FAMILIES, ModelConfig, check_rotary, describe_foreign, parse_config, rope_type_of
 from hispec.models.dummy import build_dummy, dummy_tokenizer, shipped_config
 from hispec.models.explain import explain, looks_local
 from hispec.models.fused_stack import FusedStack, why_not_fused
 from hispec.models.fused_weights import FusedWeights
+from hispec.models.parts import check_architecture
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
 
@@ -84,8 +85,14 @@ def load_config(model: str, revision: str | None, *, dummy: bool = False) -> Mod
         return parse_config(checkpoint.read_json("config.json"))
     except (KeyError, TypeError, AttributeError, ValueError):  # something is left to defaults, or is wrong
         config = _load_original_config(model, revision)
-    check_supported(config.model_type, rope_type_of(config), model)
-    return parse_config(config.to_dict(), config)
+    check_rotary(rope_type_of(config), model)
+    if config.model_type in FAMILIES:
+        return parse_config(config.to_dict(), config)
+    try:
+        check_architecture(config, model)
+        return describe_foreign(config, model)
+    except Exception as error:
+        raise explain(error, model, revision) from error
 
 
 def load_tokenizer(model: str, revision: str | None) -> "PreTrainedTokenizerBase":

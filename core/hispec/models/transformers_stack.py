@@ -1,34 +1,45 @@
 """A loaded `transformers` model as a layer stack: its own modules, driven span by span with our cache."""
 
-import inspect
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from hispec.errors import UsageError
+from hispec.errors import HispecError, UsageError
 from hispec.models.cache import KVCache
-from hispec.models.config import check_supported, context_of, rope_type_of
+from hispec.models.config import FAMILIES, check_rotary, context_of, rope_type_of
+from hispec.models.parts import find_parts, not_in_spans
 from hispec.models.stack import ReducedHead
+
+PROBE = 12
+"""Tokens of the text that an architecture is tried with."""
+
+_tried = WeakSet[Any]()
+"""Models that have been found to run in spans."""
 
 
 class TransformersStack:
-    """Any model of `hispec.models.config.FAMILIES` as `transformers` loads it; see `LayerStack` for the protocol.
+    """A decoder-only model as `transformers` loads it, on one device or several; see `LayerStack` for the protocol.
+
+    A model outside of `hispec.models.config.FAMILIES` is run once in one pass and once in spans, and refused where
+    these differ: it then does something between its layers that is not known here.
 
     Args:
-        model: a decoder-only model with `sdpa` attention, on one device.
+        model: with `sdpa` attention; where `accelerate` has spread it, each layer runs where its hook says.
         name: how users know it.
 
     Raises:
-        UsageError: another architecture or attention.
+        UsageError: an architecture that cannot be run in spans, or another attention.
     """
 
     kind = "transformers"
 
     def __init__(self, model: Any, name: str) -> None:
         config = model.config
-        check_supported(config.model_type, rope_type_of(config), name)
+        check_rotary(rope_type_of(config), name)
+        self._parts = find_parts(model, name)
         if config._attn_implementation != "sdpa":
             raise UsageError(
                 f"{name} is loaded with {config._attn_implementation!r} attention, which masks in another way",
@@ -36,60 +47,112 @@ class TransformersStack:
             )
         self.name = name
         self.model = model.eval()
-        self.num_layers: int = config.num_hidden_layers
+        self.num_layers: int = len(self._parts.layers)
         self.vocab_size: int = config.vocab_size
         self.context = context_of(config.max_position_embeddings, getattr(config, "sliding_window", None))
-        self.device: torch.device = model.device
-        self.dtype: torch.dtype = model.dtype
-        heads = config.num_key_value_heads
+        self.device = device_of(self._parts.head)
+        self.dtype: torch.dtype = self._parts.embedding.weight.dtype
+        self.devices = [device_of(layer) for layer in self._parts.layers]
+        """Per layer, where it runs."""
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        heads //= getattr(model, "tp_size", None) or 1  # where the heads are shared among ranks, ours are few
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.cache = KVCache([(heads, size)] * self.num_layers, self.dtype, [self.device] * self.num_layers)
-        self._decoder = model.model
-        self._layers = list(model.model.layers)
-        # `transformers` 5.24 renamed the argument; an older layer would swallow the new name without using it.
-        names = inspect.signature(type(self._layers[0]).forward).parameters
-        self._cache_argument = "cache" if "cache" in names else "past_key_values"
+        self.cache = KVCache([(heads, size)] * self.num_layers, self.dtype, self.devices)
+        self._cap: float | None = getattr(config, "final_logit_softcapping", None)
         self.lease: object = None
+        if config.model_type not in FAMILIES and model not in _tried:
+            self._try_spans()
+            _tried.add(model)
 
     @torch.inference_mode()
     def reserve(self, positions: int) -> None:
         """See `LayerStack.reserve`; also tabulates the rotary embedding of every position."""
         if self.cache.grow(positions):
-            probe = torch.empty(1, 1, 1, dtype=self.dtype, device=self.device)
-            places = torch.arange(self.cache.positions, device=self.device)
-            self._cos, self._sin = self._decoder.rotary_emb(probe, places[None])
+            device = device_of(self._parts.rotary)
+            probe = torch.empty(1, 1, 1, dtype=self.dtype, device=device)
+            places = torch.arange(self.cache.positions, device=device)
+            tables = self._parts.rotary(probe, places[None])
+            self._rotary = {device: tuple(table.to(device) for table in tables) for device in set(self.devices)}
 
     @torch.inference_mode()
     def embed(self, token_ids: list[int]) -> Tensor:
         """See `LayerStack.embed`."""
-        embedded: Tensor = self._decoder.embed_tokens(torch.tensor(token_ids, device=self.device))
+        embedding = self._parts.embedding
+        embedded: Tensor = embedding(torch.tensor(token_ids, device=device_of(embedding)))
         return embedded
 
     @torch.inference_mode()
     def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int) -> Tensor:
         """See `LayerStack.run`."""
-        rows = hidden.shape[0]
-        end = position + rows
         self.cache.position = position
-        rotary = self._cos[:, position:end], self._sin[:, position:end]
-        mask = None
-        if rows > 1:
-            mask = torch.ones(rows, end, dtype=torch.bool, device=self.device).tril_(position)[None, None]
         hidden = hidden[None]
-        arguments = {self._cache_argument: self.cache, "attention_mask": mask, "position_embeddings": rotary}
-        for layer in self._layers[start_layer:end_layer]:
-            hidden = layer(hidden, **arguments)
+        arguments: dict[torch.device, dict[str, Any]] = {}
+        for layer, device in zip(
+            self._parts.layers[start_layer:end_layer], self.devices[start_layer:end_layer], strict=True
+        ):
+            if device not in arguments:
+                arguments[device] = self._arguments(hidden.shape[1], position, device)
+            result = layer(hidden.to(device), **arguments[device])
+            hidden = result[0] if isinstance(result, tuple) else result
         return hidden[0]
 
     @torch.inference_mode()
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
         """See `LayerStack.head`."""
-        normed = self._decoder.norm(hidden)
-        logits: Tensor = self.model.lm_head(normed) if reduced is None else F.linear(normed, reduced.weight)
-        return logits
+        normed = self._parts.norm(hidden.to(device_of(self._parts.norm))).to(self.device)
+        logits: Tensor = self._parts.head(normed) if reduced is None else F.linear(normed, reduced.weight)
+        return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
     @torch.inference_mode()
     def reduce_head(self, ids: Tensor) -> ReducedHead:
         """See `LayerStack.reduce_head`."""
-        ids = ids.to(self.device)
-        return ReducedHead(ids, self.model.lm_head.weight.index_select(0, ids))
+        from accelerate.utils import align_module_device
+
+        ids, head = ids.to(self.device), self._parts.head
+        if getattr(head, "bias", None) is not None:
+            raise UsageError(
+                f"the head of {self.name} has a bias, which a reduced one cannot have", "leave the level's head whole"
+            )
+        with align_module_device(head, self.device):  # it may lie elsewhere while it does not run
+            return ReducedHead(ids, head.weight.index_select(0, ids))
+
+    def _arguments(self, rows: int, position: int, device: torch.device) -> dict[str, Any]:
+        """What every layer on a device is called with."""
+        end, mask = position + rows, None
+        if rows > 1:
+            mask = torch.ones(rows, end, dtype=torch.bool, device=device).tril_(position)[None, None]
+        rotary = tuple(table[:, position:end] for table in self._rotary[device])
+        return {self._parts.cache_argument: self.cache, "attention_mask": mask, "position_embeddings": rotary}
+
+    @torch.inference_mode()
+    def _try_spans(self) -> None:
+        """Refuse a model whose `forward` is not what its layers do one after the other."""
+        ids, middle = [(7 * place + 1) % self.vocab_size for place in range(PROBE)], self.num_layers // 2
+        whole = self.model(torch.tensor([ids], device=device_of(self._parts.embedding)), use_cache=False).logits[0]
+        try:
+            self.reserve(PROBE)
+            logits = []
+            for start, end in ((0, PROBE // 2), (PROBE // 2, PROBE)):
+                hidden = self.run(self.embed(ids[start:end]), 0, middle, start)
+                logits.append(self.head(self.run(hidden, middle, self.num_layers, start)))
+            differences = (torch.cat(logits) - whole.to(self.device)).abs().amax(-1)
+        except HispecError:
+            raise
+        except Exception as error:
+            raise not_in_spans(self.model.config.model_type, self.name, "layers that are called otherwise") from error
+        tolerance = 1e-4 if self.dtype == torch.float32 else 5e-2  # rounding, of the largest logit
+        # The median row: a near tie between experts may send one token another way.
+        if not float(differences.float().median()) <= tolerance * float(whole.abs().max()):
+            reason = "steps between its layers that are not known here"
+            raise not_in_spans(self.model.config.model_type, self.name, reason)
+
+
+def device_of(module: Any) -> torch.device:
+    """Where a module runs, which `accelerate` may have decided, whatever its weights do meanwhile."""
+    hook = getattr(module, "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        device = getattr(one, "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    tensors = (*module.parameters(), *module.buffers())
+    return tensors[0].device if tensors else torch.device("cpu")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hispec.errors import UsageError
-from hispec.models.config import FAMILIES, check_supported
+from hispec.models.config import FAMILIES, check_rotary
 from hispec.models.transformers_stack import TransformersStack
 from tests.support import PROMPT, decode_ids, hierarchy_of, random_model
 
@@ -67,12 +67,9 @@ def test_growing_the_cache_keeps_what_it_holds_and_less_changes_nothing():
         torch.testing.assert_close(now, before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("family", "rope_type", "words"), [("mamba", "default", "'mamba'"), ("llama", "dynamic", "'dynamic'")]
-)
-def test_what_cannot_be_split_is_refused_by_name(family, rope_type, words):
-    with pytest.raises(UsageError, match=words):
-        check_supported(family, rope_type, "some/model")
+def test_a_rotary_embedding_that_changes_with_the_text_is_refused_by_name():
+    with pytest.raises(UsageError, match="some/model uses 'dynamic' rotary"):
+        check_rotary("dynamic", "some/model")
 
 
 def test_a_reduced_head_reads_its_words_as_the_whole_head_does(family_model):
