@@ -44,6 +44,21 @@ class Stack(StrEnum):
     transformers = "transformers"
 
 
+class DeviceMap(StrEnum):
+    """Over how many devices the layers go."""
+
+    none = "none"
+    auto = "auto"
+
+
+class Quantization(StrEnum):
+    """How many bits a weight has."""
+
+    none = "none"
+    four = "4bit"
+    eight = "8bit"
+
+
 class LoadFormat(StrEnum):
     """Where the weights come from."""
 
@@ -119,6 +134,20 @@ class DecodingOptions:
     stack: Annotated[
         Stack | None,
         typer.Option(help="What runs the layers: auto takes the fused one, the faster, for every model it can run."),
+    ] = None
+    device_map: Annotated[
+        DeviceMap | None,
+        typer.Option(help="auto: spread the layers over all GPUs, then the CPU's memory, then the disk."),
+    ] = None
+    max_memory: Annotated[
+        str | None, typer.Option(help="What --device-map may use, for example 0=20GB,1=20GB,cpu=60GB.")
+    ] = None
+    quantization: Annotated[
+        Quantization | None, typer.Option(help="Quantize the weights while loading; needs bitsandbytes.")
+    ] = None
+    tensor_parallel: Annotated[
+        bool | None,
+        typer.Option("--tensor-parallel", help="Share every matrix among the processes that torchrun started."),
     ] = None
     load_format: Annotated[
         LoadFormat | None,

@@ -19,7 +19,7 @@ from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.errors import LosslessnessError, UsageError
 from hispec.events import Committed, Event, Finished, FinishReason
-from hispec.levels import build_hierarchy, models_of
+from hispec.levels import build_hierarchy, deepest_exit, models_of
 from hispec.lossless import Difference, diagnose, first_difference
 from hispec.metrics import Stats
 from hispec.models.checkpoint import Download
@@ -35,9 +35,11 @@ from hispec.models.loading import (
     load_tokenizer,
 )
 from hispec.models.metadata import read_commit
+from hispec.models.placement import Placement, check_quantization
 from hispec.models.stack import LayerStack
 from hispec.profile import Profile, check_depths, load_profile, profile_for_model, resolve_model
-from hispec.settings import Settings, resolve_settings
+from hispec.ranks import Ranks, SharedRule, check_ranks
+from hispec.settings import Settings, parse_memory, resolve_settings
 from hispec.text import DraftText, TextStream, encode_prompt
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ class Engine:
         tokenizer: the target's.
         eos_ids: ids that end an answer.
         environment: what it runs on, for the record.
+        ranks: this process and its peers, where they share the target's matrices.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class Engine:
         tokenizer: "PreTrainedTokenizerBase",
         eos_ids: Collection[int],
         environment: dict[str, Any],
+        ranks: Ranks | None = None,
     ) -> None:
         self.profile = profile
         self.settings = settings
@@ -115,6 +119,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.eos_ids = frozenset(eos_ids)
         self.environment = environment
+        self.ranks = ranks
         self.hierarchy = build_hierarchy(profile, settings.mode, stacks)
         self.context = self.hierarchy.stack_of(-1).context
         self._interrupted = False
@@ -148,6 +153,7 @@ class Engine:
         profile = load_profile(profile) if isinstance(profile, str) else profile
         settings, _ = resolve_settings(options, profile, environ=environ)
         device, dummy = choose_device(settings.device), settings.load_format == "dummy"
+        placement = choose_placement(settings)
         models = models_of(profile, settings.mode)
         configs, tokenizers = {}, {}
         for model, revision in models.items():  # everything that can be refused is, before any weights are read
@@ -169,13 +175,23 @@ class Engine:
             return cls(profile, settings, stacks, tokenizer, (), environment)  # random weights know no end
         fetch_weights({resolve_model(model): revision for model, revision in models.items()}, watch)
         stacks = {
-            model: load_stack(resolve_model(model), revision, settings.dtype, device, model, settings.stack)
+            model: load_stack(
+                resolve_model(model),
+                revision,
+                settings.dtype,
+                device,
+                model,
+                settings.stack,
+                replace(placement, shallow=deepest_exit(profile, model)),
+            )
             for model, revision in models.items()
         }
         generation_config = load_generation_config(resolve_model(own), profile.target.revision)
         settings, _ = resolve_settings(options, profile, environ=environ, generation_config=generation_config)
         eos_ids = as_ids(generation_config.get("eos_token_id")) or configs[own].eos_ids
-        return cls(profile, settings, stacks, tokenizers[own], eos_ids, _environment(stacks[own], profile))
+        environment = _environment(stacks[own], profile)
+        ranks = Ranks() if placement.tensor_parallel else None
+        return cls(profile, settings, stacks, tokenizers[own], eos_ids, environment, ranks)
 
     def with_settings(self, **changes: Any) -> "Engine":
         """The same loaded weights, decoding otherwise; device and dtype stay as they are loaded.
@@ -209,7 +225,7 @@ class Engine:
                 f"profile {profile.name} in mode {settings.mode} reads {min(missing)}, which is not loaded",
                 "load an engine with that profile and mode",
             )
-        return Engine(profile, settings, self.stacks, self.tokenizer, self.eos_ids, self.environment)
+        return Engine(profile, settings, self.stacks, self.tokenizer, self.eos_ids, self.environment, self.ranks)
 
     def stream(
         self,
@@ -267,9 +283,15 @@ class Engine:
     ) -> Generator[Event]:
         """Decode token ids through any hierarchy, without text; see `hispec.decoding.engine.decode`."""
         state = DecodingState(hierarchy, prompt_ids, len(prompt_ids) + max_new_tokens)
-        ending = Ending(max_new_tokens, eos_ids, lambda: self._interrupted)
+        ending = Ending(max_new_tokens, eos_ids, self._is_interrupted)
         policy = StaticPolicy.of(hierarchy, self.settings.draft_tokens, self.settings.validate_every)
         return decode(state, policy, self._rule(len(hierarchy) - 1, seed), ending, self._guesser(hierarchy))
+
+    def _is_interrupted(self) -> bool:
+        """Whether to end; ranks ask rank 0, so that all end at the same step."""
+        if self.ranks is not None:
+            self._interrupted = self.ranks.share(self._interrupted)
+        return self._interrupted
 
     def _rule(self, target: int, seed: int) -> Rule:
         """The rule of the settings."""
@@ -279,7 +301,8 @@ class Engine:
         )
         if sampling.greedy:
             return Greedy(sampling, target, settings.intermediate_top_k)
-        return Speculative(sampling, Randomness(seed), blocks=settings.verification == "blocks")
+        rule = Speculative(sampling, Randomness(seed), blocks=settings.verification == "blocks")
+        return rule if self.ranks is None else SharedRule(rule, self.ranks)
 
     def _guesser(self, hierarchy: Hierarchy) -> Guesser | None:
         """A fresh guesser where the hierarchy has a level for it."""
@@ -335,6 +358,7 @@ class Engine:
     ) -> Generator[Event]:
         """The engine's events with text added, cut at a stop text."""
         seed = secrets.randbits(32) if self.settings.seed is None else self.settings.seed
+        seed = seed if self.ranks is None else self.ranks.share(seed)
         text, stats = TextStream(self.tokenizer, stop), self.new_stats()
         with closing(self.decode_ids(self.hierarchy, ids, max_new_tokens, self.eos_ids, seed)) as events:
             for event in events:
@@ -384,6 +408,36 @@ def check_vocabulary(
             )
 
 
+def choose_placement(settings: Settings) -> Placement:
+    """How the settings want weights to be placed.
+
+    Raises:
+        UsageError: settings that exclude each other, or want what is not there.
+    """
+    if settings.device_map != "none" and settings.device != "auto":
+        raise UsageError("--device names one device, and --device-map spreads over all", "give one of them")
+    if settings.max_memory and settings.device_map == "none":
+        raise UsageError("--max-memory limits what --device-map spreads over", "add --device-map auto, or leave it out")
+    special = [settings.device_map != "none", settings.quantization != "none"]
+    if settings.tensor_parallel and any(special):
+        raise UsageError(
+            "--tensor-parallel goes with neither --device-map nor --quantization", "leave out one or the other"
+        )
+    if settings.load_format == "dummy" and (settings.tensor_parallel or any(special)):
+        raise UsageError(
+            "random weights are drawn on one device, as they are", "leave out --load-format dummy, or the placement"
+        )
+    if settings.tensor_parallel:
+        check_ranks()
+    check_quantization(settings.quantization)
+    return Placement(
+        settings.device_map == "auto",
+        parse_memory(settings.max_memory),
+        settings.quantization,
+        settings.tensor_parallel,
+    )
+
+
 def unprofiled(model: str, draft_exit: int | None, intermediate_exit: int | None, *, dummy: bool = False) -> Profile:
     """A profile for an early-exit checkpoint that has none; errors as `Engine.from_profile`.
 
@@ -409,7 +463,10 @@ def _with_text(event: Committed, text: TextStream) -> Committed:
 
 def _environment(stack: LayerStack, profile: Profile) -> dict[str, Any]:
     cuda = stack.device.type == "cuda"
-    return {
+    spread = getattr(getattr(stack, "model", None), "hf_device_map", {})
+    where = [str(device) for module, device in spread.items() if module.rpartition(".")[2].isdigit()]
+    layers = {"layers": {device: where.count(device) for device in dict.fromkeys(where)}} if where else {}
+    return layers | {
         "device": torch.cuda.get_device_name(stack.device) if cuda else str(stack.device),
         "dtype": str(stack.dtype).removeprefix("torch."),
         "stack": stack.kind,

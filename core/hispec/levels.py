@@ -69,3 +69,13 @@ def models_of(profile: Profile, mode: str) -> dict[str, str | None]:
         lower.append(profile.intermediate.model)
     own = profile.target.model
     return {own: profile.target.revision} | {model: None for model in lower if model not in (None, own)}
+
+
+def deepest_exit(profile: Profile, model: str) -> int:
+    """The most layers of a model that a level below the target reads and leaves; 0 where all read its whole depth."""
+    levels = (profile.draft, profile.intermediate, profile.single_layer)
+    own = profile.target.model
+    exits = [
+        level.exit_layer for level in levels if level is not None and (getattr(level, "model", None) or own) == model
+    ]
+    return max((exit_layer for exit_layer in exits if exit_layer is not None), default=0)

@@ -64,6 +64,7 @@ class Target(_Section):
     model: Name
     revision: str | None = None
     dtype: Dtype = "auto"
+    quantization: Literal["none", "4bit", "8bit"] = "none"
 
 
 class Ngram(_Section):

@@ -1,9 +1,10 @@
 """Decoding settings and where each came from: option > environment > profile > generation config > default."""
 
+import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from hispec.errors import UsageError
 from hispec.profile import (
@@ -23,6 +24,29 @@ PREFIX = "HISPEC_"
 Stack = Literal["auto", "fused", "transformers"]
 LoadFormat = Literal["auto", "dummy"]
 Mode = Literal["hispec", "single-layer", "autoregressive"]
+DeviceMap = Literal["none", "auto"]
+Quantization = Literal["none", "4bit", "8bit"]
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_memory(text: str) -> dict[int | str, int]:
+    """Read bytes by device, `0=20GB,1=20GB,cpu=60GB`: GPUs have numbers.
+
+    Raises:
+        ValueError: with words for users.
+    """
+    found: dict[int | str, int] = {}
+    for part in text.split(",") if text else ():
+        match = re.fullmatch(r"\s*(\d+|cpu)\s*=\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", part.lower())
+        if match is None or match[3] not in UNITS:
+            raise ValueError(f"{part!r} is not a device and its memory: give for example 0=20GB,1=20GB,cpu=60GB")
+        found[int(match[1]) if match[1].isdigit() else match[1]] = int(float(match[2]) * UNITS[match[3]])
+    return found
+
+
+def _memory(text: str) -> str:
+    parse_memory(text)
+    return text
 
 
 class Settings(BaseModel):
@@ -41,6 +65,10 @@ class Settings(BaseModel):
         device: `auto`, or a torch device.
         dtype: of the weights; `auto` is the checkpoint's own.
         stack: what runs the layers: our fused stack, the modules of `transformers`, or `auto`, the first that applies.
+        device_map: `auto` spreads the layers over all GPUs, then the CPU's memory, then the disk.
+        max_memory: what of each device `device_map` may use, as `parse_memory` reads it; by default what is free.
+        quantization: of the weights while they are loaded, by bitsandbytes.
+        tensor_parallel: share every matrix among the processes that torchrun started.
         load_format: `dummy` draws weights at random on the device and downloads nothing but a configuration.
     """
 
@@ -62,6 +90,10 @@ class Settings(BaseModel):
     device: str = "auto"
     dtype: Dtype = "auto"
     stack: Stack = "auto"
+    device_map: DeviceMap = "none"
+    max_memory: Annotated[str, AfterValidator(_memory)] = ""
+    quantization: Quantization = "none"
+    tensor_parallel: bool = False
     load_format: LoadFormat = "auto"
 
 
@@ -95,7 +127,7 @@ def resolve_settings(
         },
         "profile": profile.decoding.model_dump()
         | profile.sampling.model_dump()
-        | profile.target.model_dump(include={"dtype"}, exclude_unset=True),
+        | profile.target.model_dump(include={"dtype", "quantization"}, exclude_unset=True),
         "generation config": _sampling_of(generation_config or {}),
     }
     if profile.single_layer is not None and _first(sources, "mode") == "single-layer":

@@ -71,9 +71,12 @@ def generate(
         return
     if speed is not None:
         raise UsageError("--speed is that of a replay", "add --replay FILE, or leave it out")
-    text = read_prompt(prompt)
-    with Trace(trace) as traced:
+    first = speaks(decoding, debug=common.debug)
+    text = read_prompt(prompt) if first else ""
+    with Trace(trace if first else None) as traced:
         engine = load_engine(model, decoding)
+        if engine.ranks is not None:
+            text = engine.ranks.share(text)
         if verify:
             engine.check_verifiable()
         view = choose_view(format, live, palette, engine.new_stats())
@@ -110,6 +113,32 @@ def play(path: Path, speed: float, format_: Format, live: bool | None, palette: 
     finally:
         signal.signal(signal.SIGINT, before)
     report(recording.final)
+
+
+def speaks(decoding: DecodingOptions, *, debug: bool) -> bool:
+    """Whether this process reads the prompt and answers; of tensor-parallel ones only the first does.
+
+    The first on each other machine still tells its errors: its weights or devices may be lacking.
+    """
+    asked = decoding.tensor_parallel or os.environ.get("HISPEC_TENSOR_PARALLEL", "").lower() in ("1", "true", "yes")
+    if not started_by_torchrun():
+        return True
+    if not asked:
+        raise UsageError(
+            "torchrun started several processes, each of which would write its own answer",
+            "add --tensor-parallel to share the work, or start hispec without torchrun",
+        )
+    if os.environ["RANK"] == "0":
+        return True
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 (for the rest of the process)
+    if os.environ["LOCAL_RANK"] != "0" and not debug:
+        sys.stderr = sys.stdout
+    return False
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process has peers; known without torch."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def read_prompt(argument: str | None) -> str:

@@ -17,6 +17,7 @@ from hispec.models.explain import explain, looks_local
 from hispec.models.fused_stack import FusedStack, why_not_fused
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.parts import check_architecture
+from hispec.models.placement import Placement
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 # The library narrates its retries; what matters of it is in the error that ends them.
 hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
+ALONE = Placement()
+"""On one device, as the checkpoint has it."""
 GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -149,9 +152,9 @@ def load_dummy_stack(
         raise explain(error, model, revision) from error
 
 
-def _check_fused(config: ModelConfig, name: str, stack: str) -> str | None:
+def _check_fused(config: ModelConfig, name: str, stack: str, placement: Placement = ALONE) -> str | None:
     """Why a model does not run on the fused stack, None where it does; an error where that one is asked for."""
-    reason = why_not_fused(config)
+    reason = why_not_fused(config) or placement.special
     if stack == "fused" and reason is not None:
         raise UsageError(f"{name} does not run on the fused stack: {reason}", "use --stack auto or transformers")
     return reason
@@ -186,7 +189,13 @@ def fetch_weights(models: Mapping[str, str | None], watch: Callable[[Download], 
 
 
 def load_stack(
-    model: str, revision: str | None, dtype: str, device: torch.device, name: str, stack: str = "auto"
+    model: str,
+    revision: str | None,
+    dtype: str,
+    device: torch.device,
+    name: str,
+    stack: str = "auto",
+    placement: Placement = ALONE,
 ) -> LayerStack:
     """Load weights (safetensors only) into a layer stack.
 
@@ -194,24 +203,25 @@ def load_stack(
         model: a local folder or a hub id.
         revision: of a hub id.
         dtype: a key of `DTYPES`, or `auto` for the checkpoint's own.
-        device: where the weights go.
+        device: where the weights go, unless they are spread.
         name: how users know the model.
         stack: `fused`, `transformers`, or `auto` for the fused one where it applies.
+        placement: over several devices or processes, or quantized.
 
     Raises:
         UnavailableError: weights that are missing, truncated or do not fit the configuration; no memory; no network.
         UsageError: as `load_config`; a model that the fused stack is asked for and cannot run.
     """
     config = load_config(model, revision)
-    reason = _check_fused(config, name, stack)
+    reason = _check_fused(config, name, stack, placement)
     if stack == "transformers" or reason is not None:
-        return _load_transformers_stack(model, revision, dtype, device, name)
+        return _load_transformers_stack(model, revision, dtype, device, name, placement)
     try:
         files = Checkpoint(model, revision).weight_files()
         weights = FusedWeights(config, _choose_dtype(dtype, config, files), device)
         if stack == "auto" and not weights.parts.keys() <= files.keys():  # under names that `transformers` may know
             del weights  # two copies never exist at once
-            return _load_transformers_stack(model, revision, dtype, device, name)
+            return _load_transformers_stack(model, revision, dtype, device, name, placement)
         absent = weights.fill(files)
     except Exception as error:
         raise explain(error, model, revision) from error
@@ -220,7 +230,7 @@ def load_stack(
 
 
 def _load_transformers_stack(
-    model: str, revision: str | None, dtype: str, device: torch.device, name: str
+    model: str, revision: str | None, dtype: str, device: torch.device, name: str, placement: Placement
 ) -> TransformersStack:
     """The stack of a model as `transformers` loads it; arguments and errors as `load_stack`."""
     config = _load_original_config(model, revision)
@@ -228,7 +238,9 @@ def _load_transformers_stack(
 
     try:
         checkpoint = Checkpoint(model, revision)
-        checkpoint.weight_files()  # names what is wrong with them, which the library does not always
+        files = checkpoint.weight_files()  # names what is wrong with them, which the library does not always
+        shape = load_config(model, revision)
+        options = placement.options(config, name, _choose_dtype(dtype, shape, files), device)
         loaded, report = AutoModelForCausalLM.from_pretrained(
             model,
             config=config,
@@ -238,8 +250,10 @@ def _load_transformers_stack(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **options,
         )
-        loaded = loaded.to(device)
+        if not options:
+            loaded = loaded.to(device)
     except Exception as error:
         raise explain(error, model, revision) from error
     _check_complete(sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]), model)

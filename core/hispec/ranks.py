@@ -1,0 +1,111 @@
+"""The processes of one tensor-parallel decoding: each holds a part of every matrix, and all take the same decisions.
+
+Every rank runs the same loop on the same token ids, because each of its passes waits for all the others. What could
+differ between them (the seed, an interruption, a draw that rounding decides, the pace that a policy measures) is taken
+from rank 0.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from hispec.decoding.confidence import Confidence
+from hispec.decoding.logits import Logits
+from hispec.decoding.policies import Policy, Step
+from hispec.decoding.rules import Speculative, Verdict
+from hispec.errors import UsageError
+
+
+def started_by_torchrun() -> int:
+    """How many processes torchrun started, 1 where it did not."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def check_ranks() -> None:
+    """Refuse to share what there is nobody to share with.
+
+    Raises:
+        UsageError: torchrun did not start several processes.
+    """
+    if started_by_torchrun() < 2:
+        raise UsageError(
+            "--tensor-parallel needs one process for each device",
+            "start them: torchrun --nproc-per-node 2 -m hispec_cli generate --tensor-parallel ...",
+        )
+
+
+class Ranks:
+    """One process and its peers, once `transformers` has connected them; all of them must call every method."""
+
+    def __init__(self) -> None:
+        from torch import distributed
+
+        self._group = distributed.new_group(backend="gloo")  # for small decisions, wherever the model's tensors are
+        self.rank = distributed.get_rank()
+        self.count = distributed.get_world_size()
+
+    def share(self, value: Any) -> Any:
+        """What rank 0 passed."""
+        from torch import distributed
+
+        values = [value]
+        distributed.broadcast_object_list(values, src=0, group=self._group)
+        return values[0]
+
+
+class SharedRule:
+    """Sampling whose draws are those of rank 0: logits are equal on all ranks, sums over them only nearly.
+
+    Args:
+        rule: as each rank would apply it alone.
+        ranks: this process and its peers.
+    """
+
+    takes_best = False
+
+    def __init__(self, rule: Speculative, ranks: Ranks) -> None:
+        self._rule, self._ranks = rule, ranks
+
+    def draw(self, logits: Logits, prefix: Sequence[int], level: int) -> tuple[int, Tensor]:
+        """See `hispec.decoding.rules.Rule.draw`."""
+        token, drawn_from = self._rule.draw(logits, prefix, level)
+        return self._ranks.share(token), drawn_from
+
+    def judge(
+        self, tokens: Sequence[int], q: Sequence[Tensor | None], logits: Logits, prefix: Sequence[int], level: int
+    ) -> Verdict:
+        """See `hispec.decoding.rules.Rule.judge`."""
+        own = self._rule.judge(tokens, q, logits, prefix, level)
+        accepted, correction = self._ranks.share((own.accepted, own.correction))
+        if (own.accepted, own.correction) == (accepted, correction):
+            return own
+        p = self._rule.sampling.distribution(logits.full(), prefix, tokens)  # a number was within rounding of its limit
+        return Verdict(accepted, correction, tuple(p[: accepted + (correction is not None)]))
+
+
+class SharedPolicy(Policy):
+    """A policy whose choices are those of rank 0, whose clock alone counts.
+
+    Args:
+        policy: as each rank would follow it alone.
+        ranks: this process and its peers.
+    """
+
+    def __init__(self, policy: Policy, ranks: Ranks) -> None:
+        self._policy, self._ranks = policy, ranks
+        self.features = policy.features
+
+    def next_step(self, judged: Sequence[int], may_draft: bool) -> Step:
+        """See `Policy.next_step`."""
+        step: Step = self._ranks.share(self._policy.next_step(judged, may_draft))
+        return step
+
+    def drafted(self, level: int, confidence: Confidence) -> bool:
+        """See `Policy.drafted`."""
+        return bool(self._ranks.share(self._policy.drafted(level, confidence)))
+
+    def judged(self, level: int, proposed: int, accepted: int, confidence: Sequence[Confidence]) -> None:
+        """See `Policy.judged`."""
+        self._policy.judged(level, proposed, accepted, confidence)
