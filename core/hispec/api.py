@@ -164,6 +164,8 @@ class Engine:
             tokenizers[model] = load_tokenizer(resolve_model(model), revision)
             check_vocabulary(tokenizers[profile.target.model], tokenizers[model], profile.target.model, model)
         own = profile.target.model
+        if placement.tensor_parallel:
+            check_ranks({model: config.num_kv_heads for model, config in configs.items()})
         if dummy:
             tokenizer = load_dummy_tokenizer(resolve_model(own), configs[own].vocab_size)
             built = {
@@ -189,8 +191,12 @@ class Engine:
         generation_config = load_generation_config(resolve_model(own), profile.target.revision)
         settings, _ = resolve_settings(options, profile, environ=environ, generation_config=generation_config)
         eos_ids = as_ids(generation_config.get("eos_token_id")) or configs[own].eos_ids
-        environment = _environment(stacks[own], profile)
-        ranks = Ranks() if placement.tensor_parallel else None
+        environment, ranks = _environment(stacks[own], profile), None
+        if placement.tensor_parallel:
+            ranks = Ranks()
+            environment["tensor_parallel"] = ranks.count
+        if settings.quantization != "none":
+            environment["quantization"] = settings.quantization
         return cls(profile, settings, stacks, tokenizers[own], eos_ids, environment, ranks)
 
     def with_settings(self, **changes: Any) -> "Engine":
@@ -427,8 +433,6 @@ def choose_placement(settings: Settings) -> Placement:
         raise UsageError(
             "random weights are drawn on one device, as they are", "leave out --load-format dummy, or the placement"
         )
-    if settings.tensor_parallel:
-        check_ranks()
     check_quantization(settings.quantization)
     return Placement(
         settings.device_map == "auto",

@@ -5,8 +5,10 @@ differ between them (the seed, an interruption, a draw that rounding decides, th
 from rank 0.
 """
 
+import atexit
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -23,17 +25,28 @@ def started_by_torchrun() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
-def check_ranks() -> None:
-    """Refuse to share what there is nobody to share with.
+def check_ranks(heads: Mapping[str, int]) -> None:
+    """Refuse to share what there is nobody to share with, or what cannot be divided.
+
+    Args:
+        heads: key/value heads by model.
 
     Raises:
-        UsageError: torchrun did not start several processes.
+        UsageError: torchrun did not start several processes, or their number does not divide some heads.
     """
-    if started_by_torchrun() < 2:
+    count = started_by_torchrun()
+    if count < 2:
         raise UsageError(
             "--tensor-parallel needs one process for each device",
             "start them: torchrun --nproc-per-node 2 -m hispec_cli generate --tensor-parallel ...",
         )
+    for model, number in heads.items():
+        if number % count:
+            fit = ", ".join(str(n) for n in range(2, number + 1) if number % n == 0)
+            raise UsageError(
+                f"{count} processes cannot share the {number} key/value heads of {model} evenly",
+                f"start as many as divide them: {fit}" if fit else "leave out --tensor-parallel",
+            )
 
 
 class Ranks:
@@ -45,6 +58,7 @@ class Ranks:
         self._group = distributed.new_group(backend="gloo")  # for small decisions, wherever the model's tensors are
         self.rank = distributed.get_rank()
         self.count = distributed.get_world_size()
+        atexit.register(_leave)
 
     def share(self, value: Any) -> Any:
         """What rank 0 passed."""
@@ -53,6 +67,15 @@ class Ranks:
         values = [value]
         distributed.broadcast_object_list(values, src=0, group=self._group)
         return values[0]
+
+
+def _leave() -> None:
+    """Take leave of the peers, which the library wants to be told."""
+    from torch import distributed
+
+    with suppress(Exception):
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 class SharedRule:
