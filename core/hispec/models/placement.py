@@ -57,6 +57,7 @@ class Placement:
 
         Raises:
             UnavailableError: a limit is for a GPU that is not there.
+            UsageError: weights that are quantized shall be quantized again.
         """
         found: dict[str, Any] = {}
         if self.tensor_parallel:
@@ -74,9 +75,11 @@ class Placement:
             if "disk" in found["device_map"].values():
                 _offloaded.append(TemporaryDirectory(prefix="hispec-offload-"))
                 found["offload_folder"] = _offloaded[-1].name
-        elif self.quantization != "none":
-            found = {"device_map": {"": device}}
+        elif self.quantization != "none" or getattr(config, "quantization_config", None):
+            found = {"device_map": {"": device}}  # quantized weights are made where they stay
         if self.quantization != "none":
+            if getattr(config, "quantization_config", None):
+                raise UsageError(f"the weights of {name} are quantized already", "leave out --quantization")
             found["quantization_config"] = _bitsandbytes(self.quantization, dtype)
         return found
 
@@ -97,7 +100,8 @@ def check_quantization(quantization: str) -> None:
 def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
-    # Said for every matrix, and nothing that a user could change.
+    # Said for every matrix, and of faster kernels elsewhere: nothing that a user must know.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")
     if quantization == "4bit":
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
