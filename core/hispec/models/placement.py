@@ -159,10 +159,12 @@ def plan(
     shares = _memory_of_devices(max_memory or {})
     first, *more = shares
     gpus = [device for device in more if isinstance(device, int)]
-    if gpus:  # the last takes what is left
-        even = (pinned + len(layers) * layer) // (len(gpus) + 1) + layer
-        shares |= {device: min(shares[device], even) for device in gpus[:-1]}
-        shares[first] = min(shares[first], max(even, pinned + (shallow + 1) * layer))
+    if gpus:
+        even = (pinned + len(layers) * layer) // (len(gpus) + 1)
+        shares[first] = min(shares[first], max(even, pinned + shallow * layer) + layer)  # of which one is kept free
+        left = len(layers) - (shares[first] - pinned) // layer + 1
+        even = -(-left // len(gpus)) * layer
+        shares |= {device: min(shares[device], even + layer // 2) for device in gpus[:-1]}  # the last takes the rest
     shares[first] = max(0, shares[first] - pinned)
     where = infer_auto_device_map(
         torch.nn.ModuleList(layers),
