@@ -55,6 +55,7 @@ class Policy(StrEnum):
     """What decides when to draft on and when to judge."""
 
     static = "static"
+    adaptive = "adaptive"
 
 
 @dataclass(frozen=True)

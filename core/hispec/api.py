@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hispec.adaptation import knowledge
+from hispec.decoding.adaptive import AdaptivePolicy, Knowledge
 from hispec.decoding.engine import Ending, decode
 from hispec.decoding.guesses import Guesser
 from hispec.decoding.hierarchy import Hierarchy
-from hispec.decoding.policies import StaticPolicy
+from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.decoding.rules import Greedy, Rule, Speculative
 from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState
@@ -116,6 +118,7 @@ class Engine:
         self.hierarchy = build_hierarchy(profile, settings.mode, stacks)
         self.context = self.hierarchy.stack_of(-1).context
         self._interrupted = False
+        self._known: dict[Hierarchy, Knowledge] = {}
 
     @property
     def device(self) -> torch.device:
@@ -259,8 +262,17 @@ class Engine:
         """Decode token ids through any hierarchy, without text; see `hispec.decoding.engine.decode`."""
         state = DecodingState(hierarchy, prompt_ids, len(prompt_ids) + max_new_tokens)
         ending = Ending(max_new_tokens, eos_ids, lambda: self._interrupted)
-        policy = StaticPolicy.of(hierarchy, self.settings.draft_tokens, self.settings.validate_every)
-        return decode(state, policy, self._rule(len(hierarchy) - 1, seed), ending, self._guesser(hierarchy))
+        return decode(
+            state, self._policy(hierarchy), self._rule(len(hierarchy) - 1, seed), ending, self._guesser(hierarchy)
+        )
+
+    def _policy(self, hierarchy: Hierarchy) -> Policy:
+        """A fresh policy of the settings."""
+        if self.settings.policy == "static" or len(hierarchy) == 1:
+            return StaticPolicy.of(hierarchy, self.settings.draft_tokens, self.settings.validate_every)
+        if hierarchy not in self._known:
+            self._known = {hierarchy: knowledge(hierarchy, self.profile.adaptive)}
+        return AdaptivePolicy(self._known[hierarchy])
 
     def _rule(self, target: int, seed: int) -> Rule:
         """The rule of the settings."""

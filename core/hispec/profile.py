@@ -5,6 +5,7 @@ A profile is looked up by path, then in the user's own folder, then among those 
 
 import difflib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -33,6 +34,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 MinP = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=0.01, le=100)]
 Name = Annotated[str, Field(min_length=1)]
+Milliseconds = Annotated[float, Field(gt=0)]
+Features = Annotated[list[Literal["margin", "log_probability", "entropy"]], Field(min_length=1)]
+Point = Annotated[list[float], Field(min_length=2, max_length=2)]
 LIMITS = {"ge": "at least", "gt": "more than", "le": "at most"}
 BUILTIN = "builtin:"
 """Prefix of a model that ships inside the package."""
@@ -118,7 +122,7 @@ class Decoding(_Section):
 
     draft_tokens: Count | None = None
     validate_every: Count | None = None
-    policy: Literal["static"] | None = None
+    policy: Literal["static", "adaptive"] | None = None
     max_new_tokens: Count | None = None
     verification: Verification | None = None
     intermediate_top_k: Count | None = None
@@ -132,6 +136,52 @@ class Sampling(_Section):
     top_p: Share | None = None
     min_p: MinP | None = None
     repetition_penalty: Penalty | None = None
+
+
+class Acceptance(_Section):
+    """What predicts whether a level's token is accepted by another: a table of one feature, or a logistic regression.
+
+    Attributes:
+        features: that it reads, see `hispec.decoding.confidence.FEATURES`.
+        mean: share of tokens accepted.
+        table: pairs of the feature's value, ascending, and the probability of acceptance there.
+        weights: of the terms of the features, see `hispec.decoding.prediction.terms`.
+    """
+
+    features: Features
+    mean: Annotated[float, Field(gt=0, lt=1)]
+    table: Annotated[list[Point], Field(min_length=1)] | None = None
+    weights: list[float] | None = None
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> "Acceptance":
+        if (self.table is None) == (self.weights is None):
+            raise ValueError("give a table or weights, one of both")
+        if self.table is not None:
+            knots = [knot for knot, _ in self.table]
+            if len(self.features) != 1 or any(b <= a for a, b in pairwise(knots)):
+                raise ValueError("give a table of one feature, its values ascending")
+            if not all(0 <= chance <= 1 for _, chance in self.table):
+                raise ValueError("give probabilities from 0 to 1")
+        elif len(self.weights or ()) != 1 + len(self.features) + ("margin" in self.features):
+            raise ValueError("give a weight for the constant and for each feature, two for the margin")
+        return self
+
+
+class Adaptation(_Section):
+    """What the adaptive policy knows of levels, written by `hispec calibrate`; names as in `hispec.adaptation`.
+
+    Attributes:
+        draft_ms: by level, milliseconds of one drafted token.
+        judge_ms: by pair of levels, of judging 1, 2, 4, 8, 16 and 32 tokens.
+        acceptance: by pair of levels.
+        tokens_per_ms: by levels that take part, what to expect of them.
+    """
+
+    draft_ms: dict[str, Milliseconds] = {}
+    judge_ms: dict[str, Annotated[list[Milliseconds], Field(min_length=6, max_length=6)]] = {}
+    acceptance: dict[str, Acceptance] = {}
+    tokens_per_ms: dict[str, Milliseconds] = {}
 
 
 class Profile(_Section):
@@ -148,6 +198,7 @@ class Profile(_Section):
     intermediate: Intermediate | None = None
     single_layer: SingleLayer | None = None
     decoding: Decoding = Decoding()
+    adaptive: Adaptation | None = None
     sampling: Sampling = Sampling()
     frequencies: Name | None = None
     chat_template: str | None = None

@@ -160,7 +160,9 @@ def check_arms(names: Sequence[str], engine: Engine) -> None:
 def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
     tuned = engine.profile.single_layer
     if name in OWN_ARMS:
-        own = {"validate_every": tuned.draft_tokens} if tuned and name == "single-layer" else {}
+        own: dict[str, Any] = {}
+        if name == "single-layer":  # what everybody knows by that name drafts a fixed length
+            own = {"policy": "static"} | ({"validate_every": tuned.draft_tokens} if tuned else {})
         return OwnArm(name, engine.with_settings(mode=name, **own))
     draft, options = engine.profile.draft, {}
     if name == "hf-early-exit" and draft is not None:

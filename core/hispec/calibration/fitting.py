@@ -11,7 +11,7 @@ import torch
 
 from hispec.calibration.traces import Reader, Trace
 from hispec.decoding.confidence import FEATURES, Confidence
-from hispec.decoding.prediction import Logistic, Predictor, Table, bounded, terms
+from hispec.decoding.prediction import Logistic, Predictor, Table, bounded, chance_of, terms
 
 Sample = tuple[Confidence, bool]
 """How sure a level was, with all features, and whether the next one accepted."""
@@ -54,9 +54,7 @@ def fit(samples: Sequence[Sample], held_out: Sequence[Sample], features: Sequenc
 
 def log_likelihood(predictor: Predictor, samples: Iterable[Sample]) -> float:
     """Mean, in nats per token; `samples` hold its features only."""
-    logs = [
-        log(bounded(predictor.chance(sure) if accepted else 1 - predictor.chance(sure))) for sure, accepted in samples
-    ]
+    logs = [log(chance_of(predictor.log_odds(sure) * (1 if accepted else -1))) for sure, accepted in samples]
     return sum(logs) / len(logs)
 
 

@@ -76,6 +76,23 @@ class Replay:
         """Replay one text with a fresh policy."""
         return _Decoding(self, text, policy, guesser).run()
 
+    def run_all(
+        self, texts: Sequence[Trace], policy: Callable[[], Policy], guesser: Callable[[], Guesser] | None = None
+    ) -> Outcome:
+        """Replay several texts, each with a fresh policy and guesser."""
+        total = Outcome()
+        for text in texts:
+            total.add(self.run(text, policy(), guesser() if guesser else None))
+        return total
+
+    def pace(
+        self, texts: Sequence[Trace], policy: Callable[[], Policy], guesser: Callable[[], Guesser] | None = None
+    ) -> float:
+        """Tokens per millisecond, the prompts and the tokens that come with them left out."""
+        total = self.run_all(texts, policy, guesser)
+        prompts = sum(self.prefill_seconds(len(text.prompt)) for text in texts)
+        return max(1, total.tokens - len(texts)) / (1e3 * max(1e-9, total.seconds - prompts))
+
     def prefill_seconds(self, prompt: int) -> float:
         """Seconds of running a prompt through all levels of the target's model, and its first token."""
         seconds, level = 0.0, len(self.hierarchy) - 1
@@ -257,13 +274,3 @@ class _Decoding:
         detours = known.get(reader) or next(detours for detours in known.values() if detours)
         readings: Mapping[Reader, Reading] = self.replay.dice.choice(detours).readings
         return [readings[other] if other.model else None for other in self.replay.readers]
-
-
-def replay_all(
-    replay: Replay, texts: Sequence[Trace], policy: Callable[[], Policy], guesser: Callable[[], Guesser] | None = None
-) -> Outcome:
-    """Replay several texts, each with a fresh policy."""
-    total = Outcome()
-    for text in texts:
-        total.add(replay.run(text, policy(), guesser() if guesser else None))
-    return total

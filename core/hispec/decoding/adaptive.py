@@ -24,7 +24,7 @@ from itertools import combinations, pairwise
 
 from hispec.decoding.confidence import Confidence
 from hispec.decoding.policies import Draft, Judge, Policy, Step
-from hispec.decoding.prediction import Predictor, bounded, reading, shifted
+from hispec.decoding.prediction import Predictor, bounded, chance_of, reading
 
 Pair = tuple[int, int]
 """Level whose tokens they are, and the level that judges them."""
@@ -135,8 +135,8 @@ class Stage:
         self.survival = 1.0
 
 
-class AdaptivePolicy(Policy):
-    """See the module.
+class Knowledge:
+    """What the policy knows before decoding begins; shared by all answers.
 
     Args:
         levels: how many.
@@ -145,6 +145,10 @@ class AdaptivePolicy(Policy):
         paces: by team, what to expect of it, tokens per unit of time; the others' are worked out from mean acceptance.
         guesses: whether the lowest level only guesses; what it guesses is judged at once.
         teams: that may be chosen; all by default.
+
+    Attributes:
+        features: that the predictors read.
+        stages: by team, (pair, expected pace) of each of its stages.
     """
 
     def __init__(
@@ -156,17 +160,35 @@ class AdaptivePolicy(Policy):
         guesses: bool = False,
         teams: Sequence[Team] = (),
     ) -> None:
+        self.levels, self.costs, self.predictors, self.guesses = levels, costs, predictors, guesses
         self.features = tuple(dict.fromkeys(name for p in predictors.values() for name in p.features)) or ("margin",)
-        self._target, self._guesses, self._costs = levels - 1, guesses, costs
-        self._chance = {pair: reading(predictor, self.features) for pair, predictor in predictors.items()}
-        self._shift = dict.fromkeys(predictors, 0.0)
+        self.log_odds = {pair: reading(predictor, self.features) for pair, predictor in predictors.items()}
+        self.rows = {pair: costs.row(pair) for pair in costs.judge}
+        self.stages = {
+            team: expected_paces(team, costs, predictors) for team in teams or all_teams(levels, guesses=guesses)
+        }
+        alone = 1 / costs.draft[levels - 1]
+        self.paces = {
+            team: (paces or {}).get(team) or (stages[-1][1] if stages else alone)
+            for team, stages in self.stages.items()
+        }
+
+
+class AdaptivePolicy(Policy):
+    """See the module; one for each answer, so that equal seeds take equal steps whatever was decoded before."""
+
+    def __init__(self, knowledge: Knowledge) -> None:
+        self.features = knowledge.features
+        self._knowledge, self._costs = knowledge, knowledge.costs
+        self._target = knowledge.levels - 1
+        self._shift = dict.fromkeys(knowledge.predictors, 0.0)
         self._stages_of = {
-            team: stages_of(team, costs, predictors) for team in teams or all_teams(levels, guesses=guesses)
+            team: [
+                Stage(pair, Pace(pace), knowledge.predictors[pair].mean, knowledge.rows[pair]) for pair, pace in stages
+            ]
+            for team, stages in knowledge.stages.items()
         }
-        self._paces = {
-            team: Pace((paces or {}).get(team) or (stages[-1].pace.value if stages else 1 / costs.draft[self._target]))
-            for team, stages in self._stages_of.items()
-        }
+        self._paces = {team: Pace(pace) for team, pace in knowledge.paces.items()}
         self._tried = dict.fromkeys(self._paces, 0)
         self._trial = self._until_trial = FIRST_TRIAL
         self._best = self._team = self._fastest()
@@ -217,12 +239,12 @@ class AdaptivePolicy(Policy):
                 above.add(self._chance_of(above.pair, sure))
 
     def _chance_of(self, pair: Pair, confidence: Confidence) -> float:
-        return shifted(self._chance[pair](confidence), self._shift[pair])
+        return chance_of(self._knowledge.log_odds[pair](confidence) + self._shift[pair])
 
     def _is_full(self, at: int, tokens: int) -> bool:
         """Whether one more token would earn less for its time than this stage does on average."""
         stage = self._stages[at]
-        if tokens >= MOST or (self._guesses and stage.pair[0] == 0):
+        if tokens >= MOST or (self._knowledge.guesses and stage.pair[0] == 0):
             return True
         each = 1 / self._stages[at - 1].pace.value if at else self._costs.draft[stage.pair[0]]
         return stage.survival * stage.mean < stage.pace.value * (each + stage.row)
@@ -276,9 +298,9 @@ def all_teams(levels: int, *, guesses: bool) -> Iterator[Team]:
                 yield team
 
 
-def stages_of(team: Team, costs: StepCosts, predictors: Mapping[Pair, Predictor]) -> list[Stage]:
-    """The stages of a team; each is expected to do as well as with its mean acceptance and the best fixed length."""
-    stages: list[Stage] = []
+def expected_paces(team: Team, costs: StepCosts, predictors: Mapping[Pair, Predictor]) -> list[tuple[Pair, float]]:
+    """Of each stage of a team, the pace with its mean acceptance and the best fixed length."""
+    stages: list[tuple[Pair, float]] = []
     each = costs.draft[team[0]]
     for pair in pairwise(team):
         mean = bounded(predictors[pair].mean)
@@ -286,6 +308,6 @@ def stages_of(team: Team, costs: StepCosts, predictors: Mapping[Pair, Predictor]
             (1 - mean**count) / (1 - mean) / (count * each + costs.of_judging(pair, count))
             for count in range(1, MOST + 1)
         )
-        stages.append(Stage(pair, Pace(pace), mean, costs.row(pair)))
+        stages.append((pair, pace))
         each = 1 / pace
     return stages
