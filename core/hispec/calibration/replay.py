@@ -95,10 +95,11 @@ class Replay:
 
     def prefill_seconds(self, prompt: int) -> float:
         """Seconds of running a prompt through all levels of the target's model, and its first token."""
-        seconds, level = 0.0, len(self.hierarchy) - 1
-        call, layer = self.costs.spans[self.readers[level].model].at(prompt / 2)
-        seconds += self.hierarchy.stack_of(level).num_layers * layer(prompt) + call(prompt)
-        seconds += self.costs.heads[self.readers[level].model, 0](1)
+        target = len(self.hierarchy) - 1
+        own, name = self.hierarchy.stack_of(target), self.readers[target].model
+        call, layer = self.costs.spans[name].at(prompt / 2)
+        spans = sum(level.stack is own for level in self.hierarchy.levels)
+        seconds = spans * call(prompt) + own.num_layers * layer(prompt) + self.costs.heads[name, 0](1)
         return seconds + self.costs.steps.get("prefill", 0.0)
 
     def _table(self, level: int, position: float) -> tuple[list[float], list[float]]:
