@@ -4,6 +4,8 @@ A profile is looked up by path, then in the user's own folder, then among those 
 """
 
 import difflib
+import hashlib
+import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -205,6 +207,20 @@ class Profile(_Section):
     calibrated: dict[str, Any] | None = None
 
     @model_validator(mode="after")
+    def _whole(self) -> "Profile":
+        if self.adaptive is not None and self.calibrated is None:
+            raise ValueError(
+                "an adaptive section without the calibrated one after it, so the file was cut off: "
+                "give the whole file, or calibrate again"
+            )
+        if self.calibrated is not None and self.calibrated.get("sha256") not in (None, digest_of(self)):
+            raise ValueError(
+                "its levels or what they were measured to do are not what hispec calibrate wrote: "
+                "give the file as it was, calibrate again, or remove calibrated.sha256 if this is meant"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _ordered(self) -> "Profile":
         if self.intermediate is not None and self.draft is None:
             raise ValueError("an intermediate level needs a draft level beneath it")
@@ -217,6 +233,14 @@ class Profile(_Section):
         if draft is not None and deeper is not None and draft >= deeper:
             raise ValueError(f"the intermediate exit ({deeper}) must be deeper than the draft exit ({draft})")
         return self
+
+
+def digest_of(profile: Profile) -> str:
+    """Of the sections that a calibration measured: equal for equal levels, lengths, policy and adaptation."""
+    sections = {"draft", "intermediate", "single_layer", "decoding", "adaptive"}
+    measured = profile.model_dump(include=sections, exclude_none=True, exclude_defaults=True)
+    measured.get("decoding", {}).pop("max_new_tokens", None)
+    return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 
 def load_profile(name: str) -> Profile:
@@ -345,6 +369,9 @@ def with_exits(profile: Profile, draft: int | None, intermediate: int | None) ->
         ProfileError: exits out of order.
     """
     data = profile.model_dump(by_alias=True, exclude_unset=True)
+    if draft is not None or intermediate is not None:  # measured for the exits that were
+        data.pop("adaptive", None)
+        data.pop("calibrated", None)
     if draft is not None:
         data.pop("single_layer", None)  # tuned for the exits that were
         data["draft"] = {"exit_layer": draft} | _kept(data.get("draft"), "ngram", "head")

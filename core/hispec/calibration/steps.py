@@ -107,7 +107,7 @@ def fit_steps(timed: Sequence[TimedStep]) -> dict[str, float]:
     kinds: dict[str, list[float]] = {}
     for step in timed:
         kinds.setdefault(step.kind, []).append((step.seconds - step.modelled) / step.times)
-    return {kind: mean(_middle(sorted(rest))) for kind, rest in kinds.items()}
+    return {kind: max(0.0, mean(_middle(sorted(rest)))) for kind, rest in kinds.items()}
 
 
 def _middle(values: list[float]) -> list[float]:

@@ -24,6 +24,9 @@ from torch import Tensor
 from hispec.decoding.confidence import FEATURES, Confidence, confidence_of
 from hispec.models.stack import LayerStack, ReducedHead
 
+FEWEST = 8
+"""Texts that are recorded however long it takes."""
+
 
 @dataclass(frozen=True, order=True)
 class Reader:
@@ -168,6 +171,7 @@ def record_all(
     detours: int = 60,
     length: int = 12,
     progress: Callable[[float], None] = lambda share: None,
+    out_of_time: Callable[[], bool] = lambda: False,
 ) -> Traces:
     """Record texts on the path, and for every reader below the target some detours.
 
@@ -179,11 +183,14 @@ def record_all(
         detours: per reader, about.
         length: tokens written in each.
         progress: told the share that is done.
+        out_of_time: asked before every text but the first eight.
     """
     texts: list[Trace] = []
     followed: dict[Reader, list[Trace]] = {reader: [] for reader in recorder.readers}
     each = -(-detours // len(prompts))
     for at, prompt in enumerate(prompts):
+        if at >= FEWEST and out_of_time():
+            break
         text = recorder.record(prompt, write(prompt))
         texts.append(text)
         for reader, known in followed.items():
