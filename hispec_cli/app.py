@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hispec.errors import HispecError
-from hispec_cli.commands import bench, generate, profile
+from hispec_cli.commands import bench, calibrate, generate, profile
 from hispec_cli.ui.console import report_error
 from hispec_cli.ui.output import ReaderLeft, write
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command(name="generate")(generate.generate)
 app.add_typer(bench.app, name="bench")
+app.command(name="calibrate")(calibrate.calibrate)
 app.add_typer(profile.app, name="profile")
 
 

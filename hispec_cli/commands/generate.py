@@ -23,6 +23,7 @@ from hispec_cli.ui.views import choose_view
 if TYPE_CHECKING:
     from hispec.api import Engine, Generation
     from hispec.metrics import Stats
+    from hispec.profile import Profile
 
 INTERRUPTED = 130
 
@@ -138,27 +139,31 @@ def read_prompt(argument: str | None) -> str:
 def load_engine(model: ModelOptions, decoding: DecodingOptions) -> "Engine":
     """Load what the options name. Their mistakes are found before torch, which takes seconds, is imported."""
     prepare_hub(model)
-    from hispec.profile import load_profile, with_exits
     from hispec.settings import resolve_settings
 
-    if model.model is not None and model.profile is not None:
-        raise UsageError("--model and --profile were both given", "give one of them")
-    if model.model is None:
-        profile = with_exits(
-            load_profile(model.profile or os.environ.get("HISPEC_PROFILE") or "tiny"),
-            model.draft_exit,
-            model.intermediate_exit,
-        )
-        resolve_settings(decoding.given(), profile, environ=os.environ)
-    from hispec.api import Engine, unprofiled
+    asked = decoding.load_format or os.environ.get("HISPEC_LOAD_FORMAT")
+    profile = load_model_profile(model, dummy=asked == "dummy")
+    resolve_settings(decoding.given(), profile, environ=os.environ)
+    from hispec.api import Engine
 
-    if model.model is not None:
-        asked = decoding.load_format or os.environ.get("HISPEC_LOAD_FORMAT")
-        profile = unprofiled(model.model, model.draft_exit, model.intermediate_exit, dummy=asked == "dummy")
     engine = Engine.from_profile(profile, environ=os.environ, **decoding.given())
     if engine.settings.load_format == "dummy":
         say("synthetic weights: speed and memory are those of the model, its text is noise", "yellow")
     return engine
+
+
+def load_model_profile(model: ModelOptions, *, dummy: bool = False) -> "Profile":
+    """The profile that the options name, or one for a checkpoint without."""
+    from hispec.profile import load_profile, with_exits
+
+    if model.model is not None and model.profile is not None:
+        raise UsageError("--model and --profile were both given", "give one of them")
+    if model.model is None:
+        profile = load_profile(model.profile or os.environ.get("HISPEC_PROFILE") or "tiny")
+        return with_exits(profile, model.draft_exit, model.intermediate_exit)
+    from hispec.api import unprofiled
+
+    return unprofiled(model.model, model.draft_exit, model.intermediate_exit, dummy=dummy)
 
 
 def prepare_hub(model: ModelOptions) -> None:

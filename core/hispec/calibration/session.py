@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from time import perf_counter
-from typing import TypeVar
+from typing import TypeVar, cast
 
+from hispec.bench.processes import Processes
 from hispec.calibration.adapting import Fitter
 from hispec.calibration.costs import Costs, measure
 from hispec.calibration.kept import Kept
@@ -153,6 +154,7 @@ class Session:
         folder: where results so far are kept.
         listen: told of progress.
         resume: go on from what the folder holds.
+        processes: that take part: the first measures, records and searches, all of them time.
     """
 
     def __init__(
@@ -162,8 +164,9 @@ class Session:
         listen: Callable[[Progress], None] = lambda progress: None,
         *,
         resume: bool = False,
+        processes: Processes | None = None,
     ) -> None:
-        self.job, self.listen = job, listen
+        self.job, self.listen, self.processes = job, listen, processes or Processes()
         self._kept = Kept(folder, resume=resume)
         self._began = perf_counter()
         self._seconds: dict[str, float] = {}
@@ -178,10 +181,10 @@ class Session:
             KeyboardInterrupt: passed on; what was measured is kept.
         """
         job = self.job
-        costs = self._phase("costs", self.costs)
-        traces = self._phase("traces", lambda: self.traces(costs))
+        costs = self._phase("costs", lambda: self._by_the_first(self.costs))
+        traces = self._phase("traces", lambda: self._by_the_first(self.traces))
         scorer = Scorer(job.bench, traces, costs, job.eos_ids, Fitter(traces.texts, ("margin",)), job.seed)
-        found = self._phase("replay", lambda: self.search(scorer))
+        found = self._phase("replay", lambda: self._by_the_first(lambda: self.search(scorer)))
         timings, best, ties = self._phase("timing", lambda: self.time(scorer, found))
         check = self._phase("check", lambda: self.check(scorer, timings, best))
         chosen = timings.configurations
@@ -208,7 +211,7 @@ class Session:
         self._kept.keep_costs(costs)
         return costs
 
-    def traces(self, costs: Costs) -> Traces:
+    def traces(self) -> Traces:
         """Recorded, or as kept; fewer prompts where time is short."""
         if (kept := self._kept.traces()) is not None:
             return kept
@@ -247,7 +250,15 @@ class Session:
 
         named = [at for at, one in enumerate(configurations) if baseline_name(one, scorer.bench) == "single-layer"]
         for left in halving(
-            self._timer(scorer), timings, self._own, named[:1], 8, self._dice, lambda: self._late("timing"), done
+            self._timer(scorer),
+            timings,
+            self._own,
+            named[:1],
+            8,
+            self._dice,
+            lambda: self._late("timing"),
+            done,
+            self.processes,
         ):
             alive[:] = left
             self.listen(Timed(timings, alive))
@@ -278,6 +289,7 @@ class Session:
             self._dice,
             lambda: self._late("check"),
             done,
+            self.processes,
         )
         next(rounds)
         return check
@@ -293,6 +305,10 @@ class Session:
         self._seconds[name] = perf_counter() - begin
         self._tell(name, 1.0)
         return result
+
+    def _by_the_first(self, work: Callable[[], T]) -> T:
+        """Done by one process for all."""
+        return self.processes.agree(work() if self.processes.reports else cast("T", None))
 
     def _tell(self, name: str, share: float) -> None:
         self.listen(Phase(name, share))

@@ -10,6 +10,7 @@ from zlib import crc32
 
 import numpy as np
 
+from hispec.bench.processes import Processes
 from hispec.bench.statistics import interval95, resampled_sums
 from hispec.calibration.costs import synchronize
 from hispec.calibration.search import Configuration, Workbench
@@ -178,11 +179,12 @@ def halving(
     dice: Random,
     out_of_time: Callable[[], bool],
     done: Callable[[TimedAnswer], None] = lambda answer: None,
+    processes: Processes | None = None,
 ) -> Iterator[list[int]]:
     """Time all configurations on some prompts, drop the slower half, go on: yields who is left after each round.
 
     Successive halving (Jamieson & Talwalkar, arXiv 1502.07943), with ties spared: nobody is dropped who may be as
-    fast as the best.
+    fast as the best. Several processes share the prompts of a round and put their answers together after it.
 
     Args:
         timer: answers prompts.
@@ -191,30 +193,35 @@ def halving(
         keep: configurations that are never dropped, for comparison.
         each: prompts of a round.
         dice: draws the order within each prompt.
-        out_of_time: asked before every prompt.
+        out_of_time: asked before every prompt but the first two.
         done: told each answer.
+        processes: that take part.
     """
+    together = processes or Processes()
     alive = list(range(len(timings.configurations)))
     known = {(answer.configuration, answer.prompt, answer.repeat) for answer in timings.answers}
     place = 0
     while True:
-        for at in range(place, place + each):
+        own: list[TimedAnswer] = []
+        for at in together.share_of(range(place, place + each)):
+            if at >= 2 and out_of_time():
+                break
             prompt, repeat = at % len(prompts), at // len(prompts)
             wanted = [one for one in alive if (one, prompt, repeat) not in known]
-            if out_of_time() and at >= min(2, len(prompts)):
-                yield alive
-                return
             for one in dice.sample(wanted, len(wanted)):
                 ids, seconds = timer.answer(timings.configurations[one], prompts[prompt])
-                answer = TimedAnswer(one, prompt, repeat, len(ids), seconds, digest_of(ids))
-                timings.answers.append(answer)
-                done(answer)
+                own.append(TimedAnswer(one, prompt, repeat, len(ids), seconds, digest_of(ids)))
+                if together.count == 1:
+                    timings.answers.append(own[-1])
+                done(own[-1])
+        if together.count > 1:
+            timings.answers += together.agree(together.gather(own))
         place += each
         ranked = timings.fastest(alive)
         spared = {*ranked[: -(-len(ranked) // 2)], *keep, *timings.ties(ranked[0], ranked)}
         alive = [one for one in ranked if one in spared]
         yield alive
-        if len([one for one in alive if one not in keep or one == ranked[0]]) <= 1:
+        if together.agree(out_of_time()) or len([one for one in alive if one not in keep or one == ranked[0]]) <= 1:
             return
 
 
