@@ -126,7 +126,11 @@ def _file_name(profile: Profile) -> str:
 
 def _environment(engine: Engine, job: Job, rows: Loaded) -> dict[str, Any]:
     """What the figures hold for."""
-    told = {key: value for key, value in engine.environment.items() if value is not None}
+    told = {
+        key: value if isinstance(value, int) else str(value)
+        for key, value in engine.environment.items()
+        if value is not None
+    }
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         **told,

@@ -6,7 +6,7 @@ A profile is looked up by path, then in the user's own folder, then among those 
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -241,6 +241,16 @@ def digest_of(profile: Profile) -> str:
     measured = profile.model_dump(include=sections, exclude_none=True, exclude_defaults=True)
     measured.get("decoding", {}).pop("max_new_tokens", None)
     return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
+
+
+def calibrated_elsewhere(profile: Profile, environment: Mapping[str, Any]) -> list[str]:
+    """What differs between where a profile was calibrated and where it runs, each as `dtype float32 -> bfloat16`."""
+    known = profile.calibrated or {}
+    return [
+        f"{key} {known[key]} -> {environment[key]}"
+        for key in ("device", "dtype", "stack", "threads")
+        if key in known and key in environment and str(known[key]) != str(environment[key])
+    ]
 
 
 def load_profile(name: str) -> Profile:

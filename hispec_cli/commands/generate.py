@@ -145,10 +145,17 @@ def load_engine(model: ModelOptions, decoding: DecodingOptions) -> "Engine":
     profile = load_model_profile(model, dummy=asked == "dummy")
     resolve_settings(decoding.given(), profile, environ=os.environ)
     from hispec.api import Engine
+    from hispec.profile import calibrated_elsewhere
 
     engine = Engine.from_profile(profile, environ=os.environ, **decoding.given())
     if engine.settings.load_format == "dummy":
         say("synthetic weights: speed and memory are those of the model, its text is noise", "yellow")
+    if changed := calibrated_elsewhere(engine.profile, engine.environment):
+        say(
+            f"profile {engine.profile.name} was calibrated elsewhere ({', '.join(changed)}): answers are the same, "
+            "speed may not be; calibrate again with: hispec calibrate",
+            "yellow",
+        )
     return engine
 
 

@@ -24,6 +24,10 @@ CONTEXTS = (32, 256, 1024)
 """Positions at which they are timed, where the model's context allows."""
 
 
+FEWEST = 3
+"""Times that everything is timed, however short the time."""
+
+
 @dataclass(frozen=True)
 class Curve:
     """Seconds at some numbers, linear in between and beyond.
@@ -97,6 +101,7 @@ def measure(
     features: Sequence[str],
     repeats: int = 15,
     progress: Callable[[float], None] = lambda share: None,
+    out_of_time: Callable[[], bool] = lambda: False,
 ) -> Costs:
     """Time spans and heads.
 
@@ -106,6 +111,7 @@ def measure(
         features: of confidence, to be timed too.
         repeats: of each; the median counts.
         progress: told the share that is done.
+        out_of_time: asked now and then; everything is timed only `FEWEST` times then.
     """
     spans: dict[str, SpanCost] = {}
     for name, stack in stacks.items():
@@ -117,12 +123,14 @@ def measure(
         layers: list[Curve] = []
         for at, width in enumerate(widths):
             progress(at / len(widths))
+            repeats = FEWEST if out_of_time() else repeats
             rows = [_time_spans(stack, width, context, repeats) for context in contexts]
             calls.append(Curve(tuple(contexts), tuple(call for call, _ in rows)))
             layers.append(Curve(tuple(contexts), tuple(layer for _, layer in rows)))
         spans[name] = SpanCost(tuple(calls), tuple(layers))
     curves, sure = {}, 0.0
     for (name, words), head in heads.items():
+        repeats = FEWEST if out_of_time() else repeats
         curves[name, words], sure = _time_head(stacks[name], head, features, repeats)
     progress(1.0)
     return Costs(spans, curves, confidence=sure)

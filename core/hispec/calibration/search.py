@@ -232,6 +232,9 @@ SHARES = (0.1, 0.4, 1.0)
 KEPT = (0.1, 0.25)
 """Of the configurations, that go on to the next round."""
 
+FEWEST = 300
+"""Configurations that are scored, however short the time."""
+
 CHAINS = 12
 """Chains of levels that the adaptive policy, heads and guesses are tried on."""
 
@@ -257,13 +260,15 @@ def search(
     def score_all(configurations: Iterable[Configuration], share: float) -> list[Score]:
         part = texts[: max(1, round(share * len(texts)))]
         for configuration in configurations:
-            if out_of_time() and scores:
+            if len(scores) >= FEWEST and out_of_time():
                 break
             scores[configuration] = scorer.score(configuration, part)
             seen(scores[configuration])
         return sorted(scores.values(), key=lambda score: (-score.texts, -score.speed))
 
-    ranked = score_all(space.static(), SHARES[0])
+    static = list(space.static())
+    Random(scorer.seed).shuffle(static)  # what a short budget leaves out is left out by chance
+    ranked = score_all([PLAIN, *static], SHARES[0])
     for share, kept in zip(SHARES[1:], KEPT, strict=True):
         ranked = score_all(_survivors(ranked, kept), share)
     chains = list(dict.fromkeys(score.configuration.readers for score in ranked if score.configuration.readers))

@@ -100,7 +100,7 @@ class Calibrated:
     """What a calibration came to.
 
     Attributes:
-        winner: the fastest by timed decoding.
+        winner: the fastest by timed decoding, unless a baseline is surely faster on prompts that nobody has seen.
         ties: finalists that may be as fast, by the confidence interval of the ratio.
         found: all replays.
         timings: of the finalists, on the prompts that were calibrated on.
@@ -188,9 +188,13 @@ class Session:
         timings, best, ties = self._phase("timing", lambda: self.time(scorer, found))
         check = self._phase("check", lambda: self.check(scorer, timings, best))
         chosen = timings.configurations
+        winner, tied = chosen[best], [chosen[one] for one in ties]
+        first = check.fastest(range(len(check.configurations)))[0]
+        if not check.may_be_as_fast(check.configurations.index(winner), first):  # it was luck
+            winner, tied = check.configurations[first], []
         return Calibrated(
-            chosen[best],
-            [chosen[one] for one in ties],
+            winner,
+            tied,
             found,
             timings,
             check,
@@ -206,8 +210,13 @@ class Session:
         job, target = self.job, self.job.stacks[self.job.target]
         heads: dict[tuple[str, int], ReducedHead | None] = {(name, 0): None for name in job.stacks}
         heads |= {(reader.model, reader.words): head for reader, head in job.heads.items()}
-        costs = measure(job.stacks, heads, ("margin",), progress=lambda share: self._tell("costs", 0.7 * share))
-        costs = with_steps(costs, target, {0: None}, self._own, min(48, job.most), 40, Random(job.seed))
+        late = lambda: self._late("costs")  # noqa: E731
+        costs = measure(
+            job.stacks, heads, ("margin",), progress=lambda share: self._tell("costs", 0.7 * share), out_of_time=late
+        )
+        costs = with_steps(
+            costs, target, {0: None}, self._own, min(48, job.most), 40, Random(job.seed), out_of_time=late
+        )
         self._kept.keep_costs(costs)
         return costs
 

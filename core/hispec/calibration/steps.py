@@ -1,6 +1,6 @@
 """Steps of real decoding, timed beside what their spans and heads should cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from statistics import mean
@@ -18,6 +18,9 @@ from hispec.decoding.sampling import Sampling
 from hispec.decoding.state import DecodingState
 from hispec.events import Drafted, Judged, Prefilled
 from hispec.models.stack import LayerStack, ReducedHead
+
+FEWEST = 12
+"""Answers that are timed, however short the time: each kind of step has to happen."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def with_steps(
     most: int,
     rounds: int,
     dice: Random,
+    out_of_time: Callable[[], bool] = lambda: False,
 ) -> Costs:
     """Costs of steps added, from decoding by the target's own exits, drawn at random.
 
@@ -134,10 +138,13 @@ def with_steps(
         most: tokens of each answer.
         rounds: how many answers.
         dice: draws exits, heads and periods.
+        out_of_time: asked before every answer but the first `FEWEST`.
     """
     timed: list[TimedStep] = []
     target = Level("target", stack, stack.num_layers)
     for at in range(rounds):
+        if at >= FEWEST and out_of_time():
+            break
         count = min(stack.num_layers - 1, dice.choice((0, 1, 1, 2, 2)))
         exits = sorted(_shallow(stack.num_layers, count, dice))
         head = heads[dice.choice(sorted(heads))]

@@ -142,11 +142,12 @@ class Timings:
 
     def ties(self, best: int, among: Iterable[int]) -> list[int]:
         """Those that may be as fast as the best: the interval of the ratio holds 1."""
-        tied = []
-        for other in among:
-            if other != best and (ci95 := self.ratio(other, best).ci95) is not None and ci95[1] >= 1:
-                tied.append(other)
-        return tied
+        return [other for other in among if other != best and self.may_be_as_fast(other, best)]
+
+    def may_be_as_fast(self, one: int, other: int) -> bool:
+        """Whether the interval of the ratio reaches 1; True where there is no interval yet."""
+        ci95 = self.ratio(one, other).ci95
+        return ci95 is None or ci95[1] >= 1
 
     def differing(self) -> int:
         """Prompts to which not all gave the same answer: only ties of the target's logits may do that."""

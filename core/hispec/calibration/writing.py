@@ -135,7 +135,8 @@ def _commented(data: Mapping[str, Any]) -> str:
     """YAML, a comment above each section that has one; small lists and mappings on one line."""
     parts = []
     for key, value in data.items():
-        text = yaml.dump({key: value}, sort_keys=False, width=110, default_flow_style=None, allow_unicode=True)
+        leaves = None if isinstance(value, dict | list) else False
+        text = yaml.safe_dump({key: value}, sort_keys=False, width=110, default_flow_style=leaves, allow_unicode=True)
         parts.append((f"# {COMMENTS[key]}\n" if key in COMMENTS else "") + text)
     return "".join(parts)
 
