@@ -61,9 +61,9 @@ def adaptation_of(hierarchy: Hierarchy, known: Knowledge) -> Adaptation:
     """What a profile should hold of a policy's knowledge."""
     levels = range(len(hierarchy))
     return Adaptation(
-        draft_ms={level_key(hierarchy, level): round(known.costs.draft[level], 5) for level in levels},
+        draft_ms={level_key(hierarchy, level): _rounded(known.costs.draft[level]) for level in levels},
         judge_ms={
-            team_key(hierarchy, pair): [round(costs[tokens - 1], 5) for tokens in JUDGED]
+            team_key(hierarchy, pair): [_rounded(costs[tokens - 1]) for tokens in JUDGED]
             for pair, costs in known.costs.judge.items()
         },
         acceptance={
@@ -72,7 +72,7 @@ def adaptation_of(hierarchy: Hierarchy, known: Knowledge) -> Adaptation:
             if not (hierarchy.guesses and pair[0] == 0)
         },
         tokens_per_ms={
-            team_key(hierarchy, team): round(pace, 5) for team, pace in known.paces.items() if len(team) > 1
+            team_key(hierarchy, team): _rounded(pace) for team, pace in known.paces.items() if len(team) > 1
         },
     )
 
@@ -132,3 +132,8 @@ def _predictor(acceptance: Acceptance | None) -> Predictor:
         return Table(knots, chances, acceptance.mean, features)
     assert acceptance.weights is not None
     return Logistic(tuple(acceptance.weights), acceptance.mean, features)
+
+
+def _rounded(number: float) -> float:
+    """To five significant digits: nobody measures better."""
+    return float(f"{number:.5g}")

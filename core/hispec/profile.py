@@ -39,6 +39,8 @@ Name = Annotated[str, Field(min_length=1)]
 Milliseconds = Annotated[float, Field(gt=0)]
 Features = Annotated[list[Literal["margin", "log_probability", "entropy"]], Field(min_length=1)]
 Point = Annotated[list[float], Field(min_length=2, max_length=2)]
+MEASURED = ("draft", "intermediate", "single_layer", "decoding", "adaptive")
+"""Sections that `hispec calibrate` writes."""
 LIMITS = {"ge": "at least", "gt": "more than", "le": "at most"}
 BUILTIN = "builtin:"
 """Prefix of a model that ships inside the package."""
@@ -208,14 +210,9 @@ class Profile(_Section):
 
     @model_validator(mode="after")
     def _whole(self) -> "Profile":
-        if self.adaptive is not None and self.calibrated is None:
-            raise ValueError(
-                "an adaptive section without the calibrated one after it, so the file was cut off: "
-                "give the whole file, or calibrate again"
-            )
         if self.calibrated is not None and self.calibrated.get("sha256") not in (None, digest_of(self)):
             raise ValueError(
-                "its levels or what they were measured to do are not what hispec calibrate wrote: "
+                "its levels, or what they were measured to do, are not what hispec calibrate wrote, or cut off: "
                 "give the file as it was, calibrate again, or remove calibrated.sha256 if this is meant"
             )
         return self
@@ -237,8 +234,7 @@ class Profile(_Section):
 
 def digest_of(profile: Profile) -> str:
     """Of the sections that a calibration measured: equal for equal levels, lengths, policy and adaptation."""
-    sections = {"draft", "intermediate", "single_layer", "decoding", "adaptive"}
-    measured = profile.model_dump(include=sections, exclude_none=True, exclude_defaults=True)
+    measured = profile.model_dump(include=set(MEASURED), exclude_none=True, exclude_defaults=True)
     measured.get("decoding", {}).pop("max_new_tokens", None)
     return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 

@@ -13,7 +13,7 @@ from hispec.calibration.session import Calibrated
 from hispec.calibration.timing import Speed
 from hispec.calibration.traces import Reader
 from hispec.errors import UnavailableError
-from hispec.profile import Profile, digest_of, read_profile
+from hispec.profile import MEASURED, Profile, digest_of, read_profile
 
 HEADER = """\
 # Written by `hispec calibrate` on {date}, for {device}, {dtype}, the {stack} stack.
@@ -41,7 +41,7 @@ def calibrated_profile(profile: Profile, result: Calibrated, environment: Mappin
     """
     levels = profile_of(profile, result, result.winner, name)
     data = levels.model_dump(by_alias=True, exclude_unset=True, exclude_none=True)
-    data["calibrated"] = {
+    calibrated = {
         **environment,
         "sha256": digest_of(levels),
         "tokens_per_second": _figures(result.speed(result.winner)),
@@ -55,6 +55,9 @@ def calibrated_profile(profile: Profile, result: Calibrated, environment: Mappin
         },
         "ties": [tie.describe(result.scorer.bench.target) for tie in result.ties],
     }
+    # First what says that something was measured, last what was: a file that is cut off anywhere is found out.
+    measured = {key: data.pop(key) for key in MEASURED if key in data}
+    data = {"schema": 1, "calibrated": calibrated} | data | measured
     header = HEADER.format(
         **environment, winner=result.winner.describe(result.scorer.bench.target), verdict=verdict(result)
     )
