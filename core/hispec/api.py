@@ -21,7 +21,7 @@ from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.errors import LosslessnessError, UsageError
 from hispec.events import Committed, Event, Finished, FinishReason
-from hispec.levels import build_hierarchy, models_of
+from hispec.levels import build_hierarchy
 from hispec.lossless import Difference, diagnose, first_difference
 from hispec.metrics import Stats
 from hispec.models.config import as_ids
@@ -36,7 +36,7 @@ from hispec.models.loading import (
 )
 from hispec.models.metadata import read_commit
 from hispec.models.stack import LayerStack
-from hispec.profile import Profile, check_depths, load_profile, profile_for_model, resolve_model
+from hispec.profile import Profile, check_depths, load_profile, models_of, profile_for_model, resolve_model
 from hispec.settings import Settings, resolve_settings
 from hispec.text import DraftText, TextStream, encode_prompt
 

@@ -14,11 +14,10 @@ from hispec.api import Engine
 from hispec.bench.names import ARMS, OWN_ARMS
 from hispec.errors import UsageError
 from hispec.events import Committed, Finished
-from hispec.levels import models_of
 from hispec.metrics import Stats
 from hispec.models.loading import load_stack
 from hispec.models.transformers_stack import TransformersStack
-from hispec.profile import resolve_model
+from hispec.profile import models_of, resolve_model
 from hispec.text import TextStream
 
 LOOKUP_TOKENS = 10

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from hispec.bench.journal import Journal
 from hispec.bench.names import REFERENCE
 from hispec.bench.record import LevelCounts, Measurement, TokenComparison
 from hispec.datasets.base import Dataset, Row
+from hispec.machine import processor_name
 from hispec.text import encode_prompt
 
 
@@ -236,13 +236,3 @@ class _PeakMemory:
         elif self._kept:
             lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
             self.bytes = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
-
-
-def processor_name() -> str:
-    """What the machine computes with, as the system calls it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -13,9 +13,10 @@ from torch import Tensor
 from hispec.errors import HispecError, UnavailableError, UsageError
 from hispec.models.checkpoint import Checkpoint, read_tensors
 from hispec.models.config import ModelConfig, check_supported, parse_config, rope_type_of
-from hispec.models.dummy import build_dummy, dummy_tokenizer, shipped_config
+from hispec.models.dummy import build_dummy, dummy_tokenizer
 from hispec.models.fused_stack import FusedStack, why_not_fused
 from hispec.models.fused_weights import FusedWeights
+from hispec.models.metadata import shipped_config
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
 
