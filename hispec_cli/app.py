@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hispec.errors import HispecError
+from hispec.errors import HispecError, UnavailableError, is_out_of_memory
 from hispec_cli.commands import bench, calibrate, generate, profile
 from hispec_cli.ui.console import report_error
 from hispec_cli.ui.output import ReaderLeft, write
@@ -70,6 +70,13 @@ def run(arguments: list[str]) -> int:
         _trace(debug)
         return error.exit_code
     except Exception as error:
+        if is_out_of_memory(error):
+            report_error(
+                f"the memory ran out: {error or 'of this machine'}",
+                "choose a smaller model or dtype, or see: hispec doctor",
+            )
+            _trace(debug)
+            return UnavailableError.exit_code
         report_error(
             f"this is a bug in hispec: {type(error).__name__}: {error}",
             "please report it with the output of the same command and --debug",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hispec.errors import UnavailableError
-from hispec.machine import Device
+from hispec.machine import Device, device_named
 from hispec.models.config import FAMILIES
 from hispec.models.headers import Headers, fetch_headers, read_headers
 from hispec.models.metadata import read_json, shipped_config
@@ -21,6 +21,8 @@ PROMPT_TOKENS = 1024
 """What a prompt is taken for while it is not known."""
 STEP, CHUNK, WIDEST = 256, 512, 16
 """Positions by which a KV cache grows; rows of a prompt that the fused stack runs at once; its widest kept buffers."""
+HUB_TIMEOUT = 10.0
+"""Seconds for each request for a header."""
 LOGIT_BYTES = 4 * 3
 """Logits, and what is drawn from and what is judged, as float32."""
 SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16")
@@ -124,6 +126,24 @@ def estimate(
     )
 
 
+def check_profile(profile: Profile, settings: Settings, device: str, prompt_tokens: int | None = None) -> None:
+    """Refuse a profile whose models do not fit the device; what cannot be known is not refused.
+
+    Args:
+        profile: whose configurations are on this machine.
+        settings: as for `estimate`.
+        device: as torch calls it.
+        prompt_tokens: of the text that is read, `PROMPT_TOKENS` where that is not known.
+
+    Raises:
+        UnavailableError: with the arithmetic.
+    """
+    place = device_named(device)
+    need = estimate(profile, settings, prompt_tokens=prompt_tokens or PROMPT_TOKENS, timeout=HUB_TIMEOUT)
+    if need is not None and place is not None:
+        check_fits(need, place, profile.name)
+
+
 def check_fits(need: Need, device: Device, name: str) -> None:
     """Refuse what does not fit.
 
@@ -139,14 +159,19 @@ def check_fits(need: Need, device: Device, name: str) -> None:
         return
     terms = " + ".join(f"{gigabytes(size)} {what}" for size, what in need.lines())
     raise UnavailableError(
-        f"{name} needs {gigabytes(need.total)} GB on {device.name}, and {gigabytes(device.free)} GB are free: {terms}",
+        f"{name} needs {gigabytes(need.total)} on {device.name}, and {gigabytes(device.free)} are free: {terms}",
         "choose a smaller model or dtype, a shorter --max-new-tokens or another --device, or try anyway with --force",
     )
 
 
+def prompt_size(text: str) -> int:
+    """Tokens that a text may have, before a tokenizer is there: three bytes each, and room for a chat template."""
+    return len(text.encode("utf-8", errors="replace")) // 3 + 64
+
+
 def gigabytes(size: int) -> str:
     """Bytes as 10^9 of them, the unit that checkpoints and GPUs are sold in."""
-    return f"{size / 1e9:.2f}"
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e9:.4f} GB"
 
 
 def _need(

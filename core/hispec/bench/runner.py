@@ -43,14 +43,17 @@ class Runner:
         dataset: says how its rows are asked and scored.
         arms: names; the first is the one under test.
         max_new_tokens: the most tokens of an answer.
+        force: as for `make_arms`, whose errors it raises.
 
     Raises:
         UsageError: an arm that the profile has no levels or no model for.
     """
 
-    def __init__(self, engine: Engine, dataset: Dataset, arms: Sequence[str], max_new_tokens: int) -> None:
+    def __init__(
+        self, engine: Engine, dataset: Dataset, arms: Sequence[str], max_new_tokens: int, *, force: bool = False
+    ) -> None:
         self.engine, self.dataset, self.max_new_tokens = engine, dataset, max_new_tokens
-        self.arms = make_arms(arms, engine)
+        self.arms = make_arms(arms, engine, force=force)
         self._reference = next((arm for arm in self.arms if arm.name == REFERENCE), None)
         if self._reference is None and engine.settings.temperature == 0:
             (self._reference,) = make_arms([REFERENCE], engine)

@@ -73,7 +73,8 @@ def fetch_headers(target: Target, timeout: float) -> Headers | None:
         found = HfApi().get_safetensors_metadata(model, revision=target.revision, timeout=timeout)
     except Exception:  # loading the model will say what is wrong with it
         return None
-    tensors, download = {}, 0
+    tensors: dict[str, Stored] = {}
+    download = 0
     for name, file in found.files_metadata.items():
         own = {key: Stored(str(info.dtype), tuple(info.shape)) for key, info in file.tensors.items()}
         tensors |= own

@@ -85,7 +85,7 @@ def read_shape(values: Mapping[str, Any]) -> Shape | None:
     family, heads, hidden = (values.get(key) for key in ("model_type", "num_attention_heads", "hidden_size"))
     if not (isinstance(family, str) and isinstance(heads, int) and isinstance(hidden, int) and heads > 0):
         return None
-    sizes = {
+    sizes: dict[str, Any] = {
         "layers": values.get("num_hidden_layers"),
         "hidden": hidden,
         "inner": values.get("intermediate_size"),
