@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hispec.errors import HispecError, UnavailableError, is_out_of_memory
-from hispec_cli.commands import bench, calibrate, generate, profile
+from hispec_cli.commands import bench, calibrate, doctor, generate, profile
 from hispec_cli.ui.console import report_error
 from hispec_cli.ui.output import ReaderLeft, write
 
@@ -25,6 +25,7 @@ app.command(name="generate")(generate.generate)
 app.add_typer(bench.app, name="bench")
 app.command(name="calibrate")(calibrate.calibrate)
 app.add_typer(profile.app, name="profile")
+app.command(name="doctor")(doctor.doctor)
 
 
 def _show_version(asked: bool) -> None:

@@ -29,6 +29,22 @@ SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16")
 NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
+class InsufficientMemoryError(UnavailableError):
+    """Less memory is free than is needed.
+
+    Args:
+        summary: how much.
+        terms: the arithmetic.
+    """
+
+    def __init__(self, summary: str, terms: str) -> None:
+        super().__init__(
+            f"{summary}: {terms}",
+            "choose a smaller model or dtype, a shorter --max-new-tokens or another --device, or try anyway with --force",
+        )
+        self.summary = summary
+
+
 @dataclass(frozen=True)
 class ModelNeed:
     """Bytes that one model takes.
@@ -36,6 +52,7 @@ class ModelNeed:
     Attributes:
         model: as the profile names it.
         role: target, draft or intermediate.
+        layers: its depth.
         parameters: its numbers, quantized ones counted as what they stand for.
         dtype: what it computes with, and its KV cache.
         quantization: `4bit`, `8bit`, `stored` as its checkpoint has it, or None.
@@ -46,6 +63,7 @@ class ModelNeed:
 
     model: str
     role: str
+    layers: int
     parameters: int
     dtype: str
     quantization: str | None
@@ -136,7 +154,7 @@ def check_profile(profile: Profile, settings: Settings, device: str, prompt_toke
         prompt_tokens: of the text that is read, `PROMPT_TOKENS` where that is not known.
 
     Raises:
-        UnavailableError: with the arithmetic.
+        InsufficientMemoryError: with the arithmetic.
     """
     place = device_named(device)
     need = estimate(profile, settings, prompt_tokens=prompt_tokens or PROMPT_TOKENS, timeout=HUB_TIMEOUT)
@@ -153,14 +171,13 @@ def check_fits(need: Need, device: Device, name: str) -> None:
         name: of the profile.
 
     Raises:
-        UnavailableError: with the arithmetic.
+        InsufficientMemoryError: with the arithmetic.
     """
     if need.total <= device.free:
         return
     terms = " + ".join(f"{gigabytes(size)} {what}" for size, what in need.lines())
-    raise UnavailableError(
-        f"{name} needs {gigabytes(need.total)} on {device.name}, and {gigabytes(device.free)} are free: {terms}",
-        "choose a smaller model or dtype, a shorter --max-new-tokens or another --device, or try anyway with --force",
+    raise InsufficientMemoryError(
+        f"{name} needs {gigabytes(need.total)} on {device.name}, and {gigabytes(device.free)} are free", terms
     )
 
 
@@ -201,6 +218,7 @@ def _need(
     return ModelNeed(
         model=target.model,
         role=_role(profile, target.model),
+        layers=shape.layers,
         parameters=parameters,
         dtype=dtype,
         quantization=quantization or ("stored" if shape.stored_bits is not None else None),

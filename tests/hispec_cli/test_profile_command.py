@@ -10,7 +10,7 @@ def test_list_names_the_shipped_profiles(hispec):
     assert outcome.code == 0
     assert any(line.startswith("tiny ") for line in outcome.out.splitlines())
     rows = json.loads(hispec("profile", "list", "--format", "json").out)
-    assert {"name", "description", "path"} == set(rows[0])
+    assert {"name", "description", "path", "fits", "needed_bytes", "free_bytes", "device"} == set(rows[0])
 
 
 def test_show_is_yaml_with_the_values_in_force(hispec, monkeypatch):
