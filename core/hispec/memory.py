@@ -1,7 +1,8 @@
 """What decoding will need of a device's memory, before anything is loaded, and whether it is there.
 
 Weights are counted exactly, from safetensors headers where they can be had, else from `config.json`; the KV cache is as
-large as the context that is asked for; the workspace is an upper bound. docs/memory.md has the formulas.
+large as the context that is asked for; the workspace is estimated. docs/memory.md has the formulas, and what a
+measurement made of them.
 """
 
 import json
@@ -103,7 +104,7 @@ class Need:
             (need.kv_cache, f"KV cache of {self.positions} positions ({need.role}, {need.dtype})")
             for need in self.models
         ]
-        return [*rows, (self.workspace, "workspace, at most")]
+        return [*rows, (self.workspace, "workspace, about")]
 
 
 def estimate(
@@ -249,7 +250,7 @@ def _count(headers: Headers, shape: Shape, dtype: str, quantization: str | None)
 
 
 def _workspace(shape: Shape, settings: Settings, positions: int, item: int) -> int:
-    """Bytes for everything else, an upper bound.
+    """Bytes for everything else, estimated.
 
     Activations of the rows of a prompt that are run at once, scores of their attention where a kernel holds them,
     hidden states carried to the next level, logits of judged tokens, tables of rotary embeddings and masks.
