@@ -49,6 +49,13 @@ def device_named(name: str) -> Device | None:
     return next((gpu for gpu in gpus if gpu.name == f"cuda:{wanted}"), None)
 
 
+def together() -> Device:
+    """All devices as one, for layers that are spread over them."""
+    found = devices()
+    names = " + ".join(device.name for device in found)
+    return Device(names, "", sum(device.free for device in found), sum(device.total for device in found))
+
+
 def host(name: str = "cpu") -> Device:
     """The host's memory: what can be had without swapping, and no more than the containers around us allow."""
     memory = psutil.virtual_memory()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hispec.errors import UnavailableError
-from hispec.machine import Device, device_named
+from hispec.machine import Device, device_named, together
 from hispec.models.config import FAMILIES
 from hispec.models.headers import Headers, fetch_headers, read_headers
 from hispec.models.metadata import read_json, shipped_config
@@ -125,7 +125,8 @@ def estimate(
         timeout: seconds for each request to the hub, for what is not on this machine; None asks nobody.
 
     Returns:
-        The need; None where the configuration of a model is neither here nor shipped, or says too little.
+        The need; None where the configuration of a model is neither here nor shipped, or too little is known of its
+        weights.
     """
     needs = []
     longest = prompt_tokens + settings.max_new_tokens
@@ -139,26 +140,45 @@ def estimate(
             longest = min(longest, shape.context)
         needs.append((target, shape))
     positions = -(-longest // STEP) * STEP
-    return Need(
-        tuple(_need(profile, target, shape, settings, positions, quantization, timeout) for target, shape in needs),
-        positions,
-    )
+    models = []
+    for target, shape in needs:
+        need = _need(profile, target, shape, settings, positions, quantization, timeout)
+        if need is None:
+            return None
+        models.append(need)
+    return Need(tuple(models), positions)
 
 
-def check_profile(profile: Profile, settings: Settings, device: str, prompt_tokens: int | None = None) -> None:
-    """Refuse a profile whose models do not fit the device; what cannot be known is not refused.
+def check_profile(
+    profile: Profile,
+    settings: Settings,
+    device: str,
+    prompt_tokens: int | None = None,
+    *,
+    spread: bool = False,
+    quantization: str | None = None,
+) -> None:
+    """Refuse a profile whose models do not fit; what cannot be known is not refused.
 
     Args:
         profile: whose configurations are on this machine.
         settings: as for `estimate`.
         device: as torch calls it.
         prompt_tokens: of the text that is read, `PROMPT_TOKENS` where that is not known.
+        spread: whether the layers go over all devices instead.
+        quantization: as for `estimate`.
 
     Raises:
         InsufficientMemoryError: with the arithmetic.
     """
-    place = device_named(device)
-    need = estimate(profile, settings, prompt_tokens=prompt_tokens or PROMPT_TOKENS, timeout=HUB_TIMEOUT)
+    place = together() if spread else device_named(device)
+    need = estimate(
+        profile,
+        settings,
+        prompt_tokens=prompt_tokens or PROMPT_TOKENS,
+        quantization=quantization,
+        timeout=HUB_TIMEOUT,
+    )
     if need is not None and place is not None:
         check_fits(need, place, profile.name)
 
@@ -200,12 +220,15 @@ def _need(
     positions: int,
     quantization: str | None,
     timeout: float | None,
-) -> ModelNeed:
+) -> ModelNeed | None:
+    """What one model needs; None for weights that cannot be seen, of a family whose `config.json` does not tell them."""
     headers = None
     if settings.load_format != "dummy":
         headers = read_headers(target)
         if headers is None and timeout is not None:
             headers = fetch_headers(target, timeout)
+    if headers is None and shape.family not in FAMILIES:
+        return None
     dtype = _dtype(settings.dtype, shape, headers)
     item = FLOATS[dtype] // 8
     bits = PER_WEIGHT.get(quantization or "", shape.stored_bits)

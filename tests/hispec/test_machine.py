@@ -79,6 +79,14 @@ def test_gpus_by_name():
     assert device_named("cpu").name == "cpu"
 
 
+@pytest.mark.usefixtures("gpus")
+def test_devices_together():
+    host_free = host().free
+    every = machine.together()
+    assert every.name == "cuda:0 + cuda:1 + cpu"
+    assert every.free == pytest.approx(142 * GB + 1 + host_free, abs=GB)
+
+
 def test_without_a_gpu_auto_is_the_host():
     if not torch.cuda.is_available():
         assert [device.name for device in devices()] == ["cpu"]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hispec import memory
+from hispec import machine, memory
 from hispec.api import Engine
 from hispec.errors import UnavailableError
 from hispec.machine import Device
-from hispec.memory import check_fits, estimate
+from hispec.memory import check_fits, check_profile, estimate
 from hispec.models import cache, fused_stack
 from hispec.models.config import parse_config
 from hispec.models.fused_weights import FusedWeights
@@ -162,6 +162,30 @@ def test_a_model_without_a_configuration_is_unknown(tmp_path):
     assert need_of(Profile(name="nothing", target=Target(model=str(tmp_path)))) is None
     (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": "wide"}')
     assert need_of(Profile(name="nothing", target=Target(model=str(tmp_path)))) is None
+
+
+def test_a_foreign_family_is_counted_by_its_headers_alone(tmp_path):
+    values = random_model("llama").config.to_dict() | {"model_type": "some_decoder"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    profile = Profile(name="foreign", target=Target(model=str(tmp_path)))
+    assert need_of(profile) is None
+    save_file({"layers.0.weight": torch.zeros(7, 5)}, tmp_path / "model.safetensors")
+    assert need_of(profile).models[0].weights == 7 * 5 * 4
+
+
+def test_what_one_device_cannot_hold_may_fit_all_of_them(monkeypatch):
+    places = [Device("cuda:0", "", 80 * 10**9, 0), Device("cuda:1", "", 80 * 10**9, 0), Device("cpu", "", 10**9, 0)]
+    monkeypatch.setattr(machine, "devices", lambda: places)
+    monkeypatch.setattr(memory, "device_named", lambda name: places[0])
+    profile = load_profile("llama-3b-70b")
+    settings = resolve_settings({}, profile)[0]
+    with pytest.raises(UnavailableError, match=r"on cuda:0, and 80\.00 GB are free"):
+        check_profile(profile, settings, "cuda")
+    check_profile(profile, settings, "cuda", spread=True)
+    check_profile(profile, settings, "cuda", quantization="4bit")
+    places.pop(1)
+    with pytest.raises(UnavailableError, match=r"on cuda:0 \+ cpu, and 81\.00 GB are free"):
+        check_profile(profile, settings, "cuda", spread=True)
 
 
 def test_the_refusal_shows_its_arithmetic():
