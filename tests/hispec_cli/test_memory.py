@@ -48,7 +48,9 @@ def fail_after(monkeypatch, calls, error, stack=FusedStack):
 
 
 @pytest.mark.usefixtures("little_memory")
-@pytest.mark.parametrize("command", [("generate", QUESTION), ("bench", "--limit", "1")], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "command", [("generate", QUESTION), ("bench", "--limit", "1"), ("calibrate",)], ids=lambda words: words[0]
+)
 def test_what_does_not_fit_is_refused_before_it_is_loaded(hispec, monkeypatch, command):
     made = loads(monkeypatch, FusedWeights)
     outcome = hispec(*command, "--device", "cpu")
