@@ -50,7 +50,7 @@ def measure(
     with Processes() as processes:
         engine = load_engine(model, _on_own_device(decoding, processes))
         limit = _answer_limit(rows, decoding, engine)
-        runner = Runner(engine, rows.dataset, arms, limit)
+        runner = Runner(engine, rows.dataset, arms, limit, force=model.force)
         chosen, warmup = _choose(rows, runner, run)
         setup = _setup(run, arms, engine, rows, chosen, limit, processes)
         share = processes.share_of(tasks(chosen, run.repeats))

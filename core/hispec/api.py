@@ -2,7 +2,7 @@
 
 import platform
 import secrets
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -19,10 +19,11 @@ from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.decoding.rules import Greedy, Rule, Speculative
 from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState
-from hispec.errors import LosslessnessError, UsageError
+from hispec.errors import LosslessnessError, OutOfMemoryError, UsageError, is_out_of_memory
 from hispec.events import Committed, Event, Finished, FinishReason
-from hispec.levels import build_hierarchy, models_of
+from hispec.levels import build_hierarchy
 from hispec.lossless import Difference, diagnose, first_difference
+from hispec.memory import check_profile
 from hispec.metrics import Stats
 from hispec.models.config import as_ids
 from hispec.models.loading import (
@@ -36,12 +37,15 @@ from hispec.models.loading import (
 )
 from hispec.models.metadata import read_commit
 from hispec.models.stack import LayerStack
-from hispec.profile import Profile, check_depths, load_profile, profile_for_model, resolve_model
+from hispec.profile import Profile, check_depths, load_profile, models_of, profile_for_model, resolve_model
 from hispec.settings import Settings, resolve_settings
 from hispec.text import DraftText, TextStream, encode_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+MEMORY_ENDED = object()
+"""What stands for a result inside the engine where memory ran out."""
 
 
 @dataclass
@@ -127,13 +131,21 @@ class Engine:
 
     @classmethod
     def from_profile(
-        cls, profile: Profile | str, *, environ: Mapping[str, str] | None = None, **options: Any
+        cls,
+        profile: Profile | str,
+        *,
+        environ: Mapping[str, str] | None = None,
+        prompt_tokens: int | None = None,
+        force: bool = False,
+        **options: Any,
     ) -> "Engine":
         """Load a profile's target and tokenizer.
 
         Args:
             profile: a profile, its name or its path.
             environ: environment variables whose `HISPEC_*` count; none by default.
+            prompt_tokens: what will be read, for the estimate of the KV cache; see `hispec.memory`.
+            force: load what does not seem to fit the device's memory.
             options: any field of `hispec.settings.Settings`.
 
         Raises:
@@ -148,8 +160,9 @@ class Engine:
         for model, revision in models.items():  # everything that can be refused is, before any weights are read
             configs[model] = load_config(resolve_model(model), revision, dummy=dummy)
             check_depths(profile, model, configs[model].num_layers)
-            if dummy:
-                continue
+        if not force:
+            check_profile(profile, settings, str(device), prompt_tokens)
+        for model, revision in {} if dummy else models.items():
             tokenizers[model] = load_tokenizer(resolve_model(model), revision)
             check_vocabulary(tokenizers[profile.target.model], tokenizers[model], profile.target.model, model)
         own = profile.target.model
@@ -216,6 +229,7 @@ class Engine:
     ) -> Generator[Event]:
         """Answer a prompt, event by event; the last is `Finished`, its `result` a `Generation`.
 
+
         Args:
             prompt: what to answer.
             system: a system message.
@@ -225,6 +239,7 @@ class Engine:
 
         Raises:
             UsageError: an empty prompt, an empty stop text, a prompt that leaves no room in the context.
+            OutOfMemoryError: after a `Finished` with what was validated; the engine can go on to a shorter answer.
         """
         stop = [stop] if isinstance(stop, str) else stop
         if not all(stop):
@@ -339,7 +354,11 @@ class Engine:
         """The engine's events with text added, cut at a stop text."""
         seed = secrets.randbits(32) if self.settings.seed is None else self.settings.seed
         text, stats = TextStream(self.tokenizer, stop), self.new_stats()
-        with closing(self.decode_ids(self.hierarchy, ids, max_new_tokens, self.eos_ids, seed)) as events:
+
+        def begin() -> Generator[Event]:
+            return self.decode_ids(self.hierarchy, ids, max_new_tokens, self.eos_ids, seed)
+
+        with closing(self._until_memory_ends(begin)) as events:
             for event in events:
                 if isinstance(event, Finished):
                     end = event
@@ -367,6 +386,25 @@ class Engine:
             seed if self.settings.temperature > 0 else None,
         )
         yield replace(end, result=generation)
+        if end.result is MEMORY_ENDED:
+            raise OutOfMemoryError(generation, len(generation.token_ids))
+
+    def _until_memory_ends(self, begin: Callable[[], Generator[Event]]) -> Generator[Event]:
+        """The events of a decoding; where memory runs out an interruption, whose result is `MEMORY_ENDED`."""
+        at = 0.0
+        try:
+            with closing(begin()) as events:
+                for event in events:
+                    at = event.t
+                    yield event
+            return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside of the handler, whose error holds on to the tensors of the step that failed.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        yield Finished(at, "interrupted", MEMORY_ENDED)
 
 
 def check_vocabulary(

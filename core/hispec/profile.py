@@ -249,6 +249,17 @@ def calibrated_elsewhere(profile: Profile, environment: Mapping[str, Any]) -> li
     ]
 
 
+def models_of(profile: Profile, mode: str) -> dict[str, str | None]:
+    """The models that a mode of a profile reads, each once with its revision, the target first."""
+    lower = []
+    if mode != "autoregressive" and profile.draft is not None:
+        lower.append(profile.draft.model)
+    if mode == "hispec" and profile.intermediate is not None:
+        lower.append(profile.intermediate.model)
+    own = profile.target.model
+    return {own: profile.target.revision} | {model: None for model in lower if model not in (None, own)}
+
+
 def load_profile(name: str) -> Profile:
     """Find a profile by name or path and read it.
 

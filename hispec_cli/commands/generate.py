@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hispec.errors import LosslessnessError, UsageError
+from hispec.errors import LosslessnessError, OutOfMemoryError, UnavailableError, UsageError, is_out_of_memory
 from hispec.events import Finished
 from hispec_cli.options import AnswerOptions, CommonOptions, DecodingOptions, Format, ModelOptions, grouped
 from hispec_cli.ui.console import say
@@ -73,18 +73,22 @@ def generate(
         raise UsageError("--speed is that of a replay", "add --replay FILE, or leave it out")
     text = read_prompt(prompt)
     with Trace(trace) as traced:
-        engine = load_engine(model, decoding)
+        engine = load_engine(model, decoding, text)
         if verify:
             engine.check_verifiable()
         view = choose_view(format, live, palette, engine.new_stats())
         draft_text = view.draft_text or trace is not None
+        problem: Exception | None = None
         with interruptible(engine), view:
-            for event in engine.stream(text, system=system, raw=raw, stop=stop or (), draft_text=draft_text):
-                view.see(event)
-                if isinstance(event, Finished):
-                    generation = event.result
-                    problem = check(engine, generation) if verify else None
-                traced.see(event)
+            try:
+                for event in engine.stream(text, system=system, raw=raw, stop=stop or (), draft_text=draft_text):
+                    view.see(event)
+                    if isinstance(event, Finished):
+                        generation = event.result
+                        problem = check(engine, generation) if verify else None
+                    traced.see(event)
+            except OutOfMemoryError as error:  # the answer up to there is shown first
+                problem = problem or error
         view.finish(generation)
     report(generation.stats)
     if generation.verified:
@@ -136,8 +140,14 @@ def read_prompt(argument: str | None) -> str:
     return text
 
 
-def load_engine(model: ModelOptions, decoding: DecodingOptions) -> "Engine":
-    """Load what the options name. Their mistakes are found before torch, which takes seconds, is imported."""
+def load_engine(model: ModelOptions, decoding: DecodingOptions, prompt: str | None = None) -> "Engine":
+    """Load what the options name. Their mistakes are found before torch, which takes seconds, is imported.
+
+    Args:
+        model: which.
+        decoding: how.
+        prompt: what will be read, where that is known, for the estimate of the memory needed.
+    """
     prepare_hub(model)
     from hispec.settings import resolve_settings
 
@@ -145,9 +155,16 @@ def load_engine(model: ModelOptions, decoding: DecodingOptions) -> "Engine":
     profile = load_model_profile(model, dummy=asked == "dummy")
     resolve_settings(decoding.given(), profile, environ=os.environ)
     from hispec.api import Engine
+    from hispec.memory import prompt_size
     from hispec.profile import calibrated_elsewhere
 
-    engine = Engine.from_profile(profile, environ=os.environ, **decoding.given())
+    engine = Engine.from_profile(
+        profile,
+        environ=os.environ,
+        prompt_tokens=None if prompt is None else prompt_size(prompt),
+        force=model.force,
+        **decoding.given(),
+    )
     if engine.settings.load_format == "dummy":
         say("synthetic weights: speed and memory are those of the model, its text is noise", "yellow")
     if changed := calibrated_elsewhere(engine.profile, engine.environment):
@@ -202,6 +219,13 @@ def check(engine: "Engine", generation: "Generation") -> Exception | None:
         engine.verify(generation)
     except LosslessnessError as error:
         return error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return UnavailableError(
+            "the memory ran out while verifying; the answer is not verified",
+            "verify a shorter one, or see: hispec doctor",
+        )
     except KeyboardInterrupt:
         generation.verified = None
         return typer.Exit(INTERRUPTED)

@@ -10,12 +10,13 @@ from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from torch import Tensor
 
-from hispec.errors import HispecError, UnavailableError, UsageError
+from hispec.errors import HispecError, UnavailableError, UsageError, is_out_of_memory
 from hispec.models.checkpoint import Checkpoint, read_tensors
 from hispec.models.config import ModelConfig, check_supported, parse_config, rope_type_of
-from hispec.models.dummy import build_dummy, dummy_tokenizer, shipped_config
+from hispec.models.dummy import build_dummy, dummy_tokenizer
 from hispec.models.fused_stack import FusedStack, why_not_fused
 from hispec.models.fused_weights import FusedWeights
+from hispec.models.metadata import shipped_config
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
 
@@ -261,7 +262,7 @@ def _explain(error: Exception, model: str) -> HispecError:
         return error
     if isinstance(error, SafetensorError):
         return UnavailableError(f"the weights of {model} are damaged: {line}", "download or save the model again")
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return UnavailableError(
             f"not enough memory for {model}", "choose a smaller model, a smaller dtype or another device"
         )

@@ -50,14 +50,17 @@ class TransformersStack:
         names = inspect.signature(type(self._layers[0]).forward).parameters
         self._cache_argument = "cache" if "cache" in names else "past_key_values"
         self.lease: object = None
+        self._tabulated = 0
 
     @torch.inference_mode()
     def reserve(self, positions: int) -> None:
         """See `LayerStack.reserve`; also tabulates the rotary embedding of every position."""
-        if self.cache.grow(positions):
+        self.cache.grow(positions)
+        if self._tabulated != self.cache.positions:
             probe = torch.empty(1, 1, 1, dtype=self.dtype, device=self.device)
             places = torch.arange(self.cache.positions, device=self.device)
             self._cos, self._sin = self._decoder.rotary_emb(probe, places[None])
+            self._tabulated = self.cache.positions
 
     @torch.inference_mode()
     def embed(self, token_ids: list[int]) -> Tensor:
