@@ -25,20 +25,27 @@ from hispec.decoding.policies import Draft, Judge, Policy, Step
 
 
 class Oracle(Policy):
-    """Knows the text: lets the cheapest level that is right write each token, and the target judge when none is."""
+    """Knows the text: lets the cheapest level that is right write each token, one mistake more where none is, which
+    the target's judgement corrects for free, and then lets the target judge."""
 
     def __init__(self, text: Trace, replay: Replay) -> None:
         self.text, self.target = text, len(replay.readers) - 1
         self.right = [text.readings[reader].best for reader in replay.readers]
+        self.mistaken = False
 
     def next_step(self, judged: Sequence[int], may_draft: bool) -> Step:
         """See `Policy.next_step`."""
         at, waiting = judged[0], judged[0] - judged[-1]
-        if may_draft and waiting < MOST_WAITING:
-            for level in range(self.target):
-                if self.right[level][at] == self.text.tokens[at]:
-                    return Draft(1, level)
-        return Judge(self.target) if waiting else Draft(1, self.target)
+        if self.mistaken or waiting >= MOST_WAITING or not may_draft:
+            self.mistaken = False
+            return Judge(self.target)
+        for level in range(self.target):
+            if self.right[level][at] == self.text.tokens[at]:
+                return Draft(1, level)
+        if not waiting:
+            return Draft(1, self.target)
+        self.mistaken = True
+        return Draft(1, 0)
 
 
 def arms_of(scorer: Scorer, laboratory: Laboratory) -> dict[str, Configuration]:
