@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 
-from hispec.bench.runner import processor_name
+from hispec.machine import processor_name
 from hispec.tiny.evaluate import held_out_problems
 
 RESULTS = Path(__file__).parent / "results"

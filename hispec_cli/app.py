@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from hispec.errors import HispecError
-from hispec_cli.commands import bench, generate, profile
+from hispec.errors import HispecError, UnavailableError, is_out_of_memory
+from hispec_cli.commands import bench, calibrate, doctor, generate, profile
 from hispec_cli.ui.console import report_error
 from hispec_cli.ui.output import ReaderLeft, write
 
@@ -23,7 +23,9 @@ app = typer.Typer(
 )
 app.command(name="generate")(generate.generate)
 app.add_typer(bench.app, name="bench")
+app.command(name="calibrate")(calibrate.calibrate)
 app.add_typer(profile.app, name="profile")
+app.command(name="doctor")(doctor.doctor)
 
 
 def _show_version(asked: bool) -> None:
@@ -69,6 +71,13 @@ def run(arguments: list[str]) -> int:
         _trace(debug)
         return error.exit_code
     except Exception as error:
+        if is_out_of_memory(error):
+            report_error(
+                f"the memory ran out: {error or 'of this machine'}",
+                "choose a smaller model or dtype, or see: hispec doctor",
+            )
+            _trace(debug)
+            return UnavailableError.exit_code
         report_error(
             f"this is a bug in hispec: {type(error).__name__}: {error}",
             "please report it with the output of the same command and --debug",

@@ -55,7 +55,7 @@ def measure(
                 "leave out --tensor-parallel",
             )
         limit = _answer_limit(rows, decoding, engine)
-        runner = Runner(engine, rows.dataset, arms, limit)
+        runner = Runner(engine, rows.dataset, arms, limit, force=model.force)
         chosen, warmup = _choose(rows, runner, run)
         setup = _setup(run, arms, engine, rows, chosen, limit, processes)
         share = processes.share_of(tasks(chosen, run.repeats))

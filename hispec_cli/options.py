@@ -70,6 +70,7 @@ class Policy(StrEnum):
     """What decides when to draft on and when to judge."""
 
     static = "static"
+    adaptive = "adaptive"
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ class ModelOptions:
         int | None,
         typer.Option(min=1, help="Layers that judge drafts; with --model a quarter of the depth by default."),
     ] = None
+    force: Annotated[
+        bool, typer.Option("--force", help="Load models that do not seem to fit the memory that is free.")
+    ] = False
     offline: Annotated[
         bool, typer.Option("--offline", envvar="HISPEC_OFFLINE", help="Never touch the network, as HF_HUB_OFFLINE=1.")
     ] = False

@@ -95,12 +95,13 @@ def joint(stack, sampling, prompt, length, eos=()):
     return torch.tensor(probabilities, dtype=torch.float64)
 
 
-def write(levels, rule, prompt, length, *, n_d=2, n_i=3, ngram=None, eos=()):
+def write(levels, rule, prompt, length, *, n_d=2, n_i=3, ngram=None, eos=(), policy_of=None):
     """One continuation of at most `length` tokens; after an end of text, 0 fills it up."""
     hierarchy = Hierarchy(levels)
     state = DecodingState(hierarchy, prompt, len(prompt) + length)
     guesser = Guesser(*ngram) if ngram else None
-    for _ in decode(state, StaticPolicy.of(hierarchy, n_d, n_i), rule, Ending(length, eos), guesser):
+    policy = policy_of(hierarchy) if policy_of else StaticPolicy.of(hierarchy, n_d, n_i)
+    for _ in decode(state, policy, rule, Ending(length, eos), guesser):
         pass
     written = state.tokens[len(prompt) : state.committed]
     return written + [0] * (length - len(written))

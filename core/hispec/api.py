@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hispec.adaptation import knowledge
+from hispec.decoding.adaptive import AdaptivePolicy, Knowledge
 from hispec.decoding.engine import Ending, decode
 from hispec.decoding.guesses import Guesser
 from hispec.decoding.hierarchy import Hierarchy
-from hispec.decoding.policies import StaticPolicy
+from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.decoding.rules import Greedy, Rule, Speculative
 from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState
-from hispec.errors import LosslessnessError, UsageError
+from hispec.errors import LosslessnessError, OutOfMemoryError, UsageError, is_out_of_memory
 from hispec.events import Committed, Event, Finished, FinishReason
-from hispec.levels import build_hierarchy, deepest_exit, models_of
+from hispec.levels import build_hierarchy, deepest_exit
 from hispec.lossless import Difference, diagnose, first_difference
+from hispec.memory import check_profile
 from hispec.metrics import Stats
 from hispec.models.checkpoint import Download
 from hispec.models.config import as_ids
@@ -37,13 +40,16 @@ from hispec.models.loading import (
 from hispec.models.metadata import read_commit
 from hispec.models.placement import Placement, check_quantization
 from hispec.models.stack import LayerStack
-from hispec.profile import Profile, check_depths, load_profile, profile_for_model, resolve_model
-from hispec.ranks import Ranks, SharedRule, check_ranks
+from hispec.profile import Profile, check_depths, load_profile, models_of, profile_for_model, resolve_model
+from hispec.ranks import Ranks, SharedPolicy, SharedRule, check_ranks
 from hispec.settings import Settings, parse_memory, resolve_settings
 from hispec.text import DraftText, TextStream, encode_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+MEMORY_ENDED = object()
+"""What stands for a result inside the engine where memory ran out."""
 
 
 @dataclass
@@ -123,6 +129,7 @@ class Engine:
         self.hierarchy = build_hierarchy(profile, settings.mode, stacks)
         self.context = self.hierarchy.stack_of(-1).context
         self._interrupted = False
+        self._known: dict[Hierarchy, Knowledge] = {}
 
     @property
     def device(self) -> torch.device:
@@ -135,6 +142,8 @@ class Engine:
         profile: Profile | str,
         *,
         environ: Mapping[str, str] | None = None,
+        prompt_tokens: int | None = None,
+        force: bool = False,
         watch: Callable[[Download], None] = lambda _: None,
         **options: Any,
     ) -> "Engine":
@@ -143,6 +152,8 @@ class Engine:
         Args:
             profile: a profile, its name or its path.
             environ: environment variables whose `HISPEC_*` count; none by default.
+            prompt_tokens: what will be read, for the estimate of the KV cache; see `hispec.memory`.
+            force: load what does not seem to fit the device's memory.
             watch: told how far the download of weights is, if there is one.
             options: any field of `hispec.settings.Settings`.
 
@@ -159,13 +170,21 @@ class Engine:
         for model, revision in models.items():  # everything that can be refused is, before any weights are read
             configs[model] = load_config(resolve_model(model), revision, dummy=dummy)
             check_depths(profile, model, configs[model].num_layers)
-            if dummy:
-                continue
+        if placement.tensor_parallel:
+            check_ranks({model: config.num_kv_heads for model, config in configs.items()})
+        elif not force:
+            check_profile(
+                profile,
+                settings,
+                str(device),
+                prompt_tokens,
+                spread=placement.spread,
+                quantization=None if placement.quantization == "none" else placement.quantization,
+            )
+        for model, revision in {} if dummy else models.items():
             tokenizers[model] = load_tokenizer(resolve_model(model), revision)
             check_vocabulary(tokenizers[profile.target.model], tokenizers[model], profile.target.model, model)
         own = profile.target.model
-        if placement.tensor_parallel:
-            check_ranks({model: config.num_kv_heads for model, config in configs.items()})
         if dummy:
             tokenizer = load_dummy_tokenizer(resolve_model(own), configs[own].vocab_size)
             built = {
@@ -244,6 +263,7 @@ class Engine:
     ) -> Generator[Event]:
         """Answer a prompt, event by event; the last is `Finished`, its `result` a `Generation`.
 
+
         Args:
             prompt: what to answer.
             system: a system message.
@@ -253,6 +273,7 @@ class Engine:
 
         Raises:
             UsageError: an empty prompt, an empty stop text, a prompt that leaves no room in the context.
+            OutOfMemoryError: after a `Finished` with what was validated; the engine can go on to a shorter answer.
         """
         stop = [stop] if isinstance(stop, str) else stop
         if not all(stop):
@@ -290,8 +311,18 @@ class Engine:
         """Decode token ids through any hierarchy, without text; see `hispec.decoding.engine.decode`."""
         state = DecodingState(hierarchy, prompt_ids, len(prompt_ids) + max_new_tokens)
         ending = Ending(max_new_tokens, eos_ids, self._is_interrupted)
-        policy = StaticPolicy.of(hierarchy, self.settings.draft_tokens, self.settings.validate_every)
-        return decode(state, policy, self._rule(len(hierarchy) - 1, seed), ending, self._guesser(hierarchy))
+        return decode(
+            state, self._policy(hierarchy), self._rule(len(hierarchy) - 1, seed), ending, self._guesser(hierarchy)
+        )
+
+    def _policy(self, hierarchy: Hierarchy) -> Policy:
+        """A fresh policy of the settings."""
+        if self.settings.policy == "static" or len(hierarchy) == 1:
+            return StaticPolicy.of(hierarchy, self.settings.draft_tokens, self.settings.validate_every)
+        if hierarchy not in self._known:
+            self._known = {hierarchy: knowledge(hierarchy, self.profile.adaptive)}
+        policy = AdaptivePolicy(self._known[hierarchy])
+        return policy if self.ranks is None else SharedPolicy(policy, self.ranks)
 
     def _is_interrupted(self) -> bool:
         """Whether to end; ranks ask rank 0, so that all end at the same step."""
@@ -366,7 +397,11 @@ class Engine:
         seed = secrets.randbits(32) if self.settings.seed is None else self.settings.seed
         seed = seed if self.ranks is None else self.ranks.share(seed)
         text, stats = TextStream(self.tokenizer, stop), self.new_stats()
-        with closing(self.decode_ids(self.hierarchy, ids, max_new_tokens, self.eos_ids, seed)) as events:
+
+        def begin() -> Generator[Event]:
+            return self.decode_ids(self.hierarchy, ids, max_new_tokens, self.eos_ids, seed)
+
+        with closing(self._until_memory_ends(begin)) as events:
             for event in events:
                 if isinstance(event, Finished):
                     end = event
@@ -394,6 +429,25 @@ class Engine:
             seed if self.settings.temperature > 0 else None,
         )
         yield replace(end, result=generation)
+        if end.result is MEMORY_ENDED:
+            raise OutOfMemoryError(generation, len(generation.token_ids))
+
+    def _until_memory_ends(self, begin: Callable[[], Generator[Event]]) -> Generator[Event]:
+        """The events of a decoding; where memory runs out an interruption, whose result is `MEMORY_ENDED`."""
+        at = 0.0
+        try:
+            with closing(begin()) as events:
+                for event in events:
+                    at = event.t
+                    yield event
+            return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside of the handler, whose error holds on to the tensors of the step that failed.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        yield Finished(at, "interrupted", MEMORY_ENDED)
 
 
 def check_vocabulary(

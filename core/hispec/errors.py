@@ -3,6 +3,8 @@
 Everything a user can cause derives from `HispecError`; any other exception is a bug.
 """
 
+from typing import Any
+
 
 class HispecError(Exception):
     """A failure with a cause and a cure, each one line of plain text.
@@ -40,3 +42,30 @@ class UnavailableError(HispecError):
     """The environment cannot do it: no weights, no memory, no network, no permission."""
 
     exit_code = 5
+
+
+class OutOfMemoryError(UnavailableError):
+    """Memory ran out while decoding; what was validated until then is not lost.
+
+    Args:
+        generation: the answer so far.
+        tokens: how many it has.
+    """
+
+    def __init__(self, generation: Any, tokens: int) -> None:
+        super().__init__(
+            f"out of memory after {tokens} tokens of the answer, which are kept",
+            "shorten the prompt or --max-new-tokens, choose a smaller model or dtype, or see: hispec doctor",
+        )
+        self.generation = generation
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: Python's, a GPU's, or torch's on a CPU, which is a plain `RuntimeError`."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ == "OutOfMemoryError"  # torch need not be imported to know its errors
+        or "DefaultCPUAllocator: can't allocate memory" in str(error)
+        or "out of memory" in str(error)
+    )

@@ -1,4 +1,4 @@
-"""From a profile to the levels that decode it, and the models that these read."""
+"""From a profile to the levels that decode it."""
 
 from collections.abc import Mapping
 
@@ -58,17 +58,6 @@ class _Heads:
             own = sorted(id_ for id_ in ids if id_ < both)
             self._known[stack.name, words] = stack.reduce_head(torch.tensor(own))
         return self._known[stack.name, words]
-
-
-def models_of(profile: Profile, mode: str) -> dict[str, str | None]:
-    """The models that a mode of a profile reads, each once with its revision, the target first."""
-    lower = []
-    if mode != "autoregressive" and profile.draft is not None:
-        lower.append(profile.draft.model)
-    if mode == "hispec" and profile.intermediate is not None:
-        lower.append(profile.intermediate.model)
-    own = profile.target.model
-    return {own: profile.target.revision} | {model: None for model in lower if model not in (None, own)}
 
 
 def deepest_exit(profile: Profile, model: str) -> int:

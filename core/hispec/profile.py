@@ -4,7 +4,10 @@ A profile is looked up by path, then in the user's own folder, then among those 
 """
 
 import difflib
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -33,6 +36,11 @@ Share = Annotated[float, Field(gt=0, le=1)]
 MinP = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=0.01, le=100)]
 Name = Annotated[str, Field(min_length=1)]
+Milliseconds = Annotated[float, Field(gt=0)]
+Features = Annotated[list[Literal["margin", "log_probability", "entropy"]], Field(min_length=1)]
+Point = Annotated[list[float], Field(min_length=2, max_length=2)]
+MEASURED = ("draft", "intermediate", "single_layer", "decoding", "adaptive")
+"""Sections that `hispec calibrate` writes."""
 LIMITS = {"ge": "at least", "gt": "more than", "le": "at most"}
 BUILTIN = "builtin:"
 """Prefix of a model that ships inside the package."""
@@ -119,7 +127,7 @@ class Decoding(_Section):
 
     draft_tokens: Count | None = None
     validate_every: Count | None = None
-    policy: Literal["static"] | None = None
+    policy: Literal["static", "adaptive"] | None = None
     max_new_tokens: Count | None = None
     verification: Verification | None = None
     intermediate_top_k: Count | None = None
@@ -133,6 +141,52 @@ class Sampling(_Section):
     top_p: Share | None = None
     min_p: MinP | None = None
     repetition_penalty: Penalty | None = None
+
+
+class Acceptance(_Section):
+    """What predicts whether a level's token is accepted by another: a table of one feature, or a logistic regression.
+
+    Attributes:
+        features: that it reads, see `hispec.decoding.confidence.FEATURES`.
+        mean: share of tokens accepted.
+        table: pairs of the feature's value, ascending, and the probability of acceptance there.
+        weights: of the terms of the features, see `hispec.decoding.prediction.terms`.
+    """
+
+    features: Features
+    mean: Annotated[float, Field(gt=0, lt=1)]
+    table: Annotated[list[Point], Field(min_length=1)] | None = None
+    weights: list[float] | None = None
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> "Acceptance":
+        if (self.table is None) == (self.weights is None):
+            raise ValueError("give a table or weights, one of both")
+        if self.table is not None:
+            knots = [knot for knot, _ in self.table]
+            if len(self.features) != 1 or any(b <= a for a, b in pairwise(knots)):
+                raise ValueError("give a table of one feature, its values ascending")
+            if not all(0 <= chance <= 1 for _, chance in self.table):
+                raise ValueError("give probabilities from 0 to 1")
+        elif len(self.weights or ()) != 1 + len(self.features) + ("margin" in self.features):
+            raise ValueError("give a weight for the constant and for each feature, two for the margin")
+        return self
+
+
+class Adaptation(_Section):
+    """What the adaptive policy knows of levels, written by `hispec calibrate`; names as in `hispec.adaptation`.
+
+    Attributes:
+        draft_ms: by level, milliseconds of one drafted token.
+        judge_ms: by pair of levels, of judging 1, 2, 4, 8, 16 and 32 tokens.
+        acceptance: by pair of levels.
+        tokens_per_ms: by levels that take part, what to expect of them.
+    """
+
+    draft_ms: dict[str, Milliseconds] = {}
+    judge_ms: dict[str, Annotated[list[Milliseconds], Field(min_length=6, max_length=6)]] = {}
+    acceptance: dict[str, Acceptance] = {}
+    tokens_per_ms: dict[str, Milliseconds] = {}
 
 
 class Profile(_Section):
@@ -149,10 +203,20 @@ class Profile(_Section):
     intermediate: Intermediate | None = None
     single_layer: SingleLayer | None = None
     decoding: Decoding = Decoding()
+    adaptive: Adaptation | None = None
     sampling: Sampling = Sampling()
     frequencies: Name | None = None
     chat_template: str | None = None
     calibrated: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Profile":
+        if self.calibrated is not None and self.calibrated.get("sha256") not in (None, digest_of(self)):
+            raise ValueError(
+                "its levels, or what they were measured to do, are not what hispec calibrate wrote, or cut off: "
+                "give the file as it was, calibrate again, or remove calibrated.sha256 if this is meant"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ordered(self) -> "Profile":
@@ -167,6 +231,34 @@ class Profile(_Section):
         if draft is not None and deeper is not None and draft >= deeper:
             raise ValueError(f"the intermediate exit ({deeper}) must be deeper than the draft exit ({draft})")
         return self
+
+
+def digest_of(profile: Profile) -> str:
+    """Of the sections that a calibration measured: equal for equal levels, lengths, policy and adaptation."""
+    measured = profile.model_dump(include=set(MEASURED), exclude_none=True, exclude_defaults=True)
+    measured.get("decoding", {}).pop("max_new_tokens", None)
+    return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
+
+
+def calibrated_elsewhere(profile: Profile, environment: Mapping[str, Any]) -> list[str]:
+    """What differs between where a profile was calibrated and where it runs, each as `dtype float32 -> bfloat16`."""
+    known = profile.calibrated or {}
+    return [
+        f"{key} {known[key]} -> {environment[key]}"
+        for key in ("device", "dtype", "stack", "threads")
+        if key in known and key in environment and str(known[key]) != str(environment[key])
+    ]
+
+
+def models_of(profile: Profile, mode: str) -> dict[str, str | None]:
+    """The models that a mode of a profile reads, each once with its revision, the target first."""
+    lower = []
+    if mode != "autoregressive" and profile.draft is not None:
+        lower.append(profile.draft.model)
+    if mode == "hispec" and profile.intermediate is not None:
+        lower.append(profile.intermediate.model)
+    own = profile.target.model
+    return {own: profile.target.revision} | {model: None for model in lower if model not in (None, own)}
 
 
 def load_profile(name: str) -> Profile:
@@ -295,6 +387,9 @@ def with_exits(profile: Profile, draft: int | None, intermediate: int | None) ->
         ProfileError: exits out of order.
     """
     data = profile.model_dump(by_alias=True, exclude_unset=True)
+    if draft is not None or intermediate is not None:  # measured for the exits that were
+        data.pop("adaptive", None)
+        data.pop("calibrated", None)
     if draft is not None:
         data.pop("single_layer", None)  # tuned for the exits that were
         data["draft"] = {"exit_layer": draft} | _kept(data.get("draft"), "ngram", "head")

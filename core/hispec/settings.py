@@ -77,7 +77,7 @@ class Settings(BaseModel):
     mode: Mode = "hispec"
     draft_tokens: Count = 2
     validate_every: Count = 4
-    policy: Literal["static"] = "static"
+    policy: Literal["static", "adaptive"] = "static"
     max_new_tokens: Count = 256
     verification: Verification = "tokens"
     intermediate_top_k: Count = 1

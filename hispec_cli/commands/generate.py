@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hispec.errors import LosslessnessError, UsageError
+from hispec.errors import LosslessnessError, OutOfMemoryError, UnavailableError, UsageError, is_out_of_memory
 from hispec.events import Finished
 from hispec_cli.options import AnswerOptions, CommonOptions, DecodingOptions, Format, ModelOptions, grouped
 from hispec_cli.ui.console import say
@@ -24,6 +24,7 @@ from hispec_cli.ui.views import choose_view
 if TYPE_CHECKING:
     from hispec.api import Engine, Generation
     from hispec.metrics import Stats
+    from hispec.profile import Profile
 
 INTERRUPTED = 130
 
@@ -74,20 +75,24 @@ def generate(
     first = speaks(decoding, debug=common.debug)
     text = read_prompt(prompt) if first else ""
     with Trace(trace if first else None) as traced:
-        engine = load_engine(model, decoding)
+        engine = load_engine(model, decoding, text or None)
         if engine.ranks is not None:
             text = engine.ranks.share(text)
         if verify:
             engine.check_verifiable()
         view = choose_view(format, live, palette, engine.new_stats())
         draft_text = view.draft_text or trace is not None
+        problem: Exception | None = None
         with interruptible(engine), view:
-            for event in engine.stream(text, system=system, raw=raw, stop=stop or (), draft_text=draft_text):
-                view.see(event)
-                if isinstance(event, Finished):
-                    generation = event.result
-                    problem = check(engine, generation) if verify else None
-                traced.see(event)
+            try:
+                for event in engine.stream(text, system=system, raw=raw, stop=stop or (), draft_text=draft_text):
+                    view.see(event)
+                    if isinstance(event, Finished):
+                        generation = event.result
+                        problem = check(engine, generation) if verify else None
+                    traced.see(event)
+            except OutOfMemoryError as error:  # the answer up to there is shown first
+                problem = problem or error
         view.finish(generation)
     report(generation.stats)
     if generation.verified:
@@ -165,30 +170,55 @@ def read_prompt(argument: str | None) -> str:
     return text
 
 
-def load_engine(model: ModelOptions, decoding: DecodingOptions) -> "Engine":
-    """Load what the options name. Their mistakes are found before torch, which takes seconds, is imported."""
+def load_engine(model: ModelOptions, decoding: DecodingOptions, prompt: str | None = None) -> "Engine":
+    """Load what the options name. Their mistakes are found before torch, which takes seconds, is imported.
+
+    Args:
+        model: which.
+        decoding: how.
+        prompt: what will be read, where that is known, for the estimate of the memory needed.
+    """
     prepare_hub(model)
-    from hispec.profile import load_profile, with_exits
     from hispec.settings import resolve_settings
+
+    asked = decoding.load_format or os.environ.get("HISPEC_LOAD_FORMAT")
+    profile = load_model_profile(model, dummy=asked == "dummy")
+    resolve_settings(decoding.given(), profile, environ=os.environ)
+    from hispec.api import Engine
+    from hispec.memory import prompt_size
+    from hispec.profile import calibrated_elsewhere
+
+    engine = Engine.from_profile(
+        profile,
+        environ=os.environ,
+        prompt_tokens=None if prompt is None else prompt_size(prompt),
+        force=model.force,
+        watch=DownloadProgress().see,
+        **decoding.given(),
+    )
+    if engine.settings.load_format == "dummy":
+        say("synthetic weights: speed and memory are those of the model, its text is noise", "yellow")
+    if changed := calibrated_elsewhere(engine.profile, engine.environment):
+        say(
+            f"profile {engine.profile.name} was calibrated elsewhere ({', '.join(changed)}): answers are the same, "
+            "speed may not be; calibrate again with: hispec calibrate",
+            "yellow",
+        )
+    return engine
+
+
+def load_model_profile(model: ModelOptions, *, dummy: bool = False) -> "Profile":
+    """The profile that the options name, or one for a checkpoint without."""
+    from hispec.profile import load_profile, with_exits
 
     if model.model is not None and model.profile is not None:
         raise UsageError("--model and --profile were both given", "give one of them")
     if model.model is None:
-        profile = with_exits(
-            load_profile(model.profile or os.environ.get("HISPEC_PROFILE") or "tiny"),
-            model.draft_exit,
-            model.intermediate_exit,
-        )
-        resolve_settings(decoding.given(), profile, environ=os.environ)
-    from hispec.api import Engine, unprofiled
+        profile = load_profile(model.profile or os.environ.get("HISPEC_PROFILE") or "tiny")
+        return with_exits(profile, model.draft_exit, model.intermediate_exit)
+    from hispec.api import unprofiled
 
-    if model.model is not None:
-        asked = decoding.load_format or os.environ.get("HISPEC_LOAD_FORMAT")
-        profile = unprofiled(model.model, model.draft_exit, model.intermediate_exit, dummy=asked == "dummy")
-    engine = Engine.from_profile(profile, environ=os.environ, watch=DownloadProgress().see, **decoding.given())
-    if engine.settings.load_format == "dummy":
-        say("synthetic weights: speed and memory are those of the model, its text is noise", "yellow")
-    return engine
+    return unprofiled(model.model, model.draft_exit, model.intermediate_exit, dummy=dummy)
 
 
 def prepare_hub(model: ModelOptions) -> None:
@@ -220,6 +250,13 @@ def check(engine: "Engine", generation: "Generation") -> Exception | None:
         engine.verify(generation)
     except LosslessnessError as error:
         return error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return UnavailableError(
+            "the memory ran out while verifying; the answer is not verified",
+            "verify a shorter one, or see: hispec doctor",
+        )
     except KeyboardInterrupt:
         generation.verified = None
         return typer.Exit(INTERRUPTED)

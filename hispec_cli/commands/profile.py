@@ -1,14 +1,21 @@
 """`hispec profile list|show|validate`: what profiles there are, and what they say."""
 
 import os
-from typing import Annotated, Any
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
+from hispec.errors import UsageError
 from hispec_cli.options import CommonOptions, Format, grouped
+from hispec_cli.ui.console import say
 from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
+
+if TYPE_CHECKING:
+    from hispec.machine import Device
+    from hispec.profile import Profile
 
 app = typer.Typer(help="List, show and check profiles.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -19,24 +26,54 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How to write it.
 @app.command("list")
 @grouped
 def list_(*, format: FormatOption = Format.auto, common: CommonOptions) -> None:  # noqa: A002
-    """List all profiles: the shipped ones and your own."""
+    """List all profiles, the shipped ones and your own, and whether the memory that is free now would hold them."""
     from hispec.errors import ProfileError
+    from hispec.memory import gigabytes
     from hispec.profile import list_profiles, read_profile
 
-    rows = []
+    rows: list[dict[str, Any]] = []
+    places: dict[str, Device | None] = {}
     for name, path in dict(list_profiles()).items():
+        row: dict[str, Any] = dict.fromkeys(("fits", "needed_bytes", "free_bytes", "device"))
         try:
-            description = read_profile(path).description
+            profile = read_profile(path)
+            row |= {"description": profile.description} | _fit(profile, places)
         except ProfileError as error:
-            description = f"(broken: {error.cause})"
-        rows.append({"name": name, "description": description, "path": str(path)})
+            row["description"] = f"(broken: {error.cause})"
+        rows.append({"name": name, **row, "path": str(path)})
     if format in (Format.json, Format.jsonl):
         for record in [rows] if format is Format.json else rows:
             write_json(record)
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        write(visible(f"{row['name']:<{width}}  {row['description']}") + "\n")
+        fits = {True: "fits", False: "too large", None: "unknown"}[row["fits"]]
+        size = gigabytes(row["needed_bytes"]) if row["needed_bytes"] is not None else ""
+        write(visible(f"{row['name']:<{width}}  {fits:<9}  {size:>9}  {row['description']}") + "\n")
+    for place in places.values():
+        if place is not None and sys.stderr.isatty():
+            say(f"{gigabytes(place.free)} free on {place.name}; what is in the way: hispec doctor --profile NAME")
+
+
+def _fit(profile: "Profile", places: dict[str, "Device | None"]) -> dict[str, Any]:
+    """Whether a profile fits the device that it would be decoded on, as far as that is known without the network."""
+    from hispec.machine import device_named
+    from hispec.memory import estimate
+    from hispec.settings import resolve_settings
+
+    try:
+        settings, _ = resolve_settings({}, profile, environ=os.environ)
+    except UsageError:
+        return {}
+    if settings.device not in places:
+        places[settings.device] = device_named(settings.device)
+    need, place = estimate(profile, settings), places[settings.device]
+    return {
+        "fits": need.total <= place.free if need and place else None,
+        "needed_bytes": need.total if need else None,
+        "free_bytes": place.free if place else None,
+        "device": place.name if place else None,
+    }
 
 
 @app.command()

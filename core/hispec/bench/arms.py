@@ -14,11 +14,11 @@ from hispec.api import Engine
 from hispec.bench.names import ARMS, OWN_ARMS
 from hispec.errors import UsageError
 from hispec.events import Committed, Finished
-from hispec.levels import models_of
+from hispec.memory import check_profile
 from hispec.metrics import Stats
 from hispec.models.loading import load_stack
 from hispec.models.transformers_stack import TransformersStack
-from hispec.profile import resolve_model
+from hispec.profile import Profile, Target, models_of, resolve_model
 from hispec.text import TextStream
 
 LOOKUP_TOKENS = 10
@@ -122,18 +122,20 @@ class TransformersArm:
         return _answer(self.engine, prompt_ids, ids, stop, ended_by, seconds, watch.moments_of(len(ids)), None)
 
 
-def make_arms(names: Sequence[str], engine: Engine) -> list[Arm]:
+def make_arms(names: Sequence[str], engine: Engine, *, force: bool = False) -> list[Arm]:
     """The named arms on an engine's weights.
 
     Args:
         names: some of `ARMS`.
         engine: loaded, in mode `hispec`.
+        force: load modules for the arms of `transformers` even where they do not seem to fit the memory.
 
     Raises:
         UsageError: an arm that the profile has no levels or no model for.
+        UnavailableError: as `load_stack`, or too little memory for its modules beside the engine's own weights.
     """
     check_arms(names, engine)
-    modules = _Modules(engine)
+    modules = _Modules(engine, force)
     return [_make(name, engine, modules) for name in names]
 
 
@@ -160,7 +162,9 @@ def check_arms(names: Sequence[str], engine: Engine) -> None:
 def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
     tuned = engine.profile.single_layer
     if name in OWN_ARMS:
-        own = {"validate_every": tuned.draft_tokens} if tuned and name == "single-layer" else {}
+        own: dict[str, Any] = {}
+        if name == "single-layer":  # what everybody knows by that name drafts a fixed length
+            own = {"policy": "static"} | ({"validate_every": tuned.draft_tokens} if tuned else {})
         return OwnArm(name, engine.with_settings(mode=name, **own))
     draft, options = engine.profile.draft, {}
     if name == "hf-early-exit" and draft is not None:
@@ -175,8 +179,8 @@ def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
 class _Modules:
     """`transformers` models: those behind the engine's stacks, or where these have none, loaded once for all arms."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, force: bool) -> None:
+        self._engine, self._force = engine, force
         self._loaded: dict[str, TransformersStack] = {}
 
     def of(self, model: str) -> Any:
@@ -192,6 +196,12 @@ class _Modules:
                 )
             revision = models_of(self._engine.profile, "hispec")[model]
             dtype = str(stack.dtype).removeprefix("torch.")
+            if not self._force:
+                alone = Profile(
+                    name=f"{model} for the arms of transformers", target=Target(model=model, revision=revision)
+                )
+                changes = {"mode": "autoregressive", "dtype": dtype, "stack": "transformers"}
+                check_profile(alone, self._engine.settings.model_copy(update=changes), str(stack.device))
             loaded = load_stack(resolve_model(model), revision, dtype, stack.device, model, "transformers")
             assert isinstance(loaded, TransformersStack)
             self._loaded[model] = loaded

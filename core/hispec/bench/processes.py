@@ -72,3 +72,13 @@ class Processes:
         parts: list[Any] | None = [None] * self.count if self.reports else None
         dist.gather_object(list(items), parts)
         return [item for part in parts or () for item in part]
+
+    def agree(self, value: T) -> T:
+        """The value of the process that reports, in all of them. All must call it."""
+        if self.count == 1:
+            return value
+        import torch.distributed as dist
+
+        shared = [value]
+        dist.broadcast_object_list(shared)
+        return shared[0]

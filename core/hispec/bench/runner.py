@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from hispec.bench.journal import Journal
 from hispec.bench.names import REFERENCE
 from hispec.bench.record import LevelCounts, Measurement, TokenComparison
 from hispec.datasets.base import Dataset, Row
+from hispec.machine import processor_name
 from hispec.text import encode_prompt
 
 
@@ -43,14 +43,17 @@ class Runner:
         dataset: says how its rows are asked and scored.
         arms: names; the first is the one under test.
         max_new_tokens: the most tokens of an answer.
+        force: as for `make_arms`, whose errors it raises.
 
     Raises:
         UsageError: an arm that the profile has no levels or no model for.
     """
 
-    def __init__(self, engine: Engine, dataset: Dataset, arms: Sequence[str], max_new_tokens: int) -> None:
+    def __init__(
+        self, engine: Engine, dataset: Dataset, arms: Sequence[str], max_new_tokens: int, *, force: bool = False
+    ) -> None:
         self.engine, self.dataset, self.max_new_tokens = engine, dataset, max_new_tokens
-        self.arms = make_arms(arms, engine)
+        self.arms = make_arms(arms, engine, force=force)
         self._reference = next((arm for arm in self.arms if arm.name == REFERENCE), None)
         if self._reference is None and engine.settings.temperature == 0:
             (self._reference,) = make_arms([REFERENCE], engine)
@@ -236,13 +239,3 @@ class _PeakMemory:
         elif self._kept:
             lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
             self.bytes = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
-
-
-def processor_name() -> str:
-    """What the machine computes with, as the system calls it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -14,8 +14,8 @@ The assumption of replays is therefore: what happens after a mistake does not de
 exit that made it.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from random import Random
 
 import torch
@@ -23,6 +23,9 @@ from torch import Tensor
 
 from hispec.decoding.confidence import FEATURES, Confidence, confidence_of
 from hispec.models.stack import LayerStack, ReducedHead
+
+FEWEST = 8
+"""Texts that are recorded however long it takes."""
 
 
 @dataclass(frozen=True, order=True)
@@ -40,11 +43,19 @@ class Reading:
 
     Attributes:
         best: its likeliest token.
-        confidence: how sure it is of that one.
+        confidence: how sure it is of that one, all of `FEATURES`.
     """
 
     best: list[int]
     confidence: list[Confidence]
+    _chosen: dict[tuple[str, ...], list[Confidence]] = field(default_factory=dict, repr=False, compare=False)
+
+    def of(self, features: tuple[str, ...]) -> list[Confidence]:
+        """Confidence with some features only."""
+        if features not in self._chosen:
+            places = [list(FEATURES).index(name) for name in features]
+            self._chosen[features] = [tuple(sure[place] for place in places) for sure in self.confidence]
+        return self._chosen[features]
 
 
 @dataclass(frozen=True)
@@ -52,12 +63,12 @@ class Trace:
     """A text and what every reader makes of it.
 
     Attributes:
-        prompt: how many tokens precede the text.
+        prompt: token ids that precede the text; off the path only the mistake.
         tokens: the text; on the path the target's own, off the path a drafter's.
         readings: by reader.
     """
 
-    prompt: int
+    prompt: list[int]
     tokens: list[int]
     readings: dict[Reader, Reading]
 
@@ -144,9 +155,46 @@ class Recorder:
                 hidden, layer = stack.run(hidden, layer, exit_layer, known), exit_layer
                 for reader in readers:
                     readings[reader] = Reading(*self._best(stack, hidden[-len(tokens) :], reader))
-        return Trace(len(before), tokens, readings)
+        return Trace(before[known:], tokens, readings)
 
     def _by_exit(self, model: str) -> Iterator[tuple[int, list[Reader]]]:
         own = [reader for reader in self.readers if reader.model == model]
         for exit_layer in sorted({reader.exit_layer for reader in own}):
             yield exit_layer, [reader for reader in own if reader.exit_layer == exit_layer]
+
+
+def record_all(
+    recorder: Recorder,
+    prompts: Sequence[Sequence[int]],
+    write: Callable[[Sequence[int]], Sequence[int]],
+    dice: Random,
+    detours: int = 60,
+    length: int = 12,
+    progress: Callable[[float], None] = lambda share: None,
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> Traces:
+    """Record texts on the path, and for every reader below the target some detours.
+
+    Args:
+        recorder: of all readers.
+        prompts: token ids.
+        write: lets the target answer a prompt.
+        dice: chooses the mistakes to follow.
+        detours: per reader, about.
+        length: tokens written in each.
+        progress: told the share that is done.
+        out_of_time: asked before every text but the first eight.
+    """
+    texts: list[Trace] = []
+    followed: dict[Reader, list[Trace]] = {reader: [] for reader in recorder.readers}
+    each = -(-detours // len(prompts))
+    for at, prompt in enumerate(prompts):
+        if at >= FEWEST and out_of_time():
+            break
+        text = recorder.record(prompt, write(prompt))
+        texts.append(text)
+        for reader, known in followed.items():
+            if len(known) < detours:
+                known += recorder.detours(prompt, text, reader, each, length, dice)
+        progress((at + 1) / len(prompts))
+    return Traces(texts, followed)

@@ -37,7 +37,5 @@ def confidence_of(logits: Tensor, features: Sequence[str]) -> list[Confidence]:
         logits: [n, words], at least two words.
         features: some of `FEATURES`; each costs a pass over the words, the margin the cheapest.
     """
-    if tuple(features) == ("margin",):
-        return [(margin,) for margin in _margin(logits).tolist()]
     columns = [FEATURES[name](logits.float()).tolist() for name in features]
     return list(zip(*columns, strict=True))

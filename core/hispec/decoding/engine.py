@@ -118,17 +118,23 @@ class _Round:
     def write(self, level: int, count: int) -> tuple[int, ...]:
         """Let a level add up to `count` tokens, the last of them the only one that may end the text."""
         before = len(self.state.tokens)
-        told = self.policy.features and level < len(self.names) - 1
-        if self.rule.takes_best and not told:
-            self.state.write(level, count, self.ending.eos_ids)
+        goes_on = self.goes_on(level)
+        if self.rule.takes_best:
+            self.state.write(level, count, self.ending.eos_ids, goes_on)
         else:
-            goes_on = True
-            while goes_on and len(self.state.tokens) < before + count:
+            for _ in range(count):
                 token, logits = self.draw(level)
-                goes_on = token not in self.ending.eos_ids
-                if told:
-                    goes_on &= self.policy.drafted(level, logits.confidence(self.policy.features)[0])
+                another = goes_on is None or goes_on(logits)
+                if token in self.ending.eos_ids or not another:
+                    break
         return tuple(self.state.tokens[before:])
+
+    def goes_on(self, level: int) -> Callable[[Logits], bool] | None:
+        """What tells the policy how sure a level is of a token; None where it does not want to know."""
+        drafted, features = self.policy.drafted, self.policy.features
+        if not features or level == len(self.names) - 1:
+            return None
+        return lambda logits: drafted(level, logits.confidence(features)[0])
 
     def draw(self, level: int) -> tuple[int, Logits]:
         """Let a level add its own next token: (token, the logits that it was drawn from)."""

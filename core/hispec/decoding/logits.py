@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,13 +33,19 @@ class Logits:
         Raises:
             UsageError: a row without one.
         """
-        highest, best = self._own().max(-1)
+        if "_two" in vars(self):  # already looked for
+            values, indices = self._two
+            highest, best = values[:, 0], indices[:, 0]
+        else:
+            highest, best = self._own().max(-1)
         if not all(map(math.isfinite, highest.tolist())):
             raise no_numbers()
         return (best if self.ids is None else self.ids[best]).tolist()
 
     def confidence(self, features: Sequence[str]) -> list[Confidence]:
         """How sure the level is of the likeliest word of each row; see `hispec.decoding.confidence`."""
+        if tuple(features) == ("margin",):
+            return [(first - second,) for first, second in self._two[0].tolist()]
         return confidence_of(self._own(), features)
 
     def full(self) -> Tensor:
@@ -48,6 +55,12 @@ class Logits:
         if self.ids is not None:
             return own.new_full((len(own), vocab), -torch.inf).index_copy_(1, self.ids, own)
         return pad(own, (0, vocab - own.shape[-1]), value=-torch.inf) if own.shape[-1] < vocab else own
+
+    @cached_property
+    def _two(self) -> tuple[Tensor, Tensor]:
+        """The two best logits of each row and their words, [n, 2] each."""
+        values, indices = self._own().topk(2)
+        return values, indices
 
     def _own(self) -> Tensor:
         """The level's words that the target knows too: another model may have more."""

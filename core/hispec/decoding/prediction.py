@@ -2,13 +2,13 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp, expm1, log, log1p
 from typing import Protocol
 
 from hispec.decoding.confidence import Confidence
 
-Chance = Callable[[Confidence], float]
+LogOdds = Callable[[Confidence], float]
 SUREST = 1e-4
 """No prediction comes closer to 0 or 1: one surprise must not weigh without limit."""
 
@@ -31,14 +31,14 @@ class Predictor(Protocol):
         """See the class."""
         ...
 
-    def chance(self, confidence: Confidence) -> float:
-        """The probability of acceptance; `confidence` holds its features in their order."""
+    def log_odds(self, confidence: Confidence) -> float:
+        """ln(p / (1 - p)) of the probability of acceptance; `confidence` holds its features in their order."""
         ...
 
 
 @dataclass(frozen=True)
 class Table:
-    """Probabilities at some values of one feature, in between linear; fitted by isotonic regression.
+    """Probabilities at some values of one feature, their log-odds linear in between; fitted by isotonic regression.
 
     Attributes:
         knots: ascending values of the feature.
@@ -51,15 +51,19 @@ class Table:
     chances: tuple[float, ...]
     mean: float
     features: tuple[str, ...] = ("margin",)
+    _odds: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
-    def chance(self, confidence: Confidence) -> float:
-        """See `Predictor.chance`."""
-        knots, chances, value = self.knots, self.chances, confidence[0]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_odds", tuple(map(log_odds_of, self.chances)))
+
+    def log_odds(self, confidence: Confidence) -> float:
+        """See `Predictor.log_odds`."""
+        knots, odds, value = self.knots, self._odds, confidence[0]
         at = bisect_right(knots, value)
         if at == 0 or at == len(knots):
-            return chances[min(at, len(knots) - 1)]
+            return odds[min(at, len(knots) - 1)]
         share = (value - knots[at - 1]) / (knots[at] - knots[at - 1])
-        return chances[at - 1] + share * (chances[at] - chances[at - 1])
+        return odds[at - 1] + share * (odds[at] - odds[at - 1])
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,13 @@ class Logistic:
     mean: float
     features: tuple[str, ...]
 
-    def chance(self, confidence: Confidence) -> float:
-        """See `Predictor.chance`."""
-        odds = sum(w * x for w, x in zip(self.weights, terms(self.features, confidence), strict=True))
-        return bounded(1 / (1 + exp(-max(-30.0, min(30.0, odds)))))
+    def log_odds(self, confidence: Confidence) -> float:
+        """See `Predictor.log_odds`."""
+        if self.features == ("margin",):  # by far the most frequent: no list on the way
+            constant, linear, bent = self.weights
+            (margin,) = confidence
+            return constant + linear * margin + bent * log1p(margin)
+        return sum(w * x for w, x in zip(self.weights, terms(self.features, confidence), strict=True))
 
 
 def terms(features: Sequence[str], confidence: Confidence) -> list[float]:
@@ -88,7 +95,7 @@ def terms(features: Sequence[str], confidence: Confidence) -> list[float]:
     for name, value in zip(features, confidence, strict=True):
         match name:
             case "margin":
-                values += [value, log1p(max(value, 0.0))]
+                values += [value, log1p(value)]
             case "log_probability":
                 values.append(log(-expm1(min(value, -1e-7))))  # of the probability that it is another word
             case _:
@@ -101,20 +108,25 @@ UNCALIBRATED = Logistic((-0.3, 0.0, 1.6), 0.7, ("margin",))
 corrects it as it goes."""
 
 
-def reading(predictor: Predictor, features: Sequence[str]) -> Chance:
+def reading(predictor: Predictor, features: Sequence[str]) -> LogOdds:
     """A predictor that reads confidences of more features than its own."""
     if tuple(features) == predictor.features:
-        return predictor.chance
+        return predictor.log_odds
     places = [features.index(name) for name in predictor.features]
-    return lambda confidence: predictor.chance(tuple(confidence[place] for place in places))
+    return lambda confidence: predictor.log_odds(tuple(confidence[place] for place in places))
+
+
+def chance_of(log_odds: float) -> float:
+    """The probability, neither 0 nor 1."""
+    return bounded(1 / (1 + exp(-max(-30.0, min(30.0, log_odds)))))
+
+
+def log_odds_of(chance: float) -> float:
+    """ln(p / (1 - p)), within limits."""
+    chance = bounded(chance)
+    return log(chance / (1 - chance))
 
 
 def bounded(chance: float) -> float:
     """A probability that is neither 0 nor 1."""
     return min(1 - SUREST, max(SUREST, chance))
-
-
-def shifted(chance: float, shift: float) -> float:
-    """A probability whose log-odds are moved by `shift`."""
-    chance = bounded(chance)
-    return chance / (chance + (1 - chance) * exp(-shift))

@@ -1,6 +1,6 @@
 """The state of one decoding: the tokens, how far each level has judged them, and how far it has run them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -86,13 +86,24 @@ class DecodingState:
         values = self.hierarchy.stack_of(level).head(hidden[since - start :] if since > start else hidden, reduced)
         return Logits(values, None if reduced is None else reduced.ids, self.hierarchy.stack_of(-1).vocab_size)
 
-    def write(self, level: int, count: int, ends: Collection[int]) -> None:
-        """Let a level add its `count` likeliest tokens one after the other, or fewer, up to one of `ends`."""
+    def write(
+        self, level: int, count: int, ends: Collection[int], goes_on: Callable[[Logits], bool] | None = None
+    ) -> None:
+        """Let a level add its `count` likeliest tokens one after the other.
+
+        Args:
+            level: that writes.
+            count: the most tokens.
+            ends: tokens after which it stops.
+            goes_on: asked with the logits of each token whether there is to be another.
+        """
         for _ in range(count):
             at = len(self.tokens)
-            (token,) = self.logits(level, at - 1, at).best()
+            logits = self.logits(level, at - 1, at)
+            another = goes_on is None or goes_on(logits)
+            (token,) = logits.best()
             self.append(token, level)
-            if token in ends:
+            if token in ends or not another:
                 return
 
     def append(self, token: int, level: int, drawn_from: Tensor | None = None) -> None:

@@ -36,12 +36,15 @@ class KVCache:
         """Make room for at least `positions` tokens, keeping what is held; whether that changed anything."""
         if positions <= self.positions:
             return False
-        self.positions = -(-positions // STEP) * STEP
+        capacity = -(-positions // STEP) * STEP
         with torch.inference_mode(False):  # what is written by either mode must not be made by inference mode alone
             for index, old in enumerate(self.layers):  # layer by layer: two whole caches never exist at once
-                new = old.new_empty(*old.shape[:3], self.positions, old.shape[4])
+                if old.shape[3] >= capacity:  # grown already when memory ran out the last time
+                    continue
+                new = old.new_empty(*old.shape[:3], capacity, old.shape[4])
                 new[:, :, :, : old.shape[3]] = old
                 self.layers[index] = new
+        self.positions = capacity  # last: what ran out of memory half-way is done again, with nothing lost
         return True
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,6 @@ What such a model writes is noise. Only its sizes, and therefore its costs, are 
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,16 +20,9 @@ from hispec.models.transformers_stack import TransformersStack
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CONFIGS = Path(__file__).parent / "configs"
 BYTES = 256
 SHARPNESS = 2.0
 """Of queries and keys: attention that picks few positions makes every prediction depend on the whole text."""
-
-
-def shipped_config(model: str) -> Path | None:
-    """The configuration that ships for a hub id, None where there is none."""
-    path = CONFIGS / f"{model.replace('/', '--')}.json"
-    return path if model.count("/") == 1 and path.is_file() else None
 
 
 def build_dummy(

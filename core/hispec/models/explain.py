@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -13,7 +12,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from hispec.errors import HispecError, UnavailableError, UsageError
+from hispec.errors import HispecError, UnavailableError, UsageError, is_out_of_memory
 
 UNKNOWN = ("model type", "model_type", "Unrecognized configuration class")
 """What `transformers` says of an architecture that it does not know, or not as a language model."""
@@ -37,7 +36,7 @@ def explain(error: Exception, model: str, revision: str | None = None) -> Hispec
         return error
     if isinstance(error, SafetensorError):
         return UnavailableError(f"the weights of {model} are damaged: {line}", "download or save the model again")
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return UnavailableError(
             f"not enough memory for {model}", "choose a smaller model, a smaller dtype or another device"
         )

@@ -58,15 +58,18 @@ class FusedStack:
         self._weights = weights
         self._group = config.num_heads // config.num_kv_heads
         self._buffers: dict[int, _Buffers] = {}
+        self._tabulated = 0
 
     def reserve(self, positions: int) -> None:
         """See `LayerStack.reserve`; also tabulates the rotary embeddings and the masks."""
-        if not self.cache.grow(positions):
+        self.cache.grow(positions)
+        if self._tabulated == self.cache.positions:
             return
         places = self.cache.positions
         with torch.inference_mode(False):
             self._cos, self._sin = rotary_tables(self.config, places, self.dtype, self.device)
             self._masks = _causal_bias(WIDEST, places, 2 * places, self._group, self.dtype, self.device)
+        self._tabulated = places
 
     def embed(self, token_ids: list[int]) -> Tensor:
         """See `LayerStack.embed`."""

@@ -12,10 +12,11 @@ from torch import Tensor
 from hispec.errors import UnavailableError, UsageError
 from hispec.models.checkpoint import Checkpoint, Download, download, read_tensors
 from hispec.models.config import FAMILIES, ModelConfig, check_rotary, describe_foreign, parse_config, rope_type_of
-from hispec.models.dummy import build_dummy, dummy_tokenizer, shipped_config
+from hispec.models.dummy import build_dummy, dummy_tokenizer
 from hispec.models.explain import explain, looks_local
 from hispec.models.fused_stack import FusedStack, why_not_fused
 from hispec.models.fused_weights import FusedWeights
+from hispec.models.metadata import shipped_config
 from hispec.models.parts import check_architecture
 from hispec.models.placement import Placement
 from hispec.models.stack import LayerStack

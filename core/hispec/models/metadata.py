@@ -6,26 +6,35 @@ from typing import Any
 
 from hispec.profile import Target, resolve_model
 
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def shipped_config(model: str) -> Path | None:
+    """The configuration that ships for a hub id, None where there is none."""
+    path = CONFIGS / f"{model.replace('/', '--')}.json"
+    return path if model.count("/") == 1 and path.is_file() else None
+
 
 def read_generation_config(target: Target) -> dict[str, Any]:
     """The target's `generation_config.json`, empty where it is not on this machine (yet)."""
-    return _read_json(target, "generation_config.json") or {}
+    return read_json(target, "generation_config.json") or {}
 
 
 def read_depth(target: Target) -> int | None:
     """The target's number of layers, None where its configuration is not on this machine (yet)."""
-    depth = (_read_json(target, "config.json") or {}).get("num_hidden_layers")
+    depth = (read_json(target, "config.json") or {}).get("num_hidden_layers")
     return depth if isinstance(depth, int) else None
 
 
 def read_commit(target: Target) -> str | None:
     """The commit of a hub model as it lies in the cache; None for a folder."""
-    path = _find(target, "config.json")
+    path = find_file(target, "config.json")
     return path.parent.name if path is not None and path.parent.parent.name == "snapshots" else None
 
 
-def _read_json(target: Target, name: str) -> dict[str, Any] | None:
-    path = _find(target, name)
+def read_json(target: Target, name: str) -> dict[str, Any] | None:
+    """A model's JSON file, None where it is not on this machine (yet) or is no object."""
+    path = find_file(target, name)
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path is not None else None
     except (OSError, ValueError):
@@ -33,7 +42,7 @@ def _read_json(target: Target, name: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _find(target: Target, name: str) -> Path | None:
+def find_file(target: Target, name: str) -> Path | None:
     """A model's file in its folder or in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 

@@ -60,6 +60,7 @@ class TransformersStack:
         self.cache = KVCache([(heads, size)] * self.num_layers, self.dtype, self.devices)
         self._cap: float | None = getattr(config, "final_logit_softcapping", None)
         self.lease: object = None
+        self._tabulated = 0
         if config.model_type not in FAMILIES and model not in _tried:
             self._try_spans()
             _tried.add(model)
@@ -67,12 +68,14 @@ class TransformersStack:
     @torch.inference_mode()
     def reserve(self, positions: int) -> None:
         """See `LayerStack.reserve`; also tabulates the rotary embedding of every position."""
-        if self.cache.grow(positions):
+        self.cache.grow(positions)
+        if self._tabulated != self.cache.positions:
             device = device_of(self._parts.rotary)
             probe = torch.empty(1, 1, 1, dtype=self.dtype, device=device)
             places = torch.arange(self.cache.positions, device=device)
             tables = self._parts.rotary(probe, places[None])
             self._rotary = {device: tuple(table.to(device) for table in tables) for device in set(self.devices)}
+            self._tabulated = self.cache.positions
 
     @torch.inference_mode()
     def embed(self, token_ids: list[int]) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 
 from hispec.api import Engine
 from hispec.errors import UsageError
-from hispec.models.dummy import CONFIGS, dummy_tokenizer
+from hispec.models.dummy import dummy_tokenizer
 from hispec.models.loading import load_config, load_dummy_stack
+from hispec.models.metadata import CONFIGS
 from hispec.profile import profile_for_model
 from tests.support import random_model
 

@@ -1,0 +1,174 @@
+"""The adaptive policy against what else a user could choose, on the shipped dataset's prompts and on GSM8K questions.
+
+In one interleaved run each: the adaptive hierarchy, the best hierarchy of fixed lengths, the best single-layer
+speculation of fixed length, single-layer speculation with the adaptive policy, and plain decoding, all calibrated on
+other prompts of the same kind. Then, by replay, an oracle that knows which drafts the target would accept: what is left.
+Last, prompts that change their character in mid-run, with what was calibrated on the first kind only.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from common import environment, gsm8k_questions, held_out_questions, save
+from laboratory import MOST, Laboratory, encoded, interleaved
+
+from hispec.calibration.replay import Replay
+from hispec.calibration.search import PLAIN, Configuration, Scorer, search
+from hispec.calibration.timing import Timings
+from hispec.calibration.traces import Recorder, Trace, Traces, record_all
+from hispec.decoding.adaptive import MOST as MOST_WAITING
+from hispec.decoding.policies import Draft, Judge, Policy, Step
+
+
+class Oracle(Policy):
+    """Knows the text: lets the cheapest level that is right write each token, one mistake more where none is, which
+    the target's judgement corrects for free, and then lets the target judge."""
+
+    def __init__(self, text: Trace, replay: Replay) -> None:
+        self.text, self.target = text, len(replay.readers) - 1
+        self.right = [text.readings[reader].best for reader in replay.readers]
+        self.mistaken = False
+
+    def next_step(self, judged: Sequence[int], may_draft: bool) -> Step:
+        """See `Policy.next_step`."""
+        at, waiting = judged[0], judged[0] - judged[-1]
+        if self.mistaken or waiting >= MOST_WAITING or not may_draft:
+            self.mistaken = False
+            return Judge(self.target)
+        for level in range(self.target):
+            if self.right[level][at] == self.text.tokens[at]:
+                return Draft(1, level)
+        if not waiting:
+            return Draft(1, self.target)
+        self.mistaken = True
+        return Draft(1, 0)
+
+
+def arms_of(scorer: Scorer, laboratory: Laboratory) -> dict[str, Configuration]:
+    """The best of each kind, by replay."""
+    found = search(laboratory.job.space, scorer)
+    exact = [score for score in found.scores if score.texts == len(scorer.traces.texts)]
+    kinds = {
+        "adaptive hierarchy": lambda c: len(c.readers) == 2 and c.adaptive and c.ngram is None,
+        "adaptive hierarchy with guesses": lambda c: len(c.readers) == 2 and c.adaptive and c.ngram is not None,
+        "static hierarchy": lambda c: len(c.readers) == 2 and c.periods and c.ngram is None,
+        "single-layer": lambda c: len(c.readers) == 1 and c.periods and c.ngram is None,
+        "adaptive single-layer": lambda c: len(c.readers) == 1 and c.adaptive and c.ngram is None,
+    }
+    arms = {}
+    for name, kind in kinds.items():
+        best = next((score.configuration for score in exact if kind(score.configuration)), None)
+        if best is not None:
+            arms[name] = best
+    return arms | {"autoregressive": PLAIN}
+
+
+def oracle(scorer: Scorer, configuration: Configuration) -> float:
+    """Tokens per second of the oracle with a configuration's levels, by replay."""
+    replay = Replay(scorer.bench.hierarchy(configuration), scorer.traces, scorer.costs, scorer.eos_ids, Random(0))
+    tokens = seconds = 0.0
+    for text in scorer.traces.texts:
+        outcome = replay.run(text, Oracle(text, replay))
+        tokens, seconds = tokens + outcome.tokens, seconds + outcome.seconds
+    return tokens / seconds
+
+
+def compared(arms: dict[str, Configuration], timings: Timings, target: str) -> dict[str, Any]:
+    """Speeds, and the adaptive hierarchy over everything else."""
+    names = list(arms)
+    first = names.index("adaptive hierarchy")
+    return {
+        "arms": {
+            name: {"what": arms[name].describe(target), "tokens_per_second": vars(timings.speed(at))}
+            for at, name in enumerate(names)
+        },
+        "adaptive_hierarchy_over": {
+            name: vars(timings.ratio(first, at)) for at, name in enumerate(names) if at != first
+        },
+        "single_layer_adaptive_over_fixed": vars(
+            timings.ratio(names.index("adaptive single-layer"), names.index("single-layer"))
+        ),
+        "differing_answers": timings.differing(),
+    }
+
+
+def traced(laboratory: Laboratory, scorer: Scorer, prompts: Sequence[list[int]]) -> Traces:
+    """Traces of other prompts."""
+    job, timer = laboratory.job, laboratory.timer(scorer)
+    recorder = Recorder(job.stacks, job.readers(), job.heads, job.target)
+    return record_all(recorder, prompts, lambda prompt: timer.answer(PLAIN, prompt)[0], Random(0))
+
+
+def unseen_questions(seen: int, count: int) -> list[str]:
+    """Questions of both kinds of wording that `held_out_questions(seen)` does not hold."""
+    both = held_out_questions(seen + count)
+    half = (seen + count) // 2
+    return both[seen // 2 : half] + both[half + seen // 2 :]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gsm8k", type=Path, required=True, help="GSM8K's test.jsonl")
+    parser.add_argument("--prompts", type=int, default=60, help="of each kind, to time")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    laboratory = Laboratory(120.0, held_out_questions(90), exits=(1, 2, 3, 4, 5, 6, 8))
+    job, engine = laboratory.job, laboratory.engine
+    scorer = laboratory.scorer()
+    questions = gsm8k_questions(args.gsm8k, 90 + args.prompts)
+    hard = laboratory.scorer_of(scorer.costs, traced(laboratory, scorer, encoded(engine, questions[:90])))
+    record: dict[str, Any] = {"max_new_tokens": MOST, "prompts": args.prompts, "repeats": args.repeats}
+    unseen = {
+        "sample": encoded(engine, unseen_questions(90, args.prompts)),
+        "gsm8k": encoded(engine, questions[90:]),
+    }
+    arms = {}
+    for name, known in (("sample", scorer), ("gsm8k", hard)):
+        arms[name] = arms_of(known, laboratory)
+        timings = interleaved(laboratory.timer(known), list(arms[name].values()), unseen[name], args.repeats)
+        record[name] = compared(arms[name], timings, job.target)
+        replayed = {arm: known.score(one, known.traces.texts).speed for arm, one in arms[name].items()}
+        record[name]["replayed"] = replayed
+        record[name]["oracle_replayed"] = {
+            arm: oracle(known, arms[name][arm]) for arm in ("adaptive hierarchy", "adaptive single-layer")
+        }
+    record["change_of_character"] = change(laboratory, scorer, hard, arms, unseen, args.repeats)
+    save("adaptive-cpu", record | {"environment": environment(args.threads)})
+
+
+def change(
+    laboratory: Laboratory,
+    scorer: Scorer,
+    hard: Scorer,
+    arms: dict[str, dict[str, Configuration]],
+    unseen: dict[str, list[list[int]]],
+    repeats: int,
+) -> dict[str, Any]:
+    """First half of one kind, second half of the other; the adaptive policy knows the first kind only."""
+    both = [*unseen["sample"], *unseen["gsm8k"]]
+    chosen = {
+        "adaptive": arms["sample"]["adaptive hierarchy"],
+        "static for the first kind": arms["sample"]["static hierarchy"],
+        "static for the second kind": arms["gsm8k"]["static hierarchy"],
+        "single-layer for the first kind": arms["sample"]["single-layer"],
+        "single-layer for the second kind": arms["gsm8k"]["single-layer"],
+    }
+    distinct = list(dict.fromkeys(chosen.values()))
+    timings = interleaved(laboratory.timer(scorer), distinct, both, repeats)
+    first = distinct.index(chosen["adaptive"])
+    return {
+        "adaptive_over": {
+            name: vars(timings.ratio(first, distinct.index(one))) for name, one in chosen.items() if name != "adaptive"
+        },
+        "arms": {name: one.describe(laboratory.job.target) for name, one in chosen.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

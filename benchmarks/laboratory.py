@@ -1,0 +1,91 @@
+"""What the benchmarks of calibration share: the shipped model with costs and traces, and interleaved timing."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+from common import gsm8k_questions, held_out_questions
+
+from hispec import Engine
+from hispec.calibration.adapting import Fitter
+from hispec.calibration.job import job_of
+from hispec.calibration.search import Configuration, Scorer
+from hispec.calibration.session import Calibrated, Job, Session
+from hispec.calibration.timing import TimedAnswer, Timer, Timings, digest_of
+from hispec.calibration.traces import Traces
+from hispec.datasets import load
+from hispec.text import encode_prompt
+
+MOST = 96
+"""Tokens of an answer."""
+
+
+def encoded(engine: Engine, questions: Sequence[str]) -> list[list[int]]:
+    """Questions as the model reads them."""
+    return [encode_prompt(engine.tokenizer, question) for question in questions]
+
+
+def sample_questions() -> list[str]:
+    """The shipped dataset's."""
+    return [row.turns[0] for row in load("sample").rows]
+
+
+class Laboratory:
+    """The shipped model, calibrated on some prompts.
+
+    Args:
+        budget: seconds of the calibration.
+        prompts: to calibrate on, a third of them to check with; by default the shipped dataset's.
+        exits: to look at.
+    """
+
+    def __init__(self, budget: float = 60.0, prompts: Sequence[str] = (), exits: Sequence[int] = ()) -> None:
+        self.engine = Engine.from_profile("tiny")
+        self.prompts = encoded(self.engine, prompts or sample_questions())
+        self.job: Job = job_of(self.engine, self.prompts, budget, exits=exits, most=MOST)
+
+    def calibrate(self) -> Calibrated:
+        """A whole calibration."""
+        with TemporaryDirectory() as folder:
+            return Session(self.job, Path(folder)).run()
+
+    def scorer(self) -> Scorer:
+        """Costs and traces only: what replays need."""
+        with TemporaryDirectory() as folder:
+            session = Session(self.job, Path(folder))
+            costs, traces = session.costs(), session.traces()
+        return self.scorer_of(costs, traces)
+
+    def scorer_of(self, costs: object, traces: Traces) -> Scorer:
+        """Replays of recorded traces."""
+        fitter = Fitter(traces.texts, ("margin",))
+        return Scorer(self.job.bench, traces, costs, self.job.eos_ids, fitter)  # type: ignore[arg-type]
+
+    def timer(self, scorer: Scorer) -> Timer:
+        """Answers prompts for real."""
+        return Timer(scorer.bench, scorer, self.job.eos_ids, MOST, self.engine.context)
+
+
+def interleaved(
+    timer: Timer,
+    configurations: Sequence[Configuration],
+    prompts: Sequence[Sequence[int]],
+    repeats: int,
+    seed: int = 0,
+    said: Callable[[str], None] = lambda text: None,
+) -> Timings:
+    """Every prompt through all configurations, in an order drawn for each, after a warm-up that does not count."""
+    timings, dice = Timings(list(configurations)), Random(seed)
+    for configuration in configurations:
+        timer.answer(configuration, prompts[0])
+    for repeat in range(repeats):
+        for at, prompt in enumerate(prompts):
+            for one in dice.sample(range(len(configurations)), len(configurations)):
+                ids, seconds = timer.answer(configurations[one], prompt)
+                timings.answers.append(TimedAnswer(one, at, repeat, len(ids), seconds, digest_of(ids)))
+        said(f"repeat {repeat + 1} of {repeats}")
+    return timings
+
+
+__all__ = ["Laboratory", "encoded", "gsm8k_questions", "held_out_questions", "interleaved"]

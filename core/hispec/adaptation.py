@@ -1,0 +1,139 @@
+"""What a profile holds for the adaptive policy, and the policy's knowledge of a hierarchy made of it.
+
+Levels are named as `level_key` says, so that all modes of a profile find what concerns them.
+"""
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+from hispec.calibration.costs import Curve
+from hispec.decoding.adaptive import MOST, Knowledge, Pair, StepCosts, Team
+from hispec.decoding.hierarchy import Hierarchy
+from hispec.decoding.prediction import UNCALIBRATED, Logistic, Predictor, Table
+from hispec.profile import Acceptance, Adaptation
+
+JUDGED = (1, 2, 4, 8, 16, MOST)
+"""Numbers of judged tokens whose costs a profile holds."""
+
+ROW = 0.05
+"""Uncalibrated: what one more row adds to the cost of a layer."""
+
+GUESSED = Logistic((0.0, 0.0, 0.0), 0.5, ("margin",))
+"""Of guesses nothing is predicted: they are judged at once."""
+
+
+def level_key(hierarchy: Hierarchy, level: int) -> str:
+    """`2` is exit 2 of the target, `org/name@20` an exit of another model, `2/1024` one with a head of 1,024 words."""
+    one = hierarchy.levels[level]
+    if one.stack is None:
+        return "guesses"
+    own = one.stack is hierarchy.target.stack
+    words = "" if one.reduced is None else f"/{len(one.reduced.ids)}"
+    return (str(one.exit_layer) if own else f"{one.stack.name}@{one.exit_layer}") + words
+
+
+def team_key(hierarchy: Hierarchy, levels: Team | Pair) -> str:
+    """Levels in order: `1 > 2 > 16`."""
+    return " > ".join(level_key(hierarchy, level) for level in levels)
+
+
+def knowledge(hierarchy: Hierarchy, adaptation: Adaptation | None) -> Knowledge:
+    """What the policy knows of a hierarchy: what the profile holds, the uncalibrated where it holds nothing."""
+    found = adaptation or Adaptation()
+    pairs = list(combinations(range(len(hierarchy)), 2))
+    predictors: dict[Pair, Predictor] = {
+        pair: _predictor(found.acceptance.get(team_key(hierarchy, pair)))
+        if not (hierarchy.guesses and pair[0] == 0)
+        else GUESSED
+        for pair in pairs
+    }
+    costs = _costs(hierarchy, found, pairs)
+    known = found.tokens_per_ms if costs is not None else {}
+    fresh = Knowledge(len(hierarchy), costs or uncalibrated_costs(hierarchy), predictors, None, hierarchy.guesses)
+    if not known:
+        return fresh
+    paces = {team: known.get(team_key(hierarchy, team), pace) for team, pace in fresh.paces.items()}
+    return Knowledge(len(hierarchy), fresh.costs, predictors, paces, hierarchy.guesses)
+
+
+def adaptation_of(hierarchy: Hierarchy, known: Knowledge) -> Adaptation:
+    """What a profile should hold of a policy's knowledge."""
+    levels = range(len(hierarchy))
+    return Adaptation(
+        draft_ms={level_key(hierarchy, level): _rounded(known.costs.draft[level]) for level in levels},
+        judge_ms={
+            team_key(hierarchy, pair): [_rounded(costs[tokens - 1]) for tokens in JUDGED]
+            for pair, costs in known.costs.judge.items()
+        },
+        acceptance={
+            team_key(hierarchy, pair): acceptance_of(predictor)
+            for pair, predictor in known.predictors.items()
+            if not (hierarchy.guesses and pair[0] == 0)
+        },
+        tokens_per_ms={
+            team_key(hierarchy, team): _rounded(pace) for team, pace in known.paces.items() if len(team) > 1
+        },
+    )
+
+
+def acceptance_of(predictor: Predictor) -> Acceptance:
+    """A predictor as a profile holds it."""
+    held: dict[str, Any] = {"features": [*predictor.features], "mean": predictor.mean}
+    if isinstance(predictor, Table):
+        held["table"] = [[knot, chance] for knot, chance in zip(predictor.knots, predictor.chances, strict=True)]
+    elif isinstance(predictor, Logistic):
+        held["weights"] = [*predictor.weights]
+    return Acceptance.model_validate(held)
+
+
+def uncalibrated_costs(hierarchy: Hierarchy) -> StepCosts:
+    """Costs in layers, where none were measured: a head and the loop cost as one layer each."""
+    levels = range(len(hierarchy))
+
+    def layers(level: int, above: int = -1) -> int:
+        if level <= above:
+            return 0
+        below = hierarchy.below[level]
+        own = hierarchy.levels[level].exit_layer - hierarchy.first_layer(level)
+        return own + (0 if below is None else layers(below, above))
+
+    def judged(pair: Pair, tokens: int) -> float:
+        lower, upper = pair
+        stack = hierarchy.levels[upper].stack
+        done = max((level for level in range(lower + 1) if hierarchy.levels[level].stack is stack), default=-1)
+        return (layers(upper, done) + 1) * (1 + ROW * (tokens - 1)) + 1
+
+    draft = [0.1 if hierarchy.guesses and level == 0 else layers(level) + 2.0 for level in levels]
+    return StepCosts(
+        draft, {pair: [judged(pair, tokens) for tokens in range(1, MOST + 1)] for pair in combinations(levels, 2)}
+    )
+
+
+def _costs(hierarchy: Hierarchy, found: Adaptation, pairs: list[Pair]) -> StepCosts | None:
+    """Measured costs, where the profile has them for all levels: costs of two kinds do not compare."""
+    draft = [found.draft_ms.get(level_key(hierarchy, level)) for level in range(len(hierarchy))]
+    judge = {pair: found.judge_ms.get(team_key(hierarchy, pair)) for pair in pairs}
+    curves: Mapping[Pair, Curve] = {
+        pair: Curve(JUDGED, tuple(costs)) for pair, costs in judge.items() if costs is not None
+    }
+    known = [cost for cost in draft if cost is not None]
+    if len(known) < len(draft) or len(curves) < len(pairs):
+        return None
+    return StepCosts(known, {pair: [curve(tokens) for tokens in range(1, MOST + 1)] for pair, curve in curves.items()})
+
+
+def _predictor(acceptance: Acceptance | None) -> Predictor:
+    if acceptance is None:
+        return UNCALIBRATED
+    features: tuple[str, ...] = tuple(acceptance.features)
+    if acceptance.table is not None:
+        knots, chances = zip(*acceptance.table, strict=True)
+        return Table(knots, chances, acceptance.mean, features)
+    assert acceptance.weights is not None
+    return Logistic(tuple(acceptance.weights), acceptance.mean, features)
+
+
+def _rounded(number: float) -> float:
+    """To five significant digits: nobody measures better."""
+    return float(f"{number:.5g}")

@@ -1,0 +1,190 @@
+"""What steps of decoding cost on this device, measured in two ways that complement each other.
+
+- *Spans and heads* are timed one by one, for several widths and context lengths. A span costs a call and its layers,
+  both read from timing one layer and all of them.
+- *Steps of real decoding* cost more: the loop around them, and caches that the step before has emptied. Some decoding
+  with random exits and lengths is timed step by step (`hispec.calibration.steps`): what a kind of step costs beside its
+  spans and heads is taken as constant.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from hispec.decoding.logits import Logits
+from hispec.models.stack import LayerStack, ReducedHead
+
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
+"""Rows of the spans that are timed; in between, and beyond, costs are taken as linear."""
+
+CONTEXTS = (32, 256, 1024)
+"""Positions at which they are timed, where the model's context allows."""
+
+
+FEWEST = 3
+"""Times that everything is timed, however short the time."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Seconds at some numbers, linear in between and beyond.
+
+    Attributes:
+        at: ascending.
+        seconds: at these.
+    """
+
+    at: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def __call__(self, number: float) -> float:
+        """Seconds at any number."""
+        if len(self.at) == 1:
+            return self.seconds[0]
+        i = next((i for i in range(1, len(self.at) - 1) if number <= self.at[i]), len(self.at) - 1)
+        share = (number - self.at[i - 1]) / (self.at[i] - self.at[i - 1])
+        return self.seconds[i - 1] + share * (self.seconds[i] - self.seconds[i - 1])
+
+
+@dataclass(frozen=True)
+class SpanCost:
+    """Seconds of a span of a model's layers, by width, each at some context lengths.
+
+    Attributes:
+        call: item w is that of a span of width `WIDTHS[w]` beside its layers.
+        layer: item w is that of one layer.
+    """
+
+    call: tuple[Curve, ...]
+    layer: tuple[Curve, ...]
+
+    def at(self, position: float) -> tuple[Curve, Curve]:
+        """(of the call, of each layer) by width, at one context length."""
+        widths = WIDTHS[: len(self.call)]
+        return (
+            Curve(widths, tuple(curve(position) for curve in self.call)),
+            Curve(widths, tuple(curve(position) for curve in self.layer)),
+        )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Everything that was measured.
+
+    Attributes:
+        spans: by model.
+        heads: by (model, words of a reduced head or 0), by width.
+        steps: by kind of step, see `kind_of`: seconds beside those of its spans and heads.
+        confidence: seconds of finding a row's confidence.
+        guess: seconds of looking up an n-gram.
+    """
+
+    spans: Mapping[str, SpanCost]
+    heads: Mapping[tuple[str, int], Curve]
+    steps: Mapping[str, float] = field(default_factory=dict)
+    confidence: float = 0.0
+    guess: float = 2e-5
+
+
+def kind_of(level: int, levels: int, *, drafts: bool) -> str:
+    """Steps that cost alike: drafted tokens, judgements by lower levels, those of the target."""
+    last = level == levels - 1
+    return ("target drafts" if last else "draft") if drafts else ("target judges" if last else "judge")
+
+
+def measure(
+    stacks: Mapping[str, LayerStack],
+    heads: Mapping[tuple[str, int], ReducedHead | None],
+    features: Sequence[str],
+    repeats: int = 15,
+    progress: Callable[[float], None] = lambda share: None,
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> Costs:
+    """Time spans and heads.
+
+    Args:
+        stacks: by model.
+        heads: by (model, words of a reduced head or 0), the heads to time; None for the whole head.
+        features: of confidence, to be timed too.
+        repeats: of each; the median counts.
+        progress: told the share that is done.
+        out_of_time: asked now and then; everything is timed only `FEWEST` times then.
+    """
+    spans: dict[str, SpanCost] = {}
+    for name, stack in stacks.items():
+        contexts = [c for c in CONTEXTS if c + max(WIDTHS) <= stack.context] or [0]
+        widths = [w for w in WIDTHS if contexts[-1] + w <= stack.context]
+        stack.lease = None
+        stack.reserve(contexts[-1] + max(widths))
+        calls: list[Curve] = []
+        layers: list[Curve] = []
+        for at, width in enumerate(widths):
+            progress(at / len(widths))
+            repeats = FEWEST if out_of_time() else repeats
+            rows = [_time_spans(stack, width, context, repeats) for context in contexts]
+            calls.append(Curve(tuple(contexts), tuple(call for call, _ in rows)))
+            layers.append(Curve(tuple(contexts), tuple(layer for _, layer in rows)))
+        spans[name] = SpanCost(tuple(calls), tuple(layers))
+    curves, sure = {}, 0.0
+    for (name, words), head in heads.items():
+        repeats = FEWEST if out_of_time() else repeats
+        curves[name, words], sure = _time_head(stacks[name], head, features, repeats)
+    progress(1.0)
+    return Costs(spans, curves, confidence=sure)
+
+
+@torch.inference_mode()
+def _time_spans(stack: LayerStack, width: int, position: int, repeats: int) -> tuple[float, float]:
+    """(seconds of a call, of each layer)."""
+    hidden, depth = stack.embed([0] * width), stack.num_layers
+
+    def span(layers: int) -> Callable[[], object]:
+        return lambda: stack.run(hidden, 0, layers, position)
+
+    if depth == 1:
+        return 0.0, _median_seconds(stack.device, span(1), repeats)
+    one, all_ = (_median_seconds(stack.device, span(layers), repeats) for layers in (1, depth))
+    layer = (all_ - one) / (depth - 1)
+    return max(0.0, one - layer), layer
+
+
+@torch.inference_mode()
+def _time_head(
+    stack: LayerStack, head: ReducedHead | None, features: Sequence[str], repeats: int
+) -> tuple[Curve, float]:
+    """Seconds of a head and of finding its best words, by width; and of finding confidence, per row."""
+    ids = None if head is None else head.ids
+
+    def read(width: int) -> Callable[[], Logits]:
+        hidden = stack.embed([0] * width)
+        return lambda: Logits(stack.head(hidden, head), ids)
+
+    def best(width: int) -> Callable[[], object]:
+        logits = read(width)
+        return lambda: logits().best()
+
+    seconds = tuple(_median_seconds(stack.device, best(width), repeats) for width in WIDTHS)
+    one = read(1)()
+    sure = _median_seconds(stack.device, lambda: one.confidence(features), repeats) if features else 0.0
+    return Curve(WIDTHS, seconds), sure
+
+
+def _median_seconds(device: torch.device, work: Callable[[], object], repeats: int) -> float:
+    work()
+    times = []
+    for _ in range(repeats):
+        synchronize(device)
+        begin = perf_counter()
+        work()
+        synchronize(device)
+        times.append(perf_counter() - begin)
+    return median(times)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,100 @@
+"""Predictors of acceptance, fitted to what exits said along recorded texts.
+
+Along the target's own text, a level's token is accepted by the next level of a hierarchy where their best tokens agree.
+How sure the lower level was tells much of whether they will.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import log
+
+import torch
+
+from hispec.calibration.traces import Reader, Trace
+from hispec.decoding.confidence import FEATURES, Confidence
+from hispec.decoding.prediction import Logistic, Predictor, Table, bounded, chance_of, terms
+
+Sample = tuple[Confidence, bool]
+"""How sure a level was, with all features, and whether the next one accepted."""
+
+KNOTS = 24
+"""The most values in a table."""
+
+RIDGE = 1e-2
+"""Of a logistic regression, against weights without limit where all was accepted."""
+
+
+def samples_of(lower: Reader, upper: Reader, texts: Sequence[Trace]) -> list[Sample]:
+    """Every token of the texts: how sure the lower reader was, and whether the upper one says the same."""
+    return [
+        (sure, own == other)
+        for text in texts
+        for sure, own, other in zip(
+            text.readings[lower].confidence, text.readings[lower].best, text.readings[upper].best, strict=True
+        )
+    ]
+
+
+def fit(samples: Sequence[Sample], held_out: Sequence[Sample], features: Sequence[str]) -> tuple[Predictor, float]:
+    """The predictor that reads these features and fits best what it has not seen: (it, its mean log-likelihood).
+
+    Args:
+        samples: to fit to.
+        held_out: to choose by.
+        features: one gives the choice of an isotonic table and a logistic regression, several only the latter.
+    """
+    places = [list(FEATURES).index(name) for name in features]
+    chosen, unseen = (
+        [(tuple(sure[p] for p in places), accepted) for sure, accepted in part] for part in (samples, held_out)
+    )
+    candidates: list[Predictor] = [fit_logistic(chosen, features)]
+    if len(features) == 1:
+        candidates.append(fit_table(chosen, features[0]))
+    return max(((each, log_likelihood(each, unseen)) for each in candidates), key=lambda scored: scored[1])
+
+
+def log_likelihood(predictor: Predictor, samples: Iterable[Sample]) -> float:
+    """Mean, in nats per token; `samples` hold its features only."""
+    logs = [log(chance_of(predictor.log_odds(sure) * (1 if accepted else -1))) for sure, accepted in samples]
+    return sum(logs) / len(logs)
+
+
+def mean_acceptance(samples: Sequence[Sample]) -> float:
+    """The share that was accepted, as if one more of each had been seen: never 0 or 1."""
+    return (sum(accepted for _, accepted in samples) + 1) / (len(samples) + 2)
+
+
+def fit_table(samples: Sequence[Sample], feature: str) -> Table:
+    """Isotonic regression by pooling adjacent violators (Barlow et al., *Statistical Inference under Order
+    Restrictions*, 1972), on bins of equal count; each begins with one token accepted and one refused.
+    """
+    ordered = sorted((sure[0], accepted) for sure, accepted in samples)
+    size = max(1, -(-len(ordered) // KNOTS))
+    pools: list[tuple[float, float, int]] = []  # (sum of the feature, accepted, tokens)
+    for start in range(0, len(ordered), size):
+        part = ordered[start : start + size]
+        pools.append((sum(x for x, _ in part), float(sum(y for _, y in part)), len(part)))
+        while len(pools) > 1 and _rate(pools[-2]) >= _rate(pools[-1]):
+            last, before = pools.pop(), pools.pop()
+            pools.append((last[0] + before[0], last[1] + before[1], last[2] + before[2]))
+    knots: dict[float, float] = {round(x / n, 4): round(bounded(_rate((x, y, n))), 5) for x, y, n in pools}
+    return Table(tuple(knots), tuple(knots.values()), round(mean_acceptance(samples), 5), (feature,))
+
+
+def _rate(pool: tuple[float, float, int]) -> float:
+    return (pool[1] + 1) / (pool[2] + 2)
+
+
+def fit_logistic(samples: Sequence[Sample], features: Sequence[str]) -> Logistic:
+    """Logistic regression with a small ridge, by Newton's method."""
+    x = torch.tensor([terms(features, sure) for sure, _ in samples], dtype=torch.float64)
+    y = torch.tensor([float(accepted) for _, accepted in samples], dtype=torch.float64)
+    ridge = RIDGE * torch.eye(x.shape[1], dtype=torch.float64) * len(y) / 100
+    weights = torch.zeros(x.shape[1], dtype=torch.float64)
+    for _ in range(30):
+        p = torch.sigmoid(x @ weights)
+        gradient = x.T @ (y - p) - ridge @ weights
+        step = torch.linalg.solve(x.T @ (x * (p * (1 - p))[:, None]) + ridge, gradient)
+        weights += step.clamp(-4, 4)
+        if step.abs().max() < 1e-7:
+            break
+    return Logistic(tuple(round(w, 5) for w in weights.tolist()), round(mean_acceptance(samples), 5), tuple(features))

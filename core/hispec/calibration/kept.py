@@ -1,0 +1,157 @@
+"""What a calibration has measured so far, on disk."""
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hispec.calibration.costs import Costs, Curve, SpanCost
+from hispec.calibration.search import Configuration
+from hispec.calibration.timing import TimedAnswer
+from hispec.calibration.traces import Reader, Reading, Trace, Traces
+from hispec.decoding.confidence import FEATURES
+from hispec.errors import UnavailableError
+
+
+class Kept:
+    """A folder that an interrupted calibration goes on from.
+
+    Args:
+        folder: made where it is missing.
+        resume: keep what it holds; else it is begun anew.
+
+    Raises:
+        UnavailableError: the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path, *, resume: bool) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                for path in (self._costs, self._traces, *folder.glob("*.answers.jsonl")):
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UnavailableError(f"{folder} cannot be used: {error.strerror}", "free it, or the disk") from None
+
+    @property
+    def _costs(self) -> Path:
+        return self.folder / "costs.json"
+
+    @property
+    def _traces(self) -> Path:
+        return self.folder / "traces.json.gz"
+
+    def costs(self) -> Costs | None:
+        """As kept."""
+        if (record := _read(self._costs)) is None:
+            return None
+        spans = {
+            name: SpanCost(*(tuple(_curve(curve) for curve in span[part]) for part in ("call", "layer")))
+            for name, span in record["spans"].items()
+        }
+        heads = {(model, words): _curve(curve) for model, words, curve in record["heads"]}
+        return Costs(spans, heads, record["steps"], record["confidence"], record["guess"])
+
+    def keep_costs(self, costs: Costs) -> None:
+        """Write them."""
+        record = {
+            "spans": {name: asdict(span) for name, span in costs.spans.items()},
+            "heads": [[model, words, asdict(curve)] for (model, words), curve in costs.heads.items()],
+            "steps": dict(costs.steps),
+            "confidence": costs.confidence,
+            "guess": costs.guess,
+        }
+        _write(self._costs, json.dumps(record).encode())
+
+    def traces(self) -> Traces | None:
+        """As kept."""
+        if (record := _read(self._traces)) is None or record["features"] != list(FEATURES):
+            return None
+        readers = [Reader(*reader) for reader in record["readers"]]
+
+        def trace(kept: dict[str, Any]) -> Trace:
+            readings = {
+                reader: Reading(best, [tuple(sure) for sure in confidence])
+                for reader, (best, confidence) in zip(readers, kept["readings"], strict=True)
+            }
+            return Trace(kept["prompt"], kept["tokens"], readings)
+
+        return Traces(
+            [trace(text) for text in record["texts"]],
+            {reader: [trace(t) for t in kept] for reader, kept in zip(readers, record["detours"], strict=True)},
+        )
+
+    def keep_traces(self, traces: Traces) -> None:
+        """Write them."""
+        readers = list(traces.detours)
+
+        def kept(trace: Trace) -> dict[str, Any]:
+            readings = [[trace.readings[reader].best, trace.readings[reader].confidence] for reader in readers]
+            return {"prompt": trace.prompt, "tokens": trace.tokens, "readings": readings}
+
+        record = {
+            "features": list(FEATURES),
+            "readers": [[reader.model, reader.exit_layer, reader.words] for reader in readers],
+            "texts": [kept(text) for text in traces.texts],
+            "detours": [[kept(trace) for trace in traces.detours[reader]] for reader in readers],
+        }
+        _write(self._traces, gzip.compress(json.dumps(record).encode(), 1))
+
+    def answers(self, phase: str, configurations: Sequence[Configuration]) -> list[TimedAnswer]:
+        """Timed before, of these configurations; a last line that was cut off does not count."""
+        places = {repr(configuration): at for at, configuration in enumerate(configurations)}
+        return [
+            TimedAnswer(places[record.pop("of")], **record)
+            for record in self._lines(phase)
+            if record.get("of") in places
+        ]
+
+    def keep_answer(self, phase: str, configuration: Configuration, answer: TimedAnswer) -> None:
+        """Append one; it is on disk when this returns."""
+        record = asdict(answer) | {"of": repr(configuration)}
+        del record["configuration"]
+        with self._answers(phase).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _answers(self, phase: str) -> Path:
+        return self.folder / f"{phase}.answers.jsonl"
+
+    def _lines(self, phase: str) -> Iterator[dict[str, Any]]:
+        path = self._answers(phase)
+        if not path.exists():
+            return
+        text = path.read_text(encoding="utf-8")
+        if text and not text.endswith("\n"):  # cut off in mid-line
+            text = text[: text.rfind("\n") + 1]
+            _write(path, text.encode())
+        for line in text.splitlines():
+            yield json.loads(line)
+
+
+def _curve(record: dict[str, Any]) -> Curve:
+    return Curve(tuple(record["at"]), tuple(record["seconds"]))
+
+
+def _read(path: Path) -> Any:
+    """A record, None where there is none or only half of one."""
+    try:
+        data = path.read_bytes()
+        return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (FileNotFoundError, ValueError, EOFError, OSError):
+        return None
+
+
+def _write(path: Path, data: bytes) -> None:
+    """All of it or nothing."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

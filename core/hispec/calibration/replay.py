@@ -1,0 +1,277 @@
+"""Decoding replayed from traces and costs: which steps a policy would take, and how long they would.
+
+It follows `hispec.decoding.engine` and `hispec.decoding.state` step by step, with the very policies, but where these
+run a model it looks up what the model said, and adds what the run would cost. Greedy decoding only.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from hispec.calibration.costs import Costs, kind_of
+from hispec.calibration.traces import Reader, Reading, Trace, Traces
+from hispec.decoding.guesses import Guesser
+from hispec.decoding.hierarchy import Hierarchy
+from hispec.decoding.policies import Draft, Judge, Policy
+
+NEAR = 128
+"""Contexts that are apart by less share their costs."""
+
+
+@dataclass
+class Outcome:
+    """What a replay came to.
+
+    Attributes:
+        tokens: committed.
+        seconds: that decoding would have taken, the prompt included.
+        target_passes: the prompt included.
+    """
+
+    tokens: int = 0
+    seconds: float = 0.0
+    target_passes: int = 0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all texts together."""
+        return self.tokens / self.seconds
+
+    def add(self, other: "Outcome") -> None:
+        """Another text."""
+        self.tokens += other.tokens
+        self.seconds += other.seconds
+        self.target_passes += other.target_passes
+
+
+class Replay:
+    """Replays one hierarchy.
+
+    Args:
+        hierarchy: its levels; no model is run.
+        traces: with a reading of every level.
+        costs: of the models that it reads.
+        eos_ids: tokens that end a text.
+        dice: draws the detour that a mistake leads to.
+    """
+
+    def __init__(
+        self, hierarchy: Hierarchy, traces: Traces, costs: Costs, eos_ids: Collection[int], dice: Random
+    ) -> None:
+        self.hierarchy, self.traces, self.costs, self.eos_ids, self.dice = hierarchy, traces, costs, eos_ids, dice
+        self.readers = readers_of(hierarchy)
+        levels = len(hierarchy)
+        self.drafting = [costs.steps.get(kind_of(level, levels, drafts=True), 0.0) for level in range(levels)]
+        self.judging = [costs.steps.get(kind_of(level, levels, drafts=False), 0.0) for level in range(levels)]
+        self._tables: dict[int, list[tuple[list[float], list[float]]]] = {}
+
+    def tables(self, position: float) -> list[tuple[list[float], list[float]]]:
+        """Per level, seconds of its own span and of its head, by the number of rows."""
+        near = int(position // NEAR)
+        if near not in self._tables:
+            self._tables[near] = [self._table(level, NEAR * (near + 0.5)) for level in range(len(self.hierarchy))]
+        return self._tables[near]
+
+    def run(self, text: Trace, policy: Policy, guesser: Guesser | None = None) -> Outcome:
+        """Replay one text with a fresh policy."""
+        return _Decoding(self, text, policy, guesser).run()
+
+    def run_all(
+        self, texts: Sequence[Trace], policy: Callable[[], Policy], guesser: Callable[[], Guesser] | None = None
+    ) -> Outcome:
+        """Replay several texts, each with a fresh policy and guesser."""
+        total = Outcome()
+        for text in texts:
+            total.add(self.run(text, policy(), guesser() if guesser else None))
+        return total
+
+    def pace(
+        self, texts: Sequence[Trace], policy: Callable[[], Policy], guesser: Callable[[], Guesser] | None = None
+    ) -> float:
+        """Tokens per millisecond, the prompts and the tokens that come with them left out."""
+        total = self.run_all(texts, policy, guesser)
+        prompts = sum(self.prefill_seconds(len(text.prompt)) for text in texts)
+        return max(1, total.tokens - len(texts)) / (1e3 * max(1e-9, total.seconds - prompts))
+
+    def prefill_seconds(self, prompt: int) -> float:
+        """Seconds of running a prompt through all levels of the target's model, and its first token."""
+        target = len(self.hierarchy) - 1
+        own, name = self.hierarchy.stack_of(target), self.readers[target].model
+        call, layer = self.costs.spans[name].at(prompt / 2)
+        spans = sum(level.stack is own for level in self.hierarchy.levels)
+        seconds = spans * call(prompt) + own.num_layers * layer(prompt) + self.costs.heads[name, 0](1)
+        return seconds + self.costs.steps.get("prefill", 0.0)
+
+    def _table(self, level: int, position: float) -> tuple[list[float], list[float]]:
+        reader = self.readers[level]
+        if self.hierarchy.guesses and level == 0:
+            return [], []
+        call, layer = self.costs.spans[reader.model].at(position)
+        layers = reader.exit_layer - self.hierarchy.first_layer(level)
+        head = self.costs.heads[reader.model, reader.words]
+        return _listed(lambda rows: call(rows) + layers * layer(rows)), _listed(head)
+
+
+def _listed(curve: Callable[[int], float]) -> list[float]:
+    """Seconds by rows, 0 of none."""
+    return [0.0, *(curve(rows) for rows in range(1, 129))]
+
+
+def readers_of(hierarchy: Hierarchy) -> list[Reader]:
+    """What each level reads; a level of guesses reads nothing."""
+    return [
+        Reader(
+            level.stack.name if level.stack else "",
+            level.exit_layer,
+            0 if level.reduced is None else len(level.reduced.ids),
+        )
+        for level in hierarchy.levels
+    ]
+
+
+class _Decoding:
+    """One text under way. Indexes count from the first token after the prompt."""
+
+    def __init__(self, replay: Replay, text: Trace, policy: Policy, guesser: Guesser | None) -> None:
+        self.replay, self.text, self.policy, self.guesser = replay, text, policy, guesser
+        hierarchy, levels = replay.hierarchy, len(replay.hierarchy)
+        self.target = levels - 1
+        self.own = [text.readings[reader] if reader.model else None for reader in replay.readers]
+        self.away: list[Reading | None] = []
+        self.left: int | None = None
+        """Index of the first token that is not the target's own; from the next on, `away` is what readers say."""
+        self.tokens = [text.tokens[0]]
+        self.judged = [1] * levels
+        own = hierarchy.stack_of(-1)
+        self.frontier = [0 if level.stack is own else -len(text.prompt) for level in hierarchy.levels]
+        self.tables = replay.tables(len(text.prompt) + len(text.tokens) / 2)
+        self.outcome = Outcome(1, replay.prefill_seconds(len(text.prompt)), 1)
+        self.told = bool(policy.features)
+
+    def run(self) -> Outcome:
+        """Until the last token of the text is committed."""
+        limit, judged, tokens = len(self.text.tokens), self.judged, self.tokens
+        while judged[-1] < limit:
+            waiting = len(tokens) > judged[-1]
+            may_draft = len(tokens) < limit and not (waiting and tokens[-1] in self.replay.eos_ids)
+            match self.policy.next_step(judged, may_draft):
+                case Draft(wanted, level):
+                    self.draft(wanted, level, limit)
+                case Judge(level):
+                    self.judge(level)
+        self.outcome.tokens = limit
+        return self.outcome
+
+    def draft(self, wanted: int, level: int, limit: int) -> None:
+        """See `_Round.draft`."""
+        tokens = self.tokens
+        if self.guesser is not None and level == 0:
+            self.outcome.seconds += self.replay.costs.guess
+            guess = self.guesser.guess(self.text.prompt + tokens, limit - len(tokens))
+            if guess:
+                for token in guess:
+                    self.append(token, 0)
+                    if token in self.replay.eos_ids:
+                        break
+                return
+            level, wanted = 1, 1
+        count = 1 if level == self.target else min(wanted, limit - len(tokens))
+        step, told = self.replay.drafting[level], self.told and level < self.target
+        head = self.tables[level][1][1]
+        for _ in range(count):
+            at = len(tokens)
+            cost = step + self.advance(level, at) + head
+            best, reading, index = self.read(level, at)
+            self.append(best, level)
+            goes_on = best not in self.replay.eos_ids
+            if told:
+                cost += self.replay.costs.confidence
+                goes_on &= self.policy.drafted(level, reading.of(self.policy.features)[index])
+            self.outcome.seconds += cost
+            if not goes_on:
+                return
+        if level == self.target:
+            self.outcome.target_passes += 1
+
+    def judge(self, level: int) -> None:
+        """See `_Round.judge`."""
+        tokens, since, told = self.tokens, self.judged[level], self.told
+        proposed = len(tokens) - since
+        cost = self.replay.judging[level] + self.advance(level, len(tokens) - 1) + self._head(level, proposed)
+        accepted, correction, sure = 0, None, []
+        for at in range(since, len(tokens)):
+            best, reading, index = self.read(level, at)
+            if told and level < self.target:
+                sure.append(reading.of(self.policy.features)[index])
+            if best != tokens[at]:
+                correction = best
+                break
+            accepted += 1
+        if told and level < self.target:
+            cost += self.replay.costs.confidence
+        kept = since + accepted
+        self.accept(kept, level)
+        if correction is not None:
+            tail = tokens[kept + 1 :]
+            self.rewind(kept)
+            self.append(correction, level)
+            if self.guesser is not None:
+                self.guesser.offer(tail)
+        if told:
+            self.policy.judged(level, proposed, accepted, sure)
+        self.outcome.seconds += cost
+        self.outcome.target_passes += level == self.target
+
+    def read(self, level: int, at: int) -> tuple[int, Reading, int]:
+        """A level's view of the token at an index, given those before: (its best, the reading, the index there)."""
+        reading = self.own[level]
+        if self.left is not None and at > self.left:
+            reading, at = self.away[level], at - self.left - 1
+            assert reading is not None
+            at %= len(reading.best)
+        assert reading is not None
+        return reading.best[at], reading, at
+
+    def append(self, token: int, level: int) -> None:
+        """See `DecodingState.append`; notices where the target's own text is left."""
+        at = len(self.tokens)
+        if self.left is None and token != self.text.tokens[at]:
+            self.left, self.away = at, self._detour(level)
+        self.tokens.append(token)
+        self.accept(at + 1, level)
+
+    def accept(self, upto: int, level: int) -> None:
+        """See `DecodingState.accept`."""
+        for j in range(level + 1):
+            self.judged[j] = max(self.judged[j], upto)
+
+    def rewind(self, length: int) -> None:
+        """See `DecodingState.rewind`."""
+        del self.tokens[length:]
+        self.judged[:] = [min(count, length) for count in self.judged]
+        self.frontier[:] = [min(count, length) for count in self.frontier]
+        if self.left is not None and length <= self.left:
+            self.left = None
+
+    def advance(self, level: int, upto: int) -> float:
+        """See `DecodingState.advance`; returns seconds."""
+        rows = upto - self.frontier[level]
+        if rows <= 0:
+            return 0.0
+        below = self.replay.hierarchy.below[level]
+        seconds = 0.0 if below is None else self.advance(below, upto)
+        self.frontier[level] = upto
+        spans = self.tables[level][0]
+        return seconds + (spans[rows] if rows < len(spans) else spans[-1] * rows / (len(spans) - 1))
+
+    def _head(self, level: int, rows: int) -> float:
+        heads = self.tables[level][1]
+        return heads[min(rows, len(heads) - 1)]
+
+    def _detour(self, level: int) -> list[Reading | None]:
+        """What readers say after a mistake of a level."""
+        reader = self.replay.readers[level]
+        known = self.replay.traces.detours
+        detours = known.get(reader) or next(detours for detours in known.values() if detours)
+        readings: Mapping[Reader, Reading] = self.replay.dice.choice(detours).readings
+        return [readings[other] if other.model else None for other in self.replay.readers]

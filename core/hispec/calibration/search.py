@@ -1,0 +1,314 @@
+"""Which configuration is fastest, by replay: thousands are scored, the better ones ever more exactly."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations, product
+from random import Random
+
+from hispec.calibration.adapting import Fitter, knowledge_of
+from hispec.calibration.costs import Costs
+from hispec.calibration.replay import Outcome, Replay
+from hispec.calibration.traces import Reader, Trace, Traces
+from hispec.decoding.adaptive import AdaptivePolicy, Knowledge
+from hispec.decoding.guesses import Guesser
+from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.policies import Policy, StaticPolicy
+from hispec.models.stack import LayerStack, ReducedHead
+
+NAMES = ("draft", "intermediate")
+
+
+@dataclass(frozen=True, order=True)
+class Configuration:
+    """One way of decoding.
+
+    Attributes:
+        readers: below the target, the cheapest first; none is plain decoding.
+        periods: tokens at which each next level judges, the target last; empty for the adaptive policy.
+        ngram: (longest, tokens) of guesses beneath all levels, or None.
+    """
+
+    readers: tuple[Reader, ...] = ()
+    periods: tuple[int, ...] = ()
+    ngram: tuple[int, int] | None = None
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the adaptive policy decides."""
+        return bool(self.readers or self.ngram) and not self.periods
+
+    @property
+    def mode(self) -> str:
+        """The mode of the engine that it is."""
+        return ("autoregressive", "single-layer", "hispec")[min(2, len(self.readers))]
+
+    def describe(self, target: str) -> str:
+        """In a few words: `exit 1 drafts 2, exit 2 drafts 12`; the target's own exits go without its name."""
+        if not self.readers and self.ngram is None:
+            return "the target alone"
+        words = [_name(reader, target) for reader in self.readers]
+        guesses = f"{self.ngram[1]} guesses of {self.ngram[0]}-grams, " if self.ngram else ""
+        if self.adaptive:
+            return guesses + " > ".join([*words, "target"]) + ", adaptive"
+        lengths = [f"{word} drafts {length}" for word, length in zip(words, self.periods, strict=False)]
+        return guesses + ", ".join(lengths or [f"target judges {self.periods[-1]}"])
+
+
+def _name(reader: Reader, target: str) -> str:
+    words = f" of {reader.words} words" if reader.words else ""
+    exit_ = f"exit {reader.exit_layer}"
+    return (exit_ if reader.model == target else f"{exit_} of {reader.model}") + words
+
+
+PLAIN = Configuration()
+
+
+@dataclass(frozen=True)
+class Space:
+    """What may be chosen from.
+
+    Attributes:
+        exits: readers of the target at its exits, ascending.
+        drafters: whole other models that may draft.
+        draft_tokens: N_d.
+        validate_every: N_i.
+        words: sizes of reduced heads to try with the better configurations.
+        ngrams: guesses to try with these.
+        adaptive: whether the adaptive policy is tried.
+    """
+
+    exits: tuple[Reader, ...]
+    drafters: tuple[Reader, ...] = ()
+    draft_tokens: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
+    validate_every: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32)
+    words: tuple[int, ...] = ()
+    ngrams: tuple[tuple[int, int], ...] = ((3, 4), (4, 8))
+    adaptive: bool = True
+
+    def chains(self) -> Iterator[tuple[Reader, ...]]:
+        """One level below the target, or two."""
+        yield from ((reader,) for reader in (*self.drafters, *self.exits))
+        yield from combinations(self.exits, 2)
+        yield from product(self.drafters, self.exits)
+
+    def static(self) -> Iterator[Configuration]:
+        """Every one of fixed lengths, plain decoding among them; N_i is never below N_d."""
+        yield PLAIN
+        for chain in self.chains():
+            for lengths in product(*[self.draft_tokens] * (len(chain) - 1), self.validate_every):
+                if all(length <= lengths[-1] for length in lengths):
+                    yield Configuration(chain, lengths)
+
+
+class Workbench:
+    """Makes hierarchies, policies and guessers of configurations, on loaded models.
+
+    Args:
+        stacks: by model.
+        target: which of them is the target.
+        heads: reduced heads by reader.
+    """
+
+    def __init__(
+        self, stacks: Mapping[str, LayerStack], target: str, heads: Mapping[Reader, ReducedHead] | None = None
+    ) -> None:
+        self.stacks, self.target, self.heads = stacks, target, heads or {}
+        self._known: dict[tuple[tuple[Reader, ...], bool], Hierarchy] = {}
+
+    def hierarchy(self, configuration: Configuration) -> Hierarchy:
+        """Its levels, the same object for the same levels."""
+        key = configuration.readers, configuration.ngram is not None
+        if key not in self._known:
+            levels = [Level("guesses", None, 0)] if configuration.ngram else []
+            for name, reader in zip(NAMES, configuration.readers, strict=False):
+                levels.append(Level(name, self.stacks[reader.model], reader.exit_layer, self.heads.get(reader)))
+            own = self.stacks[self.target]
+            self._known[key] = Hierarchy([*levels, Level("target", own, own.num_layers)])
+        return self._known[key]
+
+    @staticmethod
+    def guesser(configuration: Configuration) -> Callable[[], Guesser] | None:
+        """What makes its guessers."""
+        if configuration.ngram is None:
+            return None
+        longest, tokens = configuration.ngram
+        return lambda: Guesser(longest, tokens)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a replay came to.
+
+    Attributes:
+        configuration: replayed.
+        outcome: over the texts it was replayed on.
+        texts: how many these were.
+    """
+
+    configuration: Configuration
+    outcome: Outcome
+    texts: int
+
+    @property
+    def speed(self) -> float:
+        """Tokens per second."""
+        return self.outcome.tokens_per_second
+
+
+@dataclass
+class Scorer:
+    """Replays configurations.
+
+    Attributes:
+        bench: makes their hierarchies.
+        traces: recorded.
+        costs: measured.
+        eos_ids: that end texts.
+        fitter: of predictors of acceptance.
+        seed: of what replays draw.
+        scored: how many replays there were.
+    """
+
+    bench: Workbench
+    traces: Traces
+    costs: Costs
+    eos_ids: Collection[int]
+    fitter: Fitter
+    seed: int = 0
+    scored: int = 0
+    _replays: dict[Hierarchy, Replay] = field(default_factory=dict)
+    _known: dict[Hierarchy, Knowledge] = field(default_factory=dict)
+
+    def score(self, configuration: Configuration, texts: Sequence[Trace]) -> Score:
+        """Replay one configuration on some texts."""
+        self.scored += 1
+        replay = self._replay(configuration)
+        replay.dice = Random(self.seed)
+        policy = self.policy(configuration)
+        outcome = replay.run_all(texts, policy, self.bench.guesser(configuration))
+        return Score(configuration, outcome, len(texts))
+
+    def policy(self, configuration: Configuration) -> Callable[[], Policy]:
+        """What makes its policies."""
+        if configuration.adaptive:
+            known = self.knowledge(configuration)
+            return lambda: AdaptivePolicy(known)
+        periods = (1, *configuration.periods)
+        if configuration.ngram is not None:
+            periods = (1, 1, *configuration.periods)
+        return lambda: StaticPolicy(periods)
+
+    def knowledge(self, configuration: Configuration) -> Knowledge:
+        """What the adaptive policy knows of its hierarchy."""
+        hierarchy = self.bench.hierarchy(configuration)
+        if hierarchy not in self._known:
+            replay, guesser = self._replay(configuration), self.bench.guesser(configuration)
+            self._known[hierarchy] = knowledge_of(replay, self.fitter, self.traces.texts, guesser)
+        return self._known[hierarchy]
+
+    def _replay(self, configuration: Configuration) -> Replay:
+        hierarchy = self.bench.hierarchy(configuration)
+        if hierarchy not in self._replays:
+            self._replays[hierarchy] = Replay(hierarchy, self.traces, self.costs, self.eos_ids, Random(self.seed))
+        return self._replays[hierarchy]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the search by replay came to.
+
+    Attributes:
+        scores: of every configuration, by its last and most exact replay, the fastest first.
+        finalists: of these, those to be timed, the fastest first.
+    """
+
+    scores: list[Score]
+    finalists: list[Score]
+
+
+SHARES = (0.1, 0.4, 1.0)
+"""Of the texts, that each round of the search replays."""
+
+KEPT = (0.1, 0.25)
+"""Of the configurations, that go on to the next round."""
+
+FEWEST = 300
+"""Configurations that are scored, however short the time."""
+
+CHAINS = 12
+"""Chains of levels that the adaptive policy, heads and guesses are tried on."""
+
+
+def search(
+    space: Space,
+    scorer: Scorer,
+    finalists: int = 8,
+    seen: Callable[[Score], None] = lambda score: None,
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> Found:
+    """Score everything by replay, in rounds on ever more texts, then refine what is best.
+
+    Args:
+        space: what may be chosen from.
+        scorer: replays.
+        finalists: how many to name.
+        seen: told every score.
+        out_of_time: asked now and then; the rest of the round under way is left out then.
+    """
+    texts, scores = scorer.traces.texts, dict[Configuration, Score]()
+
+    def score_all(configurations: Iterable[Configuration], share: float) -> list[Score]:
+        part = texts[: max(1, round(share * len(texts)))]
+        for configuration in configurations:
+            if len(scores) >= FEWEST and out_of_time():
+                break
+            scores[configuration] = scorer.score(configuration, part)
+            seen(scores[configuration])
+        return sorted(scores.values(), key=lambda score: (-score.texts, -score.speed))
+
+    static = list(space.static())
+    Random(scorer.seed).shuffle(static)  # what a short budget leaves out is left out by chance
+    ranked = score_all([PLAIN, *static], SHARES[0])
+    for share, kept in zip(SHARES[1:], KEPT, strict=True):
+        ranked = score_all(_survivors(ranked, kept), share)
+    chains = list(dict.fromkeys(score.configuration.readers for score in ranked if score.configuration.readers))
+    best = [*chains[:CHAINS], *[chain for chain in chains if len(chain) == 1][:CHAINS]]
+    if space.adaptive:
+        ranked = score_all([Configuration(chain) for chain in dict.fromkeys(best)], 1.0)
+    ranked = score_all(_variants(space, ranked), 1.0)
+    exact = [score for score in ranked if score.texts == ranked[0].texts]
+    return Found(sorted(scores.values(), key=lambda score: -score.speed), _finalists(exact, finalists))
+
+
+def _survivors(ranked: Sequence[Score], share: float) -> list[Configuration]:
+    """The fastest, of plain decoding, of single-layer and of hierarchies some each."""
+    latest = [score for score in ranked if score.texts == ranked[0].texts]
+    kept = {score.configuration for score in latest[: max(24, round(share * len(latest)))]}
+    for levels in (0, 1, 2):
+        kind = [score.configuration for score in latest if len(score.configuration.readers) == levels]
+        kept.update(kind[:8])
+    return [score.configuration for score in latest if score.configuration in kept]
+
+
+def _variants(space: Space, ranked: Sequence[Score]) -> list[Configuration]:
+    """The best ones with smaller heads and with guesses beneath."""
+    varied: dict[Configuration, None] = {}
+    for score in ranked[:CHAINS]:
+        chosen = score.configuration
+        for words in space.words if chosen.readers else ():
+            varied[replace(chosen, readers=tuple(replace(reader, words=words) for reader in chosen.readers))] = None
+        for ngram in space.ngrams if chosen.readers else ():
+            varied[replace(chosen, ngram=ngram)] = None
+    return list(varied)
+
+
+def _finalists(exact: Sequence[Score], count: int) -> list[Score]:
+    """The fastest, and the best of every kind that users will ask about."""
+    ordered = sorted(exact, key=lambda score: -score.speed)
+    chosen = {score.configuration for score in ordered[:count]}
+    best: dict[tuple[int, bool], Configuration] = {}
+    for score in ordered:
+        if score.configuration.ngram is None:
+            best.setdefault((len(score.configuration.readers), score.configuration.adaptive), score.configuration)
+    chosen.update(best.values())
+    return [score for score in ordered if score.configuration in chosen]

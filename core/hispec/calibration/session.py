@@ -1,0 +1,346 @@
+"""A calibration from start to end: measure, record, search, time, check; within a budget, and resumable."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from time import perf_counter
+from typing import TypeVar, cast
+
+from hispec.bench.processes import Processes
+from hispec.calibration.adapting import Fitter
+from hispec.calibration.costs import Costs, measure
+from hispec.calibration.kept import Kept
+from hispec.calibration.search import PLAIN, Configuration, Found, Score, Scorer, Space, Workbench, search
+from hispec.calibration.steps import with_steps
+from hispec.calibration.timing import Speed, TimedAnswer, Timer, Timings, halving
+from hispec.calibration.traces import Reader, Recorder, Traces, record_all
+from hispec.decoding.policies import Policy, StaticPolicy
+from hispec.models.stack import LayerStack, ReducedHead
+
+PHASES = ("costs", "traces", "replay", "timing", "check")
+"""What a calibration spends its budget on, in order."""
+
+ENDS = {"costs": 0.15, "traces": 0.4, "replay": 0.6, "timing": 0.8, "check": 1.0}
+"""By phase, the share of the budget at which it has to be over."""
+
+HELD_OUT = 3
+"""Every so manieth prompt is not calibrated on, but checked with."""
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase has got so far, a share from 0 to 1."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A configuration was replayed."""
+
+    score: Score
+
+
+@dataclass(frozen=True)
+class Timed:
+    """An answer was timed; `alive` are the configurations not yet dropped."""
+
+    timings: Timings
+    alive: list[int]
+
+
+Progress = Phase | Scored | Timed
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be calibrated.
+
+    Attributes:
+        stacks: loaded models.
+        target: which of them is the target.
+        heads: reduced heads by reader.
+        space: of configurations.
+        prompts: token ids.
+        eos_ids: that end answers.
+        most: tokens of an answer.
+        budget: seconds.
+        seed: of all that is drawn.
+    """
+
+    stacks: dict[str, LayerStack]
+    target: str
+    heads: dict[Reader, ReducedHead]
+    space: Space
+    prompts: list[list[int]]
+    eos_ids: frozenset[int]
+    most: int
+    budget: float
+    seed: int = 0
+
+    @property
+    def bench(self) -> Workbench:
+        """Makes hierarchies of configurations."""
+        return Workbench(self.stacks, self.target, self.heads)
+
+    def readers(self) -> list[Reader]:
+        """Everybody who may be asked: exits and drafters with all their heads, and the target."""
+        lower = [*self.space.drafters, *self.space.exits]
+        reduced = [reader for reader in self.heads if reader.words]
+        return [*lower, *reduced, Reader(self.target, self.stacks[self.target].num_layers)]
+
+
+@dataclass
+class Calibrated:
+    """What a calibration came to.
+
+    Attributes:
+        winner: the fastest by timed decoding, unless a baseline is surely faster on prompts that nobody has seen.
+        ties: finalists that may be as fast, by the confidence interval of the ratio.
+        found: all replays.
+        timings: of the finalists, on the prompts that were calibrated on.
+        check: of winner and baselines, on prompts that were not.
+        scorer: with costs, traces and what the adaptive policy knows.
+        agreement: by reader, the share of tokens on which it agrees with the target.
+        seconds: that each phase took.
+    """
+
+    winner: Configuration
+    ties: list[Configuration]
+    found: Found
+    timings: Timings
+    check: Timings
+    scorer: Scorer
+    agreement: dict[Reader, float]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def speed(self, configuration: Configuration) -> Speed:
+        """On prompts that were not calibrated on."""
+        return self.check.speed(self.check.configurations.index(configuration))
+
+    def ratio(self, one: Configuration, other: Configuration) -> Speed:
+        """How many times as fast one is as the other, on prompts that were not calibrated on."""
+        place = self.check.configurations.index
+        return self.check.ratio(place(one), place(other))
+
+    def baselines(self) -> dict[str, Configuration]:
+        """Plain decoding, and the best of fixed length with one exit, and with a whole other model, below the target."""
+        found: dict[str, Configuration] = {}
+        for configuration in self.check.configurations:
+            if name := baseline_name(configuration, self.scorer.bench):
+                found.setdefault(name, configuration)
+        return found
+
+
+def baseline_name(configuration: Configuration, bench: Workbench) -> str | None:
+    """What users know a configuration as, if they do."""
+    if configuration == PLAIN:
+        return "autoregressive"
+    if len(configuration.readers) != 1 or configuration.adaptive or configuration.ngram:
+        return None
+    return "single-layer" if configuration.readers[0].model == bench.target else "two-model"
+
+
+class Session:
+    """Runs one calibration.
+
+    Args:
+        job: what to calibrate.
+        folder: where results so far are kept.
+        listen: told of progress.
+        resume: go on from what the folder holds.
+        processes: that take part: the first measures, records and searches, all of them time.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        listen: Callable[[Progress], None] = lambda progress: None,
+        *,
+        resume: bool = False,
+        processes: Processes | None = None,
+    ) -> None:
+        self.job, self.listen, self.processes = job, listen, processes or Processes()
+        self._kept = Kept(folder, resume=resume)
+        self._began = perf_counter()
+        self._seconds: dict[str, float] = {}
+        self._dice = Random(job.seed)
+        self._own = [prompt for at, prompt in enumerate(job.prompts) if (at + 1) % HELD_OUT]
+        self._unseen = [prompt for at, prompt in enumerate(job.prompts) if not (at + 1) % HELD_OUT]
+
+    def run(self) -> Calibrated:
+        """All phases.
+
+        Raises:
+            KeyboardInterrupt: passed on; what was measured is kept.
+        """
+        job = self.job
+        costs = self._phase("costs", lambda: self._by_the_first(self.costs))
+        traces = self._phase("traces", lambda: self._by_the_first(self.traces))
+        scorer = Scorer(job.bench, traces, costs, job.eos_ids, Fitter(traces.texts, ("margin",)), job.seed)
+        found = self._phase("replay", lambda: self._by_the_first(lambda: self.search(scorer)))
+        timings, best, ties = self._phase("timing", lambda: self.time(scorer, found))
+        check = self._phase("check", lambda: self.check(scorer, timings, best))
+        chosen = timings.configurations
+        winner, tied = chosen[best], [chosen[one] for one in ties]
+        first = check.fastest(range(len(check.configurations)))[0]
+        if not check.may_be_as_fast(check.configurations.index(winner), first):  # it was luck
+            winner, tied = check.configurations[first], []
+        return Calibrated(
+            winner,
+            tied,
+            found,
+            timings,
+            check,
+            scorer,
+            agreement_of(traces, Reader(job.target, job.stacks[job.target].num_layers)),
+            self._seconds,
+        )
+
+    def costs(self) -> Costs:
+        """Measured, or as kept."""
+        if (kept := self._kept.costs()) is not None:
+            return kept
+        job, target = self.job, self.job.stacks[self.job.target]
+        heads: dict[tuple[str, int], ReducedHead | None] = {(name, 0): None for name in job.stacks}
+        heads |= {(reader.model, reader.words): head for reader, head in job.heads.items()}
+        late = lambda: self._late("costs")  # noqa: E731
+        costs = measure(
+            job.stacks, heads, ("margin",), progress=lambda share: self._tell("costs", 0.7 * share), out_of_time=late
+        )
+        costs = with_steps(
+            costs, target, {0: None}, self._own, min(48, job.most), 40, Random(job.seed), out_of_time=late
+        )
+        self._kept.keep_costs(costs)
+        return costs
+
+    def traces(self) -> Traces:
+        """Recorded, or as kept; fewer prompts where time is short."""
+        if (kept := self._kept.traces()) is not None:
+            return kept
+        job = self.job
+        timer = Timer(job.bench, Plainly(), job.eos_ids, job.most, job.stacks[job.target].context)
+        recorder = Recorder(job.stacks, job.readers(), job.heads, job.target)
+        traces = record_all(
+            recorder,
+            self._own,
+            lambda prompt: timer.answer(PLAIN, prompt)[0],
+            Random(job.seed),
+            progress=lambda share: self._tell("traces", share),
+            out_of_time=lambda: self._late("traces"),
+        )
+        self._kept.keep_traces(traces)
+        return traces
+
+    def search(self, scorer: Scorer) -> Found:
+        """By replay."""
+        return search(
+            self.job.space,
+            scorer,
+            seen=lambda score: self.listen(Scored(score)),
+            out_of_time=lambda: self._late("replay"),
+        )
+
+    def time(self, scorer: Scorer, found: Found) -> tuple[Timings, int, list[int]]:
+        """The finalists: (their timings, the place of the best, of those that may be as fast)."""
+        configurations = [score.configuration for score in found.finalists]
+        timings = Timings(configurations, self._kept.answers("timing", configurations))
+        alive = list(range(len(configurations)))
+
+        def done(answer: TimedAnswer) -> None:
+            self._kept.keep_answer("timing", configurations[answer.configuration], answer)
+            self.listen(Timed(timings, alive))
+
+        named = [at for at, one in enumerate(configurations) if baseline_name(one, scorer.bench) == "single-layer"]
+        for left in halving(
+            self._timer(scorer),
+            timings,
+            self._own,
+            named[:1],
+            8,
+            self._dice,
+            lambda: self._late("timing"),
+            done,
+            self.processes,
+        ):
+            alive[:] = left
+            self.listen(Timed(timings, alive))
+        best = timings.fastest(alive)[0]
+        return timings, best, timings.ties(best, range(len(configurations)))
+
+    def check(self, scorer: Scorer, timings: Timings, best: int) -> Timings:
+        """The winner and the baselines on prompts that nobody has seen."""
+        names: dict[str, Configuration] = {}
+        for one in timings.fastest(range(len(timings.configurations))):
+            if name := baseline_name(timings.configurations[one], scorer.bench):
+                names.setdefault(name, timings.configurations[one])
+        names.setdefault("autoregressive", PLAIN)
+        configurations = list(dict.fromkeys([timings.configurations[best], *names.values()]))
+        check = Timings(configurations, self._kept.answers("check", configurations))
+        everybody = list(range(len(configurations)))
+
+        def done(answer: TimedAnswer) -> None:
+            self._kept.keep_answer("check", configurations[answer.configuration], answer)
+            self.listen(Timed(check, everybody))
+
+        rounds = halving(
+            self._timer(scorer),
+            check,
+            self._unseen or self._own,
+            everybody,
+            len(self._unseen) or len(self._own),
+            self._dice,
+            lambda: self._late("check"),
+            done,
+            self.processes,
+        )
+        next(rounds)
+        return check
+
+    def _timer(self, scorer: Scorer) -> Timer:
+        job = self.job
+        return Timer(scorer.bench, scorer, job.eos_ids, job.most, job.stacks[job.target].context)
+
+    def _phase(self, name: str, work: Callable[[], T]) -> T:
+        self._tell(name, 0.0)
+        begin = perf_counter()
+        result = work()
+        self._seconds[name] = perf_counter() - begin
+        self._tell(name, 1.0)
+        return result
+
+    def _by_the_first(self, work: Callable[[], T]) -> T:
+        """Done by one process for all."""
+        return self.processes.agree(work() if self.processes.reports else cast("T", None))
+
+    def _tell(self, name: str, share: float) -> None:
+        self.listen(Phase(name, share))
+
+    def _late(self, phase: str) -> bool:
+        return perf_counter() - self._began > ENDS[phase] * self.job.budget
+
+
+class Plainly:
+    """Policies of plain decoding."""
+
+    def policy(self, configuration: Configuration) -> Callable[[], Policy]:
+        """See `hispec.calibration.timing.Policies`."""
+        return lambda: StaticPolicy((1,))
+
+
+def agreement_of(traces: Traces, target: Reader) -> dict[Reader, float]:
+    """By reader, the share of recorded tokens on which it agrees with the target."""
+    agreed: dict[Reader, int] = {}
+    tokens = 0
+    for text in traces.texts:
+        tokens += len(text.tokens)
+        own = text.readings[target].best
+        for reader, reading in text.readings.items():
+            agreed[reader] = agreed.get(reader, 0) + sum(a == b for a, b in zip(reading.best, own, strict=True))
+    return {reader: count / tokens for reader, count in agreed.items()}

@@ -1,0 +1,164 @@
+"""Steps of real decoding, timed beside what their spans and heads should cost."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from statistics import mean
+from time import perf_counter
+from typing import Any
+
+from torch import Tensor
+
+from hispec.calibration.costs import Costs, Curve, kind_of
+from hispec.decoding.engine import Ending, decode
+from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.policies import StaticPolicy
+from hispec.decoding.rules import Greedy
+from hispec.decoding.sampling import Sampling
+from hispec.decoding.state import DecodingState
+from hispec.events import Drafted, Judged, Prefilled
+from hispec.models.stack import LayerStack, ReducedHead
+
+FEWEST = 12
+"""Answers that are timed, however short the time: each kind of step has to happen."""
+
+
+@dataclass(frozen=True)
+class TimedStep:
+    """One step of real decoding.
+
+    Attributes:
+        kind: see `kind_of`.
+        modelled: seconds of its spans and heads.
+        seconds: that it took, the loop around it included.
+        times: how often it happened: for drafts, the number of tokens.
+    """
+
+    kind: str
+    modelled: float
+    seconds: float
+    times: int = 1
+
+
+class MeteredStack:
+    """A `LayerStack` that adds up what its work should cost."""
+
+    def __init__(self, stack: LayerStack, costs: Costs) -> None:
+        self._stack, self._costs = stack, costs
+        self._curves: dict[int, tuple[Curve, Curve]] = {}
+        self.modelled = 0.0
+
+    def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int) -> Tensor:
+        """See `LayerStack.run`."""
+        near = position // 64
+        if near not in self._curves:
+            self._curves[near] = self._costs.spans[self._stack.name].at(64.0 * near + 32)
+        call, layer = self._curves[near]
+        self.modelled += call(len(hidden)) + (end_layer - start_layer) * layer(len(hidden))
+        return self._stack.run(hidden, start_layer, end_layer, position)
+
+    def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
+        """See `LayerStack.head`."""
+        words = 0 if reduced is None else len(reduced.ids)
+        self.modelled += self._costs.heads[self._stack.name, words](len(hidden))
+        return self._stack.head(hidden, reduced)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stack, name)
+
+
+def time_steps(
+    levels: Sequence[Level], costs: Costs, periods: Sequence[int], prompt: Sequence[int], most: int
+) -> list[TimedStep]:
+    """Decode once and time every step.
+
+    Args:
+        levels: of a hierarchy.
+        costs: of spans and heads.
+        periods: of a static policy.
+        prompt: token ids.
+        most: tokens of the answer.
+    """
+    metered: dict[str, MeteredStack] = {}
+    for level in levels:
+        assert level.stack is not None, "guesses cost nothing that is worth timing"
+        metered.setdefault(level.stack.name, MeteredStack(level.stack, costs))
+    hierarchy = Hierarchy([replace(level, stack=metered[level.stack.name]) for level in levels if level.stack])
+    names = [level.name for level in levels]
+    timed: list[TimedStep] = []
+    begin = perf_counter()
+    state = DecodingState(hierarchy, list(prompt), len(prompt) + most)
+    for event in decode(state, StaticPolicy(periods), Greedy(Sampling(), len(levels) - 1), Ending(most)):
+        now, modelled = perf_counter(), sum(stack.modelled for stack in metered.values())
+        match event:
+            case Prefilled():
+                timed.append(TimedStep("prefill", modelled, now - begin))
+            case Drafted():
+                kind = kind_of(names.index(event.level), len(levels), drafts=True)
+                timed.append(TimedStep(kind, modelled, now - begin, len(event.token_ids)))
+            case Judged():
+                kind = kind_of(names.index(event.level), len(levels), drafts=False)
+                timed.append(TimedStep(kind, modelled, now - begin))
+        for stack in metered.values():
+            stack.modelled = 0.0
+        begin = perf_counter()
+    return timed
+
+
+def fit_steps(timed: Sequence[TimedStep]) -> dict[str, float]:
+    """By kind, the seconds of a step beside those of its spans and heads; the outer tenths do not count."""
+    kinds: dict[str, list[float]] = {}
+    for step in timed:
+        kinds.setdefault(step.kind, []).append((step.seconds - step.modelled) / step.times)
+    return {kind: max(0.0, mean(_middle(sorted(rest)))) for kind, rest in kinds.items()}
+
+
+def _middle(values: list[float]) -> list[float]:
+    outer = len(values) // 10
+    return values[outer : len(values) - outer]
+
+
+def with_steps(
+    costs: Costs,
+    stack: LayerStack,
+    heads: Mapping[int, ReducedHead | None],
+    prompts: Sequence[Sequence[int]],
+    most: int,
+    rounds: int,
+    dice: Random,
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> Costs:
+    """Costs of steps added, from decoding by the target's own exits, drawn at random.
+
+    Args:
+        costs: of spans and heads.
+        stack: the target.
+        heads: by words, those that may be drawn.
+        prompts: token ids, taken in turn.
+        most: tokens of each answer.
+        rounds: how many answers.
+        dice: draws exits, heads and periods.
+        out_of_time: asked before every answer but the first `FEWEST`.
+    """
+    timed: list[TimedStep] = []
+    target = Level("target", stack, stack.num_layers)
+    for at in range(rounds):
+        if at >= FEWEST and out_of_time():
+            break
+        count = min(stack.num_layers - 1, dice.choice((0, 1, 1, 2, 2)))
+        exits = sorted(_shallow(stack.num_layers, count, dice))
+        head = heads[dice.choice(sorted(heads))]
+        levels = [Level(f"exit {exit_}", stack, exit_, head) for exit_ in exits]
+        periods = [1, *(dice.choice((1, 2, 3, 4, 6, 8)) for _ in exits[:-1]), dice.choice((2, 4, 8, 12, 16))]
+        timed += time_steps(
+            [*levels, target], costs, periods[: count + 1] if count else [1], prompts[at % len(prompts)], most
+        )
+    return replace(costs, steps=fit_steps(timed))
+
+
+def _shallow(depth: int, count: int, dice: Random) -> set[int]:
+    """Distinct exits, shallow ones more often: those are what decoding will use."""
+    exits: set[int] = set()
+    while len(exits) < count:
+        exits.add(1 + min(int(dice.random() ** 2 * (depth - 1)), depth - 2))
+    return exits

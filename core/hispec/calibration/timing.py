@@ -1,0 +1,231 @@
+"""Timed decoding of the configurations that replay liked best, interleaved prompt by prompt."""
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from time import perf_counter
+from typing import Protocol
+from zlib import crc32
+
+import numpy as np
+
+from hispec.bench.processes import Processes
+from hispec.bench.statistics import interval95, resampled_sums
+from hispec.calibration.costs import synchronize
+from hispec.calibration.search import Configuration, Workbench
+from hispec.decoding.engine import Ending, decode
+from hispec.decoding.policies import Policy
+from hispec.decoding.rules import Greedy
+from hispec.decoding.sampling import Sampling
+from hispec.decoding.state import DecodingState
+from hispec.events import Committed
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class TimedAnswer:
+    """One answer.
+
+    Attributes:
+        configuration: that gave it, by its place among those that are timed.
+        prompt: by its place.
+        repeat: how often the prompt had been answered before.
+        tokens: of the answer.
+        seconds: from ids to the last id, the prompt included.
+        digest: of the token ids.
+    """
+
+    configuration: int
+    prompt: int
+    repeat: int
+    tokens: int
+    seconds: float
+    digest: int
+
+
+class Policies(Protocol):
+    """What makes the policies of configurations."""
+
+    def policy(self, configuration: Configuration) -> Callable[[], Policy]:
+        """A maker of fresh policies."""
+        ...
+
+
+@dataclass
+class Timer:
+    """Answers prompts with configurations.
+
+    Attributes:
+        bench: makes hierarchies and guessers.
+        policies: makes policies.
+        eos_ids: that end answers.
+        most: tokens of an answer.
+        context: of the target.
+    """
+
+    bench: Workbench
+    policies: Policies
+    eos_ids: Collection[int]
+    most: int
+    context: int
+
+    def answer(self, configuration: Configuration, prompt: Sequence[int]) -> tuple[list[int], float]:
+        """One answer: (token ids, seconds)."""
+        hierarchy = self.bench.hierarchy(configuration)
+        guesser = self.bench.guesser(configuration)
+        policy = self.policies.policy(configuration)()
+        most = min(self.most, self.context - len(prompt))
+        device = hierarchy.stack_of(-1).device
+        synchronize(device)
+        begin = perf_counter()
+        state = DecodingState(hierarchy, list(prompt), len(prompt) + most)
+        rule = Greedy(Sampling(), len(hierarchy) - 1)
+        ids: list[int] = []
+        for event in decode(state, policy, rule, Ending(most, self.eos_ids), guesser() if guesser else None):
+            if isinstance(event, Committed):
+                ids += event.token_ids
+        synchronize(device)
+        return ids, perf_counter() - begin
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Pooled tokens per second of a configuration.
+
+    Attributes:
+        value: over all its answers.
+        ci95: over prompts and repeats; None with fewer than two prompts.
+    """
+
+    value: float
+    ci95: tuple[float, float] | None
+
+
+@dataclass
+class Timings:
+    """Answers of several configurations to the same prompts.
+
+    Attributes:
+        configurations: that are timed.
+        answers: so far.
+    """
+
+    configurations: list[Configuration]
+    answers: list[TimedAnswer] = field(default_factory=list)
+
+    def speed(self, configuration: int) -> Speed:
+        """Tokens per second of one of them."""
+        own = self._table([configuration])
+        sums = own.sum(axis=(0, 1))
+        if len(own) < 2:
+            return Speed(float(sums[0] / sums[1]), None)
+        drawn = resampled_sums(own, RESAMPLES)
+        return Speed(float(sums[0] / sums[1]), interval95(drawn[:, 0] / drawn[:, 1]))
+
+    def ratio(self, one: int, other: int) -> Speed:
+        """How many times as fast one is as the other, on the answers that both have."""
+        if one == other:
+            return Speed(1.0, (1.0, 1.0))
+        both = self._table([one, other])
+        sums = both.sum(axis=(0, 1))
+        value = float(sums[0] * sums[3] / sums[1] / sums[2])
+        if len(both) < 2:
+            return Speed(value, None)
+        drawn = resampled_sums(both, RESAMPLES)
+        return Speed(value, interval95(drawn[:, 0] * drawn[:, 3] / drawn[:, 1] / drawn[:, 2]))
+
+    def fastest(self, among: Iterable[int]) -> list[int]:
+        """From fast to slow."""
+        return sorted(among, key=lambda configuration: -self.speed(configuration).value)
+
+    def ties(self, best: int, among: Iterable[int]) -> list[int]:
+        """Those that may be as fast as the best: the interval of the ratio holds 1."""
+        return [other for other in among if other != best and self.may_be_as_fast(other, best)]
+
+    def may_be_as_fast(self, one: int, other: int) -> bool:
+        """Whether the interval of the ratio reaches 1; True where there is no interval yet."""
+        ci95 = self.ratio(one, other).ci95
+        return ci95 is None or ci95[1] >= 1
+
+    def differing(self) -> int:
+        """Prompts to which not all gave the same answer: only ties of the target's logits may do that."""
+        digests: dict[int, set[int]] = {}
+        for answer in self.answers:
+            digests.setdefault(answer.prompt, set()).add(answer.digest)
+        return sum(len(found) > 1 for found in digests.values())
+
+    def _table(self, configurations: Sequence[int]) -> "np.ndarray[tuple[int, int, int], np.dtype[np.float64]]":
+        """(prompts, repeats, tokens and seconds of each) of the answers that all of them have."""
+        found: dict[tuple[int, int], dict[int, TimedAnswer]] = {}
+        for answer in self.answers:
+            if answer.configuration in configurations:
+                found.setdefault((answer.prompt, answer.repeat), {})[answer.configuration] = answer
+        shared = {key: answers for key, answers in found.items() if len(answers) == len(configurations)}
+        prompts, repeats = (sorted({key[place] for key in shared}) for place in (0, 1))
+        table = np.zeros((len(prompts), len(repeats), 2 * len(configurations)))
+        for (prompt, repeat), answers in shared.items():
+            row = [figure for one in configurations for figure in (answers[one].tokens, answers[one].seconds)]
+            table[prompts.index(prompt), repeats.index(repeat)] = row
+        return table
+
+
+def halving(
+    timer: Timer,
+    timings: Timings,
+    prompts: Sequence[Sequence[int]],
+    keep: Sequence[int],
+    each: int,
+    dice: Random,
+    out_of_time: Callable[[], bool],
+    done: Callable[[TimedAnswer], None] = lambda answer: None,
+    processes: Processes | None = None,
+) -> Iterator[list[int]]:
+    """Time all configurations on some prompts, drop the slower half, go on: yields who is left after each round.
+
+    Successive halving (Jamieson & Talwalkar, arXiv 1502.07943), with ties spared: nobody is dropped who may be as
+    fast as the best. Several processes share the prompts of a round and put their answers together after it.
+
+    Args:
+        timer: answers prompts.
+        timings: what was timed so far; answers are added to it.
+        prompts: token ids.
+        keep: configurations that are never dropped, for comparison.
+        each: prompts of a round.
+        dice: draws the order within each prompt.
+        out_of_time: asked before every prompt but the first two.
+        done: told each answer.
+        processes: that take part.
+    """
+    together = processes or Processes()
+    alive = list(range(len(timings.configurations)))
+    known = {(answer.configuration, answer.prompt, answer.repeat) for answer in timings.answers}
+    place = 0
+    while True:
+        own: list[TimedAnswer] = []
+        for at in together.share_of(range(place, place + each)):
+            if at >= 2 and out_of_time():
+                break
+            prompt, repeat = at % len(prompts), at // len(prompts)
+            wanted = [one for one in alive if (one, prompt, repeat) not in known]
+            for one in dice.sample(wanted, len(wanted)):
+                ids, seconds = timer.answer(timings.configurations[one], prompts[prompt])
+                own.append(TimedAnswer(one, prompt, repeat, len(ids), seconds, digest_of(ids)))
+                if together.count == 1:
+                    timings.answers.append(own[-1])
+                done(own[-1])
+        if together.count > 1:
+            timings.answers += together.agree(together.gather(own))
+        place += each
+        ranked = timings.fastest(alive)
+        spared = {*ranked[: -(-len(ranked) // 2)], *keep, *timings.ties(ranked[0], ranked)}
+        alive = [one for one in ranked if one in spared]
+        yield alive
+        if together.agree(out_of_time()) or len([one for one in alive if one not in keep or one == ranked[0]]) <= 1:
+            return
+
+
+def digest_of(ids: Sequence[int]) -> int:
+    """Equal for equal answers."""
+    return crc32(json.dumps([*ids]).encode())

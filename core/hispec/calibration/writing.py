@@ -1,0 +1,165 @@
+"""The profile that a calibration writes: complete, commented, and told apart from a damaged one."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hispec.adaptation import adaptation_of
+from hispec.calibration.search import PLAIN, Configuration
+from hispec.calibration.session import Calibrated
+from hispec.calibration.timing import Speed
+from hispec.calibration.traces import Reader
+from hispec.errors import UnavailableError
+from hispec.profile import MEASURED, Profile, digest_of, read_profile
+
+HEADER = """\
+# Written by `hispec calibrate` on {date}, for {device}, {dtype}, the {stack} stack.
+# Chosen: {winner}.
+# {verdict}
+"""
+COMMENTS = {
+    "draft": "The level that writes, and what it guesses before.",
+    "intermediate": "The level that judges drafts before the target does.",
+    "single_layer": "Mode single-layer: the best exit and the best fixed length that were found for it.",
+    "decoding": "The policy, and the fixed lengths that the static one takes.",
+    "adaptive": "What the adaptive policy knows: milliseconds, acceptance by confidence, and what to expect of levels.",
+    "calibrated": "Where this comes from. A profile that moves to another machine works, and warns.",
+}
+
+
+def calibrated_profile(profile: Profile, result: Calibrated, environment: Mapping[str, Any], name: str) -> str:
+    """The profile of a calibration's winner, as YAML.
+
+    Args:
+        profile: that was calibrated; what is not about levels is kept.
+        result: of the calibration.
+        environment: what the figures hold for: date, device, dtype, stack, threads, versions, revision, dataset, prompts.
+        name: of the new profile.
+    """
+    levels = profile_of(profile, result, result.winner, name)
+    data = levels.model_dump(by_alias=True, exclude_unset=True, exclude_none=True)
+    calibrated = {
+        **environment,
+        "sha256": digest_of(levels),
+        "tokens_per_second": _figures(result.speed(result.winner)),
+        "over": {
+            kind: {
+                "what": baseline.describe(result.scorer.bench.target),
+                **_figures(result.ratio(result.winner, baseline)),
+            }
+            for kind, baseline in result.baselines().items()
+            if baseline != result.winner
+        },
+        "ties": [tie.describe(result.scorer.bench.target) for tie in result.ties],
+    }
+    # First what says that something was measured, last what was: a file that is cut off anywhere is found out.
+    measured = {key: data.pop(key) for key in MEASURED if key in data}
+    data = {"schema": 1, "calibrated": calibrated} | data | measured
+    header = HEADER.format(
+        **environment, winner=result.winner.describe(result.scorer.bench.target), verdict=verdict(result)
+    )
+    return header + _commented(data)
+
+
+def profile_of(profile: Profile, result: Calibrated, configuration: Configuration, name: str) -> Profile:
+    """A profile that decodes as a configuration does."""
+    data = profile.model_dump(by_alias=True, exclude_unset=True)
+    for section in ("draft", "intermediate", "single_layer", "decoding", "adaptive", "calibrated"):
+        data.pop(section, None)
+    data["name"] = name
+    target = result.scorer.bench.target
+    keep = {
+        key: value
+        for key, value in profile.decoding.model_dump(exclude_none=True).items()
+        if key in ("max_new_tokens", "verification", "intermediate_top_k")
+    }
+    if configuration != PLAIN:
+        data["draft"] = _level(configuration.readers[0], target) if configuration.readers else {}
+        if configuration.ngram:
+            data["draft"]["ngram"] = {"max": configuration.ngram[0], "tokens": configuration.ngram[1]}
+        if len(configuration.readers) == 2:
+            data["intermediate"] = _level(configuration.readers[1], target)
+        periods = configuration.periods or _best_lengths(result, configuration)
+        keep["draft_tokens"], keep["validate_every"] = periods[0], periods[-1]
+        keep["policy"] = "adaptive" if configuration.adaptive else "static"
+        single = result.baselines().get("single-layer")
+        if single is not None and single.readers[0].words == 0:
+            data["single_layer"] = {"exit_layer": single.readers[0].exit_layer, "draft_tokens": single.periods[0]}
+    data["decoding"] = keep
+    if configuration.adaptive:
+        known = adaptation_of(result.scorer.bench.hierarchy(configuration), result.scorer.knowledge(configuration))
+        data["adaptive"] = known.model_dump(exclude_none=True, exclude_unset=True)
+    return Profile.model_validate(data)
+
+
+def _best_lengths(result: Calibrated, configuration: Configuration) -> tuple[int, ...]:
+    """Fixed lengths for who takes the static policy with an adaptive configuration's levels."""
+    same = [
+        score.configuration.periods
+        for score in result.found.scores
+        if score.configuration.readers == configuration.readers and score.configuration.periods
+    ]
+    return same[0] if same else (2, 4)[-max(1, len(configuration.readers)) :]
+
+
+def _level(reader: Reader, target: str) -> dict[str, Any]:
+    level: dict[str, Any] = {"exit_layer": reader.exit_layer} if reader.model == target else {"model": reader.model}
+    return level | ({"head": reader.words} if reader.words else {})
+
+
+def verdict(result: Calibrated) -> str:
+    """What the check on unseen prompts says, in a sentence."""
+    if result.winner == PLAIN:
+        return "Speculation does not pay here: plain decoding is the fastest of all that was timed."
+    plain = result.ratio(result.winner, PLAIN)
+    said = f"{plain.value:.2f} times as fast as the target alone{_within(plain)}"
+    single = result.baselines().get("single-layer")
+    if single is not None and single != result.winner:
+        over = result.ratio(result.winner, single)
+        said += f", {over.value:.2f} times as fast as {single.describe(result.scorer.bench.target)}{_within(over)}"
+    elif single is not None:
+        said += "; a hierarchy or an adaptive policy was not faster"
+    return said[0].upper() + said[1:] + ", on prompts that it was not calibrated on."
+
+
+def _within(speed: Speed) -> str:
+    return f" ({speed.ci95[0]:.2f} to {speed.ci95[1]:.2f})" if speed.ci95 else ""
+
+
+def _figures(speed: Speed) -> dict[str, Any]:
+    interval = [round(end, 3) for end in speed.ci95] if speed.ci95 else None
+    return {"value": round(speed.value, 3), "ci95": interval}
+
+
+def _commented(data: Mapping[str, Any]) -> str:
+    """YAML, a comment above each section that has one; small lists and mappings on one line."""
+    parts = []
+    for key, value in data.items():
+        leaves = None if isinstance(value, dict | list) else False
+        text = yaml.safe_dump({key: value}, sort_keys=False, width=110, default_flow_style=leaves, allow_unicode=True)
+        parts.append((f"# {COMMENTS[key]}\n" if key in COMMENTS else "") + text)
+    return "".join(parts)
+
+
+def write_profile(path: Path, text: str) -> Profile:
+    """Write it, all or nothing, and read it back.
+
+    Raises:
+        UnavailableError: the file cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise UnavailableError(
+            f"{path} cannot be written: {error.strerror}", "choose another place with --write"
+        ) from None
+    return read_profile(path)

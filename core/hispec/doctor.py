@@ -1,0 +1,328 @@
+"""What this machine is and has, and whether a profile can run on it: all that can be known before a download."""
+
+import os
+import platform
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any, Literal
+
+from hispec.errors import HispecError, UnavailableError, UsageError
+from hispec.machine import Device, device_named, devices, disk_free
+from hispec.memory import PROMPT_TOKENS, ModelNeed, Need, check_fits, estimate, gigabytes
+from hispec.models.headers import read_headers
+from hispec.models.hub import State, access_to, fetch_config, hub_state, within
+from hispec.models.metadata import read_json
+from hispec.profile import Profile, Target, check_depths, models_of, resolve_model
+from hispec.settings import Settings
+
+HUB_SECONDS = 5.0
+"""For each question to the hub."""
+VOCABULARY_SECONDS = 60.0
+"""For the tokenizers of a profile's models, a few megabytes where they are not here."""
+OPTIONAL = ("bitsandbytes", "hf-xet")
+"""Packages that are used where they are installed: quantized weights, faster downloads."""
+DTYPES = ("float32", "bfloat16", "float16")
+INSTRUCTIONS = {
+    "bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "float16": {"avx512_fp16", "amx_fp16", "asimdhp"},
+}
+"""What processors call their instructions for a dtype, in /proc/cpuinfo."""
+Weights = Literal["here", "to download", "refused", "missing", "unknown"]
+
+
+@dataclass(frozen=True)
+class Computes:
+    """A device and the dtypes that it multiplies matrices in; `native` ones have instructions of their own."""
+
+    device: Device
+    dtypes: tuple[str, ...]
+    native: tuple[str, ...]
+
+    def to_record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "name": self.device.name,
+            "title": self.device.title,
+            "free_bytes": self.device.free,
+            "total_bytes": self.device.total,
+            "dtypes": list(self.dtypes),
+            "native_dtypes": list(self.native),
+        }
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What everything runs on.
+
+    Attributes:
+        python, torch, transformers: versions.
+        system: the operating system.
+        threads: that torch computes with.
+        cores: that this process may use.
+        devices: GPUs first.
+        cache: where downloads go, and bytes free there.
+        hub: its address, whether it answers, and whether this user is logged in.
+        packages: versions of required and optional packages, None where they are not installed.
+    """
+
+    python: str
+    torch: str
+    transformers: str
+    system: str
+    threads: int
+    cores: int
+    devices: tuple[Computes, ...]
+    cache: tuple[Path, int]
+    hub: tuple[str, State, bool]
+    packages: dict[str, str | None]
+
+    def to_record(self) -> dict[str, Any]:
+        """As JSON."""
+        endpoint, state, logged_in = self.hub
+        return {
+            "python": self.python,
+            "torch": self.torch,
+            "transformers": self.transformers,
+            "system": self.system,
+            "threads": self.threads,
+            "cores": self.cores,
+            "devices": [device.to_record() for device in self.devices],
+            "cache": {"path": str(self.cache[0]), "free_bytes": self.cache[1]},
+            "hub": {"endpoint": endpoint, "state": state, "logged_in": logged_in},
+            "packages": self.packages,
+        }
+
+
+@dataclass
+class Verdict:
+    """Whether a profile can run here.
+
+    Attributes:
+        profile: its name.
+        device: where, None where its memory cannot be asked for.
+        need: None where too little is known of a model.
+        weights: of each model, whether they are here or can be had.
+        vocabulary: whether the models' ids mean the same tokens; None for one model, or where that is not known.
+        problems: why it cannot run, each with a cure.
+    """
+
+    profile: str
+    device: Device | None
+    need: Need | None
+    weights: dict[str, Weights]
+    vocabulary: bool | None = None
+    problems: list[HispecError] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 where it can run; else that of the first problem."""
+        return self.problems[0].exit_code if self.problems else 0
+
+    def to_record(self) -> dict[str, Any]:
+        """As JSON."""
+        need = self.need
+        return {
+            "name": self.profile,
+            "runs": not self.problems,
+            "device": self.device.name if self.device else None,
+            "free_bytes": self.device.free if self.device else None,
+            "needed_bytes": need.total if need else None,
+            "download_bytes": need.download if need else None,
+            "positions": need.positions if need else None,
+            "workspace_bytes": need.workspace if need else None,
+            "models": [_model_record(model, self.weights[model.model]) for model in need.models] if need else [],
+            "weights": self.weights,
+            "same_vocabulary": self.vocabulary,
+            "problems": [{"cause": problem.cause, "cure": problem.cure} for problem in self.problems],
+        }
+
+
+def examine_machine() -> Machine:
+    """Look at everything; the hub is asked one question, and given `HUB_SECONDS` to answer."""
+    import torch
+    from huggingface_hub import constants, get_token
+
+    cache = Path(constants.HF_HUB_CACHE)
+    return Machine(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=version("transformers"),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        threads=torch.get_num_threads(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        devices=tuple(_computes(device) for device in devices()),
+        cache=(cache, disk_free(cache)),
+        hub=(constants.ENDPOINT, hub_state(HUB_SECONDS), get_token() is not None),
+        packages=_packages(),
+    )
+
+
+def examine_profile(
+    profile: Profile, settings: Settings, machine: Machine, prompt_tokens: int | None = None
+) -> Verdict:
+    """Whether a profile can run: memory, disk, weights, access, depths and vocabularies.
+
+    Args:
+        profile: which models.
+        settings: as they would be decoded with.
+        machine: this one.
+        prompt_tokens: of the text that is read.
+    """
+    reachable = machine.hub[1] == "reachable"
+    targets = [Target(model=model, revision=revision) for model, revision in models_of(profile, settings.mode).items()]
+    weights = {target.model: _weights(target, settings, reachable) for target in targets}
+    for target in targets:
+        if weights[target.model] == "to download" and read_json(target, "config.json") is None:
+            fetch_config(target, HUB_SECONDS)
+    need = estimate(
+        profile,
+        settings,
+        prompt_tokens=prompt_tokens or PROMPT_TOKENS,
+        timeout=HUB_SECONDS if "to download" in weights.values() else None,
+    )
+    verdict = Verdict(profile.name, device_named(settings.device), need, weights)
+    for check in (_memory, _disk, _downloads, _depths):
+        check(verdict, profile, machine)
+    if len(targets) > 1 and settings.load_format != "dummy":
+        _vocabularies(verdict, targets)
+    return verdict
+
+
+def _memory(verdict: Verdict, profile: Profile, machine: Machine) -> None:
+    need, device = verdict.need, verdict.device
+    if need is None:
+        verdict.problems.append(
+            UnavailableError(
+                f"the configuration of {', '.join(verdict.weights)} is neither here nor to be had",
+                "check the name and the network, or give a local folder",
+            )
+        )
+    elif device is None:
+        verdict.problems.append(UnavailableError("there is no such device here", "use --device auto, cpu or cuda:N"))
+    else:
+        _tell(verdict, partial(check_fits, need, device, profile.name))
+
+
+def _disk(verdict: Verdict, profile: Profile, machine: Machine) -> None:
+    folder, free = machine.cache
+    size = sum(m.download for m in verdict.need.models if verdict.weights[m.model] != "here") if verdict.need else 0
+    if size > free:
+        verdict.problems.append(
+            UnavailableError(
+                f"the download of {profile.name} takes {gigabytes(size)}, and {gigabytes(free)} are free in {folder}",
+                "make room, or set HF_HOME to a folder on a larger disk",
+            )
+        )
+
+
+def _downloads(verdict: Verdict, profile: Profile, machine: Machine) -> None:
+    endpoint, state, _ = machine.hub
+    for model, weights in verdict.weights.items():
+        if weights == "refused":
+            cause = f"{model} is behind a licence that you have not accepted, or you are not logged in"
+            cure = f"accept it at {endpoint}/{model}, then run: hf auth login"
+        elif weights == "missing":
+            cause, cure = f"there is no model {model} to be had", "check its name, revision and folder"
+        elif weights == "unknown":
+            cause = f"the weights of {model} are not here, and the hub is {state}"
+            cure = "connect to the network, or give a local folder" if state != "offline" else "leave out --offline"
+        else:
+            continue
+        verdict.problems.append(UnavailableError(cause, cure))
+
+
+def _depths(verdict: Verdict, profile: Profile, machine: Machine) -> None:
+    for need in verdict.need.models if verdict.need else ():
+        _tell(verdict, partial(check_depths, profile, need.model, need.layers))
+
+
+def _vocabularies(verdict: Verdict, targets: list[Target]) -> None:
+    """Compare tokenizers by id -> token; those that are not here are fetched, if their models can be."""
+    if any(weights not in ("here", "to download") for weights in verdict.weights.values()):
+        return
+    from hispec.api import check_vocabulary
+    from hispec.models.loading import load_tokenizer
+
+    def compare() -> bool | UsageError:
+        own, *others = [(t.model, load_tokenizer(resolve_model(t.model), t.revision)) for t in targets]
+        try:
+            for name, tokenizer in others:
+                check_vocabulary(own[1], tokenizer, own[0], name)
+        except UsageError as error:
+            return error
+        return True
+
+    found = within(VOCABULARY_SECONDS, compare, None)
+    if isinstance(found, UsageError):
+        verdict.vocabulary = False
+        verdict.problems.append(found)
+    else:
+        verdict.vocabulary = found
+
+
+def _tell(verdict: Verdict, check: Callable[[], None]) -> None:
+    try:
+        check()
+    except HispecError as error:
+        verdict.problems.append(error)
+
+
+def _weights(target: Target, settings: Settings, reachable: bool) -> Weights:
+    if settings.load_format == "dummy" or read_headers(target) is not None:
+        return "here"
+    if Path(resolve_model(target.model)).exists():
+        return "missing"
+    if not reachable:
+        return "unknown"
+    access = access_to(target, HUB_SECONDS)
+    return "to download" if access == "granted" else access
+
+
+def _model_record(need: ModelNeed, weights: Weights) -> dict[str, Any]:
+    record = asdict(need)
+    sizes = {f"{key}_bytes": record.pop(key) for key in ("weights", "kv_cache", "workspace", "download")}
+    return record | sizes | {"weights": weights}
+
+
+def _computes(device: Device) -> Computes:
+    import torch
+
+    def multiplies(name: str) -> bool:
+        try:
+            square = torch.ones(2, 2, dtype=getattr(torch, name), device=device.name)
+            return bool((square @ square)[0, 0] == 2)
+        except RuntimeError:
+            return False
+
+    if device.name.startswith("cuda"):
+        recent = torch.cuda.get_device_capability(device.name)[0] >= 8  # Ampere
+        native = set(DTYPES) if recent else {"float32", "float16"}
+    else:
+        flags = _processor_flags()
+        native = {"float32"} | {name for name, known in INSTRUCTIONS.items() if flags & known}
+    possible = tuple(name for name in DTYPES if multiplies(name))
+    return Computes(device, possible, tuple(name for name in possible if name in native))
+
+
+def _processor_flags() -> set[str]:
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
+    match = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return set(match[1].split()) if match else set()
+
+
+def _packages() -> dict[str, str | None]:
+    needed = [line for line in requires("hispec") or () if "extra ==" not in line]
+    names = [match[0] for line in needed if (match := re.match(r"[\w.-]+", line))]
+    return {name: _version_of(name) for name in [*names, *OPTIONAL]}
+
+
+def _version_of(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

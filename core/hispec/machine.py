@@ -1,0 +1,146 @@
+"""What this machine has free: memory by device, within a container's limits, and disk space. Needs no torch for a host."""
+
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""What Linux shows where CUDA or ROCm may find a GPU; importing torch to learn that there is none takes seconds."""
+HOST_MEMORY = ("cpu", "mps")
+"""Kinds of devices that compute in the host's memory."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A place for weights.
+
+    Attributes:
+        name: as torch calls it.
+        title: as its maker does.
+        free, total: bytes.
+    """
+
+    name: str
+    title: str
+    free: int
+    total: int
+
+
+def devices() -> list[Device]:
+    """All of them, GPUs first, as `auto` chooses; the host is the last."""
+    return [*_gpus(), host()]
+
+
+def device_named(name: str) -> Device | None:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:N` means, None for one whose memory cannot be asked for."""
+    kind, _, index = name.partition(":")
+    if kind in HOST_MEMORY:
+        return host(name)
+    gpus = _gpus() if kind in ("auto", "cuda") else []
+    if kind == "auto" and not gpus:
+        return host()
+    wanted = index if index else _current_gpu() if gpus else ""
+    return next((gpu for gpu in gpus if gpu.name == f"cuda:{wanted}"), None)
+
+
+def together() -> Device:
+    """All devices as one, for layers that are spread over them."""
+    found = devices()
+    names = " + ".join(device.name for device in found)
+    return Device(names, "", sum(device.free for device in found), sum(device.total for device in found))
+
+
+def host(name: str = "cpu") -> Device:
+    """The host's memory: what can be had without swapping, and no more than the containers around us allow."""
+    memory = psutil.virtual_memory()
+    free, total = memory.available, memory.total
+    for limit, used in _container_limits():
+        free, total = min(free, max(0, limit - used)), min(total, limit)
+    return Device(name, processor_name(), free, total)
+
+
+def disk_free(folder: Path) -> int:
+    """Bytes that may still be written where a folder is, or will be made."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def processor_name() -> str:
+    """What the machine computes with, as the system calls it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[Device]:
+    if sys.platform == "linux" and "torch" not in sys.modules and not any(Path(d).exists() for d in GPU_DRIVERS):
+        return []
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    found = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        # What this process has taken from the driver and does not use is free for it.
+        free += torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
+        found.append(Device(f"cuda:{index}", torch.cuda.get_device_name(index), free, total))
+    return found
+
+
+def _current_gpu() -> str:
+    import torch
+
+    return str(torch.cuda.current_device())
+
+
+def _container_limits() -> Iterator[tuple[int, int]]:
+    """Limit and use, in bytes, of every control group that this process is in; version 2 and version 1 of Linux.
+
+    The page cache of files that nobody maps counts as use, but is given up first.
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files,
+    https://docs.kernel.org/admin-guide/cgroup-v1/memory.html
+    """
+    try:
+        lines = OWN_GROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            root, names = CGROUPS, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root, names = (
+                CGROUPS / "memory",
+                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+            )
+        else:
+            continue
+        own = root / path.lstrip("/")
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(root) and (found := _limit_of(folder, *names)) is not None:
+                yield found
+
+
+def _limit_of(folder: Path, limit: str, current: str, cache: str) -> tuple[int, int] | None:
+    try:
+        most = (folder / limit).read_text().strip()
+        if most == "max":
+            return None
+        used = int((folder / current).read_text())
+        for line in (folder / "memory.stat").read_text().splitlines():
+            key, _, value = line.partition(" ")
+            if key == cache:
+                used -= int(value)
+        return int(most), max(0, used)
+    except (OSError, ValueError):
+        return None

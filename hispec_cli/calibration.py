@@ -1,0 +1,169 @@
+"""Running a calibration for the command line: what it loads, keeps on disk, shows and writes."""
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_state_path
+
+from hispec.api import Engine
+from hispec.bench.processes import Processes
+from hispec.calibration.job import default_exits, fingerprint, job_of
+from hispec.calibration.search import PLAIN, Space
+from hispec.calibration.session import Calibrated, Job, Session
+from hispec.calibration.traces import Reader
+from hispec.calibration.writing import calibrated_profile, verdict, write_profile
+from hispec.datasets import Loaded, load
+from hispec.errors import UsageError
+from hispec.models.loading import load_config
+from hispec.profile import Profile, resolve_model
+from hispec.text import encode_prompt
+from hispec_cli.commands.calibrate import SearchOptions
+from hispec_cli.commands.generate import INTERRUPTED, load_engine
+from hispec_cli.options import DecodingOptions, ModelOptions
+from hispec_cli.ui.calibration import CalibrationView, show_result
+from hispec_cli.ui.console import say
+
+SMALL_PERIODS = 8
+"""Of `--periods`, those up to it are also tried as draft lengths of a hierarchy."""
+
+
+def plan(
+    model: ModelOptions, search: SearchOptions, budget: float, exits: Sequence[int], periods: Sequence[int]
+) -> None:
+    """Say what a calibration would do; configurations and the dataset are read, no weights."""
+    from hispec_cli.commands.generate import load_model_profile
+
+    profile = load_model_profile(model)
+    rows = _rows(model, search)
+    depth = load_config(resolve_model(profile.target.model), profile.target.revision).num_layers
+    chosen = list(exits) or default_exits(depth)
+    if chosen[-1] >= depth:
+        raise UsageError(
+            f"exit {chosen[-1]} was asked for, and {profile.target.model} has {depth} layers",
+            f"give --exit-layers from 1 to {depth - 1}",
+        )
+    space = _narrowed(Space(tuple(Reader(profile.target.model, exit_layer) for exit_layer in chosen)), periods)
+    say(f"profile {profile.name}: {profile.target.model}, {depth} layers")
+    say(f"exits: {', '.join(map(str, chosen))}")
+    say(f"{len(rows.rows)} prompts of {rows.source}, a third of them to check with")
+    say(f"{sum(1 for _ in space.static())} configurations of fixed length by replay, adaptive ones for the best")
+    say(f"budget: {budget:.0f} s; nothing was loaded or written")
+
+
+def run(
+    model: ModelOptions,
+    search: SearchOptions,
+    budget: float,
+    exits: Sequence[int],
+    periods: Sequence[int],
+    write: Path | None,
+    report: Path | None,
+    *,
+    resume: bool,
+) -> int:
+    """Calibrate: the exit code."""
+    rows = _rows(model, search)
+    with Processes() as processes:
+        decoding = DecodingOptions(device=search.device, dtype=search.dtype, stack=search.stack)
+        engine = load_engine(model, decoding)
+        prompts = _prompts(engine, rows)
+        most = search.max_new_tokens or rows.dataset.max_new_tokens
+        narrowed = _narrowed(Space(()), periods)
+        job = job_of(
+            engine,
+            prompts,
+            budget,
+            exits=exits,
+            draft_tokens=narrowed.draft_tokens if periods else (),
+            validate_every=narrowed.validate_every if periods else (),
+            most=most,
+            seed=search.seed,
+        )
+        folder = user_state_path("hispec") / "calibrations" / fingerprint(engine, job, rows.sha256, processes.count)
+        if resume and not folder.is_dir():
+            raise UsageError(
+                "there is nothing to resume: no calibration of this profile, machine and data was begun",
+                "run without --resume",
+            )
+        view = CalibrationView(job, quiet=not processes.reports)
+        try:
+            with view:
+                result = Session(job, folder, view.see, resume=resume, processes=processes).run()
+        except KeyboardInterrupt:
+            say("interrupted; go on with the same command and --resume")
+            return INTERRUPTED
+        if processes.reports:
+            _finish(engine, job, rows, result, write, report)
+    return 0
+
+
+def _finish(
+    engine: Engine, job: Job, rows: Loaded, result: Calibrated, write: Path | None, report: Path | None
+) -> None:
+    """Write the profile and the report, and show the result."""
+    profile = engine.profile
+    path = write or Path(f"{_file_name(profile)}-calibrated.yaml")
+    text = calibrated_profile(profile, result, _environment(engine, job, rows), path.stem)
+    write_profile(path, text)
+    show_result(job, result)
+    say(verdict(result))
+    if report is not None:
+        from hispec_cli.ui.report.calibration import write_calibration_report
+
+        write_calibration_report(report, job, result, _environment(engine, job, rows), ["hispec", *sys.argv[1:]])
+        say(f"written: {report}")
+    say(f"written: {path}; use it with: --profile {path if '/' in str(path) else f'./{path}'}")
+    if result.winner == PLAIN:
+        say("its mode is autoregressive: it has no levels below the target", "yellow")
+
+
+def _file_name(profile: Profile) -> str:
+    return profile.name.replace("/", "-")
+
+
+def _environment(engine: Engine, job: Job, rows: Loaded) -> dict[str, Any]:
+    """What the figures hold for."""
+    told = {
+        key: value if isinstance(value, int) else str(value)
+        for key, value in engine.environment.items()
+        if value is not None
+    }
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        **told,
+        "dataset": {
+            "name": rows.dataset.name,
+            "source": rows.source,
+            "sha256": rows.sha256,
+            "prompts": len(job.prompts),
+        },
+        "budget_s": job.budget,
+        "seed": job.seed,
+    }
+
+
+def _rows(model: ModelOptions, search: SearchOptions) -> Loaded:
+    return load(search.dataset, format_as=search.format_as, limit=search.limit, offline=model.offline)
+
+
+def _prompts(engine: Engine, rows: Loaded) -> list[list[int]]:
+    """The first turns that leave room for an answer."""
+    template = engine.profile.chat_template
+    encoded = [
+        encode_prompt(engine.tokenizer, row.turns[0], raw=rows.dataset.raw, template=template) for row in rows.rows
+    ]
+    fitting = [ids for ids in encoded if len(ids) + 2 <= engine.context]
+    if left_out := len(encoded) - len(fitting):
+        say(f"{left_out} prompts do not fit the context of {engine.context} tokens and are left out", "yellow")
+    return fitting
+
+
+def _narrowed(space: Space, periods: Sequence[int]) -> Space:
+    """The space with periods of the user's choice."""
+    if not periods:
+        return space
+    small = tuple(period for period in periods if period <= SMALL_PERIODS) or (min(periods),)
+    return Space(space.exits, space.drafters, small, tuple(periods), space.words, space.ngrams, space.adaptive)

@@ -1,0 +1,117 @@
+"""`hispec calibrate`: find the exits, lengths and policy that are fastest here, and write them as a profile."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hispec.errors import UsageError
+from hispec_cli.commands.generate import prepare_hub
+from hispec_cli.options import CommonOptions, ModelOptions, Stack, grouped
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is looked at."""
+
+    budget: Annotated[str, typer.Option(metavar="TIME", help="Time to take, e.g. 90s, 10m or 1h.")] = "10m"
+    exit_layers: Annotated[
+        str | None,
+        typer.Option(metavar="A:B:STEP", help="Exits to look at, B among them; or a list: 1,2,4. Some by default."),
+    ] = None
+    periods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...", help="Tokens at which the target validates; up to 8 of them also at which to judge."
+        ),
+    ] = None
+    dataset: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="A dataset's name, or a JSONL file with prompt or question.")
+    ] = "sample"
+    format_as: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Read the file as this dataset's: its prompts.")
+    ] = None
+    limit: Annotated[int, typer.Option(min=6, help="Prompts to take; a third of them is only checked with.")] = 90
+    max_new_tokens: Annotated[int | None, typer.Option(min=2, help="Most tokens of an answer.")] = None
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None
+    dtype: Annotated[str | None, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")] = None
+    stack: Annotated[Stack | None, typer.Option(help="What runs the layers.")] = None
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0
+
+
+@grouped
+def calibrate(
+    *,
+    model: ModelOptions,
+    search: SearchOptions,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="The profile to write; NAME-calibrated.yaml by default.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with charts.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, load no weights.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a calibration that was cut off.")] = False,
+    common: CommonOptions,
+) -> None:
+    """Find the exits, lengths and policy that are fastest on this machine, and write them as a profile."""
+    budget = seconds_of(search.budget)
+    exits = exits_of(search.exit_layers) if search.exit_layers else []
+    periods = numbers_of(search.periods, "--periods") if search.periods else []
+    for path, option, endings in ((write, "--write", (".yaml", ".yml")), (report, "--report", (".html",))):
+        if path is not None and path.suffix not in endings:
+            raise UsageError(f"{option} is {path}", f"give a file that ends in {endings[0]}")
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"there is no folder {path.parent}", f"make it, or choose another place with {option}")
+    prepare_hub(model)
+    from hispec_cli.calibration import plan, run  # takes seconds: torch
+
+    if dry_run:
+        plan(model, search, budget, exits, periods)
+        return
+    raise typer.Exit(run(model, search, budget, exits, periods, write, report, resume=resume))
+
+
+def seconds_of(text: str) -> float:
+    """`90s`, `10m`, `1.5h`, or a number of seconds.
+
+    Raises:
+        UsageError: anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if found is None or float(found[1]) <= 0:
+        raise UsageError(f"--budget is {text!r}", "give a time such as 90s, 10m or 1h")
+    return float(found[1]) * UNITS[found[2] or "s"]
+
+
+def exits_of(text: str) -> list[int]:
+    """`A:B`, `A:B:STEP`, B among them, or a list.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if ":" not in text:
+        return numbers_of(text, "--exit-layers")
+    parts = text.split(":")
+    if len(parts) not in (2, 3) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"--exit-layers is {text!r}", "give A:B:STEP, for example 2:12:2, or a list: 1,2,4")
+    first, last, step = (*map(int, parts), 1)[:3]
+    if last < first:
+        raise UsageError(
+            f"--exit-layers is {text!r}, which holds no exit", "give the lower one first, for example 2:12:2"
+        )
+    return list(range(first, last + 1, step))
+
+
+def numbers_of(text: str, option: str) -> list[int]:
+    """Whole numbers from 1, commas between.
+
+    Raises:
+        UsageError: anything else.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"{option} is {text!r}", "give whole numbers from 1, for example 1,2,4")
+    return sorted({int(part) for part in parts})

@@ -1,0 +1,133 @@
+"""`hispec doctor`: what this machine can do, and whether a profile will run on it, before any download."""
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hispec_cli.options import CommonOptions, LoadFormat, Mode, grouped
+from hispec_cli.ui.output import write, write_json
+from hispec_cli.ui.safe_text import visible
+
+if TYPE_CHECKING:
+    from hispec.doctor import Machine, Verdict
+
+OK, NO, NOTE = "ok", "no", "--"
+WIDTH = 14
+
+
+@grouped
+def doctor(
+    *,
+    profile: Annotated[str | None, typer.Option(help="Also say whether this profile runs here.")] = None,
+    mode: Annotated[
+        Mode | None, typer.Option(help="Of the profile: its levels decide which models are loaded.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")] = None,
+    load_format: Annotated[LoadFormat | None, typer.Option(help="dummy: random weights need no download.")] = None,
+    prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Length of the prompt; 1024 by default.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of the answer; 256 by default.")] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", envvar="HISPEC_OFFLINE", help="Never touch the network, as HF_HUB_OFFLINE=1.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    common: CommonOptions,
+) -> None:
+    """Show what this machine has, and whether a profile runs on it; exits 5, or 2 for a faulty profile, where not."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    from hispec.profile import load_profile
+    from hispec.settings import resolve_settings
+
+    loaded, settings = None, None
+    if profile is not None:  # mistakes are told before seconds are spent on torch
+        given = {
+            "mode": mode,
+            "device": device,
+            "dtype": dtype,
+            "load_format": load_format,
+            "max_new_tokens": max_new_tokens,
+        }
+        loaded = load_profile(profile)
+        settings, _ = resolve_settings(given, loaded, environ=os.environ)
+    from hispec.doctor import examine_machine, examine_profile
+
+    machine = examine_machine()
+    verdict = None
+    if loaded is not None and settings is not None:
+        verdict = examine_profile(loaded, settings, machine, prompt_tokens)
+    if json:
+        record = {"schema": "hispec.doctor/1", "machine": machine.to_record()}
+        write_json(record | {"profile": verdict.to_record() if verdict else None})
+    else:
+        write(visible("\n".join(_machine_lines(machine) + (_verdict_lines(verdict) if verdict else []))) + "\n")
+    raise typer.Exit(verdict.exit_code if verdict else 0)
+
+
+def _machine_lines(machine: "Machine") -> list[str]:
+    from hispec.memory import gigabytes
+
+    endpoint, state, logged_in = machine.hub
+    folder, free = machine.cache
+    lines = [
+        _line(OK, "python", f"{machine.python} on {machine.system}"),
+        _line(OK, "torch", f"{machine.torch}, transformers {machine.transformers}"),
+    ]
+    for computes in machine.devices:
+        device = computes.device
+        dtypes = [name if name in computes.native else f"{name} (emulated)" for name in computes.dtypes]
+        lines.append(
+            _line(OK, device.name, f"{gigabytes(device.free)} of {gigabytes(device.total)} free, {device.title}")
+        )
+        lines.append(_line("", "", f"computes in {', '.join(dtypes)}"))
+    if len(machine.devices) == 1:
+        lines.append(_line(NOTE, "gpu", "none"))
+    fewer = machine.threads <= machine.cores
+    advice = "" if fewer else "; set OMP_NUM_THREADS, more threads than cores are slower"
+    lines.append(
+        _line(OK if fewer else NOTE, "threads", f"{machine.threads}, for {machine.cores} usable cores{advice}")
+    )
+    lines.append(_line(OK, "disk", f"{gigabytes(free)} free for downloads in {folder}"))
+    login = "logged in" if logged_in else "not logged in (hf auth login, for models behind a licence)"
+    told = {"reachable": "answers", "unreachable": "does not answer", "offline": "is not asked: offline"}[state]
+    lines.append(_line(OK if state == "reachable" else NOTE, "hub", f"{endpoint} {told}, {login}"))
+    absent = [name for name, version in machine.packages.items() if version is None]
+    present = [f"{name} {version}" for name, version in machine.packages.items() if version is not None]
+    lines.append(_line(OK, "packages", ", ".join(present)))
+    lines += [_line(NOTE, "", f"not installed: {', '.join(absent)}")] if absent else []
+    return lines
+
+
+def _verdict_lines(verdict: "Verdict") -> list[str]:
+    from hispec.memory import gigabytes
+
+    lines = ["", f"profile {verdict.profile}: {'no' if verdict.problems else 'yes, it runs here'}"]
+    need, device = verdict.need, verdict.device
+    if need is not None and device is not None:
+        fits = need.total <= device.free
+        total = f"{gigabytes(need.total)} needed on {device.name}, {gigabytes(device.free)} free"
+        lines.append(_line(OK if fits else NO, "memory", total))
+        lines += [_line("", "", f"{gigabytes(size):>12}  {what}") for size, what in need.lines()]
+    for model, weights in verdict.weights.items():
+        size = next((m.download for m in need.models if m.model == model), 0) if need is not None else 0
+        fetched = f", {gigabytes(size)}" if weights == "to download" and size else ""
+        status = {"here": OK, "to download": OK}.get(weights, NO)
+        told = {"unknown": "not here", "refused": "behind a licence", "missing": "nowhere"}.get(weights, weights)
+        lines.append(_line(status, "weights", f"{model}: {told}{fetched}"))
+    if len(verdict.weights) > 1:
+        status, told = {
+            True: (OK, "ids mean the same tokens in all models"),
+            False: (NO, "ids mean different tokens"),
+            None: (NOTE, "not known before the tokenizers are here"),
+        }[verdict.vocabulary]
+        lines.append(_line(status, "vocabulary", told))
+    for problem in verdict.problems:
+        lines.append(_line(NO, "problem", getattr(problem, "summary", problem.cause)))
+        lines += [_line("", "", f"hint: {problem.cure}")]
+    return lines
+
+
+def _line(status: str, name: str, text: str) -> str:
+    return f"  {status:<4}{name:<{WIDTH}}{text}".rstrip()

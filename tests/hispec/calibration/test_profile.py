@@ -1,0 +1,118 @@
+"""Profiles that a calibration writes: they decode as it found, and no damaged one passes for whole."""
+
+import re
+from random import Random
+
+import pytest
+
+from hispec.adaptation import adaptation_of, knowledge
+from hispec.calibration.adapting import Fitter
+from hispec.calibration.search import PLAIN, Configuration, Found, Scorer, Workbench
+from hispec.calibration.session import Calibrated
+from hispec.calibration.timing import TimedAnswer, Timings
+from hispec.calibration.traces import Reader
+from hispec.calibration.writing import calibrated_profile, verdict, write_profile
+from hispec.errors import ProfileError
+from hispec.profile import Profile, Target, calibrated_elsewhere, read_profile
+
+SINGLE = Configuration((Reader("random", 2),), (6,))
+STATIC = Configuration((Reader("random", 1), Reader("random", 3)), (2, 8))
+ADAPTIVE = Configuration((Reader("random", 1), Reader("random", 3)))
+PROFILE = Profile(name="mine", target=Target(model="random"), description="a: [test]")
+HERE = {"date": "2026-01-01", "device": "cpu", "dtype": "float32", "stack": "fused", "threads": 2}
+
+
+@pytest.fixture
+def result_of(stack, traces, costs):
+    """Makes the result of a calibration that some configuration won."""
+
+    def make(winner, faster=2.0):
+        scorer = Scorer(Workbench({"random": stack}, "random"), traces, costs, (), Fitter(traces.texts, ("margin",)))
+        scores = [scorer.score(one, traces.texts) for one in (PLAIN, SINGLE, STATIC, ADAPTIVE)]
+        configurations = list(dict.fromkeys([winner, SINGLE, PLAIN]))
+        speed = {PLAIN: 1.0, SINGLE: 1.5} | {winner: faster}
+        dice = Random(0)
+        check = Timings(
+            configurations,
+            [
+                TimedAnswer(at, prompt, 0, 10, 10 / speed[one] * dice.uniform(0.98, 1.02), 7)
+                for at, one in enumerate(configurations)
+                for prompt in range(12)
+            ],
+        )
+        return Calibrated(winner, [], Found(scores, scores), check, check, scorer, {})
+
+    return make
+
+
+@pytest.fixture
+def written(result_of, tmp_path):
+    def write(winner):
+        path = tmp_path / "new.yaml"
+        text = calibrated_profile(PROFILE, result_of(winner), HERE, "new")
+        return path, text, write_profile(path, text)
+
+    return write
+
+
+@pytest.mark.parametrize("winner", [PLAIN, SINGLE, STATIC, ADAPTIVE])
+def test_what_is_written_says_the_winner(written, winner):
+    _, text, profile = written(winner)
+    assert profile.name == "new"
+    assert profile.decoding.policy == (None if winner == PLAIN else "adaptive" if winner.adaptive else "static")
+    assert (profile.draft is None) == (winner == PLAIN)
+    if winner == STATIC:
+        assert (profile.draft.exit_layer, profile.intermediate.exit_layer) == (1, 3)
+        assert (profile.decoding.draft_tokens, profile.decoding.validate_every) == (2, 8)
+        assert (profile.single_layer.exit_layer, profile.single_layer.draft_tokens) == (2, 6)
+        assert re.search(r"1\.3\d times as fast as exit 2 drafts 6 \(1\.\d\d to 1\.\d\d\)", text)
+    assert "2026-01-01" in text.splitlines()[0]
+    assert profile.calibrated["tokens_per_second"]["ci95"] is not None
+
+
+def test_the_adaptive_policy_knows_again_what_was_measured(written, result_of, stack):
+    _, _, profile = written(ADAPTIVE)
+    result = result_of(ADAPTIVE)
+    hierarchy = result.scorer.bench.hierarchy(ADAPTIVE)
+    known, read = result.scorer.knowledge(ADAPTIVE), knowledge(hierarchy, profile.adaptive)
+    assert read.costs.draft == pytest.approx(known.costs.draft, rel=1e-4)
+    assert read.paces == pytest.approx(known.paces, rel=1e-4)
+    for pair, predictor in known.predictors.items():
+        for margin in (0.0, 0.7, 3.0, 12.0):
+            assert read.predictors[pair].log_odds((margin,)) == pytest.approx(predictor.log_odds((margin,)), abs=1e-3)
+        assert read.costs.judge[pair][0] == pytest.approx(known.costs.judge[pair][0], rel=1e-4)
+    assert adaptation_of(hierarchy, read) == profile.adaptive
+
+
+def test_speculation_that_does_not_pay_is_said(result_of):
+    assert "does not pay" in verdict(result_of(PLAIN, faster=3.0))
+
+
+@pytest.mark.parametrize("winner", [SINGLE, STATIC, ADAPTIVE])
+def test_a_file_cut_off_anywhere_is_refused(written, winner, tmp_path):
+    path, text, whole = written(winner)
+    for end in range(text.index("schema"), len(text) - 2, 37):
+        path.write_text(text[:end], encoding="utf-8")
+        try:
+            read = read_profile(path)
+        except ProfileError:
+            continue
+        assert read == whole, text[:end]
+
+
+def test_a_file_that_was_changed_where_it_was_measured_is_refused_and_elsewhere_is_not(written):
+    path, text, _ = written(ADAPTIVE)
+    path.write_text(text.replace("policy: adaptive", "policy: static"), encoding="utf-8")
+    with pytest.raises(ProfileError, match="not what hispec calibrate wrote"):
+        read_profile(path)
+    path.write_text(text.replace("a: [test]", "another"), encoding="utf-8")
+    assert read_profile(path).description == "another"
+
+
+def test_another_machine_is_noticed(written):
+    _, _, profile = written(STATIC)
+    assert calibrated_elsewhere(profile, HERE) == []
+    assert calibrated_elsewhere(profile, HERE | {"dtype": "bfloat16", "threads": 4}) == [
+        "dtype float32 -> bfloat16",
+        "threads 2 -> 4",
+    ]

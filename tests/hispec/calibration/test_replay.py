@@ -1,0 +1,135 @@
+"""A replay takes the steps that decoding takes, and counts what they run."""
+
+from random import Random
+
+import pytest
+
+from hispec.adaptation import knowledge
+from hispec.calibration.replay import Replay
+from hispec.calibration.steps import MeteredStack, fit_steps, time_steps
+from hispec.calibration.traces import Reader
+from hispec.decoding.adaptive import AdaptivePolicy
+from hispec.decoding.engine import Ending, decode
+from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.policies import StaticPolicy
+from hispec.decoding.rules import Greedy
+from hispec.decoding.sampling import Sampling
+from hispec.decoding.state import DecodingState
+from hispec.events import Prefilled
+from tests.hispec.calibration.conftest import LENGTH, PROMPTS
+
+
+def decoded(hierarchy, costs, policy, eos=()):
+    """(target passes, modelled seconds, tokens) of really decoding all prompts."""
+    metered = MeteredStack(hierarchy.stack_of(-1), costs)
+    same = Hierarchy([Level(level.name, metered, level.exit_layer) for level in hierarchy.levels])
+    passes = tokens = 0
+    for prompt in PROMPTS:
+        state = DecodingState(same, list(prompt), len(prompt) + LENGTH)
+        for event in decode(state, policy(), Greedy(Sampling(), len(same) - 1), Ending(LENGTH, eos)):
+            passes += isinstance(event, Prefilled) or getattr(event, "level", None) == "target"
+        tokens += state.committed - len(prompt)
+    return passes, metered.modelled, tokens
+
+
+def replayed(hierarchy, costs, traces, policy, eos=()):
+    outcome = Replay(hierarchy, traces, costs, eos, Random(0)).run_all(traces.texts, policy)
+    return outcome.target_passes, outcome.seconds, outcome.tokens
+
+
+@pytest.mark.parametrize("exits", [(), (1,), (3,), (5,)])
+@pytest.mark.parametrize("length", [1, 2, 5, 9])
+def test_of_one_drafter_it_is_exact(exits, length, hierarchy_at, costs, traces, static):
+    hierarchy = hierarchy_at(*exits)
+    policy = static(*(1, length)[: len(hierarchy)])
+    real, copy = decoded(hierarchy, costs, policy), replayed(hierarchy, costs, traces, policy)
+    assert copy[0] == real[0]
+    assert copy[2] == real[2]
+    assert copy[1] == pytest.approx(real[1], rel=1e-9)
+
+
+def test_mistakes_are_judged_by_the_level_between_as_in_decoding_when_each_is_judged_at_once(
+    hierarchy_at, costs, traces, static
+):
+    hierarchy, policy = hierarchy_at(1, 3), static(1, 1, 1)
+    assert replayed(hierarchy, costs, traces, policy) == pytest.approx(decoded(hierarchy, costs, policy), rel=1e-9)
+
+
+@pytest.mark.parametrize("periods", [(1, 2, 4), (1, 3, 6), (1, 1, 8)])
+@pytest.mark.parametrize("exits", [(1, 3), (2, 4), (3, 5)])
+def test_off_the_path_it_is_near(exits, periods, hierarchy_at, costs, traces, static):
+    hierarchy, policy = hierarchy_at(*exits), static(*periods)
+    real, copy = decoded(hierarchy, costs, policy), replayed(hierarchy, costs, traces, policy)
+    assert copy[2] == real[2]
+    assert copy[1] == pytest.approx(real[1], rel=0.12)
+
+
+def test_policies_that_want_to_know_are_told_what_decoding_tells_them(hierarchy_at, costs, traces):
+    hierarchy = hierarchy_at(2)
+
+    class Listening(StaticPolicy):
+        features = ("margin",)
+
+        def __init__(self, heard):
+            super().__init__((1, 3))
+            self.heard = heard
+
+        def drafted(self, level, confidence):
+            self.heard.append((level, round(confidence[0], 4)))
+            return True
+
+        def judged(self, level, proposed, accepted, confidence):
+            self.heard.append((level, proposed, accepted, len(confidence)))
+
+    real, copy = [], []
+    decoded(hierarchy, costs, lambda: Listening(real))
+    replayed(hierarchy, costs, traces, lambda: Listening(copy))
+    verdicts = [entry for entry in real if len(entry) == 4]
+    assert [entry for entry in copy if len(entry) == 4] == verdicts
+    sure = {entry for entry in real if len(entry) == 2}
+    own = [entry for entry in copy if len(entry) == 2]
+    assert sum(entry in sure for entry in own) > 0.5 * len(own), "on the path they hear the very numbers"
+
+
+def test_an_end_of_text_ends_it(hierarchy_at, costs, traces, stack):
+    ends = {text.tokens[17] for text in traces.texts}
+    cut = [text for text in traces.texts if text.tokens[-1] in ends]
+    hierarchy = hierarchy_at(2)
+    replay = Replay(hierarchy, traces, costs, ends, Random(0))
+    for text in cut:
+        assert replay.run(text, StaticPolicy((1, 4))).tokens == len(text.tokens)
+
+
+def test_the_adaptive_policy_replays(hierarchy_at, costs, traces):
+    hierarchy = hierarchy_at(1, 3)
+    known = knowledge(hierarchy, None)
+    _, seconds, tokens = decoded(hierarchy, costs, lambda: AdaptivePolicy(known))
+    copy = replayed(hierarchy, costs, traces, lambda: AdaptivePolicy(known))
+    assert copy[2] == tokens
+    assert copy[1] == pytest.approx(seconds, rel=0.12)
+
+
+def test_recording_is_what_levels_say_when_they_decode(traces, hierarchy_at, stack):
+    """The first token that an exit drafts after a prompt and the target's first token is the recorded one."""
+    for text in traces.texts:
+        for exit_ in (1, 4):
+            state = DecodingState(hierarchy_at(exit_), [*text.prompt, text.tokens[0]], 64)
+            state.write(0, 1, ())
+            assert state.tokens[-1] == text.readings[Reader("random", exit_)].best[1]
+
+
+def test_detours_begin_with_a_mistake_and_go_on_as_their_drafter_would(traces, hierarchy_at):
+    known = traces.detours[Reader("random", 1)]
+    assert len(known) > 10
+    assert all(detour.readings[Reader("random", 1)].best == detour.tokens for detour in known)
+    others = [detour.readings[Reader("random", 6)].best != detour.tokens for detour in known]
+    assert any(others), "the whole model would not have gone on so"
+
+
+def test_events_of_decoding_are_steps(hierarchy_at, costs, stack):
+    levels = hierarchy_at(1, 3).levels
+    timed = time_steps(levels, costs, (1, 2, 4), PROMPTS[0], 30)
+    kinds = {step.kind for step in timed}
+    assert kinds == {"prefill", "draft", "judge", "target judges"}
+    assert all(step.seconds > 0 and step.modelled > 0 for step in timed)
+    assert fit_steps(timed).keys() == kinds

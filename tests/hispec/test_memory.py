@@ -1,0 +1,203 @@
+"""The memory estimate: parameters as published, bytes as loaded, and a refusal that shows its arithmetic."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hispec import machine, memory
+from hispec.api import Engine
+from hispec.errors import UnavailableError
+from hispec.machine import Device
+from hispec.memory import check_fits, check_profile, estimate
+from hispec.models import cache, fused_stack
+from hispec.models.config import parse_config
+from hispec.models.fused_weights import FusedWeights
+from hispec.models.headers import read_headers
+from hispec.models.metadata import CONFIGS
+from hispec.models.shape import read_shape
+from hispec.profile import Profile, Target, list_profiles, load_profile
+from hispec.settings import Settings, resolve_settings
+from tests.support import random_model
+
+PUBLISHED = {
+    "facebook--layerskip-llama2-7B": 6_738_415_616,
+    "facebook--layerskip-llama2-13B": 13_015_864_320,
+    "facebook--layerskip-llama2-70B": 68_976_648_192,
+    "facebook--layerskip-llama3-8B": 8_030_261_248,
+    "facebook--layerskip-llama3.2-1B": 1_235_814_400,
+    "facebook--layerskip-codellama-7B": 6_738_546_688,
+    "meta-llama--Llama-3.1-8B-Instruct": 8_030_261_248,
+    "meta-llama--Llama-3.2-3B-Instruct": 3_212_749_824,
+    "meta-llama--Llama-3.3-70B-Instruct": 70_553_706_496,
+}
+"""Parameters of these architectures as the hub counts them in their safetensors."""
+ROUNDED = {"facebook--layerskip-codellama-34B": 33.7, "princeton-nlp--Sheared-LLaMA-2.7B": 2.7}
+"""Billions, where the exact number is not at hand."""
+
+
+def shape_of(name):
+    return read_shape(json.loads((CONFIGS / f"{name}.json").read_text()))
+
+
+def need_of(profile, **settings):
+    return estimate(profile, resolve_settings(settings, profile)[0])
+
+
+def test_every_shipped_configuration_is_known():
+    assert {path.stem for path in CONFIGS.glob("*.json")} == PUBLISHED.keys() | ROUNDED.keys()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_the_published_ones_exactly(name):
+    assert shape_of(name).parameters == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_parameters_agree_with_the_rounded_ones(name):
+    assert shape_of(name).parameters / 1e9 == pytest.approx(ROUNDED[name], abs=0.05)
+
+
+def test_llama_2_70b_takes_137_9_gigabytes():
+    need = need_of(load_profile("llama-3b-70b"))
+    target = next(model for model in need.models if model.role == "target")
+    assert target.weights / 1e9 == pytest.approx(137.95, abs=0.01)
+    assert need.total > target.weights + sum(model.weights for model in need.models if model.role == "draft")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_every_family_is_counted_as_it_is_allocated(family, tied):
+    config = random_model(family, tie_word_embeddings=tied).config
+    with torch.device("meta"):
+        weights = FusedWeights(parse_config(config.to_dict(), config), torch.bfloat16, torch.device("meta"))
+    shape = read_shape(config.to_dict())
+    assert shape.parameters == sum(part.numel() for part in weights.parts.values())
+    assert shape.weights("bfloat16") == 2 * shape.parameters
+
+
+def test_biases_are_counted():
+    config = random_model("llama", attention_bias=True, mlp_bias=True).config
+    weights = FusedWeights(parse_config(config.to_dict(), config), torch.float32, torch.device("meta"))
+    assert read_shape(config.to_dict()).parameters == sum(part.numel() for part in weights.parts.values())
+
+
+@pytest.mark.parametrize(("dtype", "item"), [("float32", 4), ("bfloat16", 2)])
+def test_weights_and_cache_are_those_of_a_loaded_engine(dtype, item):
+    engine = Engine.from_profile("tiny", dtype=dtype, max_new_tokens=300, stack="fused")
+    (need,) = estimate(engine.profile, engine.settings, prompt_tokens=40).models
+    (stack,) = engine.stacks.values()
+    assert need.source == "safetensors"
+    assert need.weights == sum(part.numel() for part in stack._weights.parts.values()) * item
+    stack.reserve(340)
+    assert need.kv_cache == sum(layer.numel() for layer in stack.cache.layers) * item
+
+
+def test_the_constants_are_those_of_the_stacks():
+    assert (memory.STEP, memory.CHUNK, memory.WIDEST) == (cache.STEP, fused_stack.CHUNK, fused_stack.WIDEST)
+
+
+def test_the_cache_grows_with_the_context_and_ends_with_it():
+    profile = load_profile("layerskip-llama2-70b")
+    settings = Settings(max_new_tokens=256)
+    by_prompt = {tokens: estimate(profile, settings, prompt_tokens=tokens) for tokens in (256, 1792, 10**6)}
+    sizes = {tokens: need.models[0].kv_cache for tokens, need in by_prompt.items()}
+    # Grouped queries: 2 x 80 layers x 8 heads x 128 numbers x 2 bytes = 327,680 bytes a position.
+    assert sizes == {256: 512 * 327_680, 1792: 2048 * 327_680, 10**6: 4096 * 327_680}
+
+
+def test_modes_take_only_the_models_that_they_run():
+    profile = load_profile("llama-3b-8b-70b")
+    roles = {mode: [m.role for m in need_of(profile, mode=mode).models] for mode in ("hispec", "autoregressive")}
+    assert roles == {"hispec": ["target", "draft", "intermediate"], "autoregressive": ["target"]}
+
+
+def test_quantized_weights_are_smaller_but_embeddings_are_not():
+    profile = load_profile("layerskip-llama2-70b")
+    shape = shape_of("facebook--layerskip-llama2-70B")
+    sizes = {kind: estimate(profile, Settings(), quantization=kind).models[0].weights for kind in ("4bit", "8bit")}
+    rest = 2 * (shape.layer_vectors + shape.tables)
+    assert sizes == {"4bit": shape.layer_matrices * 9 // 16 + rest, "8bit": shape.layer_matrices + rest}
+
+
+def test_a_quantized_checkpoint_is_counted_as_it_is_stored(tmp_path):
+    values = json.loads((CONFIGS / "facebook--layerskip-llama2-7B.json").read_text())
+    values["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    profile = Profile(name="quantized", target=Target(model=str(tmp_path)))
+    shape = read_shape(values)
+    (need,) = need_of(profile).models
+    assert need.quantization == "stored"
+    assert need.weights == int(shape.layer_matrices * (4 + 20 / 128) + 16 * (shape.layer_vectors + shape.tables)) // 8
+    save_file(
+        {"model.layers.0.mlp.up_proj.qweight": torch.zeros(8, 6, dtype=torch.int32)}, tmp_path / "model.safetensors"
+    )
+    (need,) = need_of(profile).models
+    assert (need.weights, need.source) == (8 * 6 * 4, "safetensors")
+
+
+def test_shards_are_read_by_their_headers_and_a_missing_one_leaves_the_formula(tmp_path):
+    model = random_model("llama")
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    profile = Profile(name="sharded", target=Target(model=str(tmp_path)))
+    (need,) = need_of(profile).models
+    assert (need.source, need.download) == ("safetensors", 0)
+    assert need.weights == sum(part.numel() * 4 for part in model.parameters())
+    shards[0].unlink()
+    assert read_headers(profile.target) is None
+    (formula,) = need_of(profile).models
+    assert (formula.source, formula.weights) == ("config.json", need.weights)
+
+
+def test_a_damaged_header_is_no_reason_to_fail_here(tmp_path):
+    random_model("llama").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
+    assert read_headers(Target(model=str(tmp_path))) is None
+
+
+def test_a_model_without_a_configuration_is_unknown(tmp_path):
+    assert need_of(Profile(name="nothing", target=Target(model=str(tmp_path)))) is None
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": "wide"}')
+    assert need_of(Profile(name="nothing", target=Target(model=str(tmp_path)))) is None
+
+
+def test_a_foreign_family_is_counted_by_its_headers_alone(tmp_path):
+    values = random_model("llama").config.to_dict() | {"model_type": "some_decoder"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    profile = Profile(name="foreign", target=Target(model=str(tmp_path)))
+    assert need_of(profile) is None
+    save_file({"layers.0.weight": torch.zeros(7, 5)}, tmp_path / "model.safetensors")
+    assert need_of(profile).models[0].weights == 7 * 5 * 4
+
+
+def test_what_one_device_cannot_hold_may_fit_all_of_them(monkeypatch):
+    places = [Device("cuda:0", "", 80 * 10**9, 0), Device("cuda:1", "", 80 * 10**9, 0), Device("cpu", "", 10**9, 0)]
+    monkeypatch.setattr(machine, "devices", lambda: places)
+    monkeypatch.setattr(memory, "device_named", lambda name: places[0])
+    profile = load_profile("llama-3b-70b")
+    settings = resolve_settings({}, profile)[0]
+    with pytest.raises(UnavailableError, match=r"on cuda:0, and 80\.00 GB are free"):
+        check_profile(profile, settings, "cuda")
+    check_profile(profile, settings, "cuda", spread=True)
+    check_profile(profile, settings, "cuda", quantization="4bit")
+    places.pop(1)
+    with pytest.raises(UnavailableError, match=r"on cuda:0 \+ cpu, and 81\.00 GB are free"):
+        check_profile(profile, settings, "cuda", spread=True)
+
+
+def test_the_refusal_shows_its_arithmetic():
+    need = need_of(load_profile("llama-3b-70b"))
+    check_fits(need, Device("cuda:0", "", need.total, need.total), "llama-3b-70b")
+    with pytest.raises(UnavailableError) as refusal:
+        check_fits(need, Device("cuda:0", "", need.total - 1, need.total), "llama-3b-70b")
+    assert refusal.value.exit_code == 5
+    assert "137.95" in refusal.value.cause and "68.977 billion x 2 bytes, bfloat16" in refusal.value.cause
+    assert "--force" in refusal.value.cure
+    assert sum(size for size, _ in need.lines()) == need.total
+
+
+def test_every_shipped_profile_is_estimated_without_the_network():
+    assert all(need_of(load_profile(name)) is not None for name, _ in list_profiles())
