@@ -23,8 +23,8 @@ import torch
 from common import save
 from transformers import AutoConfig
 
-from hispec.models.dummy import shipped_config
 from hispec.models.loading import load_config
+from hispec.models.metadata import shipped_config
 from hispec.models.placement import plan
 
 KV_TOKENS = 4096

@@ -25,7 +25,7 @@ def serve(folder, refusals=()):
     """Serve `folder/ORG/NAME/...` as models and `folder/datasets/ORG/NAME/...` as datasets, the same at any revision.
 
     Where there is a folder `ORG/NAME@REVISION`, that revision is served from it, and only such ones and main exist.
-    Yields the address for HF_ENDPOINT and the requests seen. `refusals` maps repositories (`datasets/ORG/NAME`) to the
+    Yields the address for HF_ENDPOINT and the requests seen, `GET part` being those for a range of bytes. `refusals` maps repositories (`datasets/ORG/NAME`) to the
     hub's code for why they are refused, or to a status and that code.
     """
     seen = []
@@ -39,7 +39,8 @@ def serve(folder, refusals=()):
 
         def answer(self):
             path = unquote(urlsplit(self.path).path)
-            seen.append((self.command, path))
+            part = self.command == "GET" and "Range" in self.headers
+            seen.append(("GET part" if part else self.command, path))
             parts = path.strip("/").split("/")
             if parts[:2] == ["api", "models"]:
                 self.repository(Path(*parts[2:4]), parts[4:])
@@ -91,9 +92,16 @@ def serve(folder, refusals=()):
             self.send(b"", status, {"X-Error-Code": code, "X-Repo-Commit": COMMIT})
 
         def send(self, body, status=200, headers=None):
+            tag, size = hashlib.sha256(body).hexdigest(), len(body)
+            span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if span and status == 200:
+                first, last = int(span[1]), min(int(span[2] or size - 1), size - 1)
+                status, body = 206, body[first : last + 1]
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
-            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+            self.send_header("ETag", f'"{tag}"')
+            if status == 206:
+                self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
             for key, value in (headers or {"X-Repo-Commit": COMMIT}).items():
                 self.send_header(key, value)
             self.end_headers()
