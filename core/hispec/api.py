@@ -179,7 +179,6 @@ class Engine:
                 str(device),
                 prompt_tokens,
                 spread=placement.spread,
-                quantization=None if placement.quantization == "none" else placement.quantization,
             )
         for model, revision in {} if dummy else models.items():
             tokenizers[model] = load_tokenizer(resolve_model(model), revision)

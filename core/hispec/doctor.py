@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hispec.errors import HispecError, UnavailableError, UsageError
-from hispec.machine import Device, device_named, devices, disk_free
+from hispec.machine import Device, device_named, devices, disk_free, together
 from hispec.memory import PROMPT_TOKENS, ModelNeed, Need, check_fits, estimate, gigabytes
 from hispec.models.headers import read_headers
 from hispec.models.hub import State, access_to, fetch_config, hub_state, within
@@ -184,7 +184,8 @@ def examine_profile(
         prompt_tokens=prompt_tokens or PROMPT_TOKENS,
         timeout=HUB_SECONDS if "to download" in weights.values() else None,
     )
-    verdict = Verdict(profile.name, device_named(settings.device), need, weights)
+    place = together() if settings.device_map == "auto" else device_named(settings.device)
+    verdict = Verdict(profile.name, place, need, weights)
     for check in (_memory, _disk, _downloads, _depths):
         check(verdict, profile, machine)
     if len(targets) > 1 and settings.load_format != "dummy":

@@ -121,13 +121,15 @@ def estimate(
         profile: which models.
         settings: mode, dtype, stack, lengths.
         prompt_tokens: of the text that is read.
-        quantization: `4bit` or `8bit` as bitsandbytes does it while loading.
+        quantization: `4bit` or `8bit` as bitsandbytes does it while loading; by default that of the settings.
         timeout: seconds for each request to the hub, for what is not on this machine; None asks nobody.
 
     Returns:
         The need; None where the configuration of a model is neither here nor shipped, or too little is known of its
         weights.
     """
+    if quantization is None and settings.quantization != "none":
+        quantization = settings.quantization
     needs = []
     longest = prompt_tokens + settings.max_new_tokens
     for model, revision in models_of(profile, settings.mode).items():

@@ -211,7 +211,7 @@ def test_a_disk_without_room_is_told_before_the_download(folder, hispec, tmp_pat
     from hispec.errors import UnavailableError
     from hispec.models import checkpoint
 
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**9})())
-    with pytest.raises(UnavailableError, match=r"has 140.0 GB, and 1.0 GB are free in") as caught:
+    monkeypatch.setattr(checkpoint, "disk_free", lambda _: 10**9)
+    with pytest.raises(UnavailableError, match=r"has 140.0 GB, and 1.0 GB are free for") as caught:
         checkpoint.download([(checkpoint.Checkpoint("org/large", None), "model.safetensors", 140 * 10**9)], print)
     assert "HF_HOME" in caught.value.cure

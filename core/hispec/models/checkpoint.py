@@ -1,7 +1,6 @@
 """The files of a checkpoint, in a folder or on the hub, and its tensors one by one."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hispec.errors import UnavailableError
+from hispec.machine import disk_free
 from hispec.models.explain import explain
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -287,11 +287,10 @@ def _check_disk(size: int) -> None:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
-    folder = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
-    free = shutil.disk_usage(folder).free
+    free = disk_free(cache)
     if size > free:
         raise UnavailableError(
-            f"the download has {size / GB:.1f} GB, and {free / GB:.1f} GB are free in {folder}",
+            f"the download has {size / GB:.1f} GB, and {free / GB:.1f} GB are free for {cache}",
             "make room, or set HF_HOME to a folder on another disk",
         )
 

@@ -46,7 +46,7 @@ def explain(error: Exception, model: str, revision: str | None = None) -> Hispec
             "choose a model that transformers knows by itself",
         )
     unknown = isinstance(error, ValueError) and any(words in line for words in UNKNOWN)
-    if unknown or isinstance(error, KeyError | AttributeError):
+    if unknown or isinstance(error, KeyError):
         return UsageError(
             f"{model} has an architecture that is not known here", "choose a Llama, Mistral or Qwen model"
         )

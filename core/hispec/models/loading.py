@@ -17,7 +17,7 @@ from hispec.models.explain import explain, looks_local
 from hispec.models.fused_stack import FusedStack, why_not_fused
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.metadata import shipped_config
-from hispec.models.parts import check_architecture
+from hispec.models.parts import check_architecture, not_in_spans
 from hispec.models.placement import Placement
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
@@ -95,6 +95,8 @@ def load_config(model: str, revision: str | None, *, dummy: bool = False) -> Mod
     try:
         check_architecture(config, model)
         return describe_foreign(config, model)
+    except AttributeError as error:  # sizes under names of its own, or none
+        raise not_in_spans(config.model_type, model, f"a configuration of its own: {error}") from error
     except Exception as error:
         raise explain(error, model, revision) from error
 
