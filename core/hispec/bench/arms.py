@@ -90,7 +90,7 @@ class TransformersArm:
     """`transformers`' own `generate`, called as its documentation says."""
 
     def __init__(self, name: str, engine: Engine, model: Any, options: Mapping[str, Any]) -> None:
-        self.name, self.engine, self._model = name, engine, model
+        self.name, self.engine, self.model = name, engine, model
         settings = engine.settings
         self._options: dict[str, Any] = {"do_sample": False, "repetition_penalty": settings.repetition_penalty}
         if settings.temperature > 0:
@@ -106,10 +106,10 @@ class TransformersArm:
     def answer(self, prompt_ids: list[int], max_new_tokens: int, stop: Sequence[str], seed: int) -> Answer:
         """See `Arm.answer`."""
         torch.manual_seed(seed)
-        prompt = torch.tensor([prompt_ids], device=self._model.device)
+        prompt = torch.tensor([prompt_ids], device=self.model.device)
         ended = _StopText(self.engine.tokenizer, stop)
         watch = _Watch()
-        out = self._model.generate(
+        out = self.model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=max_new_tokens,
