@@ -39,8 +39,6 @@ from hispec.text import encode_prompt
 
 AUTOREGRESSIVE = "autoregressive"
 BASELINES = (AUTOREGRESSIVE, "hf")
-DRAFT_TOKENS, VALIDATE_EVERY, SINGLE_LAYER_TOKENS = (1, 2, 3), (4, 6, 8, 12), (2, 3, 4, 6, 8, 12)
-"""The grid."""
 
 
 @dataclass
@@ -195,9 +193,9 @@ class Bench:
         for words in (None, *self.args.heads):
             if words is None or words < self.sizes.words:
                 shown = "" if words is None else f", heads {words}"
-                found.append(fastest(self._hispec("hispec" + shown, words), self.tune, self.args.max_new_tokens))
+                found.append(fastest(self._hispec("hispec" + shown, words), self.tune, self.args.tune_tokens))
                 single = self._single_layer("single-layer" + shown, words)
-                found.append(fastest(single, self.tune, self.args.max_new_tokens))
+                found.append(fastest(single, self.tune, self.args.tune_tokens))
         found.append(Own(AUTOREGRESSIVE, self.engine.with_settings(mode=AUTOREGRESSIVE), self.sizes))
         if self.args.transformers:
             found += self._transformers(found)
@@ -205,11 +203,10 @@ class Bench:
 
     def _hispec(self, name: str, words: int | None) -> list[Own]:
         base = self.engine.with_profile(with_heads(self.profile, words, None))
-        args = self.args
         return [
             Own(name, base.with_settings(draft_tokens=own, validate_every=every), self.sizes)
-            for own in ((args.draft_tokens,) if args.draft_tokens else DRAFT_TOKENS)
-            for every in ((args.validate_every,) if args.validate_every else VALIDATE_EVERY)
+            for own in self.args.draft_tokens
+            for every in self.args.validate_every
         ]
 
     def _single_layer(self, name: str, words: int | None) -> list[Own]:
@@ -222,7 +219,7 @@ class Bench:
             engine = self.engine.with_profile(Profile.model_validate(data))
             found += [
                 Own(name, engine.with_settings(mode="single-layer", validate_every=tokens), self.sizes)
-                for tokens in SINGLE_LAYER_TOKENS
+                for tokens in self.args.single_layer_tokens
             ]
         return found
 
@@ -356,8 +353,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--agreement", metavar="SHARE,SHARE", help="of dummy weights; see hispec bench --help")
     parser.add_argument("--draft-exit", type=int)
     parser.add_argument("--intermediate-exit", type=int)
-    parser.add_argument("--draft-tokens", type=int, help="of hispec; tuned by default")
-    parser.add_argument("--validate-every", type=int, help="of hispec; tuned by default")
+    parser.add_argument("--draft-tokens", type=int, nargs="+", default=[1, 2, 3], help="of hispec, to choose from")
+    parser.add_argument("--validate-every", type=int, nargs="+", default=[4, 6, 8, 12], help="likewise")
+    parser.add_argument("--single-layer-tokens", type=int, nargs="+", default=[2, 3, 4, 6, 8, 12], help="likewise")
     parser.add_argument("--heads", type=int, nargs="*", default=[], help="sizes of reduced heads, arms of their own")
     parser.add_argument(
         "--transformers", action=argparse.BooleanOptionalAction, default=True, help="its arms, and ours on its layers"
@@ -365,6 +363,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--warm-up", type=int, default=2, help="prompts that are not measured")
     parser.add_argument("--tune", type=int, default=3, help="prompts that lengths are tuned on")
+    parser.add_argument("--tune-tokens", type=int, default=96, help="tokens of each answer there")
     parser.add_argument("--prompt-tokens", type=int, default=128, help="of random prompts, for dummy weights")
     parser.add_argument("--gsm8k", type=Path, help="a GSM8K file to take questions from")
     parser.add_argument("--max-new-tokens", type=int, default=128)
