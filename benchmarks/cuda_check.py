@@ -22,7 +22,7 @@ from hispec.text import encode_prompt
 
 MODES = ("autoregressive", "single-layer", "hispec")
 LENGTHS = ((2, 4), (3, 7), (1, 12))
-LAYERS, EXITS, AGREEMENT = 12, (2, 5), (0.55, 0.75)
+LAYERS, EXITS, AGREEMENT = 8, (1, 3), (0.55, 0.75)
 
 
 def decode(engine: Engine, prompt: list[int], count: int) -> list[int]:

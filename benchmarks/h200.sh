@@ -11,7 +11,7 @@
 # It needs a Python (PYTHON, python3 by default) with torch, transformers and matplotlib. The package need not be
 # installed. Of pydantic and platformdirs, wheels in .whl/ are used where the Python lacks them:
 #   pip download -d .whl --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_17_x86_64 \
-#     pydantic==2.13.5 pydantic-core==2.46.5 annotated-types typing-inspection platformdirs
+#     $(grep -E '^(pydantic|pydantic_core|annotated-types|typing-inspection|platformdirs)==' constraints.txt)
 #
 # Agreement: with .61,.75 the intermediate exit accepts about .70 of the drafts and the target .75 of what that let
 # through; with .77,.88 it is .80 and .88. So hispec has the acceptances of the paper's profiles .55/.70/.75 and
@@ -52,6 +52,7 @@ PYTHON
 part() { # NAME SECONDS COMMAND...: run it within its seconds and within what is left of the whole
     local name=$1 seconds=$2 begin=$SECONDS code told
     shift 2
+    rm -f "$OUT/$name.svg" # of an earlier run
     local left=$((total - SECONDS - 15))
     [ "$seconds" -gt "$left" ] && seconds=$left
     if [ "$seconds" -lt 20 ]; then
@@ -72,8 +73,8 @@ memory=$("$python" -c 'import torch; print(torch.cuda.get_device_properties(0).t
 if [ -n "$smoke" ]; then
     check="--device cpu --prompts 1 --questions 1 --max-new-tokens 16"
     small="--device cpu --prompts 1 --warm-up 0 --max-new-tokens 16 --tune-tokens 8 --prompt-tokens 16 --heads 512"
-    for layers in 32 80; do "$python" benchmarks/small_model.py "$work/$layers" $layers 2>>"$log"; done
-    middle="--model $work/32 $small" large="--model $work/80 $small" exits="--draft-exit 10 --intermediate-exit 20"
+    for layers in 12 24; do "$python" benchmarks/small_model.py "$work/$layers" $layers 2>>"$log"; done
+    middle="--model $work/12 $small" large="--model $work/24 $small" exits="--draft-exit 10 --intermediate-exit 20"
     shipped="--device cpu --prompts 1 --warm-up 0 --max-new-tokens 32 --tune-tokens 8"
 elif [ "$memory" = 0 ]; then
     echo "there is no GPU here: use --smoke" >&2
@@ -104,7 +105,6 @@ part large-high 80 $engine $large $exits $high $dummy $grid --no-transformers
 part 8b-exits-3-8-high 50 $engine $middle --draft-exit 3 --intermediate-exit 8 $high $dummy $grid --no-transformers
 part 8b-exits-4-8-low 50 $engine $middle --draft-exit 4 --intermediate-exit 8 $low $dummy $grid --no-transformers
 
-rm -f "$OUT"/fontlist*
 echo "in all $SECONDS s; results in $OUT"
 ls -l "$OUT"
 ! grep -qv -e '	done	' "$work/told"

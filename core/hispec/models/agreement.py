@@ -6,7 +6,7 @@ depends on how close the two best tokens are there, hence on the whole text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from math import log
+from math import log, log2
 
 import torch
 from torch import Tensor
@@ -14,10 +14,10 @@ from torch import Tensor
 from hispec.errors import UsageError
 from hispec.models.stack import LayerStack
 
-POSITIONS = 1024
-"""Positions of the text that agreement is set on: their sampling error is 0.016 at most."""
-LONGEST = 256
-"""Positions of one such text, where the context holds as many."""
+POSITIONS = 2048
+"""Positions of the texts that agreement is set on: their sampling error is some 0.015."""
+LONGEST = 128
+"""Positions of one such text, where the context holds as many; those of one text have something in common."""
 TOLERANCE = 0.05
 """How far the agreement on other text may be from the one asked for; decoding shows what it is."""
 FREQUENT = 256
@@ -26,6 +26,10 @@ CHUNK = 128
 """Rows of logits at a time."""
 CLOSE = 0.004
 """A share that is as close as this to the wanted one needs no further trial."""
+START = 2.0**-4
+"""Scale of a segment at first."""
+SMALLEST, LARGEST = -16.0, 4.0
+"""Of the binary logarithm of scales."""
 STEPS = 16
 """The most trials for one exit."""
 
@@ -81,6 +85,8 @@ def set_agreement(
     texts = _texts(2 * -(-POSITIONS // length), length, stack.vocab_size)
     half = len(texts) // 2
     segments = _Segments(stack, parts, exits)
+    for at in range(len(exits)):  # near what comes out: a large segment would make those after it look small
+        segments.scale(at, START)
     for _ in range(2):  # a shallower segment changes what a deeper one adds to, a little
         for at in reversed(range(len(exits))):
             segments.tune(at, agreement[at], texts[:half])
@@ -129,7 +135,7 @@ class _Segments:
             ]
             return _share(same) - wanted
 
-        self.scale(at, 2.0 ** _root(excess, log(self._scales[at], 2) if self._scales[at] < 1 else -4.0))
+        self.scale(at, 2.0 ** _root(excess, log2(self._scales[at])))
 
     def agreements(self, texts: Sequence[Tensor]) -> list[float]:
         """For each exit, the share of positions at which it and the last layer have the same likeliest token."""
@@ -165,7 +171,9 @@ def _root(excess: Callable[[float], float], start: float) -> float:
         else:
             beyond = at, value
         if below is None or beyond is None:
-            at += step if value > 0 else -step
+            if at in (SMALLEST, LARGEST):
+                break
+            at = min(LARGEST, max(SMALLEST, at + (step if value > 0 else -step)))
             step *= 2
         else:
             (low, over), (high, under) = below, beyond

@@ -124,6 +124,20 @@ def test_shares_that_do_not_belong_to_the_exits_are_refused(folder, agreement, c
         dummy(folder, agreement)
 
 
+def test_many_layers_between_exits_count_as_much_as_few(tmp_path):
+    """What few layers add is as large as what many do: neither is met at the other's cost."""
+    random_model("llama", layers=16, vocab=600, hidden_size=32, head_dim=8).config.save_pretrained(tmp_path)
+    stack, parts = load_dummy_stack(str(tmp_path), None, "float32", torch.device("cpu"), "deep")
+    for agreement in ((0.61, 0.75), (0.77, 0.88)):
+        assert set_agreement(stack, parts, (3, 8), agreement) == pytest.approx(agreement, abs=TOLERANCE)
+
+
+def test_what_is_not_met_is_told(folder, monkeypatch):
+    monkeypatch.setattr("hispec.models.agreement.TOLERANCE", 0.0)
+    with pytest.raises(UsageError, match=r"not on 0\.55"):
+        dummy(folder, (0.55, 0.75))
+
+
 def test_agreement_is_of_random_weights_only():
     with pytest.raises(UsageError, match="of random weights"):
         Engine.from_profile("tiny", dummy_agreement=(0.5, 0.7))
