@@ -230,7 +230,7 @@ class Bench:
         tuned = SingleLayer(exit_layer=exit_layer, draft_tokens=tokens)
         engine = self.engine.with_profile(self.profile.model_copy(update={"single_layer": tuned}))
         theirs = [Theirs(arm.name, arm) for arm in make_arms(["hf", "hf-early-exit", "prompt-lookup"], engine)]
-        if self.engine.hierarchy.stack_of(-1).kind == "transformers":
+        if self.engine.hierarchy.stack_of(-1).kind == "transformers" or not self.args.both_stacks:
             return theirs
         assert isinstance(theirs[0].arm, TransformersArm)
         stack = TransformersStack(theirs[0].arm.model, self.engine.hierarchy.stack_of(-1).name)
@@ -357,9 +357,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--validate-every", type=int, nargs="+", default=[4, 6, 8, 12], help="likewise")
     parser.add_argument("--single-layer-tokens", type=int, nargs="+", default=[2, 3, 4, 6, 8, 12], help="likewise")
     parser.add_argument("--heads", type=int, nargs="*", default=[], help="sizes of reduced heads, arms of their own")
-    parser.add_argument(
-        "--transformers", action=argparse.BooleanOptionalAction, default=True, help="its arms, and ours on its layers"
-    )
+    switch = argparse.BooleanOptionalAction
+    parser.add_argument("--transformers", action=switch, default=True, help="its own ways of decoding")
+    parser.add_argument("--both-stacks", action=switch, default=True, help="ours on its layers, beside --transformers")
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--warm-up", type=int, default=2, help="prompts that are not measured")
     parser.add_argument("--tune", type=int, default=3, help="prompts that lengths are tuned on")

@@ -82,8 +82,8 @@ elif [ "$memory" = 0 ]; then
 else
     nvidia-smi | tee -a "$log"
     check="--device cuda"
-    middle="--profile layerskip-llama3-8b --prompts 24 --warm-up 2 --max-new-tokens 128 --heads 8192"
-    large="--profile layerskip-llama2-70b --prompts 12 --warm-up 1 --max-new-tokens 96 --heads 8192"
+    middle="--profile layerskip-llama3-8b --prompts 40 --warm-up 1 --max-new-tokens 64 --heads 8192"
+    large="--profile layerskip-llama2-70b --prompts 24 --warm-up 1 --max-new-tokens 64 --heads 8192"
     exits="--draft-exit 10 --intermediate-exit 20"
     if [ "$memory" -lt 145 ]; then # 138 GB of weights do not fit
         large=${large/llama2-70b/codellama-34b} exits="--draft-exit 6 --intermediate-exit 12"
@@ -97,8 +97,8 @@ low="--agreement 0.61,0.75" high="--agreement 0.77,0.88"
 engine=benchmarks/engine.py
 
 part cuda-check 80 benchmarks/cuda_check.py $check
-part 8b-exits-3-8-low 100 $engine $middle --draft-exit 3 --intermediate-exit 8 $low $dummy $grid
-part large-low 120 $engine $large $exits $low $dummy $grid
+part 8b-exits-3-8-low 110 $engine $middle --draft-exit 3 --intermediate-exit 8 $low $dummy $grid --no-both-stacks
+part large-low 125 $engine $large $exits $low $dummy $grid --no-both-stacks
 part tiny 50 $engine --profile tiny --dtype float32 $shipped --tune 1 --budget BUDGET --validate-every 8 12 --single-layer-tokens 8 12
 part 8b-exits-4-8-high 55 $engine $middle --draft-exit 4 --intermediate-exit 8 $high $dummy $grid --no-transformers
 part large-high 80 $engine $large $exits $high $dummy $grid --no-transformers

@@ -54,8 +54,9 @@ def outcomes(engine, prompt):
     return ids, verdicts
 
 
-@pytest.mark.parametrize("agreement", [(0.55, 0.75), (0.7, 0.88)])
-@pytest.mark.parametrize("stack", ["fused", "transformers"])
+@pytest.mark.parametrize(
+    ("agreement", "stack"), [((0.55, 0.75), "fused"), ((0.7, 0.88), "fused"), ((0.7, 0.88), "transformers")]
+)
 def test_the_acceptance_that_decoding_measures_is_the_chosen_one(folder, engine, agreement, stack):
     chosen = engine if (agreement, stack) == ((0.55, 0.75), "fused") else dummy(folder, agreement, stack=stack)
     alone = chosen.with_settings(mode="single-layer")
