@@ -130,11 +130,13 @@ def describe(own: Own) -> dict[str, Any]:
     """Exits, heads and lengths of an arm."""
     levels, settings = own.engine.hierarchy.levels, own.engine.settings
     lengths = [settings.validate_every] if len(levels) == 2 else [settings.draft_tokens, settings.validate_every]
+    lengths = [] if len(levels) == 1 or settings.policy == "adaptive" else lengths
     return {
         "stack": own.engine.hierarchy.stack_of(-1).kind,
         "exits": [level.exit_layer for level in levels],
         "heads": [None if level.reduced is None else len(level.reduced.ids) for level in levels],
-        "lengths": lengths if len(levels) > 1 else [],
+        "policy": settings.policy,
+        "lengths": lengths,
     }
 
 
@@ -196,6 +198,8 @@ class Bench:
                 found.append(fastest(self._hispec("hispec" + shown, words), self.tune, self.args.tune_tokens))
                 single = self._single_layer("single-layer" + shown, words)
                 found.append(fastest(single, self.tune, self.args.tune_tokens))
+        if self.args.adaptive:
+            found.append(Own("hispec, adaptive", self.engine.with_settings(policy="adaptive"), self.sizes))
         found.append(Own(AUTOREGRESSIVE, self.engine.with_settings(mode=AUTOREGRESSIVE), self.sizes))
         if self.args.transformers:
             found += self._transformers(found)
@@ -304,7 +308,7 @@ def of_levels(arm: Own, samples: Sequence[Sample], tokens: int, seconds: float, 
     described, read = describe(arm), sum(own.bytes for own in traffic.values())
     judged = [traffic[name].acceptance for name in names[1:]]
     best = None
-    if all(share is not None for share in judged):
+    if all(share is not None for share in judged) and described["policy"] == "static":
         shares = [share for share in judged if share is not None]
         best = limit(bandwidth, arm.sizes, described["exits"], described["heads"], described["lengths"], shares)
     return {
@@ -359,6 +363,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--heads", type=int, nargs="*", default=[], help="sizes of reduced heads, arms of their own")
     switch = argparse.BooleanOptionalAction
     parser.add_argument("--transformers", action=switch, default=True, help="its own ways of decoding")
+    parser.add_argument("--adaptive", action=switch, default=True, help="hispec by its adaptive policy, too")
     parser.add_argument("--both-stacks", action=switch, default=True, help="ours on its layers, beside --transformers")
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--warm-up", type=int, default=2, help="prompts that are not measured")

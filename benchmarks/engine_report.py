@@ -25,7 +25,7 @@ def table(record: dict[str, Any]) -> str:
     ]
     for name, arm in record["arms"].items():
         speed, lossless = arm["decoding_tokens_per_second"], arm["lossless"]
-        shape = f"{dashed(arm['exits'])}, {dashed(arm['lengths'])}" if arm.get("lengths") else ""
+        shape = ", ".join(dashed(arm[key]) for key in ("exits", "lengths") if arm.get(key))
         cells = [
             name,
             shape,

@@ -23,6 +23,8 @@ total=570 smoke=""
 SECONDS=0
 export OUT=${OUT:-benchmarks/results/h200} HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}
+memory=$("$python" -c 'import torch; print(torch.cuda.get_device_properties(0).total_memory // 10**9 if torch.cuda.is_available() else 0)')
+[ -z "$smoke" ] && [ "${memory:-0}" = 0 ] && { echo "this Python sees no GPU: use --smoke" >&2; exit 5; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$OUT" "$work/parts"
@@ -69,16 +71,12 @@ part() { # NAME SECONDS COMMAND...: run it within its seconds and within what is
     gather
 }
 
-memory=$("$python" -c 'import torch; print(torch.cuda.get_device_properties(0).total_memory // 10**9 if torch.cuda.is_available() else 0)')
 if [ -n "$smoke" ]; then
     check="--device cpu --prompts 1 --questions 1 --max-new-tokens 16"
     small="--device cpu --prompts 1 --warm-up 0 --max-new-tokens 16 --tune-tokens 8 --prompt-tokens 16 --heads 512"
     for layers in 12 24; do "$python" benchmarks/small_model.py "$work/$layers" $layers 2>>"$log"; done
     middle="--model $work/12 $small" large="--model $work/24 $small" exits="--draft-exit 10 --intermediate-exit 20"
     shipped="--device cpu --prompts 1 --warm-up 0 --max-new-tokens 32 --tune-tokens 8"
-elif [ "$memory" = 0 ]; then
-    echo "there is no GPU here: use --smoke" >&2
-    exit 5
 else
     nvidia-smi | tee -a "$log"
     check="--device cuda"

@@ -127,6 +127,7 @@ class Meter:
         self._hierarchy, self._sizes = hierarchy, sizes
         self._names = [level.name for level in hierarchy.levels]
         self._length = 0
+        self._frontier = [0] * len(self._names)
         self.levels = {name: Traffic() for name in self._names}
         self.prefill_seconds = 0.0
 
@@ -135,16 +136,17 @@ class Meter:
         match event:
             case Prefilled():
                 self._length = event.prompt_tokens + 1
+                self._frontier = [event.prompt_tokens] * len(self._names)
                 self.prefill_seconds = event.seconds
             case Drafted():
                 level = self._names.index(event.level)
                 traffic = self.levels[event.level]
                 traffic.seconds += event.seconds
+                traffic.rows += len(event.token_ids)
                 for _ in event.token_ids:
                     traffic.passes += self._hierarchy.levels[level].stack is not None
-                    traffic.bytes += self._pass(level, first=0)
+                    traffic.bytes += self._run(level, self._length)
                     self._length += 1
-                traffic.rows += len(event.token_ids)
             case Judged():
                 level = self._names.index(event.level)
                 traffic = self.levels[event.level]
@@ -154,16 +156,23 @@ class Meter:
                 traffic.rows += event.proposed
                 traffic.accepted += event.accepted
                 traffic.rejected += corrected
-                traffic.bytes += self._pass(level, self._hierarchy.first_layer(level))
-                self._length -= event.proposed - event.accepted - corrected
+                traffic.bytes += self._run(level, self._length - 1)
+                kept = self._length - event.proposed + event.accepted
+                if corrected:
+                    self._frontier = [min(frontier, kept) for frontier in self._frontier]
+                self._length = kept + corrected
 
-    def _pass(self, level: int, first: int) -> int:
-        """Bytes that one pass from layer `first` to a level's exit, and its head, reads."""
-        own, sizes = self._hierarchy.levels[level], self._sizes
+    def _run(self, level: int, upto: int) -> int:
+        """Bytes read for a level's logits up to a position: its own layers, those below that lag behind, and its head."""
+        own, sizes, read = self._hierarchy.levels[level], self._sizes, 0
         if own.stack is None:
             return 0
-        words = None if own.reduced is None else len(own.reduced.ids)
-        return (own.exit_layer - first) * (sizes.layer + sizes.position * self._length) + sizes.head(words)
+        for below in range(self._hierarchy.guesses, level + 1):
+            if self._frontier[below] < upto:
+                layers = self._hierarchy.levels[below].exit_layer - self._hierarchy.first_layer(below)
+                read += layers * (sizes.layer + sizes.position * upto)
+                self._frontier[below] = upto
+        return read + sizes.head(None if own.reduced is None else len(own.reduced.ids))
 
 
 def read_bandwidth(size: int, dtype: torch.dtype, device: torch.device, seconds: float = 1.0) -> float:
