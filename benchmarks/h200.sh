@@ -6,7 +6,7 @@
 # reports what it has when that is spent; results are gathered after every part. Into $OUT (benchmarks/results/h200 by
 # default) go h200.json, h200.log and the plots, at most 8 files.
 #
-#   --smoke   the same parts with small shapes on the CPU, in about a minute, to see that everything runs
+#   --smoke   the same parts with small shapes on the CPU, in a minute or two, to see that everything runs
 #
 # It needs a Python (PYTHON, python3 by default) with torch, transformers and matplotlib. The package need not be
 # installed. Of pydantic and platformdirs, wheels in .whl/ are used where the Python lacks them:

@@ -73,7 +73,7 @@ def set_agreement(
         agreement: for each exit, the share of positions.
 
     Returns:
-        The shares that were reached, on a text that was not used to set them.
+        The shares that were reached, on texts that were not used to set them.
 
     Raises:
         UsageError: see `check_agreement`; shares that this model cannot have.
@@ -182,15 +182,15 @@ def _root(excess: Callable[[float], float], start: float) -> float:
 
 
 def _flatten_head(parts: Mapping[str, Tensor]) -> None:
-    """Scale the head's rows so that row t wins about (1 + t / FREQUENT) ** -2 times as often as the first.
+    """Scale the head's rows so that word t is likeliest about (1 + t / FREQUENT) ** -2 times as often as the first.
 
     Logits are about normal. A row with deviation s exceeds m, about what the likeliest token has, at odds that fall as
     exp(-m^2 / 2 s^2): hence s = (1 + 4 ln(1 + t / FREQUENT) / m^2) ** -1/2, with m the largest of FREQUENT draws.
     """
     head = parts.get("lm_head.weight", parts["model.embed_tokens.weight"])
     ranks = torch.arange(len(head), device=head.device)
-    likeliest = 2 * log(FREQUENT)
-    head.mul_((1 + 4 * torch.log1p(ranks / FREQUENT) / likeliest).rsqrt().to(head.dtype)[:, None])
+    largest_squared = 2 * log(FREQUENT)
+    head.mul_((1 + 4 * torch.log1p(ranks / FREQUENT) / largest_squared).rsqrt().to(head.dtype)[:, None])
 
 
 def _texts(count: int, length: int, words: int) -> list[Tensor]:
