@@ -8,7 +8,7 @@
 #
 #   --smoke   the same parts with small shapes on the CPU, in a minute or two, to see that everything runs
 #
-# It needs a Python (PYTHON, python3 by default) with torch, transformers and matplotlib. The package need not be
+# It needs a Python (PYTHON, python3 by default) with torch, transformers, matplotlib and psutil. The package need not be
 # installed. Of pydantic and platformdirs, wheels in .whl/ are used where the Python lacks them:
 #   pip download -d .whl --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_17_x86_64 \
 #     $(grep -E '^(pydantic|pydantic_core|annotated-types|typing-inspection|platformdirs)==' constraints.txt)
