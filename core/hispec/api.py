@@ -25,6 +25,7 @@ from hispec.levels import build_hierarchy
 from hispec.lossless import Difference, diagnose, first_difference
 from hispec.memory import check_profile
 from hispec.metrics import Stats
+from hispec.models.agreement import check_agreement, set_agreement
 from hispec.models.config import as_ids
 from hispec.models.loading import (
     choose_device,
@@ -37,7 +38,15 @@ from hispec.models.loading import (
 )
 from hispec.models.metadata import read_commit
 from hispec.models.stack import LayerStack
-from hispec.profile import Profile, check_depths, load_profile, models_of, profile_for_model, resolve_model
+from hispec.profile import (
+    Profile,
+    check_depths,
+    exits_of_target,
+    load_profile,
+    models_of,
+    profile_for_model,
+    resolve_model,
+)
 from hispec.settings import Settings, resolve_settings
 from hispec.text import DraftText, TextStream, encode_prompt
 
@@ -155,6 +164,12 @@ class Engine:
         profile = load_profile(profile) if isinstance(profile, str) else profile
         settings, _ = resolve_settings(options, profile, environ=environ)
         device, dummy = choose_device(settings.device), settings.load_format == "dummy"
+        if settings.dummy_agreement is not None:
+            if not dummy:
+                raise UsageError(
+                    "--dummy-agreement is of random weights", "add --load-format dummy, or leave out --dummy-agreement"
+                )
+            check_agreement(settings.dummy_agreement, exits_of_target(profile))
         models = models_of(profile, settings.mode)
         configs, tokenizers = {}, {}
         for model, revision in models.items():  # everything that can be refused is, before any weights are read
@@ -174,6 +189,10 @@ class Engine:
             }
             stacks = {model: stack for model, (stack, _) in built.items()}
             environment = _environment(stacks[own], profile) | {"weights": "dummy"}
+            if settings.dummy_agreement is not None:
+                reached = set_agreement(*built[own], exits_of_target(profile), settings.dummy_agreement)
+                asked = list(settings.dummy_agreement)
+                environment["agreement"] = {"asked": asked, "measured": [round(share, 3) for share in reached]}
             return cls(profile, settings, stacks, tokenizer, (), environment)  # random weights know no end
         stacks = {
             model: load_stack(resolve_model(model), revision, settings.dtype, device, model, settings.stack)

@@ -1,9 +1,9 @@
 """Decoding settings and where each came from: option > environment > profile > generation config > default."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from hispec.errors import UsageError
 from hispec.profile import (
@@ -25,6 +25,19 @@ LoadFormat = Literal["auto", "dummy"]
 Mode = Literal["hispec", "single-layer", "autoregressive"]
 
 
+def _shares(value: Any) -> Any:
+    """What an option or a variable says, `0.55,0.75`, as numbers."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(float(share) for share in value.split(","))
+    except ValueError:
+        raise ValueError(f"{value!r} is no list of shares: give, for example, 0.55,0.75") from None
+
+
+Shares = Annotated[tuple[Share, ...], BeforeValidator(_shares)]
+
+
 class Settings(BaseModel):
     """How to decode; the values here are the defaults that everything else overrides.
 
@@ -42,6 +55,8 @@ class Settings(BaseModel):
         dtype: of the weights; `auto` is the checkpoint's own.
         stack: what runs the layers: our fused stack, the modules of `transformers`, or `auto`, the first that applies.
         load_format: `dummy` draws weights at random on the device and downloads nothing but a configuration.
+        dummy_agreement: for each exit of the target that a level reads, shallow to deep, how often it shall name the
+            likeliest token of the whole model; of random weights only. See `hispec.models.agreement`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +78,7 @@ class Settings(BaseModel):
     dtype: Dtype = "auto"
     stack: Stack = "auto"
     load_format: LoadFormat = "auto"
+    dummy_agreement: Shares | None = None
 
 
 def resolve_settings(

@@ -13,7 +13,7 @@ from torch import Tensor
 from hispec.errors import HispecError, UnavailableError, UsageError, is_out_of_memory
 from hispec.models.checkpoint import Checkpoint, read_tensors
 from hispec.models.config import ModelConfig, check_supported, parse_config, rope_type_of
-from hispec.models.dummy import build_dummy, dummy_tokenizer
+from hispec.models.dummy import build_dummy, dummy_tokenizer, modules_on
 from hispec.models.fused_stack import FusedStack, why_not_fused
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.metadata import shipped_config
@@ -136,6 +136,11 @@ def load_dummy_stack(
         return build_dummy(config, own, device, name, original)
     except Exception as error:
         raise _explain(error, model) from error
+
+
+def load_dummy_modules(model: str, revision: str | None, stack: FusedStack) -> Any:
+    """The model of `transformers` on a stack's random weights, which are not drawn or held twice; see `modules_on`."""
+    return modules_on(stack, _load_original_config(str(shipped_config(model) or model), revision))
 
 
 def _check_fused(config: ModelConfig, name: str, stack: str) -> str | None:
