@@ -1,0 +1,140 @@
+"""A conversation: turns that build on each other, and what was run for the earlier ones is not run again."""
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+
+from hispec.api import Engine, Generation
+from hispec.decoding.state import PrefixCache
+from hispec.errors import UnavailableError, UsageError
+from hispec.events import Committed, Event, Finished, FinishReason
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What was asked and what was answered.
+
+    Attributes:
+        prompt: as the user wrote it.
+        answer: the validated text.
+        token_ids: the validated ids, an EOS included.
+        finish_reason: why the answer ended; one that broke off was `interrupted`.
+        seed: what it was sampled with; None for a greedy one.
+    """
+
+    prompt: str
+    answer: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    seed: int | None = None
+
+
+class Conversation:
+    """Asks an engine turn by turn. Whatever ends an answer, what was validated of it is kept.
+
+    Args:
+        engine: answers; it may be replaced between turns by another on the same weights.
+        system: a system message.
+        turns: earlier ones.
+
+    Raises:
+        UsageError: a model without a chat template, whose turns could not be told apart.
+    """
+
+    def __init__(self, engine: Engine, system: str | None = None, turns: Iterable[Turn] = ()) -> None:
+        if not (engine.profile.chat_template or engine.tokenizer.chat_template):
+            raise UsageError(
+                f"{engine.profile.target.model} has no chat template: it is a base model, which continues text",
+                "give its profile one, chat_template: \"{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\\n"
+                '{% endfor %}assistant:", and end answers with --stop "\\nuser:"; or use hispec generate',
+            )
+        self.engine = engine
+        self.system = system
+        self.turns = list(turns)
+        self._prefix = PrefixCache()
+        self._attempt = 0
+        """How often the last turn was answered anew."""
+
+    def ask(self, prompt: str, *, stop: Sequence[str] = (), draft_text: bool = False) -> Generator[Event]:
+        """Answer a prompt, event by event; arguments and errors as `Engine.stream`.
+
+        The turn is kept once the generator is exhausted or closed, if anything was validated.
+
+        Raises:
+            UsageError: the conversation leaves no room in the context; it stays as it is.
+            UnavailableError: later, when the memory ends.
+        """
+        return self._answer(prompt, self.turns, 0, stop, draft_text)
+
+    def retry(self, *, stop: Sequence[str] = (), draft_text: bool = False) -> Generator[Event]:
+        """Answer the last prompt anew; the earlier answer is kept until something is validated. Errors as `ask`.
+
+        A seed counts up with every retry: the same would draw the same answer.
+
+        Raises:
+            UsageError: there is no turn.
+        """
+        last = self._last()
+        return self._answer(last.prompt, self.turns[:-1], self._attempt + 1, stop, draft_text)
+
+    def undo(self) -> Turn:
+        """Take the last turn back; returns it.
+
+        Raises:
+            UsageError: there is no turn.
+        """
+        turn = self._last()
+        self.turns, self._attempt = self.turns[:-1], 0
+        return turn
+
+    def _last(self) -> Turn:
+        if not self.turns:
+            raise UsageError("there is no turn yet", "write something first")
+        return self.turns[-1]
+
+    def _answer(
+        self, prompt: str, before: list[Turn], attempt: int, stop: Sequence[str], draft_text: bool
+    ) -> Generator[Event]:
+        seed = self.engine.settings.seed
+        events = self.engine.stream(
+            prompt,
+            system=self.system,
+            stop=stop,
+            draft_text=draft_text,
+            history=[(turn.prompt, turn.answer) for turn in before],
+            seed=None if seed is None else seed + attempt,
+            prefix=self._prefix,
+        )
+        return self._keep(prompt, before, attempt, events)
+
+    def _keep(self, prompt: str, before: list[Turn], attempt: int, events: Generator[Event]) -> Generator[Event]:
+        """Pass events on, and keep the turn, however they end."""
+        turn = Turn(prompt, "", (), "interrupted")
+        try:
+            with closing(events):
+                for event in events:
+                    match event:
+                        case Committed():
+                            turn = Turn(
+                                prompt, turn.answer + event.text, turn.token_ids + event.token_ids, "interrupted"
+                            )
+                        case Finished(result=Generation() as answer):
+                            turn = Turn(prompt, turn.answer, turn.token_ids, event.finish_reason, answer.seed)
+                    yield event
+        except (MemoryError, RuntimeError) as error:
+            if not _memory_ended(error):
+                raise
+            raise UnavailableError(
+                f"out of memory after {len(turn.token_ids)} tokens of the answer, which are kept",
+                "shorten the conversation, lower max_new_tokens, or choose a smaller model",
+            ) from None
+        finally:
+            if turn.token_ids:
+                self.turns, self._attempt = [*before, turn], attempt
+
+
+def _memory_ended(error: BaseException) -> bool:
+    """Whether memory is what an error is about: torch tells of the CPU's by words alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
