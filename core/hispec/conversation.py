@@ -2,33 +2,14 @@
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 
 import torch
 
 from hispec.api import Engine, Generation
 from hispec.decoding.state import PrefixCache
 from hispec.errors import UnavailableError, UsageError
-from hispec.events import Committed, Event, Finished, FinishReason
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What was asked and what was answered.
-
-    Attributes:
-        prompt: as the user wrote it.
-        answer: the validated text.
-        token_ids: the validated ids, an EOS included.
-        finish_reason: why the answer ended; one that broke off was `interrupted`.
-        seed: what it was sampled with; None for a greedy one.
-    """
-
-    prompt: str
-    answer: str
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason
-    seed: int | None = None
+from hispec.events import Committed, Event, Finished
+from hispec.session import Turn
 
 
 class Conversation:

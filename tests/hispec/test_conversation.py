@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from hispec import Engine
-from hispec.conversation import Conversation, Turn
+from hispec.conversation import Conversation
 from hispec.errors import UnavailableError, UsageError
 from hispec.events import Committed, Finished, Prefilled
+from hispec.session import Turn
 from hispec.text import encode_prompt
 
 FIRST = "Anna has 3 apples. Ben has 4 times as many. How many apples do they have together?"
