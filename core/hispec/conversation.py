@@ -10,6 +10,7 @@ from hispec.decoding.state import PrefixCache
 from hispec.errors import UnavailableError, UsageError
 from hispec.events import Committed, Event, Finished
 from hispec.session import Turn
+from hispec.text import encode_prompt
 
 
 class Conversation:
@@ -69,6 +70,16 @@ class Conversation:
         turn = self._last()
         self.turns, self._attempt = self.turns[:-1], 0
         return turn
+
+    def length(self) -> int:
+        """Tokens of all turns, the template's included."""
+        if not self.turns:
+            return 0
+        history = [(turn.prompt, turn.answer) for turn in self.turns[:-1]]
+        template = self.engine.profile.chat_template
+        last = self.turns[-1]
+        read = encode_prompt(self.engine.tokenizer, last.prompt, system=self.system, template=template, history=history)
+        return len(read) + len(last.token_ids)
 
     def _last(self) -> Turn:
         if not self.turns:

@@ -40,11 +40,22 @@ class Turn:
     seed: int | None = None
 
 
+class ModelChoice(BaseModel):
+    """The options that chose the model, None where they were not given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profile: str | None = None
+    model: str | None = None
+    draft_exit: int | None = None
+    intermediate_exit: int | None = None
+
+
 class Session(BaseModel):
     """A conversation as it is saved.
 
     Attributes:
-        model: which model answers: the options `profile`, `model`, `draft_exit` and `intermediate_exit`, those given.
+        model: which model answers.
         options: decoding settings that were asked for, by the names of `hispec.settings.Settings`.
         system: the system message.
         turns: in order.
@@ -54,7 +65,7 @@ class Session(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Annotated[Literal["hispec.session/1"], Field(alias="schema")]
-    model: dict[str, str | int] = {}
+    model: ModelChoice = ModelChoice()
     options: dict[str, Any] = {}
     system: str | None = None
     turns: tuple[Turn, ...] = ()
@@ -94,8 +105,7 @@ def write_session(path: Path, session: Session) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            record = session.model_dump(mode="json", by_alias=True)
-            file.write(json.dumps(record, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass") + b"\n")
+            file.write(_written(session).encode("utf-8", "backslashreplace"))
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -103,6 +113,14 @@ def write_session(path: Path, session: Session) -> None:
         raise UnavailableError(f"{path} cannot be written: {error.strerror}", "make room, or save elsewhere") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _written(session: Session) -> str:
+    """A session as JSON, a line for each turn."""
+    record = session.model_dump(mode="json", by_alias=True, exclude_none=True)
+    turns = ",\n".join(f"  {json.dumps(turn, ensure_ascii=False)}" for turn in record.pop("turns"))
+    lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items()]
+    return "{\n" + ",\n".join([*lines, f' "turns": [\n{turns}\n ]' if turns else ' "turns": []']) + "\n}\n"
 
 
 def sessions_folder() -> Path:
@@ -210,6 +228,11 @@ class SessionStore:
         name = f"{self.name[:90]}-before"
         write_session(self.folder / f"{name}.json", session)
         return name
+
+    def discard(self) -> None:
+        """Remove a session in which nothing was said."""
+        self.path.unlink(missing_ok=True)
+        self._empty()
 
     def close(self) -> None:
         """Let others have the session."""
