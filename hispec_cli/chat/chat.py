@@ -176,12 +176,19 @@ def converse(chat: Chat, read: Callable[[], str]) -> None:
     try:
         while True:
             try:
-                chat.take(read())
+                text = read()
             except KeyboardInterrupt:
                 say("Ctrl-D or /quit leaves")
+                continue
+            except EOFError:
+                return
+            try:
+                chat.take(text)
+            except KeyboardInterrupt:
+                say("stopped at once; what was validated is kept")
             except HispecError as error:
                 report_error(error.cause, error.cure)
-            except (commands.Leave, EOFError):
+            except commands.Leave:
                 return
     finally:
         signal.signal(signal.SIGINT, before)

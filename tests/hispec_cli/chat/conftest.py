@@ -35,20 +35,20 @@ class Person:
     def lines(self):
         return self.terminal.lines
 
-    def wait(self, prompt=">"):
-        """Until it waits for input."""
-        self.terminal.until(lambda seen: seen.lines and seen.lines[-1] == prompt)
+    def wait(self):
+        """Until it waits for input, with nothing typed."""
+        self.terminal.until(lambda seen: seen.lines and seen.lines[-1] == ">")
 
-    def type(self, text):
-        """Type, and wait until it is to be seen."""
-        self.terminal.press(text)
-        self.terminal.settle()
+    def type(self, keys, seen):
+        """Type, until the last lines to be seen are these."""
+        self.terminal.press(keys)
+        self.terminal.until(lambda terminal: terminal.lines[-seen.count("\n") - 1 :] == seen.split("\n"))
 
     def send(self, text):
         """Send a line; returns the lines that follow until the next prompt."""
-        before = self._prompts()
+        before = self.prompts()
         self.terminal.press(text + "\r")
-        self.terminal.until(lambda seen: seen.lines[-1] == ">" and self._prompts() > before)
+        self.go_on(before)
         at = max(number for number, line in enumerate(self.lines[:-1]) if line.startswith(">"))
         return self.lines[at + 1 : -1]
 
@@ -57,14 +57,14 @@ class Person:
         held = self.control.with_name("held")
         held.unlink(missing_ok=True)
         self.control.write_text(step)
-        before = self._prompts()
+        before = self.prompts()
         self.terminal.press(text + "\r")
         self.terminal.until(lambda _: held.exists())
         return before
 
     def go_on(self, before):
-        """Wait for the next prompt after `hold`."""
-        self.terminal.until(lambda seen: seen.lines[-1] == ">" and self._prompts() > before)
+        """Wait for the next prompt after that many."""
+        self.terminal.until(lambda seen: seen.lines[-1] == ">" and self.prompts() > before)
 
     def session(self, name):
         """A session as it is on disk."""
@@ -75,8 +75,9 @@ class Person:
         self.terminal.press("\x04")
         return self.terminal.end()
 
-    def _prompts(self):
-        return sum(line.startswith(">") for line in self.lines)
+    def prompts(self):
+        """How often it has begun to wait for input, which it tells the terminal."""
+        return self.terminal.sent.count(b"\x1b[?2004h")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def person(home):
     """Somebody who has been chatting, in the session `talk`; each test begins a new conversation."""
-    person = Person(home, "--session", "talk", rows=40)
+    person = Person(home, "--session", "talk", columns=120, rows=40)
     yield person
     person.terminal.child.close(force=True)
 

@@ -1,7 +1,9 @@
 """The real program, held at the step that a test names in a file: `python -m tests.hispec_cli.chat.held chat ...`.
 
 The file says `LEVEL` or `LEVEL COUNT` (prefill, draft, intermediate, target), the step that is held, once; `memory` in
-the place of the level lets the memory end at a judgement of the target. While it is held the file is named `held`.
+the place of the level lets the memory end at a judgement of the target. While it is held the file is named `held`. A
+step that is `stuck LEVEL COUNT` does not end when it is asked to, as one of a big model may not. `slow` makes all steps
+take a tenth of a second.
 """
 
 import os
@@ -19,7 +21,10 @@ CONTROL = Path(os.environ["HELD_AT"])
 def stop_at(decoding, step):
     if not CONTROL.exists():
         return
-    wanted, _, count = CONTROL.read_text().partition(" ")
+    text = CONTROL.read_text()
+    if text == "slow":
+        time.sleep(0.1)
+    wanted, _, count = text.removeprefix("stuck ").partition(" ")
     decoding.seen = getattr(decoding, "seen", {})
     decoding.seen[step] = decoding.seen.get(step, 0) + 1
     if step != wanted.replace("memory", "target") or decoding.seen[step] < int(count or 1):
@@ -27,7 +32,7 @@ def stop_at(decoding, step):
     CONTROL.rename(CONTROL.with_name("held"))
     if wanted == "memory":
         raise torch.OutOfMemoryError("CUDA out of memory")
-    while not decoding.ending.interrupted():
+    while text.startswith("stuck") or not decoding.ending.interrupted():
         time.sleep(0.01)
 
 
