@@ -71,6 +71,10 @@ class Conversation:
         self.turns, self._attempt = self.turns[:-1], 0
         return turn
 
+    def restart(self, system: str | None, turns: Iterable[Turn]) -> None:
+        """Go on from other turns; what they share with those until now is still not run again."""
+        self.system, self.turns, self._attempt = system, list(turns), 0
+
     def length(self) -> int:
         """Tokens of all turns, the template's included."""
         if not self.turns:

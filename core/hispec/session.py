@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
@@ -224,8 +225,9 @@ class SessionStore:
         self._write({"token_ids": list(token_ids), "text": text})
 
     def set_aside(self, session: Session) -> str:
-        """Save a session that is about to be replaced under another name; returns the name."""
-        name = f"{self.name[:90]}-before"
+        """Save a session that is about to be replaced under a name of its own; returns the name."""
+        names = (f"{self.name[:90]}-{number}" for number in count(1))
+        name = next(name for name in names if not (self.folder / f"{name}.json").exists())
         write_session(self.folder / f"{name}.json", session)
         return name
 

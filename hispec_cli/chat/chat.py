@@ -92,7 +92,7 @@ class Chat:
         if self.store is not None and self.conversation.turns:
             name = self.store.set_aside(self.snapshot())
             say(f"the conversation until now is kept: hispec chat --session {name}")
-        self.conversation = Conversation(self.conversation.engine, system, turns)
+        self.conversation.restart(system, turns)
         self.save()
 
     def snapshot(self) -> Session:
@@ -158,7 +158,11 @@ class Chat:
         elif event.finish_reason == "length":
             limit = self.conversation.engine.settings.max_new_tokens
             full = stats.new_tokens < limit
-            say("the context is full: /undo or /reset" if full else f"that were max_new_tokens, {limit}: /set it")
+            say(
+                "the context is full: /undo or /reset"
+                if full
+                else f"the answer reached max_new_tokens, {limit}; /set it for longer ones"
+            )
 
     def _attempt(self, act: Callable[[SessionStore], None]) -> UnavailableError | None:
         """Write to the session; what keeps it from that is told after the answer, which does not depend on it."""
@@ -183,7 +187,8 @@ def converse(chat: Chat, read: Callable[[], str]) -> None:
             except EOFError:
                 return
             try:
-                chat.take(text)
+                if text.strip():
+                    chat.take(text)
             except KeyboardInterrupt:
                 say("stopped at once; what was validated is kept")
             except HispecError as error:

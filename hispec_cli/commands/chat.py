@@ -68,10 +68,14 @@ def chat(
     """
     if markdown and format is not Format.auto:
         raise UsageError(f"--markdown and --format {format} exclude each other", "leave out one of them")
-    from hispec.session import ModelChoice, Session
+    from hispec.session import ModelChoice, Session, latest_session
 
-    store, saved = open_session(session, continue_, history and sys.stdin.isatty())
+    store, saved = None, None
+    if session is not None or continue_:
+        store, saved = open_session(latest_session() if session is None else session)
     try:
+        if continue_ and saved is None:
+            raise UsageError(f"there is no session {session}", "leave out --continue to begin it")
         saved = saved or Session.new()
         chosen = ModelChoice(**{key: getattr(model, key) for key in ModelChoice.model_fields})
         if chosen == ModelChoice():
@@ -86,6 +90,8 @@ def chat(
             return choose_view(format, live, palette, stats, keep=not rendered)
 
         engine, options = load(model, decoding, saved.options)
+        if store is None and history and sys.stdin.isatty():
+            store = new_store()
         from hispec.conversation import Conversation
         from hispec_cli.chat.chat import Chat, converse, feed
 
@@ -130,31 +136,21 @@ def welcome(talk: "Chat") -> None:
     talk.show_last_turn()
 
 
-def open_session(name: str | None, continue_: bool, save: bool) -> "tuple[SessionStore | None, Session | None]":
-    """The session that is asked for, and what it holds so far.
-
-    Args:
-        name: of a session.
-        continue_: whether it has to be there; without a name, the one that was saved last.
-        save: whether to begin a session where none is asked for.
+def open_session(name: str) -> "tuple[SessionStore, Session | None]":
+    """A session, and what it holds so far: None where it is new.
 
     Raises:
-        UsageError: it is open elsewhere, damaged, or not there although it shall be continued.
+        UsageError: it is open elsewhere, or damaged.
         UnavailableError: its files cannot be used.
     """
-    from hispec.session import SessionStore, latest_session
+    from hispec.session import SessionStore
 
-    if continue_ or name is not None:
-        store = SessionStore(name or latest_session())
-        try:
-            saved = store.read()
-            if continue_ and saved is None:
-                raise UsageError(f"there is no session {name}", "leave out --continue to begin it")
-        except UsageError:
-            store.close()
-            raise
-        return store, saved
-    return (new_store() if save else None), None
+    store = SessionStore(name)
+    try:
+        return store, store.read()
+    except UsageError:
+        store.close()
+        raise
 
 
 def new_store() -> "SessionStore":

@@ -144,8 +144,8 @@ def test_the_latest_is_the_one_saved_last(store, tmp_path):
 
 def test_an_earlier_conversation_is_set_aside(store):
     talk = store()
-    assert talk.set_aside(SESSION) == "talk-before"
-    assert store("talk-before").read() == SESSION
+    assert [talk.set_aside(session) for session in (SESSION, Session.new())] == ["talk-1", "talk-2"]
+    assert store("talk-1").read() == SESSION
 
 
 def test_saving_and_reading_a_file(tmp_path):

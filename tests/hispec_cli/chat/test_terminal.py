@@ -76,14 +76,14 @@ def test_undo_retry_and_reset(talk, answers):
     assert [turn.answer for turn in talk.session("talk").turns] == expected
     assert talk.send("/undo") == [f"taken back: {CARDS[:57]}..."]
     assert [turn.prompt for turn in talk.session("talk").turns] == [APPLES]
-    assert "talk-before" in talk.send("/reset")[-1]
-    assert talk.session("talk").turns == () and [turn.prompt for turn in talk.session("talk-before").turns] == [APPLES]
+    *_, aside = talk.send("/reset")[-1].split()
+    assert talk.session("talk").turns == () and [turn.prompt for turn in talk.session(aside).turns] == [APPLES]
 
 
 def test_set_and_spec(talk):
     assert talk.send("/set temperature 1.5") == ["temperature 1.5"]
     assert talk.send("/set seed 7") == ["seed 7"] and talk.send("/set max-new-tokens 12") == ["max_new_tokens 12"]
-    assert "that were max_new_tokens, 12: /set it" in talk.send(APPLES)
+    assert "the answer reached max_new_tokens, 12; /set it for longer ones" in talk.send(APPLES)
     first = talk.session("talk")
     talk.send("/retry")
     second = talk.session("talk")
@@ -123,9 +123,11 @@ def test_save_and_load(talk, answers, tmp_path):
     assert talk.send(f"/save {tmp_path}/notes")[0].startswith("error:") and (tmp_path / "notes").read_text() == "mine"
     talk.send("/reset")
     talk.send(WHO)
-    assert answers(APPLES)[0].splitlines()[-1] in talk.send(f"/load {file}")
+    lines = talk.send(f"/load {file}")
+    assert answers(APPLES)[0].splitlines()[-1] in lines
     assert [turn.answer for turn in talk.session("talk").turns] == answers(APPLES)
-    assert [turn.prompt for turn in talk.session("talk-before").turns] == [WHO]
+    aside = lines[0].split()[-1]
+    assert "is kept" in lines[0] and [turn.prompt for turn in talk.session(aside).turns] == [WHO]
     file.write_bytes(saved[:-9])
     assert "is not a whole saved conversation" in " ".join(talk.send(f"/load {file}")).replace("\n", "")
     assert [turn.answer for turn in talk.session("talk").turns] == answers(APPLES)
