@@ -70,6 +70,7 @@ def test_undo_retry_and_set_leave_the_cache_right(engine, fresh):
         {"settings": {"mode": "autoregressive"}, "prompt": None},
         {"settings": {"mode": "single-layer"}, "prompt": FIRST},
         {"settings": {"mode": "hispec"}, "prompt": SECOND},
+        {"settings": {"policy": "adaptive", "temperature": 0}, "prompt": FIRST},
         {"system": "Be brief.", "prompt": FIRST},
     ]
     for step in steps:
