@@ -277,7 +277,7 @@ class Engine:
             raise UsageError(
                 f"the {'conversation' if history else 'prompt'} has {len(ids)} tokens, "
                 f"and the context of {self.profile.name} holds {self.context}",
-                f"shorten {'it' if history else 'the prompt'} by at least {1 - room} tokens",
+                f"{'leave out earlier turns, or ' if history else ''}shorten the prompt by at least {1 - room} tokens",
             )
         self._interrupted = False
         drafts = DraftText(self.tokenizer) if draft_text else None

@@ -59,6 +59,7 @@ class Session(BaseModel):
         model: which model answers.
         options: decoding settings that were asked for, by the names of `hispec.settings.Settings`.
         system: the system message.
+        stop: texts that end an answer.
         turns: in order.
         answers: how many answers were begun and saved, which tells a journal that is still to be taken over.
     """
@@ -69,6 +70,7 @@ class Session(BaseModel):
     model: ModelChoice = ModelChoice()
     options: dict[str, Any] = {}
     system: str | None = None
+    stop: tuple[str, ...] = ()
     turns: tuple[Turn, ...] = ()
     answers: Annotated[int, Field(ge=0)] = 0
 

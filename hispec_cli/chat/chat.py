@@ -2,9 +2,10 @@
 
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import typer
@@ -27,10 +28,9 @@ class Chat:
     Args:
         conversation: asked turn by turn.
         store: where it is saved; None keeps it in memory.
-        session: as it was left.
+        session: as it was left; its texts end answers.
         options: decoding settings that were asked for.
         new_view: a view for an answer, from its empty figures.
-        stop: texts that end an answer.
         markdown: whether finished answers are rendered; the view then shows none of them for good.
     """
 
@@ -41,11 +41,10 @@ class Chat:
         session: Session,
         options: dict[str, Any],
         new_view: Callable[[Stats], View],
-        stop: Sequence[str] = (),
         markdown: bool = False,
     ) -> None:
         self.conversation, self.store, self.options = conversation, store, options
-        self._session, self._new_view, self._stop, self._markdown = session, new_view, stop, markdown
+        self._session, self._new_view, self._markdown = session, new_view, markdown
         mode = conversation.engine.settings.mode
         self.speculative_mode = "hispec" if mode == "autoregressive" else mode
         self.last_stats: Stats | None = None
@@ -121,7 +120,7 @@ class Chat:
         """Show an answer and keep it, however it ends."""
         engine = self.conversation.engine
         view = self._new_view(engine.new_stats())
-        events = ask(stop=self._stop, draft_text=view.draft_text)
+        events = ask(stop=self._session.stop, draft_text=view.draft_text)
         begin = partial(SessionStore.begin, session=self.snapshot(), prompt=prompt, replaces=replaces)
         problem = self._attempt(begin)
         try:
@@ -176,7 +175,8 @@ class Chat:
 
 def converse(chat: Chat, read: Callable[[], str]) -> None:
     """Take what is typed until the user leaves. No mistake and no failure of an answer ends it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _end}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
         while True:
             try:
@@ -196,7 +196,13 @@ def converse(chat: Chat, read: Callable[[], str]) -> None:
             except commands.Leave:
                 return
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """A request to end, which by default would leave the terminal as line editing needs it."""
+    raise SystemExit(128 + number)
 
 
 def feed(chat: Chat, lines: Iterable[bytes]) -> None:

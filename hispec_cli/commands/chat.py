@@ -84,6 +84,8 @@ def chat(
             saved = saved.model_copy(update={"model": chosen})
         if system is not None:
             saved = saved.model_copy(update={"system": system})
+        if stop is not None:
+            saved = saved.model_copy(update={"stop": tuple(stop)})
         rendered = markdown and sys.stdout.isatty()
 
         def new_view(stats: "Stats") -> "View":
@@ -96,7 +98,7 @@ def chat(
         from hispec_cli.chat.chat import Chat, converse, feed
 
         conversation = Conversation(engine, saved.system, saved.turns)
-        talk = Chat(conversation, store, saved, options, new_view, stop or (), rendered)
+        talk = Chat(conversation, store, saved, options, new_view, rendered)
         if sys.stdin.isatty():
             from hispec_cli.chat.keyboard import Keyboard
 

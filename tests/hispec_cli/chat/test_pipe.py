@@ -133,7 +133,9 @@ def test_a_base_model_needs_a_template(hispec, home, shipped_model):
 
 
 def test_a_stop_text_ends_every_answer(hispec):
-    assert hispec("chat", "--stop", "#", stdin=f"{APPLES}\n{APPLES}\n").out.count("#") == 0
+    for given in (("--stop", "#"), ()):  # the session remembers it
+        outcome = hispec("chat", "--session", "talk", *given, stdin=f"{APPLES}\n")
+        assert outcome.code == 0 and outcome.out.count("=") and "#" not in outcome.out
 
 
 def test_help_imports_neither_torch_nor_prompt_toolkit():

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import termios
 
 import pytest
 
@@ -226,9 +227,23 @@ def test_a_conversation_that_is_too_long_is_refused_and_nothing_is_lost(talk, an
     talk.send(WHO)
     talk.terminal.press("\x1b[200~" + "Tom has 24 pens. " * 500 + "\x1b[201~")
     lines = talk.send("")
-    assert "and the context of tiny holds 2048" in " ".join(lines) and lines[-1].startswith("hint: shorten it by")
+    assert "and the context of tiny holds 2048" in " ".join(lines) and lines[-1].startswith("hint: leave out earlier")
     assert [turn.prompt for turn in talk.session("talk").turns] == [WHO]
     assert answers(WHO, CARDS)[1].splitlines()[-1] in talk.send(CARDS)
+
+
+def test_an_answer_that_fills_the_context_ends_there(talk):
+    tokenizer = Engine.from_profile("tiny").tokenizer
+    text = max(
+        text for text in ("Tom has 24 pens. " * n for n in range(400)) if len(tokenizer(text)["input_ids"]) < 2030
+    )
+    talk.terminal.press(f"\x1b[200~{text}\x1b[201~")
+    lines = talk.send("")
+    assert "the context is full: /undo or /reset" in lines
+    assert talk.session("talk").turns[0].finish_reason == "length"
+    assert "leave out earlier turns" in talk.send(WHO)[-1]
+    talk.send("/undo")
+    assert "I am tiny, a small model that solves grade-school word problems." in talk.send(WHO)
 
 
 def test_resizing_while_typing_and_while_answering(talk, answers):
@@ -294,7 +309,7 @@ def test_text_from_a_session_is_shown_and_never_obeyed(tmp_path):
     assert person.leave() == 0
 
 
-def test_markdown_and_no_history(tmp_path):
+def test_markdown_no_history_and_a_request_to_end(tmp_path):
     person = Person(tmp_path, "--no-history", "--markdown")
     lines = person.send(APPLES)
     assert "####" not in "".join(lines) and [line.strip() for line in lines[-5:-1]] == [
@@ -303,5 +318,8 @@ def test_markdown_and_no_history(tmp_path):
         "",
         "15",
     ]
-    assert person.leave() == 0
+    before = termios.tcgetattr(person.terminal.child.fileno())[3]
+    person.terminal.child.kill(signal.SIGTERM)
+    person.terminal.until(lambda seen: termios.tcgetattr(seen.child.fileno())[3] != before)  # no longer line editing's
+    assert person.terminal.end() == 128 + signal.SIGTERM
     assert not list(tmp_path.rglob("*history*")) and not list(tmp_path.rglob("*.json"))
