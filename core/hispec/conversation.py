@@ -3,11 +3,9 @@
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 
-import torch
-
 from hispec.api import Engine, Generation
 from hispec.decoding.state import PrefixCache
-from hispec.errors import UnavailableError, UsageError
+from hispec.errors import UsageError
 from hispec.events import Committed, Event, Finished
 from hispec.session import Turn
 from hispec.text import encode_prompt
@@ -46,7 +44,7 @@ class Conversation:
 
         Raises:
             UsageError: the conversation leaves no room in the context; it stays as it is.
-            UnavailableError: later, when the memory ends.
+            OutOfMemoryError: as `Engine.stream`; the next turn may be asked.
         """
         return self._answer(prompt, self.turns, 0, stop, draft_text)
 
@@ -119,18 +117,6 @@ class Conversation:
                         case Finished(result=Generation() as answer):
                             turn = Turn(prompt, turn.answer, turn.token_ids, event.finish_reason, answer.seed)
                     yield event
-        except (MemoryError, RuntimeError) as error:
-            if not _memory_ended(error):
-                raise
-            raise UnavailableError(
-                f"out of memory after {len(turn.token_ids)} tokens of the answer, which are kept",
-                "shorten the conversation, lower max_new_tokens, or choose a smaller model",
-            ) from None
         finally:
             if turn.token_ids:
                 self.turns, self._attempt = [*before, turn], attempt
-
-
-def _memory_ended(error: BaseException) -> bool:
-    """Whether memory is what an error is about: torch tells of the CPU's by words alone."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -123,6 +123,7 @@ class Chat:
         events = ask(stop=self._session.stop, draft_text=view.draft_text)
         begin = partial(SessionStore.begin, session=self.snapshot(), prompt=prompt, replaces=replaces)
         problem = self._attempt(begin)
+        finished = False
         try:
             with interruptible(engine), closing(events), view:
                 for event in events:
@@ -130,9 +131,11 @@ class Chat:
                         problem = self._attempt(partial(SessionStore.note, token_ids=event.token_ids, text=event.text))
                     view.see(event)
                     if isinstance(event, Finished):
+                        finished = True
                         self._finish(view, event)
         except BaseException:
-            view.break_off()
+            if not finished:
+                view.break_off()
             raise
         finally:
             self._session = self._session.model_copy(update={"answers": self._session.answers + 1})

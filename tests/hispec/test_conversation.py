@@ -7,7 +7,7 @@ import torch
 
 from hispec import Engine
 from hispec.conversation import Conversation
-from hispec.errors import UnavailableError, UsageError
+from hispec.errors import OutOfMemoryError, UsageError
 from hispec.events import Committed, Finished, Prefilled
 from hispec.session import Turn
 from hispec.text import encode_prompt
@@ -151,7 +151,7 @@ def test_when_memory_ends_what_was_validated_is_kept_and_it_goes_on(engine, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(stack, "run", fail)
-        with pytest.raises(UnavailableError, match="out of memory after"):
+        with pytest.raises(OutOfMemoryError, match="out of memory after"):
             list(conversation.ask(FIRST))
     (kept,) = conversation.turns
     assert 0 < len(kept.token_ids) < len(whole.token_ids)
@@ -174,7 +174,7 @@ def test_when_memory_ends_while_the_cache_grows_nothing_is_lost(engine, fresh, m
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "new_empty", fail)
-        with pytest.raises(UnavailableError, match="out of memory after 0"):
+        with pytest.raises(OutOfMemoryError, match="out of memory after 0"):
             list(conversation.ask(long))
     reference = fresh(conversation)
     cached, turn = ask(conversation, long)
