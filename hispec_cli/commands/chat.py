@@ -1,5 +1,6 @@
 """`hispec chat`: a conversation, turn by turn."""
 
+import os
 import sys
 import time
 from dataclasses import replace
@@ -76,7 +77,8 @@ def chat(
     try:
         if continue_ and saved is None:
             raise UsageError(f"there is no session {session}", "leave out --continue to begin it")
-        saved = saved or Session.new()
+        # A session that goes on elsewhere, or later, is with the same model, wherever its name came from.
+        saved = saved or Session.new(model=ModelChoice(profile=os.environ.get("HISPEC_PROFILE") or None))
         chosen = ModelChoice(**{key: getattr(model, key) for key in ModelChoice.model_fields})
         if chosen == ModelChoice():
             model = replace(model, **saved.model.model_dump())
@@ -99,6 +101,9 @@ def chat(
 
         conversation = Conversation(engine, saved.system, saved.turns)
         talk = Chat(conversation, store, saved, options, new_view, rendered)
+        if store is not None and store.recovered is not None:
+            count = len(store.recovered.token_ids)
+            say(f"the last answer was cut off; its {count} validated tokens are kept, /retry answers anew", "yellow")
         if sys.stdin.isatty():
             from hispec_cli.chat.keyboard import Keyboard
 
@@ -132,9 +137,6 @@ def welcome(talk: "Chat") -> None:
     """Say what answers, how to leave, and where the conversation was left."""
     engine = talk.conversation.engine
     say(f"{engine.profile.name} on {engine.environment['device']} · /help lists commands, Ctrl-D leaves")
-    if talk.store is not None and talk.store.recovered is not None:
-        count = len(talk.store.recovered.token_ids)
-        say(f"the last answer was cut off; its {count} validated tokens are kept, /retry answers anew", "yellow")
     talk.show_last_turn()
 
 

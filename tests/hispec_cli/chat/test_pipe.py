@@ -85,6 +85,15 @@ def test_a_session_goes_on_with_its_model_settings_and_turns(hispec, sessions):
     assert [turn.prompt for turn in read_session(sessions / "talk.json").turns] == [APPLES, CARDS]
 
 
+def test_a_session_goes_on_with_the_profile_that_the_environment_named(hispec, home, sessions, monkeypatch):
+    profile = home / "alone.yaml"
+    profile.write_text("target: {model: builtin:tiny}\n")
+    monkeypatch.setenv("HISPEC_PROFILE", str(profile))
+    assert hispec("chat", "--session", "talk", stdin=f"{WHO}\n").code == 0
+    monkeypatch.delenv("HISPEC_PROFILE")
+    assert "profile   alone" in hispec("chat", "--continue", stdin="/show\n").err
+
+
 def test_the_mode_of_a_session_brings_its_lengths(hispec):
     for arguments in (("--session", "talk", "--mode", "single-layer"), ("--continue",)):
         events = records(hispec("chat", *arguments, "--format", "jsonl", stdin=f"{APPLES}\n"))

@@ -127,8 +127,8 @@ def test_save_and_load(talk, answers, tmp_path):
     lines = talk.send(f"/load {file}")
     assert answers(APPLES)[0].splitlines()[-1] in lines
     assert [turn.answer for turn in talk.session("talk").turns] == answers(APPLES)
-    aside = lines[0].split()[-1]
-    assert "is kept" in lines[0] and [turn.prompt for turn in talk.session(aside).turns] == [WHO]
+    aside = [line for line in talk.lines if "conversation until now is kept" in line][-1].split()[-1]
+    assert [turn.prompt for turn in talk.session(aside).turns] == [WHO]
     file.write_bytes(saved[:-9])
     assert "is not a whole saved conversation" in " ".join(talk.send(f"/load {file}")).replace("\n", "")
     assert [turn.answer for turn in talk.session("talk").turns] == answers(APPLES)
