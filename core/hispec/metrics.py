@@ -81,6 +81,8 @@ class Stats:
     levels: list[LevelStats]
     target: str
     prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt; they were in the KV cache from an earlier answer."""
     new_tokens: int = 0
     target_passes: int = 0
     time_to_first_token_s: float | None = None
@@ -107,7 +109,7 @@ class Stats:
         """Take one event into account."""
         match event:
             case Prefilled():
-                self.prompt_tokens = event.prompt_tokens
+                self.prompt_tokens, self.cached_tokens = event.prompt_tokens, event.cached_tokens
                 self.target_passes += 1
                 self._spend("prefill", event.seconds)
             case Drafted():
