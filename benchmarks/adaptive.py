@@ -26,7 +26,8 @@ from hispec.decoding.policies import Draft, Judge, Policy, Step
 
 class Oracle(Policy):
     """Knows the text: lets the cheapest level that is right write each token, one mistake more where none is, which
-    the target's judgement corrects for free, and then lets the target judge."""
+    the target's judgement corrects for free, and then lets the target judge.
+    """
 
     def __init__(self, text: Trace, replay: Replay) -> None:
         self.text, self.target = text, len(replay.readers) - 1

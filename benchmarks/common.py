@@ -49,9 +49,10 @@ def interval95(rows: Sequence[Any], statistic: Callable[[Sequence[Any]], float],
     return [values[round(0.025 * (resamples - 1))], values[round(0.975 * (resamples - 1))]]
 
 
-def save(name: str, record: dict[str, Any]) -> None:
-    """Write a result beside the scripts and show it."""
+def save(name: str, record: dict[str, Any], folder: Path = RESULTS, *, show: bool = True) -> None:
+    """Write a result, beside the scripts by default, and show it."""
     text = json.dumps(record, indent=1)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    if show:
+        print(text)

@@ -1,7 +1,8 @@
-"""Draws docs/screens: the live view of a real run, in several widths and looks, as SVG.
+"""Draws docs/screens: the live view of a real run, and a chat, in several widths and looks, as SVG.
 
 The shipped model answers a question in a pseudo-terminal with `--trace`; the trace is replayed by the real program,
 held at a moment at which tokens of every standing are to be seen, and what a terminal emulator then shows is drawn.
+The chat is a real one too, with a command being completed.
 Run it from the repository: python benchmarks/screens.py
 """
 
@@ -64,8 +65,8 @@ def draw(terminal: Terminal, theme: TerminalTheme, title: str) -> str:
         for column in range(screen.columns):
             cell = screen.buffer[row][column]
             style = Style(
-                color=None if cell.fg == "default" else f"#{cell.fg}",
-                bgcolor=None if cell.bg == "default" else f"#{cell.bg}",
+                color=color_of(cell.fg),
+                bgcolor=color_of(cell.bg),
                 bold=cell.bold,
                 italic=cell.italics,
                 underline=cell.underscore,
@@ -77,6 +78,38 @@ def draw(terminal: Terminal, theme: TerminalTheme, title: str) -> str:
     console.print()  # or the last row's descenders are cut
     svg = console.export_svg(title=title, theme=theme, code_format=FORMAT, unique_id="hispec")
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+
+
+def color_of(name: str) -> str | None:
+    """A colour of the emulator's as rich calls it."""
+    if name == "default":
+        return None
+    return (
+        f"#{name}"
+        if re.fullmatch("[0-9a-f]{6}", name)
+        else name.replace("bright", "bright_").replace("brown", "yellow")
+    )
+
+
+def chat(folder: str, columns: int, look: str) -> None:
+    """Draw a chat of two turns, and a command that is being completed."""
+    theme, environment = LOOKS[look]
+    home = f"{folder}/{columns}-{look}"
+    terminal = Terminal(
+        "chat", columns=columns, rows=30, XDG_DATA_HOME=home, XDG_STATE_HOME=home, HISPEC_PROFILE="tiny", **environment
+    )
+    for turn, text in enumerate((QUESTION, "Who are you?", "/stats"), start=1):
+        terminal.until(lambda seen, turn=turn: seen.sent.count(b"\x1b[?2004h") == turn and seen.lines[-1] == ">")
+        terminal.press(text + "\r")
+    terminal.until(lambda seen: "all answers" in seen.text and seen.lines[-1] == ">")
+    terminal.press("/s")
+    terminal.settle()
+    terminal.press("\t")
+    terminal.until(lambda seen: "/spec" in seen.text)
+    terminal.settle()
+    (FOLDER / f"chat-{columns}-{look}.svg").write_text(draw(terminal, THEMES[theme], "hispec chat"), encoding="utf-8")
+    terminal.press("\x03\x03\x04")
+    terminal.end()
 
 
 def main() -> None:
@@ -97,6 +130,7 @@ def main() -> None:
                 path.write_text(draw(terminal, THEMES[theme], "hispec"), encoding="utf-8")
                 terminal.press("\x03")
                 terminal.end()
+                chat(folder, columns, look)
 
 
 if __name__ == "__main__":

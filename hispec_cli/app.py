@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hispec.errors import HispecError, UnavailableError, is_out_of_memory
-from hispec_cli.commands import bench, calibrate, doctor, generate, profile
+from hispec_cli.commands import bench, calibrate, chat, doctor, generate, profile
 from hispec_cli.ui.console import report_error
 from hispec_cli.ui.output import ReaderLeft, write
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(name="generate")(generate.generate)
+app.command(name="chat")(chat.chat)
 app.add_typer(bench.app, name="bench")
 app.command(name="calibrate")(calibrate.calibrate)
 app.add_typer(profile.app, name="profile")

@@ -49,11 +49,6 @@ def measure(
         say(f"--allow-code-execution {execution.WARNING}", "yellow")
     with Processes() as processes:
         engine = load_engine(model, _on_own_device(decoding, processes))
-        if engine.ranks is not None:
-            raise UsageError(
-                "a benchmark under torchrun divides the prompts, and cannot share matrices as well",
-                "leave out --tensor-parallel",
-            )
         limit = _answer_limit(rows, decoding, engine)
         runner = Runner(engine, rows.dataset, arms, limit, force=model.force)
         chosen, warmup = _choose(rows, runner, run)

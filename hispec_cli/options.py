@@ -157,6 +157,13 @@ class DecodingOptions:
         LoadFormat | None,
         typer.Option(help="dummy: random weights, no download; speed and memory are real, the text is noise."),
     ] = None
+    dummy_agreement: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE,...",
+            help="Of random weights: how often each exit, shallow to deep, agrees with the whole model, e.g. 0.55,0.75.",
+        ),
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """The options that were given, as `hispec.settings` names them."""

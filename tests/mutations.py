@@ -26,7 +26,7 @@ class Mutation:
     tests: str
 
 
-DISTRIBUTION, LOSSLESS = "test_distribution.py", "test_lossless.py"
+DISTRIBUTION, LOSSLESS, CONVERSATION = "test_distribution.py", "test_lossless.py", "../test_conversation.py"
 MUTATIONS = (
     Mutation("the draft's q in the target's ratio", "state.py", "if drawn_from:", "if False:", DISTRIBUTION),
     Mutation(
@@ -142,6 +142,20 @@ MUTATIONS = (
         "len(tokens) >= self.reach",
         LOSSLESS,
     ),
+    Mutation(
+        "one token more taken over than two texts share",
+        "state.py",
+        "known = min(shared, ",
+        "known = min(shared + 1, len(self.tokens) - 1, ",
+        CONVERSATION,
+    ),
+    Mutation(
+        "a cache that another decoding has overwritten",
+        "state.py",
+        "        if stack.lease is not self._lease:\n            return 0\n",
+        "",
+        CONVERSATION,
+    ),
 )
 
 
@@ -150,6 +164,7 @@ def first_failure(mutation: Mutation) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "core"
         shutil.copytree(ROOT / "core", source, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "profiles", Path(folder) / "profiles")
         path = source / "hispec" / "decoding" / mutation.file
         text = path.read_text(encoding="utf-8")
         if mutation.old not in text:

@@ -18,13 +18,14 @@ from hispec.decoding.hierarchy import Hierarchy
 from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.decoding.rules import Greedy, Rule, Speculative
 from hispec.decoding.sampling import Randomness, Sampling
-from hispec.decoding.state import DecodingState
+from hispec.decoding.state import DecodingState, PrefixCache
 from hispec.errors import LosslessnessError, OutOfMemoryError, UsageError, is_out_of_memory
 from hispec.events import Committed, Event, Finished, FinishReason
 from hispec.levels import build_hierarchy, deepest_exit
 from hispec.lossless import Difference, diagnose, first_difference
 from hispec.memory import check_profile
 from hispec.metrics import Stats
+from hispec.models.agreement import check_agreement, set_agreement
 from hispec.models.checkpoint import Download
 from hispec.models.config import as_ids
 from hispec.models.loading import (
@@ -40,7 +41,15 @@ from hispec.models.loading import (
 from hispec.models.metadata import read_commit
 from hispec.models.placement import Placement, check_quantization
 from hispec.models.stack import LayerStack
-from hispec.profile import Profile, check_depths, load_profile, models_of, profile_for_model, resolve_model
+from hispec.profile import (
+    Profile,
+    check_depths,
+    exits_of_target,
+    load_profile,
+    models_of,
+    profile_for_model,
+    resolve_model,
+)
 from hispec.ranks import Ranks, SharedPolicy, SharedRule, check_ranks
 from hispec.settings import Settings, parse_memory, resolve_settings
 from hispec.text import DraftText, TextStream, encode_prompt
@@ -165,6 +174,12 @@ class Engine:
         settings, _ = resolve_settings(options, profile, environ=environ)
         device, dummy = choose_device(settings.device), settings.load_format == "dummy"
         placement = choose_placement(settings)
+        if settings.dummy_agreement is not None:
+            if not dummy:
+                raise UsageError(
+                    "--dummy-agreement is of random weights", "add --load-format dummy, or leave out --dummy-agreement"
+                )
+            check_agreement(settings.dummy_agreement, exits_of_target(profile))
         models = models_of(profile, settings.mode)
         configs, tokenizers = {}, {}
         for model, revision in models.items():  # everything that can be refused is, before any weights are read
@@ -192,6 +207,10 @@ class Engine:
             }
             stacks = {model: stack for model, (stack, _) in built.items()}
             environment = _environment(stacks[own], profile) | {"weights": "dummy"}
+            if settings.dummy_agreement is not None:
+                reached = set_agreement(*built[own], exits_of_target(profile), settings.dummy_agreement)
+                asked = list(settings.dummy_agreement)
+                environment["agreement"] = {"asked": asked, "measured": [round(share, 3) for share in reached]}
             return cls(profile, settings, stacks, tokenizer, (), environment)  # random weights know no end
         fetch_weights({resolve_model(model): revision for model, revision in models.items()}, watch)
         stacks = {
@@ -259,6 +278,9 @@ class Engine:
         raw: bool = False,
         stop: Sequence[str] = (),
         draft_text: bool = False,
+        history: Sequence[tuple[str, str]] = (),
+        seed: int | None = None,
+        prefix: PrefixCache | None = None,
     ) -> Generator[Event]:
         """Answer a prompt, event by event; the last is `Finished`, its `result` a `Generation`.
 
@@ -269,6 +291,9 @@ class Engine:
             raw: do not apply the chat template.
             stop: texts that end the answer and are not part of it.
             draft_text: give drafts and corrections their text, as views show it; decoding it is not in any `seconds`.
+            history: earlier turns, (prompt, answer) each.
+            seed: in the place of the settings'.
+            prefix: remembers from answer to answer what has been run already.
 
         Raises:
             UsageError: an empty prompt, an empty stop text, a prompt that leaves no room in the context.
@@ -277,16 +302,20 @@ class Engine:
         stop = [stop] if isinstance(stop, str) else stop
         if not all(stop):
             raise UsageError("a stop text is empty", "pass --stop a text of at least one character")
-        ids = encode_prompt(self.tokenizer, prompt, system=system, raw=raw, template=self.profile.chat_template)
+        ids = encode_prompt(
+            self.tokenizer, prompt, system=system, raw=raw, template=self.profile.chat_template, history=history
+        )
         room = self.context - len(ids)
         if room < 1:
             raise UsageError(
-                f"the prompt has {len(ids)} tokens, and the context of {self.profile.name} holds {self.context}",
-                "shorten the prompt by at least " + str(1 - room) + " tokens",
+                f"the {'conversation' if history else 'prompt'} has {len(ids)} tokens, "
+                f"and the context of {self.profile.name} holds {self.context}",
+                f"{'leave out earlier turns, or ' if history else ''}shorten the prompt by at least {1 - room} tokens",
             )
         self._interrupted = False
         drafts = DraftText(self.tokenizer) if draft_text else None
-        return self._stream(prompt, ids, min(room, self.settings.max_new_tokens), stop, drafts)
+        seed = self.settings.seed if seed is None else seed
+        return self._stream(prompt, ids, min(room, self.settings.max_new_tokens), stop, drafts, seed, prefix)
 
     def generate(
         self, prompt: str, *, system: str | None = None, raw: bool = False, stop: Sequence[str] = ()
@@ -305,10 +334,16 @@ class Engine:
         self._interrupted = True
 
     def decode_ids(
-        self, hierarchy: Hierarchy, prompt_ids: list[int], max_new_tokens: int, eos_ids: Collection[int], seed: int = 0
+        self,
+        hierarchy: Hierarchy,
+        prompt_ids: list[int],
+        max_new_tokens: int,
+        eos_ids: Collection[int],
+        seed: int = 0,
+        prefix: PrefixCache | None = None,
     ) -> Generator[Event]:
         """Decode token ids through any hierarchy, without text; see `hispec.decoding.engine.decode`."""
-        state = DecodingState(hierarchy, prompt_ids, len(prompt_ids) + max_new_tokens)
+        state = (prefix or PrefixCache()).begin(hierarchy, prompt_ids, len(prompt_ids) + max_new_tokens)
         ending = Ending(max_new_tokens, eos_ids, self._is_interrupted)
         return decode(
             state, self._policy(hierarchy), self._rule(len(hierarchy) - 1, seed), ending, self._guesser(hierarchy)
@@ -390,15 +425,22 @@ class Engine:
             raise UsageError("a sampled answer cannot be verified: it would be drawn anew", "use --temperature 0")
 
     def _stream(
-        self, prompt: str, ids: list[int], max_new_tokens: int, stop: Sequence[str], drafts: DraftText | None
+        self,
+        prompt: str,
+        ids: list[int],
+        max_new_tokens: int,
+        stop: Sequence[str],
+        drafts: DraftText | None,
+        seed: int | None,
+        prefix: PrefixCache | None,
     ) -> Generator[Event]:
         """The engine's events with text added, cut at a stop text."""
-        seed = secrets.randbits(32) if self.settings.seed is None else self.settings.seed
+        seed = secrets.randbits(32) if seed is None else seed
         seed = seed if self.ranks is None else self.ranks.share(seed)
         text, stats = TextStream(self.tokenizer, stop), self.new_stats()
 
         def begin() -> Generator[Event]:
-            return self.decode_ids(self.hierarchy, ids, max_new_tokens, self.eos_ids, seed)
+            return self.decode_ids(self.hierarchy, ids, max_new_tokens, self.eos_ids, seed, prefix)
 
         with closing(self._until_memory_ends(begin)) as events:
             for event in events:

@@ -81,10 +81,14 @@ class Stats:
     levels: list[LevelStats]
     target: str
     prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt; they were in the KV cache from an earlier answer."""
     new_tokens: int = 0
     target_passes: int = 0
     time_to_first_token_s: float | None = None
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    _standing: str = field(default="", repr=False, compare=False)
+    """The level that proposed or judged last."""
 
     @classmethod
     def of(cls, hierarchy: "Hierarchy") -> "Stats":
@@ -105,16 +109,18 @@ class Stats:
         """Take one event into account."""
         match event:
             case Prefilled():
-                self.prompt_tokens = event.prompt_tokens
+                self.prompt_tokens, self.cached_tokens = event.prompt_tokens, event.cached_tokens
                 self.target_passes += 1
                 self._spend("prefill", event.seconds)
             case Drafted():
                 self.target_passes += event.level == self.target
                 self._spend(event.level, event.seconds)
+                self._standing = event.level
             case Judged():
                 self.target_passes += event.level == self.target
                 self._spend(event.level, event.seconds)
-                self._below(event.level).see(event.proposed, event.accepted)
+                self._level(self._standing).see(event.proposed, event.accepted)
+                self._standing = event.level
             case Committed():
                 self.new_tokens += len(event.token_ids)
                 if self.time_to_first_token_s is None:
@@ -161,9 +167,9 @@ class Stats:
     def _spend(self, phase: str, seconds: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
-    def _below(self, level: str) -> LevelStats:
-        names = [below.name for below in self.levels]
-        return self.levels[names.index(level) - 1] if level in names else self.levels[-1]
+    def _level(self, name: str) -> LevelStats:
+        """The level that stands behind what is judged: a policy may leave out those between it and the judge."""
+        return next((level for level in self.levels if level.name == name), self.levels[-1])
 
 
 def _added(a: list[int], b: list[int]) -> list[int]:

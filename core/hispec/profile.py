@@ -380,6 +380,13 @@ def check_depths(profile: Profile, model: str, num_layers: int) -> None:
             )
 
 
+def exits_of_target(profile: Profile) -> list[int]:
+    """The exits of the target itself at which levels read it, shallow to deep."""
+    levels = [level for level in (profile.draft, profile.intermediate) if level is not None]
+    own = [level.exit_layer for level in levels if level.model in (None, profile.target.model)]
+    return [exit_layer for exit_layer in own if exit_layer is not None]
+
+
 def with_exits(profile: Profile, draft: int | None, intermediate: int | None) -> Profile:
     """A profile with other exits; None keeps the profile's own level.
 

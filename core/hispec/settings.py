@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from hispec.errors import UsageError
 from hispec.profile import (
@@ -49,6 +49,19 @@ def _memory(text: str) -> str:
     return text
 
 
+def _shares(value: Any) -> Any:
+    """What an option or a variable says, `0.55,0.75`, as numbers."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(float(share) for share in value.split(","))
+    except ValueError:
+        raise ValueError(f"{value!r} is no list of shares: give, for example, 0.55,0.75") from None
+
+
+Shares = Annotated[tuple[Share, ...], BeforeValidator(_shares)]
+
+
 class Settings(BaseModel):
     """How to decode; the values here are the defaults that everything else overrides.
 
@@ -70,6 +83,8 @@ class Settings(BaseModel):
         quantization: of the weights while they are loaded, by bitsandbytes.
         tensor_parallel: share every matrix among the processes that torchrun started.
         load_format: `dummy` draws weights at random on the device and downloads nothing but a configuration.
+        dummy_agreement: for each exit of the target that a level reads, shallow to deep, how often it shall name the
+            likeliest token of the whole model; of random weights only. See `hispec.models.agreement`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,6 +110,7 @@ class Settings(BaseModel):
     quantization: Quantization = "none"
     tensor_parallel: bool = False
     load_format: LoadFormat = "auto"
+    dummy_agreement: Shares | None = None
 
 
 def resolve_settings(

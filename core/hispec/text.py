@@ -1,7 +1,9 @@
 """Between text and token ids: chat templates on the way in, incremental decoding and stop strings on the way out."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -24,6 +26,8 @@ def encode_prompt(
     history: Sequence[tuple[str, str]] = (),
 ) -> list[int]:
     """Turn a prompt into the ids that the model reads.
+
+    With a chat template, only the template writes control tokens: one that is spelled out in a message is its letters.
 
     Args:
         tokenizer: the target's.
@@ -54,17 +58,64 @@ def encode_prompt(
         for said, answer in history:
             messages += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
         messages.append({"role": "user", "content": prompt})
-        try:
-            written: Any = tokenizer.apply_chat_template(
-                messages, chat_template=template or None, add_generation_prompt=True, tokenize=False
-            )
-        except TemplateError as error:
-            raise UsageError(f"the chat template fails: {error}", "mend the chat_template, or pass --raw") from None
-        # The template writes the special tokens itself.
-        ids = tokenizer(written, add_special_tokens=False)["input_ids"]
+        ids = _encode_messages(tokenizer, messages, template or None)
     if not ids:
         raise UsageError("the prompt has no tokens", "write more, or mend the chat_template")
     return list(ids)
+
+
+def _encode_messages(
+    tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], template: str | None
+) -> list[int]:
+    """Let the chat template write the messages, its control tokens but not theirs; errors as `encode_prompt`.
+
+    A mark is put before each control token in a message, so that it is known again in what the template wrote. The
+    marks are taken out before anything is encoded: text around them becomes the tokens that it would be without.
+    """
+    control = _control_tokens(tokenizer, template)
+    spelled = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or "(?!)")
+    contents = "".join(message["content"] for message in messages)
+    mark = next(sign for sign in map(chr, range(0xFDD0, 0xFDF0)) if sign not in contents)  # no characters by themselves
+    marked = [{**message, "content": spelled.sub(mark + r"\g<0>", message["content"])} for message in messages]
+    try:
+        written: Any = tokenizer.apply_chat_template(
+            marked, chat_template=template, add_generation_prompt=True, tokenize=False
+        )
+    except TemplateError as error:
+        raise UsageError(f"the chat template fails: {error}", "mend the chat_template, or pass --raw") from None
+    pieces = written.split(mark)
+    starts = set(accumulate(map(len, pieces[:-1])))
+    text = "".join(pieces)
+    # The template writes the special tokens itself.
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=bool(starts))
+    if not starts:
+        return list(encoded["input_ids"])
+    ids: list[int] = []
+    for id_, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        if id_ in control.values() and not starts.isdisjoint(range(start, end)):
+            ids += _letters(tokenizer, text[start:end], id_)
+        else:
+            ids.append(id_)
+    return ids
+
+
+def _control_tokens(tokenizer: "PreTrainedTokenizerBase", template: str | None) -> dict[str, int]:
+    """Tokens that mean something beyond their letters: special ones, and added ones that the template names."""
+    template = str(template or tokenizer.chat_template)
+    return {
+        token.content: id_
+        for id_, token in tokenizer.added_tokens_decoder.items()
+        if token.content.strip() and (token.special or token.content in template)
+    }
+
+
+def _letters(tokenizer: "PreTrainedTokenizerBase", text: str, id_: int) -> list[int]:
+    """The ids of a control token's letters."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    if id_ not in ids:
+        return ids
+    # The tokenizer keeps an added token whole that is not called special: in two parts it is no such token.
+    return [id_ for part in (text[:1], text[1:]) for id_ in tokenizer(part, add_special_tokens=False)["input_ids"]]
 
 
 class TextStream:

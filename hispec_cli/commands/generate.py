@@ -75,7 +75,7 @@ def generate(
     first = speaks(decoding, debug=common.debug)
     text = read_prompt(prompt) if first else ""
     with Trace(trace if first else None) as traced:
-        engine = load_engine(model, decoding, text or None)
+        engine = load_engine(model, decoding, text or None, shared=True)
         if engine.ranks is not None:
             text = engine.ranks.share(text)
         if verify:
@@ -170,20 +170,25 @@ def read_prompt(argument: str | None) -> str:
     return text
 
 
-def load_engine(model: ModelOptions, decoding: DecodingOptions, prompt: str | None = None) -> "Engine":
+def load_engine(
+    model: ModelOptions, decoding: DecodingOptions, prompt: str | None = None, *, shared: bool = False
+) -> "Engine":
     """Load what the options name. Their mistakes are found before torch, which takes seconds, is imported.
 
     Args:
         model: which.
         decoding: how.
         prompt: what will be read, where that is known, for the estimate of the memory needed.
+        shared: whether the command can share its work among the ranks of torchrun.
     """
     prepare_hub(model)
     from hispec.settings import resolve_settings
 
     asked = decoding.load_format or os.environ.get("HISPEC_LOAD_FORMAT")
     profile = load_model_profile(model, dummy=asked == "dummy")
-    resolve_settings(decoding.given(), profile, environ=os.environ)
+    settings, _ = resolve_settings(decoding.given(), profile, environ=os.environ)
+    if settings.tensor_parallel and not shared:
+        raise UsageError("--tensor-parallel is for hispec generate alone", "leave it out")
     from hispec.api import Engine
     from hispec.memory import prompt_size
     from hispec.profile import calibrated_elsewhere

@@ -28,6 +28,9 @@ class View(AbstractContextManager["View"]):
     def finish(self, result: Any) -> None:
         """The answer is complete; `result` has a `to_record` method."""
 
+    def break_off(self) -> None:
+        """The answer will not be complete."""
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         pass
 
@@ -49,6 +52,11 @@ class PlainView(View):
         """End with a line break."""
         if not self._last.endswith("\n"):
             write("\n")
+
+    def break_off(self) -> None:
+        """What is said next begins a line."""
+        if self._last:
+            self.finish(None)
 
 
 class JsonView(View):

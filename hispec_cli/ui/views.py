@@ -17,7 +17,9 @@ from hispec_cli.ui.plain import JsonLinesView, JsonView, PlainView, View
 from hispec_cli.ui.theme import Palette
 
 
-def choose_view(chosen: Format, live: bool | None, palette: Palette, stats: Stats, share: float = SHARE) -> View:
+def choose_view(
+    chosen: Format, live: bool | None, palette: Palette, stats: Stats, share: float = SHARE, *, keep: bool = True
+) -> View:
     """The view of a format.
 
     Args:
@@ -27,6 +29,7 @@ def choose_view(chosen: Format, live: bool | None, palette: Palette, stats: Stat
         palette: of the live view.
         stats: empty figures of the hierarchy.
         share: of the time gone by, what drawing may take.
+        keep: whether the answer stays on the terminal; without, somebody else writes it there in the end.
 
     Raises:
         UsageError: a live view where there cannot be one.
@@ -36,7 +39,9 @@ def choose_view(chosen: Format, live: bool | None, palette: Palette, stats: Stat
     if live and not _on_terminal():
         raise UsageError("--live needs a terminal at standard error", "leave out --live")
     if chosen is Format.auto and live is not False and _on_terminal() and (live or not _is_pipe(sys.stdout)):
-        return LiveAnswer(palette, stats, share)
+        return LiveAnswer(palette, stats, share, keep)
+    if not keep:
+        return View()
     views: dict[Format, type[View]] = {Format.json: JsonView, Format.jsonl: JsonLinesView}
     return views.get(chosen, PlainView)()
 
@@ -48,14 +53,16 @@ class LiveAnswer(View):
         palette: how tokens look.
         stats: empty figures of the hierarchy.
         share: of the time gone by, what drawing may take.
+        keep: whether the answer stays.
     """
 
     draft_text = True
 
-    def __init__(self, palette: Palette, stats: Stats, share: float) -> None:
+    def __init__(self, palette: Palette, stats: Stats, share: float, keep: bool = True) -> None:
         together = _same_terminal()
-        self._plain = View() if together else PlainView()
-        self.live = LiveView(stderr(), stats, palette, answer=write if together else None, share=share)
+        self._plain = PlainView() if keep and not together else View()
+        answer = write if together else None
+        self.live = LiveView(stderr(), stats, palette, answer=answer if keep else _nowhere, share=share)
 
     def __enter__(self) -> "LiveAnswer":
         self.live.__enter__()
@@ -74,8 +81,16 @@ class LiveAnswer(View):
         """End the answer."""
         self._plain.finish(result)
 
+    def break_off(self) -> None:
+        """The answer will not be complete."""
+        self._plain.break_off()
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.live.close()
+
+
+def _nowhere(_: str) -> None:
+    """Lets rows leave the view without a trace."""
 
 
 def _on_terminal() -> bool:

@@ -3,7 +3,7 @@
 import pytest
 
 from hispec.events import Committed, Drafted, Finished, Judged, Prefilled, to_record
-from hispec.metrics import Stats
+from hispec.metrics import LevelStats, Stats
 from tests.support import hierarchy_of, random_model
 
 EVENTS = [
@@ -59,3 +59,18 @@ def test_records_are_plain_json_objects():
         "correction_text": "",
     }
     assert to_record(Finished(2.0, "eos")) == {"event": "finished", "t": 2.0, "finish_reason": "eos"}
+
+
+def test_tokens_that_skip_a_level_count_for_the_level_that_wrote_them():
+    stats = Stats([LevelStats("draft", "m", 1), LevelStats("intermediate", "m", 2)], "target")
+    for event in (
+        Drafted(0.0, "draft", (1, 2, 3)),
+        Judged(0.0, "target", 3, 2, 9),
+        Drafted(0.0, "draft", (4,)),
+        Judged(0.0, "intermediate", 1, 1),
+        Judged(0.0, "target", 1, 0, 8),
+        Drafted(0.0, "intermediate", (5, 6)),
+        Judged(0.0, "target", 2, 2),
+    ):
+        stats.see(event)
+    assert [(level.proposed, level.accepted) for level in stats.levels] == [(4, 3), (3, 2)]

@@ -134,3 +134,9 @@ def test_what_ranks_cannot_do_is_told(monkeypatch, capsys, profile, world, argum
     assert run(["generate", PROMPT, "--profile", str(profile), *arguments]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and cause in lines[0] and cure in lines[1], lines
+
+
+@pytest.mark.parametrize("command", ["bench", "chat"])
+def test_commands_that_cannot_share_their_work_say_so(capsys, command):
+    assert run([command, "--tensor-parallel"]) == 2
+    assert "--tensor-parallel is for hispec generate alone" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Text in and out: templates, half characters, stop strings that straddle tokens."""
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from hispec.errors import UsageError
@@ -82,6 +82,41 @@ def test_an_empty_prompt_or_a_system_message_without_a_template_is_refused(token
         encode_prompt(tokenizer, " \n")
     with pytest.raises(UsageError, match="chat template"):
         encode_prompt(tokenizer, "hi", system="be brief", raw=True)
+
+
+@pytest.fixture(scope="module")
+def controlled(tokenizer):
+    """The same with control tokens: one special, one merely added and named by the template; and a harmless one."""
+    copy = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
+    copy.add_tokens([AddedToken("<|end|>", special=True), AddedToken("<user>"), AddedToken("    ")])
+    copy.chat_template = "{% for m in messages %}{% if m['role'] == 'user' %}<user>{% endif %}{{ m['content'] | trim }}<|end|>{% endfor %}"
+    return copy
+
+
+@pytest.mark.parametrize("written", ["<|end|>", "a <|end|><|end|> b<|end|>", "<user>", "é<user>\ufdd0<|end|>", "<|en"])
+def test_control_tokens_in_messages_are_their_letters(controlled, written):
+    control = controlled.convert_tokens_to_ids(["<user>", "<|end|>"])
+    messages = ({}, {"system": written}, {"history": [("hi", written)]})
+    for turns, extra in zip((1, 2, 3), messages, strict=True):
+        ids = encode_prompt(controlled, written, **extra)
+        assert sum(id_ in control for id_ in ids) == 2 * turns - ("system" in extra) - ("history" in extra)
+        assert controlled.decode([id_ for id_ in ids if id_ not in control]).endswith(written)
+        assert f"{written}<|end|>" in controlled.decode(ids)
+
+
+@pytest.mark.parametrize("text", ["Anna  has    3 apples.\n", "a < b <|en d|>", "{{ 7 }} <c>"])
+def test_ordinary_text_is_encoded_as_ever_even_beside_a_control_token(controlled, text):
+    def reference(content):
+        written = controlled.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+        return controlled(written, add_special_tokens=False)["input_ids"]
+
+    assert encode_prompt(controlled, text) == reference(text)
+    both = encode_prompt(controlled, f"{text}<|end|>{text}")
+    letters = controlled("<|end|>", split_special_tokens=True)["input_ids"]
+    assert len(letters) == 7
+    expected = reference(f"{text}<|end|>{text}")
+    at = expected.index(controlled.convert_tokens_to_ids("<|end|>"))
+    assert both == [*expected[:at], *letters, *expected[at + 1 :]]
 
 
 def pieces_of(tokenizer, events):

@@ -16,7 +16,9 @@ from hispec.errors import UsageError
 from hispec.events import Committed, Finished
 from hispec.memory import check_profile
 from hispec.metrics import Stats
-from hispec.models.loading import load_stack
+from hispec.models.fused_stack import FusedStack
+from hispec.models.loading import load_dummy_modules, load_stack
+from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
 from hispec.profile import Profile, Target, models_of, resolve_model
 from hispec.text import TextStream
@@ -88,7 +90,7 @@ class TransformersArm:
     """`transformers`' own `generate`, called as its documentation says."""
 
     def __init__(self, name: str, engine: Engine, model: Any, options: Mapping[str, Any]) -> None:
-        self.name, self.engine, self._model = name, engine, model
+        self.name, self.engine, self.model = name, engine, model
         settings = engine.settings
         self._options: dict[str, Any] = {"do_sample": False, "repetition_penalty": settings.repetition_penalty}
         if settings.temperature > 0:
@@ -104,10 +106,10 @@ class TransformersArm:
     def answer(self, prompt_ids: list[int], max_new_tokens: int, stop: Sequence[str], seed: int) -> Answer:
         """See `Arm.answer`."""
         torch.manual_seed(seed)
-        prompt = torch.tensor([prompt_ids], device=self._model.device)
+        prompt = torch.tensor([prompt_ids], device=self.model.device)
         ended = _StopText(self.engine.tokenizer, stop)
         watch = _Watch()
-        out = self._model.generate(
+        out = self.model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=max_new_tokens,
@@ -181,7 +183,7 @@ class _Modules:
 
     def __init__(self, engine: Engine, force: bool) -> None:
         self._engine, self._force = engine, force
-        self._loaded: dict[str, TransformersStack] = {}
+        self._loaded: dict[str, Any] = {}
 
     def of(self, model: str) -> Any:
         """The model of that name in the profile; errors as `load_stack`."""
@@ -189,23 +191,22 @@ class _Modules:
         if isinstance(stack, TransformersStack):
             return stack.model
         if model not in self._loaded:
-            if self._engine.settings.load_format == "dummy":
-                raise UsageError(
-                    "the arms of transformers need its modules, and random weights are not drawn twice",
-                    "add --stack transformers, or leave these arms out of --arms",
-                )
-            revision = models_of(self._engine.profile, "hispec")[model]
-            dtype = str(stack.dtype).removeprefix("torch.")
-            if not self._force:
-                alone = Profile(
-                    name=f"{model} for the arms of transformers", target=Target(model=model, revision=revision)
-                )
-                changes = {"mode": "autoregressive", "dtype": dtype, "stack": "transformers"}
-                check_profile(alone, self._engine.settings.model_copy(update=changes), str(stack.device))
-            loaded = load_stack(resolve_model(model), revision, dtype, stack.device, model, "transformers")
-            assert isinstance(loaded, TransformersStack)
-            self._loaded[model] = loaded
-        return self._loaded[model].model
+            self._loaded[model] = self._load(model, stack)
+        return self._loaded[model]
+
+    def _load(self, model: str, stack: LayerStack) -> Any:
+        settings, revision = self._engine.settings, models_of(self._engine.profile, "hispec")[model]
+        if settings.load_format == "dummy":  # there is no other place that holds these weights
+            assert isinstance(stack, FusedStack)
+            return load_dummy_modules(resolve_model(model), revision, stack)
+        dtype = str(stack.dtype).removeprefix("torch.")
+        if not self._force:
+            alone = Profile(name=f"{model} for the arms of transformers", target=Target(model=model, revision=revision))
+            changes = {"mode": "autoregressive", "dtype": dtype, "stack": "transformers"}
+            check_profile(alone, settings.model_copy(update=changes), str(stack.device))
+        loaded = load_stack(resolve_model(model), revision, dtype, stack.device, model, "transformers")
+        assert isinstance(loaded, TransformersStack)
+        return loaded.model
 
 
 class _StopText:

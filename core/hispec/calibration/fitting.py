@@ -6,6 +6,7 @@ How sure the lower level was tells much of whether they will.
 
 from collections.abc import Iterable, Sequence
 from math import log
+from typing import NamedTuple
 
 import torch
 
@@ -69,19 +70,29 @@ def fit_table(samples: Sequence[Sample], feature: str) -> Table:
     """
     ordered = sorted((sure[0], accepted) for sure, accepted in samples)
     size = max(1, -(-len(ordered) // KNOTS))
-    pools: list[tuple[float, float, int]] = []  # (sum of the feature, accepted, tokens)
+    pools: list[_Pool] = []
     for start in range(0, len(ordered), size):
         part = ordered[start : start + size]
-        pools.append((sum(x for x, _ in part), float(sum(y for _, y in part)), len(part)))
-        while len(pools) > 1 and _rate(pools[-2]) >= _rate(pools[-1]):
+        middle = sum(x for x, _ in part) / len(part)
+        pools.append(_Pool(middle, middle, sum(y for _, y in part), len(part)))
+        while len(pools) > 1 and pools[-2].rate >= pools[-1].rate:
             last, before = pools.pop(), pools.pop()
-            pools.append((last[0] + before[0], last[1] + before[1], last[2] + before[2]))
-    knots: dict[float, float] = {round(x / n, 4): round(bounded(_rate((x, y, n))), 5) for x, y, n in pools}
+            pools.append(_Pool(before.first, last.last, before.accepted + last.accepted, before.tokens + last.tokens))
+    knots = {round(x, 4): round(bounded(pool.rate), 5) for pool in pools for x in (pool.first, pool.last)}
     return Table(tuple(knots), tuple(knots.values()), round(mean_acceptance(samples), 5), (feature,))
 
 
-def _rate(pool: tuple[float, float, int]) -> float:
-    return (pool[1] + 1) / (pool[2] + 2)
+class _Pool(NamedTuple):
+    """Adjacent bins that share a rate: the feature in the first and in the last of them, tokens accepted, tokens."""
+
+    first: float
+    last: float
+    accepted: int
+    tokens: int
+
+    @property
+    def rate(self) -> float:
+        return (self.accepted + 1) / (self.tokens + 2)
 
 
 def fit_logistic(samples: Sequence[Sample], features: Sequence[str]) -> Logistic:

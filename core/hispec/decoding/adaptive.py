@@ -21,6 +21,7 @@ seeds take equal steps.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
+from math import inf
 
 from hispec.decoding.confidence import Confidence
 from hispec.decoding.policies import Draft, Judge, Policy, Step
@@ -114,7 +115,9 @@ class Stage:
         mean: acceptance, lately.
         row: what one more token adds to a judgement.
         chances: per waiting token, the predicted probability of acceptance.
+        drafted: of these tokens, how many were drafted and not handed up by the stage below.
         survival: of all that wait.
+        least: the survival below which one more token would earn less for its time than the stage does on average.
     """
 
     pair: Pair
@@ -122,17 +125,24 @@ class Stage:
     mean: float
     row: float
     chances: list[float] = field(default_factory=list)
+    drafted: int = 0
     survival: float = 1.0
+    least: float = 0.0
 
-    def add(self, chance: float) -> None:
-        """One more token waits."""
+    def add(self, chance: float) -> bool:
+        """One more token waits; whether there is to be another."""
         self.chances.append(chance)
         self.survival *= chance
+        return not self.is_full(len(self.chances))
+
+    def is_full(self, tokens: int) -> bool:
+        """Whether what waits is to be judged now."""
+        return self.survival < self.least or tokens >= MOST
 
     def empty(self) -> None:
         """All were judged."""
         self.chances.clear()
-        self.survival = 1.0
+        self.drafted, self.survival = 0, 1.0
 
 
 class Knowledge:
@@ -192,7 +202,7 @@ class AdaptivePolicy(Policy):
         self._tried = dict.fromkeys(self._paces, 0)
         self._trial = self._until_trial = FIRST_TRIAL
         self._best = self._team = self._fastest()
-        self._stages = self._stages_of[self._team]
+        self._take(self._team)
 
     @property
     def team(self) -> Team:
@@ -204,8 +214,8 @@ class AdaptivePolicy(Policy):
         if judged[0] == judged[-1]:
             self._choose_team()
         waiting = [(stage, judged[stage.pair[0]] - judged[stage.pair[1]]) for stage in self._stages]
-        for at, (stage, tokens) in enumerate(waiting):
-            if tokens and (self._is_full(at, tokens) or not may_draft):
+        for stage, tokens in waiting:
+            if tokens and (stage.is_full(tokens) or not may_draft):
                 return Judge(stage.pair[1])
             if tokens:
                 break  # what waits below is judged before what waits above
@@ -213,12 +223,11 @@ class AdaptivePolicy(Policy):
 
     def drafted(self, level: int, confidence: Confidence) -> bool:
         """See `Policy.drafted`."""
-        for at, stage in enumerate(self._stages):
-            if stage.pair[0] == level:
-                stage.add(self._chance_of(stage.pair, confidence))
-                self._spend(self._costs.draft[level], at)
-                return not self._is_full(at, len(stage.chances))
-        return True
+        stage = self._of_level.get(level)
+        if stage is None:
+            return True
+        stage.drafted += 1
+        return stage.add(self._chance_of(stage.pair, confidence))
 
     def judged(self, level: int, proposed: int, accepted: int, confidence: Sequence[Confidence]) -> None:
         """See `Policy.judged`."""
@@ -227,9 +236,11 @@ class AdaptivePolicy(Policy):
             return
         stage, passed = self._stages[at], accepted + (accepted < proposed)
         self._learn(stage, proposed, accepted)
-        self._spend(self._costs.of_judging(stage.pair, proposed), at)
+        drafts = stage.drafted * self._costs.draft[stage.pair[0]]
+        self._spend(drafts + self._costs.of_judging(stage.pair, proposed), at)
         stage.pace.gain(passed)
         stage.empty()
+        self._set_limits()
         if level == self._target:
             self._paces[self._team].gain(passed)
             self._until_trial -= passed
@@ -241,13 +252,14 @@ class AdaptivePolicy(Policy):
     def _chance_of(self, pair: Pair, confidence: Confidence) -> float:
         return chance_of(self._knowledge.log_odds[pair](confidence) + self._shift[pair])
 
-    def _is_full(self, at: int, tokens: int) -> bool:
-        """Whether one more token would earn less for its time than this stage does on average."""
-        stage = self._stages[at]
-        if tokens >= MOST or (self._knowledge.guesses and stage.pair[0] == 0):
-            return True
-        each = 1 / self._stages[at - 1].pace.value if at else self._costs.draft[stage.pair[0]]
-        return stage.survival * stage.mean < stage.pace.value * (each + stage.row)
+    def _set_limits(self) -> None:
+        """Where each stage stops: one more token is worth survival x mean, and costs its way here and a row."""
+        each = self._costs.draft[self._team[0]]
+        for stage in self._stages:
+            stage.least = stage.pace.value * (each + stage.row) / stage.mean
+            each = 1 / stage.pace.value
+        if self._knowledge.guesses and self._team[0] == 0:
+            self._stages[0].least = inf  # judged at once
 
     def _learn(self, stage: Stage, proposed: int, accepted: int) -> None:
         """Correct the predictions by what became of the tokens; nobody knows of those after a refused one."""
@@ -278,7 +290,13 @@ class AdaptivePolicy(Policy):
             self._team = max(others, key=self._promise)
             self._tried[self._team] += 1
             self._until_trial = 0
-        self._stages = self._stages_of[self._team]
+        self._take(self._team)
+
+    def _take(self, team: Team) -> None:
+        """Let these levels take part."""
+        self._stages = self._stages_of[team]
+        self._of_level = {stage.pair[0]: stage for stage in self._stages}
+        self._set_limits()
 
     def _fastest(self) -> Team:
         return max(self._paces, key=lambda team: self._paces[team].value)

@@ -38,7 +38,7 @@ def decode(
     the seconds that the engine worked: time that the consumer spends between them is not counted.
 
     Args:
-        state: fresh, holding the prompt, with room for `max_new_tokens` more.
+        state: holding the prompt and nothing else, with room for `max_new_tokens` more.
         policy: chooses each step.
         rule: how levels draw and judge.
         ending: when to stop.
@@ -80,9 +80,9 @@ class _Round:
     @torch.inference_mode()
     def prefill(self) -> Event:
         """Run the prompt through every level; as the target has run it, the first token is already its own."""
-        begin, length = perf_counter(), len(self.state.tokens)
+        begin, length, cached = perf_counter(), len(self.state.tokens), self.state.frontier[-1]
         self.draw(len(self.names) - 1)
-        return Prefilled(self.now(), prompt_tokens=length, seconds=perf_counter() - begin)
+        return Prefilled(self.now(), prompt_tokens=length, cached_tokens=cached, seconds=perf_counter() - begin)
 
     @torch.inference_mode()
     def draft_or_judge(self) -> Event:

@@ -34,18 +34,19 @@ class Logits:
             UsageError: a row without one.
         """
         if "_two" in vars(self):  # already looked for
-            values, indices = self._two
-            highest, best = values[:, 0], indices[:, 0]
+            two, words = self._two
+            highest, best = [first for first, _ in two], [first for first, _ in words]
         else:
-            highest, best = self._own().max(-1)
-        if not all(map(math.isfinite, highest.tolist())):
+            values, indices = self._own().max(-1)
+            highest, best = values.tolist(), indices.tolist()
+        if not all(map(math.isfinite, highest)):
             raise no_numbers()
-        return (best if self.ids is None else self.ids[best]).tolist()
+        return best if self.ids is None else self.ids[best].tolist()
 
     def confidence(self, features: Sequence[str]) -> list[Confidence]:
         """How sure the level is of the likeliest word of each row; see `hispec.decoding.confidence`."""
         if tuple(features) == ("margin",):
-            return [(first - second,) for first, second in self._two[0].tolist()]
+            return [(first - second,) for first, second in self._two[0]]
         return confidence_of(self._own(), features)
 
     def full(self) -> Tensor:
@@ -57,10 +58,10 @@ class Logits:
         return pad(own, (0, vocab - own.shape[-1]), value=-torch.inf) if own.shape[-1] < vocab else own
 
     @cached_property
-    def _two(self) -> tuple[Tensor, Tensor]:
+    def _two(self) -> tuple[list[list[float]], list[list[int]]]:
         """The two best logits of each row and their words, [n, 2] each."""
         values, indices = self._own().topk(2)
-        return values, indices
+        return values.tolist(), indices.tolist()
 
     def _own(self) -> Tensor:
         """The level's words that the target knows too: another model may have more."""

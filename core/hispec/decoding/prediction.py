@@ -11,6 +11,7 @@ from hispec.decoding.confidence import Confidence
 LogOdds = Callable[[Confidence], float]
 SUREST = 1e-4
 """No prediction comes closer to 0 or 1: one surprise must not weigh without limit."""
+SURE_ODDS = log(1 / SUREST - 1)
 
 
 class Predictor(Protocol):
@@ -118,7 +119,9 @@ def reading(predictor: Predictor, features: Sequence[str]) -> LogOdds:
 
 def chance_of(log_odds: float) -> float:
     """The probability, neither 0 nor 1."""
-    return bounded(1 / (1 + exp(-max(-30.0, min(30.0, log_odds)))))
+    if log_odds > SURE_ODDS:
+        return 1 - SUREST
+    return 1 / (1 + exp(-log_odds)) if log_odds > -SURE_ODDS else SUREST
 
 
 def log_odds_of(chance: float) -> float:

@@ -8,6 +8,7 @@ from torch import Tensor
 from hispec.decoding.hierarchy import Hierarchy
 from hispec.decoding.logits import Logits
 from hispec.errors import UsageError
+from hispec.models.stack import LayerStack
 
 
 class DecodingState:
@@ -24,13 +25,17 @@ class DecodingState:
         hierarchy: the levels.
         prompt_ids: at least one token.
         capacity: the most tokens that the sequence may reach.
+        earlier: a decoding on the same models. What it has run of the beginning that both texts share is not run
+            again; it cannot go on itself.
 
     Raises:
         UsageError: an id that is not in the target's vocabulary; later, when another decoding has begun on a model of
             this one, whose cache it took.
     """
 
-    def __init__(self, hierarchy: Hierarchy, prompt_ids: list[int], capacity: int) -> None:
+    def __init__(
+        self, hierarchy: Hierarchy, prompt_ids: list[int], capacity: int, earlier: "DecodingState | None" = None
+    ) -> None:
         self.hierarchy = hierarchy
         self.tokens = list(prompt_ids)
         self.drawn_from: list[Tensor | None] = [None] * len(prompt_ids)
@@ -46,6 +51,8 @@ class DecodingState:
                 f"token id {strange[0]} of the prompt is not in the vocabulary of {vocab_size} that the model has",
                 "use the tokenizer that belongs to the model",
             )
+        if earlier is not None:
+            self._take_over(earlier)
         self._lease = object()
         for stack in hierarchy.stacks:
             stack.reserve(capacity)
@@ -139,6 +146,29 @@ class DecodingState:
             if above is not None and kept is not None:
                 self._carried[j] = kept[: self.frontier[j] - self.frontier[above]]
 
+    def ran(self, stack: LayerStack, exit_layer: int) -> int:
+        """The number of leading tokens whose KV is known in layers 0..exit_layer-1 of a stack."""
+        if stack.lease is not self._lease:
+            return 0
+        reached = zip(self.hierarchy.levels, self.frontier, strict=True)
+        return max((f for level, f in reached if level.stack is stack and level.exit_layer >= exit_layer), default=0)
+
+    def _take_over(self, earlier: "DecodingState") -> None:
+        """Begin at what is already in the caches.
+
+        All levels of a stack begin where the deepest may: then no level lacks hidden states to resume from. The last
+        token stays to be run, since what follows it is drawn from its logits.
+        """
+        both = zip(self.tokens[:-1], earlier.tokens, strict=False)
+        shared = next((at for at, (own, other) in enumerate(both) if own != other), None)
+        if shared is None:
+            shared = min(len(self.tokens) - 1, len(earlier.tokens))
+        for stack in self.hierarchy.stacks:
+            own = [j for j, level in enumerate(self.hierarchy.levels) if level.stack is stack]
+            known = min(shared, earlier.ran(stack, self.hierarchy.levels[own[-1]].exit_layer))
+            for j in own:
+                self.frontier[j] = known
+
     def carried(self, level: int) -> Tensor | None:
         """The hidden states kept at a level's exit, None where none are, for the inspection of the state."""
         return self._carried[level]
@@ -159,3 +189,20 @@ class DecodingState:
             return kept
         self._carried[below] = kept[upto - start :]
         return kept[: upto - start]
+
+
+class PrefixCache:
+    """Remembers the last decoding, so that the next one does not run a beginning anew that both texts share.
+
+    The caches hold keys and values of tokens, which depend on nothing but the tokens before them: not on settings, nor
+    on which levels took part. So what is remembered stays right whatever changes between two answers, and whatever
+    ended the first.
+    """
+
+    def __init__(self) -> None:
+        self._last: DecodingState | None = None
+
+    def begin(self, hierarchy: Hierarchy, prompt_ids: list[int], capacity: int) -> DecodingState:
+        """A new state; arguments and errors as `DecodingState`."""
+        self._last = DecodingState(hierarchy, prompt_ids, capacity, self._last)
+        return self._last

@@ -53,6 +53,26 @@ def build_dummy(
     return TransformersStack(model, name), parts
 
 
+def modules_on(stack: FusedStack, original: Any) -> Any:
+    """A model of `transformers` whose parameters are the weights of a stack: nothing is held twice.
+
+    Args:
+        stack: whose weights they are.
+        original: the model's configuration of `transformers`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(original, dtype=stack.dtype, attn_implementation="sdpa").eval()
+    model.load_state_dict(stack.parts, strict=False, assign=True)
+    model.tie_weights()
+    with torch.device(stack.device):  # its frequencies are in no checkpoint
+        model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    if lacking := [name for name, tensor in model.state_dict().items() if tensor.is_meta]:
+        raise RuntimeError(f"{stack.name} has no {lacking[0]}")
+    return model
+
+
 @torch.no_grad()
 def fill(parts: Mapping[str, Tensor], seed: int = 0) -> None:
     """Draw weights in place: norms 1 (of queries and keys `SHARPNESS`), biases 0, matrices normal with variance 1 / inputs, as a model starts training.

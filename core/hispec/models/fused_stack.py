@@ -60,6 +60,11 @@ class FusedStack:
         self._buffers: dict[int, _Buffers] = {}
         self._tabulated = 0
 
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """The weights by their names in a checkpoint, as views."""
+        return self._weights.parts
+
     def reserve(self, positions: int) -> None:
         """See `LayerStack.reserve`; also tabulates the rotary embeddings and the masks."""
         self.cache.grow(positions)

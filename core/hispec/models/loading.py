@@ -12,7 +12,7 @@ from torch import Tensor
 from hispec.errors import UnavailableError, UsageError
 from hispec.models.checkpoint import Checkpoint, Download, download, read_tensors
 from hispec.models.config import FAMILIES, ModelConfig, check_rotary, describe_foreign, parse_config, rope_type_of
-from hispec.models.dummy import build_dummy, dummy_tokenizer
+from hispec.models.dummy import build_dummy, dummy_tokenizer, modules_on
 from hispec.models.explain import explain, looks_local
 from hispec.models.fused_stack import FusedStack, why_not_fused
 from hispec.models.fused_weights import FusedWeights
@@ -153,6 +153,11 @@ def load_dummy_stack(
         return build_dummy(config, own, device, name, original)
     except Exception as error:
         raise explain(error, model, revision) from error
+
+
+def load_dummy_modules(model: str, revision: str | None, stack: FusedStack) -> Any:
+    """The model of `transformers` on a stack's random weights, which are not drawn or held twice; see `modules_on`."""
+    return modules_on(stack, _load_original_config(str(shipped_config(model) or model), revision))
 
 
 def _check_fused(config: ModelConfig, name: str, stack: str, placement: Placement = ALONE) -> str | None:

@@ -85,7 +85,15 @@ def caveats(report: Report) -> list[str]:
         answers = ", ".join(f"{arm.name} {arm.answers}" for arm in report.arms)
         said.append(f"The run was interrupted. Answers measured: {answers}; speed-ups use those that both arms gave.")
     if report.synthetic_weights:
-        said.append("The weights were drawn at random: acceptance, accuracy and so the speed-up mean nothing.")
+        chosen = report.environment.get("agreement") is not None
+        said.append(
+            "The weights were drawn at random: "
+            + (
+                "how often exits agree with the whole model was chosen, and with it the speed-up; accuracy means nothing."
+                if chosen
+                else "acceptance, accuracy and so the speed-up mean nothing."
+            )
+        )
     if 1 < report.dataset.rows < 10:
         said.append(f"{report.dataset.rows} prompts are few: the intervals are narrower than they should be.")
     return said

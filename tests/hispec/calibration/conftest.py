@@ -8,8 +8,7 @@ from hispec.calibration.costs import WIDTHS, Costs, Curve, SpanCost
 from hispec.calibration.traces import Reader, Recorder, record_all
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import StaticPolicy
-from hispec.models.transformers_stack import TransformersStack
-from tests.support import decode_ids, random_model
+from tests.support import decode_ids, fused_stack, random_model
 
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2], [6, 5, 3, 5, 8], [9, 7]]
 LENGTH = 40
@@ -17,7 +16,9 @@ LENGTH = 40
 
 @pytest.fixture(scope="package")
 def stack():
-    return TransformersStack(random_model(seed=3, layers=6), "random")
+    stack = fused_stack(random_model(seed=3, layers=6))
+    stack.name = "random"
+    return stack
 
 
 @pytest.fixture(scope="package")

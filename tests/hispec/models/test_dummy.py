@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from hispec.api import Engine
+from hispec.bench.arms import make_arms
 from hispec.errors import UsageError
 from hispec.models.dummy import dummy_tokenizer
-from hispec.models.loading import load_config, load_dummy_stack
+from hispec.models.fused_stack import FusedStack
+from hispec.models.loading import load_config, load_dummy_modules, load_dummy_stack
 from hispec.models.metadata import CONFIGS
 from hispec.profile import profile_for_model
 from tests.support import random_model
@@ -69,6 +71,22 @@ def test_hispec_writes_what_the_model_alone_writes(folder, stack):
     assert answer.token_ids == alone.token_ids
     assert len(set(answer.token_ids)) > 20
     assert answer.environment["weights"] == "dummy"
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_arms_of_transformers_run_on_the_same_weights(folder, tmp_path, tied):
+    values = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": tied}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    engine = dummy(tmp_path)
+    fused = engine.hierarchy.stack_of(-1)
+    own, *theirs = make_arms(["autoregressive", "hf", "hf-early-exit", "prompt-lookup"], engine)
+    assert isinstance(fused, FusedStack)
+    for parameter in load_dummy_modules(str(tmp_path), None, fused).parameters():
+        assert any(parameter.data_ptr() == part.data_ptr() for part in fused.parts.values())
+    ids = list(PROMPT.encode())
+    expected = own.answer(ids, 40, (), 0).token_ids
+    for arm in theirs:
+        assert arm.answer(ids, 40, (), 0).token_ids == expected, arm.name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -43,6 +43,7 @@ class Terminal:
         kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "LINES")}
         self.screen = Screen(columns, rows, history=1000, ratio=0.1)
         self._stream = pyte.ByteStream(self.screen)
+        self.screen.write_process_input = lambda answer: self.child.send(answer)  # to what a program asks a terminal
         self.sent = b""
         self.child = pexpect.spawn(
             command[0],

@@ -1,0 +1,207 @@
+"""What a way of decoding reads from memory, how fast this machine reads, and the speed that follows at best.
+
+The formulas are those of weights that are streamed once a pass, batch 1: with w bytes a layer, H of a head, B the read
+bandwidth, and g(a, n) = (1 - a^n) / (1 - a) tokens from a run of n of which each is accepted with probability a,
+
+- the target alone gives B / (L w + H) tokens per second,
+- single-layer speculation at exit E, k drafts: g(a, k) B / (k (E w + H1) + (L - E) w + H),
+- hispec at exits E1, E2: N_i / g(a1, N_d) cycles of N_d (E1 w + H1) + (E2 - E1) w + H2 bytes, then (L - E2) w + H, for
+  g(a2, N_i) tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from hispec.decoding.hierarchy import Hierarchy
+from hispec.events import Drafted, Event, Judged, Prefilled
+from hispec.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a model in its dtype: of one layer, of one word of the head, of one position's keys and values in one layer."""
+
+    layers: int
+    words: int
+    layer: int
+    word: int
+    position: int
+
+    @classmethod
+    def of(cls, config: ModelConfig, itemsize: int) -> "Sizes":
+        """Those of a configuration."""
+        heads = 2 * config.num_heads + 2 * config.num_kv_heads
+        return cls(
+            config.num_layers,
+            config.vocab_size,
+            config.hidden_size * (heads * config.head_size + 3 * config.intermediate_size) * itemsize,
+            config.hidden_size * itemsize,
+            2 * config.num_kv_heads * config.head_size * itemsize,
+        )
+
+    @property
+    def total(self) -> int:
+        """Of one pass through the whole model without a text."""
+        return self.layers * self.layer + self.words * self.word
+
+    def head(self, words: int | None) -> int:
+        """Of a head of so many words, None for all."""
+        return (self.words if words is None else words) * self.word
+
+
+def tokens_of_run(acceptance: float, length: int) -> float:
+    """g(a, n): tokens that a judged run of n yields on average, the correction among them."""
+    return sum(acceptance**at for at in range(length))
+
+
+def limit(
+    bandwidth: float,
+    sizes: Sizes,
+    exits: Sequence[int],
+    heads: Sequence[int | None],
+    periods: Sequence[int],
+    acceptance: Sequence[float],
+) -> float | None:
+    """Tokens per second at best; None for hierarchies of more than three levels.
+
+    Args:
+        bandwidth: bytes per second.
+        sizes: of the model.
+        exits: of the levels, the last the whole depth.
+        heads: words that each level reads, None for all.
+        periods: per level above the first, tokens that wait before it judges.
+        acceptance: per level above the first, of tokens that it judges.
+    """
+    match exits:
+        case (depth,):
+            return bandwidth / (depth * sizes.layer + sizes.head(None))
+        case (draft, depth):
+            cost = periods[0] * (draft * sizes.layer + sizes.head(heads[0]))
+            cost += (depth - draft) * sizes.layer + sizes.head(None)
+            return bandwidth * tokens_of_run(acceptance[0], periods[0]) / cost
+        case (draft, middle, depth):
+            cycle = periods[0] * (draft * sizes.layer + sizes.head(heads[0]))
+            cycle += (middle - draft) * sizes.layer + sizes.head(heads[1])
+            cycles = periods[1] / tokens_of_run(acceptance[0], periods[0])
+            cost = cycles * cycle + (depth - middle) * sizes.layer + sizes.head(None)
+            return bandwidth * tokens_of_run(acceptance[1], periods[1]) / cost
+        case _:
+            return None
+
+
+@dataclass
+class Traffic:
+    """What one level did: passes, rows that they gave logits for, seconds, bytes, and judgements on single tokens."""
+
+    passes: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    accepted: int = 0
+    rejected: int = 0
+
+    def add(self, other: "Traffic") -> None:
+        """Count another answer's in."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+    @property
+    def acceptance(self) -> float | None:
+        """Of tokens that were judged; those after a rejected one were not."""
+        judged = self.accepted + self.rejected
+        return self.accepted / judged if judged else None
+
+
+class Meter:
+    """Folds the events of one answer into the traffic of each level.
+
+    Args:
+        hierarchy: whose levels all read one model.
+        sizes: of that model.
+    """
+
+    def __init__(self, hierarchy: Hierarchy, sizes: Sizes) -> None:
+        self._hierarchy, self._sizes = hierarchy, sizes
+        self._names = [level.name for level in hierarchy.levels]
+        self._length = 0
+        self._frontier = [0] * len(self._names)
+        self.levels = {name: Traffic() for name in self._names}
+        self.prefill_seconds = 0.0
+
+    def see(self, event: Event) -> None:
+        """Take one event into account."""
+        match event:
+            case Prefilled():
+                self._length = event.prompt_tokens + 1
+                self._frontier = [event.prompt_tokens] * len(self._names)
+                self.prefill_seconds = event.seconds
+            case Drafted():
+                level = self._names.index(event.level)
+                traffic = self.levels[event.level]
+                traffic.seconds += event.seconds
+                traffic.rows += len(event.token_ids)
+                for _ in event.token_ids:
+                    traffic.passes += self._hierarchy.levels[level].stack is not None
+                    traffic.bytes += self._run(level, self._length)
+                    self._length += 1
+            case Judged():
+                level = self._names.index(event.level)
+                traffic = self.levels[event.level]
+                corrected = event.correction is not None
+                traffic.seconds += event.seconds
+                traffic.passes += 1
+                traffic.rows += event.proposed
+                traffic.accepted += event.accepted
+                traffic.rejected += corrected
+                traffic.bytes += self._run(level, self._length - 1)
+                kept = self._length - event.proposed + event.accepted
+                if corrected:
+                    self._frontier = [min(frontier, kept) for frontier in self._frontier]
+                self._length = kept + corrected
+
+    def _run(self, level: int, upto: int) -> int:
+        """Bytes read for a level's logits up to a position: its own layers, those below that lag behind, and its head."""
+        own, sizes, read = self._hierarchy.levels[level], self._sizes, 0
+        if own.stack is None:
+            return 0
+        for below in range(self._hierarchy.guesses, level + 1):
+            if self._frontier[below] < upto:
+                layers = self._hierarchy.levels[below].exit_layer - self._hierarchy.first_layer(below)
+                read += layers * (sizes.layer + sizes.position * upto)
+                self._frontier[below] = upto
+        return read + sizes.head(None if own.reduced is None else len(own.reduced.ids))
+
+
+def read_bandwidth(size: int, dtype: torch.dtype, device: torch.device, seconds: float = 1.0) -> float:
+    """Bytes per second at which one large matrix is read, by the fastest of a product with a vector and a sum.
+
+    Args:
+        size: bytes, those of the model: what fits a cache is read from there. At most 2 GiB are taken.
+        dtype: of the matrix.
+        device: that reads.
+        seconds: to spend on each way of reading.
+    """
+    columns = 4096
+    rows = max(1, min(size, 2 << 30) // (columns * dtype.itemsize))
+    matrix = torch.ones(rows, columns, dtype=dtype, device=device)
+    vector = torch.ones(columns, 1, dtype=dtype, device=device)
+    amount = matrix.numel() * dtype.itemsize
+    return max(amount / _fastest(how, device, seconds) for how in (lambda: matrix @ vector, lambda: matrix.sum()))
+
+
+def _fastest(work: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Seconds of the fastest of many runs."""
+    best, until = float("inf"), perf_counter() + seconds
+    for turn in range(1000):
+        begin = perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        end = perf_counter()
+        best = min(best, end - begin) if turn else best  # the first allocates
+        if end > until and turn:
+            break
+    return best

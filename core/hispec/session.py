@@ -1,0 +1,292 @@
+"""Sessions: conversations on disk, where a killed process loses nothing that was validated.
+
+`NAME.json` has the conversation after the last finished answer; it is replaced as a whole. `NAME.journal` has what the
+target validated of the answer under way, a line each time; its lock also keeps the session to one process.
+"""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import IO, Annotated, Any, Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hispec.errors import UnavailableError, UsageError
+from hispec.events import FinishReason
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What was asked and what was answered.
+
+    Attributes:
+        prompt: as the user wrote it.
+        answer: the validated text.
+        token_ids: the validated ids, an EOS included.
+        finish_reason: why the answer ended; one that broke off was `interrupted`.
+        seed: what it was sampled with; None for a greedy one.
+    """
+
+    prompt: str
+    answer: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    seed: int | None = None
+
+
+class ModelChoice(BaseModel):
+    """The options that chose the model, None where they were not given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profile: str | None = None
+    model: str | None = None
+    draft_exit: int | None = None
+    intermediate_exit: int | None = None
+
+
+class Session(BaseModel):
+    """A conversation as it is saved.
+
+    Attributes:
+        model: which model answers.
+        options: decoding settings that were asked for, by the names of `hispec.settings.Settings`.
+        system: the system message.
+        stop: texts that end an answer.
+        turns: in order.
+        answers: how many answers were begun and saved, which tells a journal that is still to be taken over.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Annotated[Literal["hispec.session/1"], Field(alias="schema")]
+    model: ModelChoice = ModelChoice()
+    options: dict[str, Any] = {}
+    system: str | None = None
+    stop: tuple[str, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    answers: Annotated[int, Field(ge=0)] = 0
+
+    @classmethod
+    def new(cls, **values: Any) -> "Session":
+        """A session that begins."""
+        return cls.model_validate({"schema": "hispec.session/1", **values})
+
+
+def read_session(path: Path) -> Session:
+    """Read a saved conversation.
+
+    Raises:
+        UsageError: no such file, or one that is damaged.
+    """
+    try:
+        return Session.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"{path} is not a whole saved conversation: {where + ': ' if where else ''}{first['msg']}",
+            "mend the file, or move it away to begin anew",
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "check the path") from None
+
+
+def write_session(path: Path, session: Session) -> None:
+    """Save a conversation for its owner's eyes. Whoever reads sees the old file or the new one, never a part.
+
+    Raises:
+        UnavailableError: it cannot be written; what was there stays.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(_written(session).encode("utf-8", "backslashreplace"))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be written: {error.strerror}", "make room, or save elsewhere") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _written(session: Session) -> str:
+    """A session as JSON, a line for each turn."""
+    record = session.model_dump(mode="json", by_alias=True, exclude_none=True)
+    turns = ",\n".join(f"  {json.dumps(turn, ensure_ascii=False)}" for turn in record.pop("turns"))
+    lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items()]
+    return "{\n" + ",\n".join([*lines, f' "turns": [\n{turns}\n ]' if turns else ' "turns": []']) + "\n}\n"
+
+
+def sessions_folder() -> Path:
+    """Where sessions lie."""
+    return platformdirs.user_data_path("hispec") / "sessions"
+
+
+def latest_session(folder: Path | None = None) -> str:
+    """The name of the session that was saved last.
+
+    Raises:
+        UsageError: there is none.
+    """
+    saved = [path for path in (folder or sessions_folder()).glob("*.json") if _NAME.fullmatch(path.stem)]
+    if not saved:
+        raise UsageError("there is no earlier session", "begin one: hispec chat")
+    return max(saved, key=lambda path: path.stat().st_mtime).stem
+
+
+class SessionStore:
+    """The files of one session, kept to this process until it is closed or ends.
+
+    Args:
+        name: letters, digits, dots, dashes and underscores.
+        folder: where sessions lie, the user's own by default.
+
+    Raises:
+        UsageError: an impossible name, or a session that another process has open.
+        UnavailableError: the files cannot be used.
+    """
+
+    def __init__(self, name: str, folder: Path | None = None) -> None:
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} cannot name a session", "use letters, digits, dots, dashes and underscores, 100 at most"
+            )
+        self.name = name
+        self.folder = folder or sessions_folder()
+        self.path = self.folder / f"{name}.json"
+        self._journal_path = self.folder / f"{name}.journal"
+        self.recovered: Turn | None = None
+        """The turn that a process before this one did not come to save."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._journal = self._open()
+        except OSError as error:
+            raise UnavailableError(
+                f"the session {self.path} cannot be used: {error.strerror}",
+                "check its folder, or pass --no-history without --session",
+            ) from None
+
+    def read(self) -> Session | None:
+        """The session as it was left, with what a killed process had validated; None for a new one.
+
+        Raises:
+            UsageError: a damaged file.
+        """
+        if not self.path.exists():
+            return None
+        session = read_session(self.path)
+        self._journal.seek(0)
+        header, *lines = _whole_lines(self._journal.read()) or [{}]
+        if header.get("answer") != session.answers + 1:
+            return session
+        try:
+            turn = Turn(
+                str(header["prompt"]),
+                "".join(str(line["text"]) for line in lines),
+                tuple(int(id_) for line in lines for id_ in line["token_ids"]),
+                "interrupted",
+            )
+            before = session.turns[:-1] if header["replaces"] else session.turns
+        except (KeyError, TypeError, ValueError):
+            raise UsageError(
+                f"{self._journal_path} is damaged", "remove it to go on without the answer that broke off"
+            ) from None
+        if turn.token_ids:
+            session = session.model_copy(update={"turns": (*before, turn), "answers": session.answers + 1})
+            self.save(session)
+            self.recovered = turn
+        return session
+
+    def save(self, session: Session) -> None:
+        """Save after an answer or a change; errors as `write_session`."""
+        write_session(self.path, session)
+        self._empty()
+
+    def begin(self, session: Session, prompt: str, replaces: bool) -> None:
+        """Note that an answer begins.
+
+        Args:
+            session: as it is before.
+            prompt: to be answered.
+            replaces: whether the answer will take the place of the last turn's.
+        """
+        self.save(session)
+        self._write({"answer": session.answers + 1, "prompt": prompt, "replaces": replaces})
+
+    def note(self, token_ids: Sequence[int], text: str) -> None:
+        """Note what has been validated of the answer. The system has it when this returns, whatever ends us then."""
+        self._write({"token_ids": list(token_ids), "text": text})
+
+    def set_aside(self, session: Session) -> str:
+        """Save a session that is about to be replaced under a name of its own; returns the name."""
+        names = (f"{self.name[:90]}-{number}" for number in count(1))
+        name = next(name for name in names if not (self.folder / f"{name}.json").exists())
+        write_session(self.folder / f"{name}.json", session)
+        return name
+
+    def discard(self) -> None:
+        """Remove a session in which nothing was said."""
+        self.path.unlink(missing_ok=True)
+        self._empty()
+
+    def close(self) -> None:
+        """Let others have the session."""
+        if not self._journal.closed:
+            if self._journal.seek(0, os.SEEK_END) == 0:
+                self._journal_path.unlink(missing_ok=True)
+            self._journal.close()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        try:
+            self._journal.write(json.dumps(record).encode() + b"\n")
+            self._journal.flush()
+        except OSError as error:
+            raise UnavailableError(f"{self._journal_path} cannot be written: {error.strerror}", "make room") from None
+
+    def _empty(self) -> None:
+        self._journal.seek(0)
+        self._journal.truncate()
+
+    def _open(self) -> IO[bytes]:
+        """The journal, locked."""
+        while True:
+            journal = os.fdopen(os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b")
+            try:
+                import fcntl
+            except ImportError:  # no such locks on Windows
+                return journal
+            try:
+                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                journal.close()
+                raise UsageError(
+                    f"the session {self.name} is open in another process",
+                    "leave it there first, or choose another name with --session",
+                ) from None
+            # Another process may have removed the file between the two calls.
+            if self._journal_path.exists() and os.path.samestat(self._journal_path.stat(), os.fstat(journal.fileno())):
+                return journal
+            journal.close()
+
+
+def _whole_lines(data: bytes) -> list[dict[str, Any]]:
+    """The records of a journal; the last line may have been cut off by the end of its process."""
+    records = []
+    for line in data.split(b"\n")[:-1]:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(record, dict):
+            break
+        records.append(record)
+    return records

@@ -1,0 +1,1 @@
+"""`hispec chat`: what is typed, what is commanded, what is answered."""

@@ -1,0 +1,238 @@
+"""One chat: asks, shows the answer, keeps it; and the loop around that."""
+
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import typer
+
+from hispec.conversation import Conversation
+from hispec.errors import HispecError, UnavailableError, UsageError
+from hispec.events import Committed, Event, Finished
+from hispec.metrics import Stats
+from hispec.session import Session, SessionStore, Turn
+from hispec_cli.chat import commands
+from hispec_cli.commands.generate import INTERRUPTED, interruptible, report
+from hispec_cli.ui.console import report_error, say
+from hispec_cli.ui.markdown import write_markdown
+from hispec_cli.ui.plain import View
+
+
+class Chat:
+    """A conversation with its view and its file.
+
+    Args:
+        conversation: asked turn by turn.
+        store: where it is saved; None keeps it in memory.
+        session: as it was left; its texts end answers.
+        options: decoding settings that were asked for.
+        new_view: a view for an answer, from its empty figures.
+        markdown: whether finished answers are rendered; the view then shows none of them for good.
+    """
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        store: SessionStore | None,
+        session: Session,
+        options: dict[str, Any],
+        new_view: Callable[[Stats], View],
+        markdown: bool = False,
+    ) -> None:
+        self.conversation, self.store, self.options = conversation, store, options
+        self._session, self._new_view, self._markdown = session, new_view, markdown
+        mode = conversation.engine.settings.mode
+        self.speculative_mode = "hispec" if mode == "autoregressive" else mode
+        self.last_stats: Stats | None = None
+        self.answers, self.tokens, self.seconds = 0, 0, 0.0
+        self.interrupted = False
+        """Whether the last answer was."""
+
+    def take(self, text: str) -> None:
+        """Do what was typed: a command, or a prompt, which `//` begins where its first sign is a slash.
+
+        Raises:
+            HispecError: as commands and answers.
+            commands.Leave: the user leaves.
+        """
+        if text.startswith("/") and not text.startswith("//"):
+            commands.run(self, text.rstrip())
+            return
+        prompt = text.removeprefix("/") if text.startswith("//") else text
+        self._show(lambda **options: self.conversation.ask(prompt, **options), prompt, replaces=False)
+
+    def retry(self) -> None:
+        """Answer the last prompt anew."""
+        turns = self.conversation.turns
+        self._show(self.conversation.retry, turns[-1].prompt if turns else "", replaces=True)
+
+    def set(self, key: str, value: Any) -> None:
+        """Change a decoding setting.
+
+        Raises:
+            UsageError: a value that is not accepted.
+        """
+        options = {**self.options, key: value}
+        try:
+            engine = self.conversation.engine.with_settings(**asked(options))
+        except UsageError as error:
+            raise UsageError(error.cause.removeprefix("--"), error.cure) from None
+        self.conversation.engine = engine
+        self.options = {**options, key: getattr(engine.settings, key)}
+        self.save()
+        say(f"{key} {'none' if self.options[key] is None else self.options[key]}")
+
+    def replace(self, system: str | None, turns: Iterable[Turn]) -> None:
+        """Go on with another conversation. The one until now is set aside where it is saved at all."""
+        if self.store is not None and self.conversation.turns:
+            name = self.store.set_aside(self.snapshot())
+            say(f"the conversation until now is kept: hispec chat --session {name}")
+        self.conversation.restart(system, turns)
+        self.save()
+
+    def snapshot(self) -> Session:
+        """The conversation as it is saved."""
+        conversation = self.conversation
+        values = {"options": self.options, "system": conversation.system, "turns": tuple(conversation.turns)}
+        return self._session.model_copy(update=values)
+
+    def save(self) -> None:
+        """Save the session, where there is something to save.
+
+        Raises:
+            UnavailableError: the disk is full, or gone.
+        """
+        self._session = self.snapshot()
+        if self.store is not None and (self._session.turns or self.store.path.exists()):
+            self.store.save(self._session)
+
+    def show_last_turn(self) -> None:
+        """Remind of where the conversation was left."""
+        if turns := self.conversation.turns:
+            say(f"{len(turns)} turn{'s' if len(turns) > 1 else ''}, the last of them:")
+            say(f"> {turns[-1].prompt}\n{turns[-1].answer.rstrip()}", "none")
+
+    def _show(self, ask: Callable[..., Generator[Event]], prompt: str, *, replaces: bool) -> None:
+        """Show an answer and keep it, however it ends."""
+        engine = self.conversation.engine
+        view = self._new_view(engine.new_stats())
+        events = ask(stop=self._session.stop, draft_text=view.draft_text)
+        begin = partial(SessionStore.begin, session=self.snapshot(), prompt=prompt, replaces=replaces)
+        problem = self._attempt(begin)
+        finished = False
+        try:
+            with interruptible(engine), closing(events), view:
+                for event in events:
+                    if isinstance(event, Committed) and problem is None:
+                        problem = self._attempt(partial(SessionStore.note, token_ids=event.token_ids, text=event.text))
+                    view.see(event)
+                    if isinstance(event, Finished):
+                        finished = True
+                        self._finish(view, event)
+        except BaseException:
+            if not finished:
+                view.break_off()
+            raise
+        finally:
+            self._session = self._session.model_copy(update={"answers": self._session.answers + 1})
+            self.save()
+        if problem is not None:
+            raise problem
+
+    def _finish(self, view: View, event: Finished) -> None:
+        """All of the answer is there."""
+        generation, stats = event.result, event.result.stats
+        view.finish(generation)
+        if self._markdown:
+            write_markdown(generation.text)
+        self.last_stats, self.interrupted = stats, event.finish_reason == "interrupted"
+        self.answers, self.tokens = self.answers + 1, self.tokens + stats.new_tokens
+        self.seconds += stats.total_seconds
+        report(stats)
+        if not sys.stderr.isatty():
+            return
+        if event.finish_reason == "interrupted":
+            say("stopped; what was validated is kept")
+        elif event.finish_reason == "length":
+            limit = self.conversation.engine.settings.max_new_tokens
+            full = stats.new_tokens < limit
+            say(
+                "the context is full: /undo or /reset"
+                if full
+                else f"the answer reached max_new_tokens, {limit}; /set it for longer ones"
+            )
+
+    def _attempt(self, act: Callable[[SessionStore], None]) -> UnavailableError | None:
+        """Write to the session; what keeps it from that is told after the answer, which does not depend on it."""
+        try:
+            if self.store is not None:
+                act(self.store)
+        except UnavailableError as error:
+            return error
+        return None
+
+
+def converse(chat: Chat, read: Callable[[], str]) -> None:
+    """Take what is typed until the user leaves. No mistake and no failure of an answer ends it."""
+    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _end}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    try:
+        while True:
+            try:
+                text = read()
+            except KeyboardInterrupt:
+                say("Ctrl-D or /quit leaves")
+                continue
+            except EOFError:
+                return
+            try:
+                if text.strip():
+                    chat.take(text)
+            except KeyboardInterrupt:
+                say("stopped at once; what was validated is kept")
+            except HispecError as error:
+                report_error(error.cause, error.cure)
+            except commands.Leave:
+                return
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """A request to end, which by default would leave the terminal as line editing needs it."""
+    raise SystemExit(128 + number)
+
+
+def feed(chat: Chat, lines: Iterable[bytes]) -> None:
+    """Take one turn a line, each answered before the next is read.
+
+    Raises:
+        HispecError: the first mistake or failure.
+        typer.Exit: an answer was interrupted.
+    """
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise UsageError(
+                f"line {number} of standard input is not UTF-8 text", "convert it first, for example with iconv"
+            ) from None
+        if not text.strip():
+            continue
+        try:
+            chat.take(text)
+        except commands.Leave:
+            return
+        if chat.interrupted:
+            raise typer.Exit(INTERRUPTED)
+
+
+def asked(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as `Engine.with_settings` takes them: a mode brings its own lengths, where none are asked for."""
+    lengths = {"draft_tokens": None, "validate_every": None} if "mode" in options else {}
+    return lengths | options

@@ -1,0 +1,245 @@
+"""The slash commands of `hispec chat`."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from hispec.errors import UsageError
+from hispec.settings import Settings
+from hispec_cli.ui.console import say
+from hispec_cli.ui.panels import summary
+
+if TYPE_CHECKING:
+    from hispec_cli.chat.chat import Chat
+
+FIXED = ("device", "dtype", "stack", "load_format")
+"""Settings that are decided when the weights are loaded."""
+FILES = ("",)
+"""Choices of a command that takes a file."""
+KEYS = tuple(name for name in Settings.model_fields if name not in FIXED)
+SWITCH = ("on", "off")
+
+
+class Leave(Exception):  # noqa: N818 (not an error)
+    """The user leaves."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        name: without the slash.
+        takes: what it takes, as the help shows it.
+        help: what it does.
+        run: does it, given what was written after the name.
+        choices: the words that may come next, given what was written after the name so far.
+    """
+
+    name: str
+    takes: str
+    help: str
+    run: Callable[["Chat", str], None]
+    choices: Callable[[str], Sequence[str]] = lambda _: ()
+
+
+def split(text: str) -> tuple[str, str]:
+    """A command's name and what follows it."""
+    name, _, argument = text[1:].partition(" ")
+    return name, argument.strip()
+
+
+def run(chat: "Chat", text: str) -> None:
+    """Run a command as it was written.
+
+    Raises:
+        UsageError: no such command, or something that it does not take.
+        Leave: the user leaves.
+    """
+    name, argument = split(text)
+    command = COMMANDS.get(name)
+    if command is None:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean /{near[0]}? " if near else ""
+        raise UsageError(
+            f"there is no command /{name}", f"{hint}/help lists them; // begins a text that begins with a slash"
+        )
+    if argument and not command.takes:
+        raise UsageError(f"/{name} takes nothing after it", f"write /{name} alone")
+    command.run(chat, argument)
+
+
+def _help(chat: "Chat", _: str) -> None:
+    width = max(len(f"/{command.name} {command.takes}") for command in COMMANDS.values())
+    for command in COMMANDS.values():
+        say(f"{f'/{command.name} {command.takes}':<{width}}  {command.help}", "none")
+    say("Alt-Enter, or a backslash at the end, begins another line. Ctrl-C stops an answer, Ctrl-D leaves.", "none")
+
+
+def _reset(chat: "Chat", _: str) -> None:
+    chat.replace(chat.conversation.system, ())
+
+
+def _undo(chat: "Chat", _: str) -> None:
+    turn = chat.conversation.undo()
+    chat.save()
+    say(f"taken back: {_short(turn.prompt)}")
+
+
+def _retry(chat: "Chat", _: str) -> None:
+    if chat.conversation.turns and chat.conversation.engine.settings.temperature == 0:
+        say("temperature is 0, which gives the same answer while nothing else is changed")
+    chat.retry()
+
+
+def _system(chat: "Chat", text: str) -> None:
+    if not text:
+        say(f"system: {chat.conversation.system or 'none'}", "none")
+        say("/system TEXT gives another, /system off removes it")
+        return
+    chat.conversation.system = None if text == "off" else text
+    chat.save()
+
+
+def _set(chat: "Chat", text: str) -> None:
+    key, _, value = text.partition(" ")
+    key, value = key.replace("-", "_"), value.strip()
+    settings = chat.conversation.engine.settings
+    if key and key not in KEYS:
+        if key in FIXED:
+            raise UsageError(f"{key} is fixed once the model is loaded", f"start hispec chat with --{_kebab(key)}")
+        near = difflib.get_close_matches(key, KEYS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"there is no setting {key}", f"{hint}/set lists them")
+    if not value:
+        for name in [key] if key else KEYS:
+            say(f"{name} {'none' if getattr(settings, name) is None else getattr(settings, name)}", "none")
+        return
+    if value == "none" and key != "seed":
+        raise UsageError(f"{key} cannot be none", f"/set {key} shows what it is")
+    chat.set(key, None if value == "none" else value)
+
+
+def _spec(chat: "Chat", text: str) -> None:
+    mode = chat.conversation.engine.settings.mode
+    if text not in ("", *SWITCH):
+        raise UsageError(f"/spec takes on or off, not {text}", "write /spec on or /spec off")
+    if text == "off" and mode != "autoregressive":
+        chat.speculative_mode = mode
+        chat.set("mode", "autoregressive")
+    elif text == "on" and mode == "autoregressive":
+        chat.set("mode", chat.speculative_mode)
+    else:
+        say(f"speculation is {'off' if mode == 'autoregressive' else 'on'} (mode {mode})", "none")
+
+
+def _show(chat: "Chat", _: str) -> None:
+    conversation = chat.conversation
+    engine, turns = conversation.engine, len(conversation.turns)
+    target = engine.hierarchy.stack_of(-1)
+    levels = [
+        level.name + (f" exit {level.exit_layer} of {level.stack.name}" if level.stack is not None else "")
+        for level in engine.hierarchy.levels[:-1]
+    ]
+    environment = engine.environment
+    options = ", ".join(f"{key} {value}" for key, value in chat.options.items())
+    rows = {
+        "profile": engine.profile.name,
+        "target": f"{target.name}, {target.num_layers} layers, {environment['dtype']} on {environment['device']}",
+        "levels": ", ".join([*levels, "target"]),
+        "settings": options or "those of the profile",
+        "system": conversation.system or "none",
+        "turns": f"{turns}, {conversation.length()} of {engine.context} tokens",
+        "session": f"{chat.store.name}, {chat.store.path}" if chat.store else "not saved",
+    }
+    for name, value in rows.items():
+        say(f"{name:<9} {value}", "none")
+
+
+def _stats(chat: "Chat", _: str) -> None:
+    stats = chat.last_stats
+    if stats is None:
+        say("no answer yet", "none")
+        return
+    first = stats.time_to_first_token_s
+    say(f"last answer: {summary(stats)}", "none")
+    said = f"prompt: {stats.prompt_tokens} tokens, {stats.cached_tokens} of them already in the cache"
+    say(said + (f"; first token after {first * 1000:.0f} ms" if first is not None else ""), "none")
+    for level in stats.levels:
+        rate = "nothing judged" if level.acceptance_rate is None else f"{level.acceptance_rate:.0%} accepted"
+        say(f"{level.name}: {level.proposed} proposed, {rate}", "none")
+    speed = chat.tokens / chat.seconds if chat.seconds else 0.0
+    say(f"all answers since the start: {chat.answers}, {chat.tokens} tokens, {speed:.1f} tokens/s", "none")
+
+
+def _save(chat: "Chat", text: str) -> None:
+    from hispec.session import read_session, write_session
+
+    path = _path(text, "save")
+    if path.exists():
+        try:
+            read_session(path)
+        except UsageError:
+            raise UsageError(f"{path} is there and is no saved conversation", "choose another name") from None
+    write_session(path, chat.snapshot())
+    say(f"saved: {path}")
+
+
+def _load(chat: "Chat", text: str) -> None:
+    from hispec.session import read_session
+
+    session = read_session(_path(text, "load"))
+    chat.replace(session.system, session.turns)
+    chat.show_last_turn()
+
+
+def _quit(chat: "Chat", _: str) -> None:
+    raise Leave
+
+
+def _path(text: str, name: str) -> Path:
+    if not text:
+        raise UsageError(f"/{name} takes a file", f"write /{name} FILE")
+    return Path(text).expanduser()
+
+
+def _setting_choices(text: str) -> Sequence[str]:
+    key, space, _ = text.partition(" ")
+    if not space and key not in KEYS:
+        return KEYS
+    field = Settings.model_fields.get(key)
+    return [str(choice) for choice in get_args(field.annotation)] if field and _literal(field.annotation) else ()
+
+
+def _literal(annotation: Any) -> bool:
+    return all(isinstance(choice, str) for choice in get_args(annotation))
+
+
+def _kebab(key: str) -> str:
+    return key.replace("_", "-")
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else line[:57] + "..."
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("help", "", "list these commands", _help),
+        Command("reset", "", "begin a new conversation", _reset),
+        Command("undo", "", "take the last turn back", _undo),
+        Command("retry", "", "answer the last prompt anew", _retry),
+        Command("system", "TEXT", "give a system message; off removes it", _system),
+        Command("set", "KEY VALUE", "change how to decode; alone, list all keys", _set, _setting_choices),
+        Command("show", "", "model, settings and size of the conversation", _show),
+        Command("stats", "", "figures of the last answer and of all", _stats),
+        Command("spec", "on|off", "speculate, or let the target write alone", _spec, lambda _: SWITCH),
+        Command("save", "FILE", "write the conversation to a file", _save, lambda _: FILES),
+        Command("load", "FILE", "go on with a conversation from a file", _load, lambda _: FILES),
+        Command("quit", "", "leave", _quit),
+    )
+}

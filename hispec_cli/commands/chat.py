@@ -1,0 +1,173 @@
+"""`hispec chat`: a conversation, turn by turn."""
+
+import os
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hispec.errors import UsageError
+from hispec_cli.commands.generate import load_engine
+from hispec_cli.options import AnswerOptions, CommonOptions, Format, ModelOptions, grouped
+from hispec_cli.ui.console import say
+from hispec_cli.ui.theme import Palette
+from hispec_cli.ui.views import choose_view
+
+if TYPE_CHECKING:
+    from hispec.api import Engine
+    from hispec.metrics import Stats
+    from hispec.session import Session, SessionStore
+    from hispec_cli.chat.chat import Chat
+    from hispec_cli.ui.plain import View
+
+
+@grouped
+def chat(
+    *,
+    model: ModelOptions,
+    decoding: AnswerOptions,
+    session: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Go on with this session, or begin it; by default a new one.")
+    ] = None,
+    continue_: Annotated[
+        bool, typer.Option("--continue", help="Go on with the session that was saved last, or with that of --session.")
+    ] = False,
+    history: Annotated[
+        bool,
+        typer.Option(
+            "--history/--no-history",
+            envvar="HISPEC_HISTORY",
+            help="Keep what is typed, and conversations without --session, on this machine.",
+        ),
+    ] = True,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End answers before this text; repeatable.")
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", envvar="HISPEC_MARKDOWN", help="Render finished answers as Markdown.")
+    ] = False,
+    format: Annotated[  # noqa: A002
+        Format, typer.Option("--format", help="How to write answers to stdout; json and jsonl: objects, one a line.")
+    ] = Format.auto,
+    live: Annotated[
+        bool | None,
+        typer.Option(
+            "--live/--no-live", envvar="HISPEC_LIVE", help="The live view; by default on a terminal, not with pipes."
+        ),
+    ] = None,
+    palette: Annotated[
+        Palette, typer.Option(envvar="HISPEC_PALETTE", help="Colours of the live view.")
+    ] = Palette.default,
+    common: CommonOptions,
+) -> None:
+    """Talk with a model, which answers token for token as the target alone would. /help lists the commands.
+
+    Input that is not a terminal is one turn a line.
+    """
+    if markdown and format is not Format.auto:
+        raise UsageError(f"--markdown and --format {format} exclude each other", "leave out one of them")
+    from hispec.session import ModelChoice, Session, latest_session
+
+    store, saved = None, None
+    if session is not None or continue_:
+        store, saved = open_session(latest_session() if session is None else session)
+    try:
+        if continue_ and saved is None:
+            raise UsageError(f"there is no session {session}", "leave out --continue to begin it")
+        # A session that goes on elsewhere, or later, is with the same model, wherever its name came from.
+        saved = saved or Session.new(model=ModelChoice(profile=os.environ.get("HISPEC_PROFILE") or None))
+        chosen = ModelChoice(**{key: getattr(model, key) for key in ModelChoice.model_fields})
+        if chosen == ModelChoice():
+            model = replace(model, **saved.model.model_dump())
+        else:
+            saved = saved.model_copy(update={"model": chosen})
+        if system is not None:
+            saved = saved.model_copy(update={"system": system})
+        if stop is not None:
+            saved = saved.model_copy(update={"stop": tuple(stop)})
+        rendered = markdown and sys.stdout.isatty()
+
+        def new_view(stats: "Stats") -> "View":
+            return choose_view(format, live, palette, stats, keep=not rendered)
+
+        engine, options = load(model, decoding, saved.options)
+        if store is None and history and sys.stdin.isatty():
+            store = new_store()
+        from hispec.conversation import Conversation
+        from hispec_cli.chat.chat import Chat, converse, feed
+
+        conversation = Conversation(engine, saved.system, saved.turns)
+        talk = Chat(conversation, store, saved, options, new_view, rendered)
+        if store is not None and store.recovered is not None:
+            count = len(store.recovered.token_ids)
+            say(f"the last answer was cut off; its {count} validated tokens are kept, /retry answers anew", "yellow")
+        if sys.stdin.isatty():
+            from hispec_cli.chat.keyboard import Keyboard
+
+            welcome(talk)
+            converse(talk, Keyboard(history).read)
+            if store is not None and talk.conversation.turns:
+                say(f"go on with: hispec chat --session {store.name}")
+            elif store is not None and session is None and not continue_:
+                store.discard()
+        else:
+            feed(talk, sys.stdin.buffer)
+    finally:
+        if store is not None:
+            store.close()
+
+
+def load(model: ModelOptions, decoding: AnswerOptions, saved: dict[str, Any]) -> "tuple[Engine, dict[str, Any]]":
+    """Load the model: (engine, the settings that are asked for now or were in the session)."""
+    engine = load_engine(model, decoding)
+    from hispec_cli.chat.chat import asked
+    from hispec_cli.chat.commands import KEYS
+
+    given = {key: value for key, value in decoding.given().items() if key in KEYS}
+    earlier = {key: value for key, value in saved.items() if key not in given}
+    if earlier:
+        engine = engine.with_settings(**asked(earlier))
+    return engine, earlier | given
+
+
+def welcome(talk: "Chat") -> None:
+    """Say what answers, how to leave, and where the conversation was left."""
+    engine = talk.conversation.engine
+    say(f"{engine.profile.name} on {engine.environment['device']} · /help lists commands, Ctrl-D leaves")
+    talk.show_last_turn()
+
+
+def open_session(name: str) -> "tuple[SessionStore, Session | None]":
+    """A session, and what it holds so far: None where it is new.
+
+    Raises:
+        UsageError: it is open elsewhere, or damaged.
+        UnavailableError: its files cannot be used.
+    """
+    from hispec.session import SessionStore
+
+    store = SessionStore(name)
+    try:
+        return store, store.read()
+    except UsageError:
+        store.close()
+        raise
+
+
+def new_store() -> "SessionStore":
+    """A session named after the time."""
+    from hispec.session import SessionStore
+
+    stamp = time.strftime("%Y-%m-%d-%H%M%S")
+    for name in (stamp, *(f"{stamp}-{number}" for number in range(2, 1000))):
+        try:
+            store = SessionStore(name)
+        except UsageError:  # begun in the same second
+            continue
+        if not store.path.exists():
+            return store
+        store.close()
+    raise UsageError("too many sessions were begun in this second", "wait a second")

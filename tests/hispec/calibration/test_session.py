@@ -1,0 +1,204 @@
+"""A calibration keeps its budget, finds what is fast, goes on where it was cut off, and says ties."""
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from hispec.calibration import session as sessions
+from hispec.calibration.adapting import Fitter
+from hispec.calibration.fitting import mean_acceptance
+from hispec.calibration.job import default_exits
+from hispec.calibration.kept import Kept
+from hispec.calibration.search import PLAIN, Configuration, Scorer, Space, Workbench, search
+from hispec.calibration.session import Job, Phase, Scored, Session, Timed
+from hispec.calibration.timing import TimedAnswer, Timer, Timings, halving
+from hispec.calibration.traces import Reader
+
+READERS = tuple(Reader("random", exit_) for exit_ in range(1, 6))
+SPACE = Space(READERS, draft_tokens=(1, 3), validate_every=(2, 6, 12), ngrams=((2, 3),))
+PROMPTS = [[3, 1, 4, at] for at in range(12)]
+
+
+@pytest.fixture
+def job(stack):
+    return Job({"random": stack}, "random", {}, SPACE, PROMPTS, frozenset(), 24, budget=4.0)
+
+
+@pytest.fixture
+def scorer(stack, traces, costs):
+    return Scorer(Workbench({"random": stack}, "random"), traces, costs, (), Fitter(traces.texts, ("margin",)))
+
+
+def test_a_whole_calibration(job, tmp_path):
+    seen = []
+    result = Session(job, tmp_path, seen.append).run()
+    assert next(step.name for step in seen if isinstance(step, Phase) and step.share == 0.0) == "costs"
+    assert {step.name for step in seen if isinstance(step, Phase) and step.share == 1.0} == set(sessions.PHASES)
+    assert sum(isinstance(step, Scored) for step in seen) == result.scorer.scored
+    assert any(isinstance(step, Timed) for step in seen)
+    assert result.winner in result.check.configurations
+    assert PLAIN in result.check.configurations
+    assert result.timings.differing() == result.check.differing() == 0
+    assert result.agreement[Reader("random", 6)] == 1.0
+    assert result.agreement[READERS[-1]] > result.agreement[READERS[0]]
+    assert sum(result.seconds.values()) < 20 * job.budget
+
+
+def test_all_prompts_to_check_with_are_new(job, tmp_path):
+    session = Session(job, tmp_path)
+    assert not {tuple(prompt) for prompt in session._own} & {tuple(prompt) for prompt in session._unseen}
+    assert len(session._own) + len(session._unseen) == len(PROMPTS)
+
+
+@pytest.mark.parametrize("phase", ["replay", "timing"])
+def test_a_calibration_that_was_cut_off_goes_on(job, tmp_path, phase, monkeypatch):
+    def cut(step):
+        if isinstance(step, Timed) if phase == "timing" else step == Phase("replay", 0.0):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Session(job, tmp_path, cut).run()
+
+    def again(*_, **__):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(sessions, "measure", again)
+    monkeypatch.setattr(sessions, "record_all", again)
+    before = Kept(tmp_path, resume=True)
+    kept = len(list(before._lines("timing")))
+    assert kept == (phase == "timing")
+    result = Session(job, tmp_path, resume=True).run()
+    assert result.winner in result.check.configurations
+    keys = [(answer.configuration, answer.prompt, answer.repeat) for answer in result.timings.answers]
+    assert len(keys) == len(set(keys)), "no answer twice"
+
+
+def test_without_resume_it_begins_anew(tmp_path, traces, costs):
+    kept = Kept(tmp_path, resume=False)
+    kept.keep_costs(costs)
+    kept.keep_traces(traces)
+    kept.keep_answer("timing", PLAIN, TimedAnswer(0, 1, 0, 5, 0.5, 7))
+    again = Kept(tmp_path, resume=True)
+    assert again.costs() == costs
+    assert again.traces() == traces
+    assert again.answers("timing", [PLAIN]) == [TimedAnswer(0, 1, 0, 5, 0.5, 7)]
+    fresh = Kept(tmp_path, resume=False)
+    assert (fresh.costs(), fresh.traces(), fresh.answers("timing", [PLAIN])) == (None, None, [])
+
+
+def test_what_was_half_written_does_not_count(tmp_path, traces, costs):
+    kept = Kept(tmp_path, resume=False)
+    kept.keep_costs(costs)
+    kept.keep_traces(traces)
+    for at in range(3):
+        kept.keep_answer("timing", PLAIN, TimedAnswer(0, at, 0, 5, 0.5, 7))
+    for path in tmp_path.iterdir():
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) - 9])
+    again = Kept(tmp_path, resume=True)
+    assert again.costs() is None
+    assert again.traces() is None
+    assert [answer.prompt for answer in again.answers("timing", [PLAIN])] == [0, 1]
+    again.keep_answer("timing", PLAIN, TimedAnswer(0, 5, 0, 5, 0.5, 7))
+    assert [answer.prompt for answer in again.answers("timing", [PLAIN])] == [0, 1, 5]
+
+
+def test_the_search_finds_the_fastest_of_all_that_it_may_choose(scorer):
+    small = replace(SPACE, adaptive=False, ngrams=())
+    found = search(small, scorer)
+    by_hand = max(scorer.score(one, scorer.traces.texts).speed for one in small.static())
+    assert found.finalists[0].speed == pytest.approx(by_hand, rel=1e-6)
+    assert found.finalists[0].speed >= found.finalists[-1].speed
+    assert PLAIN in [score.configuration for score in found.finalists]
+    assert len(found.scores) == sum(1 for _ in small.static())
+
+
+def test_the_search_tries_guesses_and_the_adaptive_policy_and_ends_in_time(scorer):
+    kinds = [score.configuration for score in search(SPACE, scorer).scores]
+    assert any(one.adaptive for one in kinds)
+    assert any(one.ngram for one in kinds)
+    assert search(SPACE, scorer, out_of_time=lambda: True).finalists
+
+
+def test_every_configuration_of_a_finite_grid_is_offered_once():
+    offered = list(SPACE.static())
+    assert len(offered) == len(set(offered))
+    assert len(offered) == 1 + 5 * 3 + 10 * (2 * 3 - 1), "N_i is never below N_d"
+
+
+def test_configurations_say_what_they_are():
+    two = Configuration((READERS[0], Reader("other", 3, 256)), (2, 8))
+    assert two.describe("random") == "exit 1 drafts 2, exit 3 of other of 256 words drafts 8"
+    assert (
+        Configuration((READERS[1],), (), (3, 4)).describe("random") == "4 guesses of 3-grams, exit 2 > target, adaptive"
+    )
+    assert PLAIN.describe("random") == "the target alone"
+    assert [one.mode for one in (PLAIN, Configuration((READERS[0],), (2,)), two)] == [
+        "autoregressive",
+        "single-layer",
+        "hispec",
+    ]
+
+
+class Pretended(Timer):
+    """Answers in seconds that are made up."""
+
+    def __init__(self, speeds, noise=0.01):
+        self.speeds, self.noise, self.dice = speeds, noise, Random(0)
+        self.asked = []
+
+    def answer(self, configuration, prompt):
+        self.asked.append(configuration)
+        return [*range(20)], 20 / self.speeds[configuration] * self.dice.uniform(1 - self.noise, 1 + self.noise)
+
+
+def timed(speeds, rounds=6, noise=0.01, keep=()):
+    configurations = list(speeds)
+    timings, left = Timings(configurations), []
+    late = iter(range(10**6))
+    timer = Pretended(speeds, noise)
+    for alive in halving(timer, timings, PROMPTS, keep, 4, Random(0), lambda: next(late) > 4 * rounds):
+        left = alive
+    return timings, left, timer
+
+
+CHOICES = [Configuration((reader,), (4,)) for reader in READERS]
+
+
+def test_the_slower_half_is_dropped_and_the_fastest_found():
+    speeds = dict(zip(CHOICES, (10.0, 20.0, 40.0, 30.0, 15.0), strict=True))
+    timings, left, timer = timed(speeds)
+    assert timings.fastest(left)[0] == 2
+    assert timer.asked.count(CHOICES[0]) < timer.asked.count(CHOICES[2])
+    assert timings.ties(2, range(5)) == []
+
+
+def test_what_may_be_as_fast_is_not_dropped_and_is_named():
+    speeds = dict(zip(CHOICES, (10.0, 40.0, 40.2, 20.0, 15.0), strict=True))
+    timings, left, _ = timed(speeds, noise=0.2)
+    best = timings.fastest(left)[0]
+    assert {best, *timings.ties(best, range(5))} == {1, 2}
+
+
+def test_what_is_kept_for_comparison_is_timed_to_the_end():
+    speeds = dict(zip(CHOICES, (10.0, 20.0, 40.0, 30.0, 15.0), strict=True))
+    _, left, _ = timed(speeds, keep=(0,))
+    assert 0 in left
+
+
+def test_whoever_is_left_has_had_the_same_prompts():
+    speeds = dict(zip(CHOICES, (10.0, 10.0, 10.0, 10.0, 3.0), strict=True))
+    timings, left, _ = timed(speeds, noise=0.3)
+    had = {one: {(a.prompt, a.repeat) for a in timings.answers if a.configuration == one} for one in left}
+    assert len(left) > 1
+    assert len(set(map(frozenset, had.values()))) == 1
+
+
+def test_default_exits_reach_three_quarters_of_the_depth():
+    assert default_exits(16) == list(range(1, 13))
+    assert default_exits(80)[0] >= 1
+    assert default_exits(80)[-1] == 60
+    assert len(default_exits(80)) == 16
+    assert default_exits(2) == [1]
+    assert mean_acceptance([]) == 0.5

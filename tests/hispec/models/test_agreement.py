@@ -1,0 +1,157 @@
+"""Random weights with a chosen agreement: it is met, where it is met depends on the text, and nothing becomes cheaper."""
+
+import json
+
+import pytest
+import torch
+
+from hispec.api import Engine
+from hispec.errors import UsageError
+from hispec.events import Committed, Judged
+from hispec.models.agreement import FREQUENT, TOLERANCE, set_agreement
+from hispec.models.loading import load_dummy_stack
+from hispec.profile import profile_for_model
+from hispec.settings import resolve_settings
+from tests.support import random_model
+
+EXITS = (1, 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("dummy")
+    sizes = {"layers": 6, "vocab": 600, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
+    random_model("llama", max_position_embeddings=512, **sizes).config.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine(folder):
+    return dummy(folder, (0.55, 0.75))
+
+
+def dummy(folder, agreement, **options):
+    profile = profile_for_model(str(folder), 6, *EXITS)
+    options = {"load_format": "dummy", "dtype": "float32", "max_new_tokens": 200} | options
+    return Engine.from_profile(profile, dummy_agreement=agreement, **options)
+
+
+def prompts(count):
+    dice = torch.Generator().manual_seed(1)
+    return torch.randint(0, 600, (count, 40), generator=dice).tolist()
+
+
+def outcomes(engine, prompt):
+    """The text, and per level each of its judgements on a token: whether it accepted."""
+    verdicts, ids = {}, []
+    for event in engine.decode_ids(engine.hierarchy, prompt, 200, ()):
+        if isinstance(event, Judged):
+            verdicts.setdefault(event.level, []).extend(
+                [True] * event.accepted + [False] * (event.correction is not None)
+            )
+        if isinstance(event, Committed):
+            ids += event.token_ids
+    return ids, verdicts
+
+
+@pytest.mark.parametrize(
+    ("agreement", "stack"), [((0.55, 0.75), "fused"), ((0.7, 0.88), "fused"), ((0.7, 0.88), "transformers")]
+)
+def test_the_acceptance_that_decoding_measures_is_the_chosen_one(folder, engine, agreement, stack):
+    chosen = engine if (agreement, stack) == ((0.55, 0.75), "fused") else dummy(folder, agreement, stack=stack)
+    alone = chosen.with_settings(mode="single-layer")
+    judged = {"draft": [], "intermediate": []}
+    for prompt in prompts(4):
+        judged["draft"] += outcomes(alone, prompt)[1]["target"]
+        judged["intermediate"] += outcomes(chosen, prompt)[1]["target"]
+    for share, verdicts in zip(agreement, judged.values(), strict=True):
+        assert len(verdicts) > 400
+        assert sum(verdicts) / len(verdicts) == pytest.approx(share, abs=0.08)
+    told = chosen.environment["agreement"]
+    assert told["asked"] == list(agreement)
+    assert told["measured"] == pytest.approx(agreement, abs=TOLERANCE)
+
+
+def test_where_exits_agree_depends_on_the_text(engine):
+    """After the very same last token they agree in some places and not in others, and no two texts share them."""
+    stack = engine.hierarchy.stack_of(-1)
+    texts = torch.tensor(prompts(8))
+    texts[:, 1::2] = 7
+    same = []
+    with torch.inference_mode():
+        stack.reserve(40)
+        for text in texts.tolist():
+            early = stack.run(stack.embed(text), 0, EXITS[1], 0)
+            late = stack.run(early, EXITS[1], 6, 0)
+            same.append((stack.head(early).argmax(-1) == stack.head(late).argmax(-1))[1::2])
+    agrees = torch.stack(same).float()
+    assert 0.4 < agrees.mean() < 0.95
+    assert len({tuple(row.tolist()) for row in agrees}) == len(agrees)
+    assert ((agrees.mean(0) > 0) & (agrees.mean(0) < 1)).float().mean() > 0.5  # most positions do both
+
+
+@pytest.mark.parametrize("mode", ["hispec", "single-layer"])
+def test_output_stays_what_the_model_alone_writes(engine, mode):
+    chosen, alone = engine.with_settings(mode=mode), engine.with_settings(mode="autoregressive")
+    for prompt in prompts(3):
+        ids, _ = outcomes(chosen, prompt)
+        assert ids == outcomes(alone, prompt)[0]
+        assert len(set(ids)) > 60
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_weight_stays_of_full_size_and_dense(folder, dtype):
+    _, drawn = load_dummy_stack(str(folder), None, dtype, torch.device("cpu"), "plain")
+    stack, parts = load_dummy_stack(str(folder), None, dtype, torch.device("cpu"), "scaled")
+    set_agreement(stack, parts, EXITS, (0.6, 0.8))
+    assert {name: part.shape for name, part in parts.items()} == {name: part.shape for name, part in drawn.items()}
+    for name, part in parts.items():
+        assert part.isfinite().all()
+        assert (part == 0).float().mean() < 0.001, name
+
+
+def test_frequent_words_come_first(engine):
+    """Reduced heads have something to leave out: most of a text is made of the first words."""
+    ids = [token for prompt in prompts(3) for token in outcomes(engine, prompt)[0]]
+    assert 0.5 < sum(token < FREQUENT for token in ids) / len(ids) < 0.95
+
+
+@pytest.mark.parametrize(
+    ("agreement", "cause"),
+    [((0.5,), "1 shares"), ((0.75, 0.55), "not rising"), ((0.5, 0.5), "not rising"), ((0.5, 1.0), "not rising")],
+)
+def test_shares_that_do_not_belong_to_the_exits_are_refused(folder, agreement, cause):
+    with pytest.raises(UsageError, match=cause):
+        dummy(folder, agreement)
+
+
+def test_many_layers_between_exits_count_as_much_as_few(tmp_path):
+    """What few layers add is as large as what many do: neither is met at the other's cost."""
+    random_model("llama", layers=16, vocab=600, hidden_size=32, head_dim=8).config.save_pretrained(tmp_path)
+    stack, parts = load_dummy_stack(str(tmp_path), None, "float32", torch.device("cpu"), "deep")
+    for agreement in ((0.61, 0.75), (0.77, 0.88)):
+        assert set_agreement(stack, parts, (3, 8), agreement) == pytest.approx(agreement, abs=TOLERANCE)
+
+
+def test_what_is_not_met_is_told(folder, monkeypatch):
+    monkeypatch.setattr("hispec.models.agreement.TOLERANCE", 0.0)
+    with pytest.raises(UsageError, match=r"not on 0\.55"):
+        dummy(folder, (0.55, 0.75))
+
+
+def test_agreement_is_of_random_weights_only():
+    with pytest.raises(UsageError, match="of random weights"):
+        Engine.from_profile("tiny", dummy_agreement=(0.5, 0.7))
+
+
+@pytest.mark.parametrize("text", ["high", "0.5,", "0.5;0.7", "1.5,2", "nan,0.5"])
+def test_shares_are_numbers(folder, text):
+    with pytest.raises(UsageError, match="--dummy-agreement"):
+        resolve_settings({"dummy_agreement": text}, profile_for_model(str(folder), 6, *EXITS))
+
+
+def test_shares_come_from_the_environment_too(folder):
+    profile = profile_for_model(str(folder), 6, *EXITS)
+    settings, _ = resolve_settings({}, profile, environ={"HISPEC_DUMMY_AGREEMENT": "0.55, 0.75"})
+    assert settings.dummy_agreement == (0.55, 0.75)
+    assert json.loads(settings.model_dump_json())["dummy_agreement"] == [0.55, 0.75]

@@ -1,0 +1,177 @@
+"""`hispec chat` without a terminal: one turn a line, plain answers; and what is refused before anything is said."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from hispec.session import Session, SessionStore, Turn, read_session
+from tests.hispec_cli.chat.conftest import APPLES, CARDS, WHO
+from tests.hispec_cli.conftest import assert_cause_and_cure
+
+
+@pytest.fixture
+def home(tmp_path):
+    return tmp_path
+
+
+@pytest.fixture
+def sessions(home):
+    folder = home / "data" / "hispec" / "sessions"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def records(outcome):
+    assert outcome.code == 0, outcome.err
+    return [json.loads(line) for line in outcome.out.splitlines()]
+
+
+def test_a_line_is_a_turn_and_gets_a_plain_answer(hispec, home):
+    outcome = hispec("chat", stdin=f"{APPLES}\n\n{CARDS}\r\n/undo\n{WHO}")
+    assert outcome.code == 0 and outcome.err.splitlines() == [f"taken back: {CARDS[:57]}..."]
+    answers = [record["text"] for record in records(hispec("chat", "--format", "json", stdin=f"{APPLES}\n{CARDS}\n"))]
+    assert outcome.out.startswith(f"{answers[0]}\n{answers[1]}\n") and outcome.out.count("\n") > 6
+    assert not list(home.rglob("*.json")) and not list(home.rglob("chat-history"))
+
+
+def test_the_answer_to_the_first_line_is_that_of_generate(hispec):
+    assert hispec("chat", stdin=APPLES + "\n").out == hispec("generate", APPLES).out
+    assert hispec("chat", "--mode", "autoregressive", stdin=APPLES).out == hispec("generate", APPLES).out
+
+
+def test_events_of_every_turn_one_a_line(hispec):
+    events = records(hispec("chat", "--format", "jsonl", stdin=f"{APPLES}\n{CARDS}\n"))
+    prefilled = [event for event in events if event["event"] == "prefilled"]
+    assert [event["cached_tokens"] > 40 for event in prefilled] == [False, True]
+    assert [event["finish_reason"] for event in events if event["event"] == "finished"] == ["eos", "eos"]
+
+
+@pytest.mark.parametrize(
+    ("stdin", "cause", "cure"),
+    [
+        (b"/undu\n", "there is no command /undu", "did you mean /undo? "),
+        (b"ok \xff\n", "line 1 of standard input is not UTF-8 text", "iconv"),
+        (b"/set temperature -1\n", "temperature is '-1'", "at least 0"),
+        (b"/load none.json\n", "none.json cannot be read", "check the path"),
+    ],
+)
+def test_a_mistake_ends_it_with_its_exit_code(hispec, stdin, cause, cure):
+    assert_cause_and_cure(hispec("chat", stdin=stdin + b"Hello\n"), 2, cause, cure)
+
+
+def test_a_session_goes_on_with_its_model_settings_and_turns(hispec, sessions):
+    begun = (
+        "--profile",
+        "tiny",
+        "--draft-exit",
+        "2",
+        "--intermediate-exit",
+        "4",
+        "--temperature",
+        "0.8",
+        "--seed",
+        "3",
+    )
+    whole = hispec("chat", *begun, "--system", "Be brief.", stdin=f"{APPLES}\n/set top_p 0.9\n{CARDS}\n")
+    first = hispec("chat", *begun, "--system", "Be brief.", "--session", "talk", stdin=f"{APPLES}\n/set top_p 0.9\n")
+    rest = hispec("chat", "--continue", stdin=f"{CARDS}\n/show\n")
+    assert first.out + rest.out == whole.out
+    assert "draft exit 2" in rest.err and "temperature 0.8, seed 3, top_p 0.9" in rest.err
+    changed = hispec("chat", "--session", "talk", "--temperature", "0", "--system", "No.", stdin="/show\n")
+    assert "temperature 0" in changed.err and "system    No." in changed.err
+    assert [turn.prompt for turn in read_session(sessions / "talk.json").turns] == [APPLES, CARDS]
+
+
+def test_a_session_goes_on_with_the_profile_that_the_environment_named(hispec, home, sessions, monkeypatch):
+    profile = home / "alone.yaml"
+    profile.write_text("target: {model: builtin:tiny}\n")
+    monkeypatch.setenv("HISPEC_PROFILE", str(profile))
+    assert hispec("chat", "--session", "talk", stdin=f"{WHO}\n").code == 0
+    monkeypatch.delenv("HISPEC_PROFILE")
+    assert "profile   alone" in hispec("chat", "--continue", stdin="/show\n").err
+
+
+def test_the_mode_of_a_session_brings_its_lengths(hispec):
+    for arguments in (("--session", "talk", "--mode", "single-layer"), ("--continue",)):
+        events = records(hispec("chat", *arguments, "--format", "jsonl", stdin=f"{APPLES}\n"))
+        assert max(len(event["token_ids"]) for event in events if event["event"] == "drafted") == 12
+
+
+def test_what_is_damaged_missing_or_in_use_is_refused(hispec, sessions):
+    assert_cause_and_cure(hispec("chat", "--continue", stdin="a\n"), 2, "no earlier session", "hispec chat")
+    named = hispec("chat", "--continue", "--session", "talk", stdin="a\n")
+    assert_cause_and_cure(named, 2, "there is no session talk", "leave out --continue")
+    (sessions / "talk.json").write_text('{"schema": "hispec.session/1", "turns": [')
+    assert_cause_and_cure(hispec("chat", "--session", "talk", stdin="a\n"), 2, "not a whole saved", "move it away")
+    assert_cause_and_cure(hispec("chat", "--session", "../x", stdin="a\n"), 2, "cannot name a session", "letters")
+    store = SessionStore("mine", sessions)
+    store.save(Session.new(turns=(Turn("a", "b", (1,), "eos"),)))
+    assert_cause_and_cure(hispec("chat", "--continue", stdin="a\n"), 2, "mine is open in another process", "--session")
+    store.close()
+    assert_cause_and_cure(
+        hispec("chat", "--markdown", "--format", "json", stdin="a\n"), 2, "exclude each other", "leave out"
+    )
+
+
+def test_a_folder_that_cannot_be_written(hispec, home):
+    (home / "data").write_text("a file")
+    assert_cause_and_cure(hispec("chat", "--session", "talk", stdin="a\n"), 5, "cannot be used", "--no-history")
+
+
+def test_a_full_disk_is_told_after_the_answer(hispec, sessions, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    outcome = hispec("chat", "--session", "talk", stdin=f"{APPLES}\n{CARDS}\n")
+    assert outcome.code == 5 and "No space left" in outcome.err and outcome.out == hispec("generate", APPLES).out
+
+
+def test_a_base_model_needs_a_template(hispec, home, shipped_model):
+    model = shutil.copytree(shipped_model, home / "base")
+    template = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").unlink()
+    refused = hispec("chat", "--model", model, stdin=f"{APPLES}\n")
+    assert_cause_and_cure(refused, 2, "has no chat template: it is a base model", "chat_template:")
+    profile = home / "base.yaml"
+    profile.write_text(f"target: {{model: {model}}}\ndraft: {{exit_layer: 1}}\nchat_template: {json.dumps(template)}\n")
+    assert hispec("chat", "--profile", profile, stdin=f"{APPLES}\n").out == hispec("generate", APPLES).out
+
+
+def test_a_stop_text_ends_every_answer(hispec):
+    for given in (("--stop", "#"), ()):  # the session remembers it
+        outcome = hispec("chat", "--session", "talk", *given, stdin=f"{APPLES}\n")
+        assert outcome.code == 0 and outcome.out.count("=") and "#" not in outcome.out
+
+
+def test_help_imports_neither_torch_nor_prompt_toolkit():
+    code = """
+import sys
+from hispec_cli.app import run
+code = run(["chat", "--help"])
+sys.exit(code or (9 if {"torch", "transformers", "prompt_toolkit"} & {*sys.modules} else 0))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--continue" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("# Sum\n**3** + *4*\n= 7", ["Sum", "3 + 4", "= 7"]),
+        ("a <b>c</b> [red]d[/red]", ["a <b>c</b> [red]d[/red]"]),
+        ("&#x202e;x \x1b[31m\u202e &#27;[1m", ["\\u202ex \\x1b[31m\\u202e \ufffd[1m"]),
+        ("[site](https://example.org/x)", ["site (https://example.org/x)"]),
+        ("```\nprint('[b]')\n```", ["print('[b]')"]),
+    ],
+)
+def test_markdown_is_rendered_without_losing_or_obeying_anything(capsys, monkeypatch, written, shown):
+    from hispec_cli.ui.markdown import write_markdown
+
+    monkeypatch.setenv("COLUMNS", "80")
+    write_markdown(written)
+    assert [line.strip(" ┃┏┓┗┛━") for line in capsys.readouterr().out.splitlines() if line.strip(" ┃┏┓┗┛━")] == shown

@@ -1,0 +1,128 @@
+"""The scripts behind published figures: the limit's formulas, the bytes that they count, and one small run of all."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hispec.decoding.engine import Ending, decode
+from hispec.decoding.policies import Draft, Judge, Policy, StaticPolicy
+from hispec.decoding.rules import Greedy
+from hispec.decoding.state import DecodingState
+from hispec.events import Drafted, Judged
+from hispec.models.loading import load_config
+from tests.support import fused_stack, hierarchy_of, random_model
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def limits():
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import limits
+    finally:
+        sys.path.remove(str(FOLDER))
+    return limits
+
+
+def sizes_of(limits, name):
+    return limits.Sizes.of(load_config(name, None, dummy=True), 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "speed"), [("facebook/layerskip-llama3-8B", 293), ("facebook/layerskip-llama2-70B", 32)]
+)
+def test_plain_decoding_is_bounded_by_reading_the_weights(limits, name, speed):
+    sizes = sizes_of(limits, name)
+    assert limits.limit(4.4e12, sizes, [sizes.layers], [None], [], []) == pytest.approx(speed, rel=0.005)
+
+
+def test_speculation_is_bounded_by_what_its_passes_read(limits):
+    sizes = limits.Sizes(layers=10, words=100, layer=7, word=1, position=0)
+    head, rest = 100, 10 * 7 + 100
+    assert limits.limit(1.0, sizes, [10], [None], [], []) == pytest.approx(1 / rest)
+    # Two drafts at exit 3 with a head of 20 words; the target reads 7 layers and its head: 1 + .5 tokens.
+    two = 2 * (3 * 7 + 20) + 7 * 7 + head
+    assert limits.limit(1.0, sizes, [3, 10], [20, None], [2], [0.5]) == pytest.approx(1.5 / two)
+    # A cycle yields 1 + .5 tokens, so four waiting ones take 4 / 1.5 cycles; the target lets 1 + .8 + .64 + .512 through.
+    cycle = 2 * (3 * 7 + 20) + 2 * 7 + 30
+    three = 4 / 1.5 * cycle + 5 * 7 + head
+    bound = limits.limit(1.0, sizes, [3, 5, 10], [20, 30, None], [2, 4], [0.5, 0.8])
+    assert bound == pytest.approx(2.952 / three)
+    assert limits.limit(1.0, sizes, [1, 3, 5, 10], [None] * 4, [1, 2, 4], [0.5] * 3) is None
+
+
+class Skipping(Policy):
+    """The lowest level drafts, one above it judges, and the target at times without asking any of them; so it goes on."""
+
+    def __init__(self):
+        self.turn = 0
+
+    def next_step(self, judged, may_draft):
+        self.turn += 1
+        if may_draft and judged[0] - judged[-1] < 3:
+            return Draft(2, self.turn % (len(judged) - 1))
+        waiting = [level for level in range(1, len(judged)) if judged[level] < judged[level - 1]]
+        return Judge(waiting[self.turn % len(waiting)] if self.turn % 3 else len(judged) - 1)
+
+
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("exits", [(), (1,), (1, 2), (2, 3)])
+def test_bytes_are_those_of_the_layers_and_heads_that_run(limits, exits, static):
+    model = random_model(layers=5)
+    stack = fused_stack(model)
+    hierarchy = hierarchy_of(stack, *exits, words=[range(0, 24, 2)] * len(exits))
+    sizes = limits.Sizes.of(stack.config, 4)
+    read = []
+    run, head = stack.run, stack.head
+    stack.run = lambda hidden, start, end, position: (
+        read.append((end - start) * (sizes.layer + (position + len(hidden)) * sizes.position)),
+        run(hidden, start, end, position),
+    )[1]
+    stack.head = lambda hidden, reduced=None: (
+        read.append((24 if reduced is None else len(reduced.ids)) * sizes.word),
+        head(hidden, reduced),
+    )[1]
+    meter = limits.Meter(hierarchy, sizes)
+    state = DecodingState(hierarchy, [3, 1, 4, 1, 5], 45)
+    policy = StaticPolicy((1, 2, 4)[: len(exits) + 1]) if static or not exits else Skipping()
+    for event in decode(state, policy, Greedy(), Ending(40)):
+        meter.see(event)
+        if not isinstance(event, Drafted | Judged) and len(state.tokens) == 6:
+            read.clear()  # the prompt is not counted
+    counted = sum(level.bytes for level in meter.levels.values())
+    assert counted == sum(read)
+    assert all(level.passes for level in meter.levels.values())
+
+
+def test_a_small_run_gives_figures_a_table_and_a_plot(tmp_path):
+    random_model("llama", layers=6, vocab=600, max_position_embeddings=512).config.save_pretrained(tmp_path)
+    options = (
+        "--load-format dummy --dtype float32 --agreement 0.55,0.75 --draft-exit 1 --intermediate-exit 3 --heads 300"
+    )
+    small = "--prompts 2 --warm-up 0 --tune 1 --tune-tokens 6 --max-new-tokens 12 --prompt-tokens 9 --draft-tokens 2"
+    grid = "--validate-every 4 --single-layer-tokens 2 4"
+    command = [sys.executable, FOLDER / "engine.py", "--model", tmp_path, *f"{options} {small} {grid}".split()]
+    done = subprocess.run([*command, "--output", tmp_path, "--name", "small"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "small.json").read_text())
+    assert record["synthetic_weights"] is True
+    assert record["status"] == "complete"
+    assert "synthetic weights" in done.stdout
+    ours = ["hispec", "single-layer", "hispec, heads 300", "single-layer, heads 300"]
+    ours += ["hispec, adaptive", "autoregressive"]
+    slow = [f"{name}, transformers stack" for name in ("hispec", "single-layer", "autoregressive")]
+    assert list(record["arms"]) == [*ours, *slow, "hf", "hf-early-exit", "prompt-lookup"]
+    for name, arm in record["arms"].items():
+        assert arm["tokens"] == 24
+        assert arm["lossless"] == {"identical": 2, "of": 2, "ties": 0, "errors": 0}, name
+        assert f"| {name} |" in done.stdout
+    plain = record["arms"]["autoregressive"]
+    assert plain["levels"]["target"]["passes"] == plain["tokens"] - 2  # the first of an answer is the prompt's
+    assert plain["bytes_per_token"] == pytest.approx(record["weight_bytes"], rel=0.1)
+    assert plain["share_of_limit"] > 0
+    assert len(record["arms"]["single-layer"]["tuned_on"]) == 4
+    assert (tmp_path / "small.svg").read_text().count("<svg") == 1
