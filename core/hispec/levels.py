@@ -37,9 +37,7 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
         if draft.exit_layer is not None or draft.model is not None:
             stack = stacks[draft.model or profile.target.model]
             exit_layer = draft.exit_layer or stack.num_layers
-            levels.append(
-                Level("draft", stack, exit_layer, heads.of(stack, draft.head), translator(stack, exit_layer))
-            )
+            levels.append(Level("draft", stack, exit_layer, heads.of(stack, draft.head), translator(stack, exit_layer)))
     if intermediate is not None and mode == "hispec":
         stack = stacks[intermediate.model or profile.target.model]
         exit_layer = intermediate.exit_layer or stack.num_layers

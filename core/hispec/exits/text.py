@@ -91,6 +91,8 @@ def _pieces(path: Path) -> Iterator[str]:
             if piece:
                 yield "".join(piece)
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text (byte {error.start})", "convert it first, for example with iconv") from None
+        raise UsageError(
+            f"{path} is not UTF-8 text (byte {error.start})", "convert it first, for example with iconv"
+        ) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "check the path of --text") from None

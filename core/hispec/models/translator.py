@@ -45,8 +45,10 @@ class Translator:
 
     def on(self, stack: LayerStack) -> "Translator":
         """A copy in the dtype and on the device of a stack, laid out as its multiplications are fastest."""
-        weight = right_factor(*self.weight.shape, stack.dtype, stack.device).copy_(self.weight)
-        return Translator(weight, self.bias.to(stack.device, stack.dtype, copy=True))
+        size = len(self.bias)
+        with torch.inference_mode(False):
+            weight = right_factor(size, size, stack.dtype, stack.device).copy_(self.weight)
+            return Translator(weight, self.bias.to(stack.device, stack.dtype, copy=True))
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def save_translators(path: Path, translators: Mapping[int, Translator], provenan
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, partial, metadata)
+        partial.chmod(0o644)  # the library's files are their owner's alone, unlike the profile beside them
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise UnavailableError(f"{path} cannot be written: {_line(error)}", "make room, or write elsewhere") from None
