@@ -9,12 +9,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hispec import Engine, custom_generate
+from hispec.calibration.traces import Reader, Recorder
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.errors import HispecError, ProfileError, UnavailableError
 from hispec.events import Drafted
 from hispec.models.dummy import dummy_tokenizer
-from hispec.models.translator import Provenance, Translator, TranslatorFile, digest_of_model, save_translators
 from hispec.models.transformers_stack import TransformersStack
+from hispec.models.translator import Provenance, Translator, TranslatorFile, digest_of_model, save_translators
 from hispec.profile import Profile, read_profile
 from tests.support import PROMPT, decode_ids, fused_stack, greedy_by_hand, random_model
 
@@ -79,14 +80,18 @@ def test_a_translator_decides_what_its_level_says_through_whole_and_reduced_head
     head = random_model().lm_head.weight.detach()
     longest = int(head.norm(dim=1).argmax())  # a state that points along this row is this token, through any norm
     one = Translator(torch.zeros(32, 32), 1000 * head[longest]).on(stack)
+    drafted = []
+
+    def see(_, event):
+        drafted.extend(event.token_ids if isinstance(event, Drafted) else ())
+
     for reduced in (None, stack.reduce_head(torch.tensor(sorted({2, longest, 9})))):
         hierarchy = Hierarchy([Level("draft", stack, 1, reduced, one), Level("target", stack, 4)])
-        drafted = []
-        ids = decode_ids(
-            hierarchy, (3, 3), after_event=lambda _, e: drafted.extend(e.token_ids if isinstance(e, Drafted) else ())
-        )
-        assert set(drafted) == {longest}
-        assert ids == greedy_by_hand(random_model(), 12)
+        assert decode_ids(hierarchy, (3, 3), after_event=see) == greedy_by_hand(random_model(), 12)
+    assert set(drafted) == {longest}
+    recorder = Recorder({"m": stack}, [Reader("m", 1), Reader("m", 2)], {}, "m", {("m", 1): one})
+    readings = recorder.record(PROMPT, [7, 8, 9]).readings
+    assert set(readings[Reader("m", 1)].best) == {longest} != set(readings[Reader("m", 2)].best)
 
 
 def test_the_target_has_none(stack):
