@@ -52,7 +52,7 @@ def fit(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
         if state.step % 25 == 0:
             print(f"step {state.step}: { ({e: round(q.agreement, 3) for e, q in state.after.items()}) }", flush=True)
 
-    found = job.run(see)
+    found = job.run(job.load(), see)
     job.save(found)
     return profile, job.describe(found)
 

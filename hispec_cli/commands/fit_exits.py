@@ -1,5 +1,8 @@
 """`hispec fit-exits`: usable exits for a model that was not trained for early exit."""
 
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,19 +77,31 @@ def fit_exits(
         f"fitting {' and '.join(f'exit {exit_}' for exit_ in job.exits)} on {job.rows.numel():,} tokens, "
         f"{job.held_out.numel():,} held out"
     )
-    interrupted = False
-    try:
-        with FitProgress(steps, seconds) as progress:
-            fit = job.run(progress.see)
-    except KeyboardInterrupt as stop:
-        so_far = stop.args[0] if stop.args else None
-        if so_far is None or all(so_far.after[exit_] == so_far.before[exit_] for exit_ in job.exits):
-            raise  # nothing was learned that could be lost
-        fit, interrupted = so_far, True
+    with FitProgress(steps, seconds) as progress:
+        stack = job.load()
+        with _interruptible() as interrupted:
+            fit = job.run(stack, progress.see, interrupted)
     job.save(fit)
     _show(job, fit, format)
-    if interrupted:
+    if fit.ended == "interrupted":
         raise typer.Exit(INTERRUPTED)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C end the fit with what it has found, and the second end the program."""
+    asked = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(*_: object) -> None:
+        asked.append(True)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _layers(exits: str) -> list[int]:

@@ -29,7 +29,7 @@ class FitSettings:
     """How translators are fitted.
 
     Attributes:
-        steps: the most updates; the learning rate falls linearly to 0 over them.
+        steps: the most updates; the learning rate falls linearly to 0 over them, or over the time if that ends sooner.
         batch_rows: rows of text in an update.
         evaluate_every: updates between two looks at the held-out text.
         patience: looks without an improvement of any exit before it is given up.
@@ -70,7 +70,7 @@ class Fit:
         translators: those that reached it, float32.
         step: updates so far.
         seconds: time spent.
-        ended: why it ended; None while it goes on.
+        ended: steps, budget, no improvement or interrupted; None while it goes on.
     """
 
     before: dict[int, Quality]
@@ -90,6 +90,7 @@ def fit_exits(
     held_out: Tensor,
     settings: FitSettings,
     see: Callable[[Fit], None] = lambda _: None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> Fit:
     """Fit one translator for each exit, each kept as it was when it did best on the held-out text.
 
@@ -100,13 +101,13 @@ def fit_exits(
         held_out: other text, likewise.
         settings: how.
         see: called after every update.
+        interrupted: whether to end after the update under way; asked after each.
 
     Returns:
         The finished fit. An exit that nothing improved keeps the identity.
 
     Raises:
         UnavailableError: no memory for it, or a loss that is not a number.
-        KeyboardInterrupt: as it came, with the fit so far as its argument.
     """
     began = time.monotonic()
     hidden_size = stack.model.config.hidden_size
@@ -116,45 +117,39 @@ def fit_exits(
     fitted = {exit_: _Fitted(hidden_size, stack.device) for exit_ in exits}
     optimizer = torch.optim.AdamW([part for one in fitted.values() for part in one.parts], weight_decay=0.0)
     peak = settings.learning_rate or RATE / hidden_size
-    fit: Fit | None = None
+    order, idle = _endless(len(rows), settings.seed), 0
     try:
         before = _evaluate(stack, fitted, held_out)
-        fit = Fit(before, dict(before), {exit_: one.copy() for exit_, one in fitted.items()})
         _guard(before)
-        order, idle = _endless(len(rows), settings.seed), 0
+        fit = Fit(before, dict(before), {exit_: one.copy() for exit_, one in fitted.items()})
         while fit.ended is None:
-            rate = _rate(fit.step, settings.steps, peak)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = peak * min((fit.step + 1) / WARM_UP, 1.0) * (1 - _share_done(fit, settings))
             fit.losses = _update(stack, fitted, [rows[next(order)] for _ in range(settings.batch_rows)])
             for one in fitted.values():  # apart: the exits are independent of one another
                 torch.nn.utils.clip_grad_norm_(one.parts, 1.0)
             optimizer.step()
             optimizer.zero_grad()
             fit.step, fit.seconds = fit.step + 1, time.monotonic() - began
-            late = settings.seconds is not None and fit.seconds >= settings.seconds
-            if fit.step % settings.evaluate_every == 0 or fit.step == settings.steps or late:
+            end = _reason_to_end(fit, settings, interrupted())
+            if end is not None or fit.step % settings.evaluate_every == 0:
                 idle = 0 if _keep_better(fit, fitted, _evaluate(stack, fitted, held_out)) else idle + 1
-                fit.ended = (
-                    "steps"
-                    if fit.step == settings.steps
-                    else "budget"
-                    if late
-                    else "no improvement"
-                    if idle >= settings.patience
-                    else None
-                )
+                fit.ended = end or ("no improvement" if idle >= settings.patience else None)
                 fit.seconds = time.monotonic() - began
             see(fit)
     except torch.OutOfMemoryError:
         raise UnavailableError(
             f"not enough memory to fit exits of {stack.name}", "lower --row-tokens, or choose a smaller --dtype"
         ) from None
-    except KeyboardInterrupt:
-        if fit is not None:
-            fit.ended, fit.seconds = "interrupted", time.monotonic() - began
-        raise KeyboardInterrupt(fit) from None
     return fit
+
+
+def _reason_to_end(fit: Fit, settings: FitSettings, interrupted: bool) -> str | None:
+    if interrupted:
+        return "interrupted"
+    if fit.step == settings.steps:
+        return "steps"
+    return "budget" if settings.seconds is not None and fit.seconds >= settings.seconds else None
 
 
 class _Fitted:
@@ -238,9 +233,10 @@ def _guard(qualities: Mapping[int, Quality]) -> None:
             )
 
 
-def _rate(step: int, steps: int, peak: float) -> float:
-    """A short warm-up, then a linear fall to 0."""
-    return peak * min((step + 1) / WARM_UP, 1.0) * (1 - step / steps)
+def _share_done(fit: Fit, settings: FitSettings) -> float:
+    """How much of the fit is over, by updates or by time."""
+    by_time = 0.0 if settings.seconds is None else min(1.0, fit.seconds / settings.seconds)
+    return max(fit.step / settings.steps, by_time)
 
 
 def _endless(count: int, seed: int) -> Iterator[int]:

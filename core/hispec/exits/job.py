@@ -89,13 +89,22 @@ class Job:
         self.rows, self.held_out = split(text, most_held_out)
         self._text_digest = hashlib.sha256(text.numpy().tobytes()).hexdigest()
 
-    def run(self, see: Callable[[Fit], None] = lambda _: None) -> Fit:
-        """Load the model and fit; see `fit_exits`."""
+    def load(self) -> TransformersStack:
+        """Load the model; errors as `load_stack`."""
         request = self.request
-        # The modules of `transformers` are what gradients can pass; what they fit serves every stack.
+        # The modules of `transformers` are what gradients can pass; what is fitted on them serves every stack.
         stack = load_stack(self._folder, request.revision, request.dtype, self._device, request.model, "transformers")
         assert isinstance(stack, TransformersStack)
-        return fit_exits(stack, self.exits, self.rows, self.held_out, self.settings, see)
+        return stack
+
+    def run(
+        self,
+        stack: TransformersStack,
+        see: Callable[[Fit], None] = lambda _: None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> Fit:
+        """Fit the exits of the loaded model; see `fit_exits`."""
+        return fit_exits(stack, self.exits, self.rows, self.held_out, self.settings, see, interrupted)
 
     def save(self, fit: Fit) -> Profile:
         """Write the translators, and then the profile that uses them.
