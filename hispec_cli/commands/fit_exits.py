@@ -1,5 +1,6 @@
 """`hispec fit-exits`: usable exits for a model that was not trained for early exit."""
 
+import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,4 +128,4 @@ def _show(job: "Job", fit: "Fit", format_: Format) -> None:
     write(visible(f"wrote {job.profile_path} and {job.translators_path.name}") + "\n")
     if all(fit.after[exit_] == fit.before[exit_] for exit_ in job.exits):
         say("no exit improved: the text may be too short, or the exits good already", "yellow")
-    say(f'try it: hispec generate --profile {job.profile_path} "..." --verify')
+    say(f'try it: hispec generate --profile {shlex.quote(str(job.profile_path))} "..." --verify')
