@@ -26,6 +26,7 @@ from transformers import AutoTokenizer
 from hispec import Engine
 from hispec.exits.fit import Fit, FitSettings
 from hispec.exits.job import Job, Request
+from hispec.levels import open_translators
 from hispec.profile import load_profile
 from hispec.tiny.evaluate import held_out_problems
 from hispec.tiny.problems import conversations, final_number
@@ -59,18 +60,19 @@ def fit(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 
 @torch.inference_mode()
 def agreement(engine: Engine, texts: list[tuple[list[int], list[int]]]) -> dict[str, Any]:
-    """Share of the answers' tokens that each level below the target would have written, plain and translated."""
-    stack = engine.hierarchy.stack_of(-1)
+    """Share of the answers' tokens that each fitted exit would have written, plain and translated."""
+    stack, file = engine.hierarchy.stack_of(-1), open_translators(engine.profile)
+    assert file is not None
+    translators = {exit_: found.on(stack) for exit_ in file.provenance.exits if (found := file.read(exit_))}
     agreed: dict[int, list[int]] = {}
     for prompt, written in texts:
         stack.reserve(len(prompt) + len(written))
         hidden, layer = stack.embed([*prompt, *written[:-1]]), 0
-        for level in engine.hierarchy.levels[:-1]:
-            hidden, layer = stack.run(hidden, layer, level.exit_layer, 0), level.exit_layer
+        for exit_, translator in translators.items():
+            hidden, layer = stack.run(hidden, layer, exit_, 0), exit_
             asked = hidden[len(prompt) - 1 :]
-            assert level.translator is not None
-            counts = agreed.setdefault(level.exit_layer, [0, 0])
-            for kind, states in enumerate((asked, level.translator(asked))):
+            counts = agreed.setdefault(exit_, [0, 0])
+            for kind, states in enumerate((asked, translator(asked))):
                 counts[kind] += int((stack.head(states).argmax(-1).cpu() == torch.tensor(written)).sum())
     tokens = sum(len(written) for _, written in texts)
     return {str(e): {"before": plain / tokens, "after": fitted / tokens} for e, (plain, fitted) in agreed.items()}

@@ -50,7 +50,7 @@ def fit_exits(
     row_tokens: Annotated[int, typer.Option(min=16, help="Tokens of a row of text; fewer take less memory.")] = 512,
     batch_tokens: Annotated[int, typer.Option(min=16, help="Tokens of an update.")] = 4096,
     learning_rate: Annotated[
-        float | None, typer.Option(min=1e-8, max=1.0, help="Peak rate; 0.25 over the hidden size by default.")
+        float | None, typer.Option(min=1e-8, max=1.0, help="Peak rate; 0.5 over the hidden size by default.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the order of the text.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Of a hub model: a branch, tag or commit.")] = None,

@@ -18,7 +18,7 @@ from hispec.errors import UnavailableError
 from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import Translator
 
-RATE = 0.25
+RATE = 0.5
 """Learning rate times hidden size: a step of Adam changes what a row is mapped to in proportion to its width."""
 
 WARM_UP = 10
