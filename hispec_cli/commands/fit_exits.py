@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hispec.errors import UsageError
+from hispec_cli.commands.calibrate import seconds_of
 from hispec_cli.commands.generate import INTERRUPTED, prepare_hub
-from hispec_cli.durations import parse_seconds
 from hispec_cli.options import CommonOptions, Dtype, Format, ModelOptions, grouped
 from hispec_cli.ui.console import say
 from hispec_cli.ui.output import write, write_json
@@ -63,7 +63,7 @@ def fit_exits(
     common: CommonOptions,
 ) -> None:
     """Teach a model's exits to speak for it: small maps fitted on your text, the weights untouched."""
-    seconds = None if budget is None else parse_seconds(budget, "--budget")
+    seconds = None if budget is None else seconds_of(budget)
     layers = None if exits is None else _layers(exits)
     prepare_hub(ModelOptions(offline=offline))
     from hispec.exits.fit import FitSettings  # takes seconds: torch

@@ -9,6 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hispec import Engine, custom_generate
+from hispec.calibration.job import job_of
+from hispec.calibration.search import Configuration
 from hispec.calibration.traces import Reader, Recorder
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.errors import HispecError, ProfileError, UnavailableError
@@ -195,6 +197,11 @@ def test_engines_read_the_exits_of_a_profile_through_its_translators(folder, tmp
     other = engine.with_profile(profile_of(folder, path, intermediate={"exit_layer": 3}))
     assert [level.translator is None for level in other.hierarchy.levels] == [False, True, True]
     assert other.generate("hello").token_ids == answer.token_ids
+    # `calibrate` looks at the exits as they will be read.
+    job = job_of(engine, [PROMPT] * 6, budget=1.0)
+    assert job.translators.keys() == {(str(folder), 1), (str(folder), 2)}
+    chosen = Configuration((Reader(str(folder), 1), Reader(str(folder), 3)), (1, 2))
+    assert [level.translator is None for level in job.bench.hierarchy(chosen).levels] == [False, True, True]
 
 
 def test_translators_of_other_shapes_and_other_weights_are_refused(folder, tmp_path):
