@@ -41,8 +41,8 @@ def write_text(model: Path, path: Path, count: int) -> None:
     path.write_text("".join(tokenizer.apply_chat_template(messages, tokenize=False) for messages in source))
 
 
-def fit(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
-    """Fit the exits; returns the profile and what the fit says of itself."""
+def fit(args: argparse.Namespace) -> None:
+    """Fit the exits and write the profile."""
     args.out.mkdir(parents=True, exist_ok=True)
     text, profile = args.out / "text.txt", args.out / "fitted.yaml"
     write_text(args.model, text, args.conversations)
@@ -55,7 +55,6 @@ def fit(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 
     found = job.run(job.load(), see)
     job.save(found)
-    return profile, job.describe(found)
 
 
 @torch.inference_mode()
@@ -142,14 +141,16 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=40, help="questions that speed is measured on; 0: it is not")
     parser.add_argument("--draft-tokens", type=int, default=2)
     parser.add_argument("--validate-every", type=int, default=4)
-    parser.add_argument("--single-layer-tokens", type=int, default=4, help="tokens that the single-layer arms draft")
+    parser.add_argument("--single-layer-tokens", type=int, default=3, help="tokens that the single-layer arms draft")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--name", default="fit-exits-cpu")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    path, fitted = (args.out / "fitted.yaml", None) if args.reuse else fit(args)
-
-    profile = load_profile(str(path))
+    if not args.reuse:
+        fit(args)
+    profile = load_profile(str(args.out / "fitted.yaml"))
+    translators = open_translators(profile)
+    assert translators is not None
     lengths = {"draft_tokens": args.draft_tokens, "validate_every": args.validate_every}
     with_translators = Engine.from_profile(profile, max_new_tokens=200, **lengths)
     plain = with_translators.with_profile(profile.model_copy(update={"translators": None}))
@@ -166,7 +167,7 @@ def main() -> None:
             "layers": alone.hierarchy.target.exit_layer,
             "exact_match": {"correct": right, "of": len(texts)},
         },
-        "fit": fitted,
+        "fit": translators.provenance.made,
         "agreement_on_held_out_answers": {
             "answers": len(texts),
             "tokens": sum(len(written) for _, written in texts),

@@ -350,7 +350,8 @@ def read_profile(path: Path) -> Profile:
             update={"target": profile.target.model_copy(update={"model": str(path.parent / model)})}
         )
     beside = {name: getattr(profile, name) for name in ("frequencies", "translators")}
-    found = {name: str(path.parent / Path(file).expanduser()) for name, file in beside.items() if file is not None}
+    folder = path.parent.absolute()  # a profile made of this one may lie elsewhere
+    found = {name: str(folder / Path(file).expanduser()) for name, file in beside.items() if file is not None}
     return profile.model_copy(update=found) if found else profile
 
 

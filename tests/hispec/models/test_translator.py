@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -225,9 +226,11 @@ def test_a_digest_tells_siblings_apart_and_does_not_depend_on_the_folder(folder,
     assert digest_of_model(str(tmp_path / "none"), None, 4) is None
 
 
-def test_profiles_name_translators_relative_to_themselves(tmp_path):
+def test_profiles_name_translators_relative_to_themselves(tmp_path, monkeypatch):
     (tmp_path / "p.yaml").write_text("target: {model: a/b}\ndraft: {exit_layer: 1}\ntranslators: t.safetensors\n")
     assert read_profile(tmp_path / "p.yaml").translators == str(tmp_path / "t.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert read_profile(Path("p.yaml")).translators == str(tmp_path / "t.safetensors")
 
 
 def test_generate_of_transformers_takes_them(folder, tmp_path, saved):
