@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hispec.errors import HispecError, UnavailableError, is_out_of_memory
-from hispec_cli.commands import bench, calibrate, chat, doctor, generate, profile
+from hispec_cli.commands import bench, calibrate, chat, doctor, fit_exits, generate, profile
 from hispec_cli.ui.console import report_error
 from hispec_cli.ui.output import ReaderLeft, write
 
@@ -27,6 +27,7 @@ app.add_typer(bench.app, name="bench")
 app.command(name="calibrate")(calibrate.calibrate)
 app.add_typer(profile.app, name="profile")
 app.command(name="doctor")(doctor.doctor)
+app.command(name="fit-exits")(fit_exits.fit_exits)
 
 
 def _show_version(asked: bool) -> None:

@@ -66,6 +66,15 @@ class LoadFormat(StrEnum):
     dummy = "dummy"
 
 
+class Dtype(StrEnum):
+    """Of the weights."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 class Policy(StrEnum):
     """What decides when to draft on and when to judge."""
 

@@ -21,7 +21,7 @@ from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState, PrefixCache
 from hispec.errors import LosslessnessError, OutOfMemoryError, UsageError, is_out_of_memory
 from hispec.events import Committed, Event, Finished, FinishReason
-from hispec.levels import build_hierarchy, deepest_exit
+from hispec.levels import build_hierarchy, deepest_exit, open_translators
 from hispec.lossless import Difference, diagnose, first_difference
 from hispec.memory import check_profile
 from hispec.metrics import Stats
@@ -41,6 +41,7 @@ from hispec.models.loading import (
 from hispec.models.metadata import read_commit
 from hispec.models.placement import Placement, check_quantization
 from hispec.models.stack import LayerStack
+from hispec.models.translator import digest_of_model
 from hispec.profile import (
     Profile,
     check_depths,
@@ -181,10 +182,13 @@ class Engine:
                 )
             check_agreement(settings.dummy_agreement, exits_of_target(profile))
         models = models_of(profile, settings.mode)
-        configs, tokenizers = {}, {}
+        configs, tokenizers, own = {}, {}, profile.target.model
+        translators = open_translators(profile)
         for model, revision in models.items():  # everything that can be refused is, before any weights are read
             configs[model] = load_config(resolve_model(model), revision, dummy=dummy)
             check_depths(profile, model, configs[model].num_layers)
+        if translators is not None:
+            translators.check_shape(own, configs[own].hidden_size, configs[own].num_layers)
         if placement.tensor_parallel:
             check_ranks({model: config.num_kv_heads for model, config in configs.items()})
         elif not force:
@@ -197,8 +201,7 @@ class Engine:
             )
         for model, revision in {} if dummy else models.items():
             tokenizers[model] = load_tokenizer(resolve_model(model), revision)
-            check_vocabulary(tokenizers[profile.target.model], tokenizers[model], profile.target.model, model)
-        own = profile.target.model
+            check_vocabulary(tokenizers[own], tokenizers[model], own, model)
         if dummy:
             tokenizer = load_dummy_tokenizer(resolve_model(own), configs[own].vocab_size)
             built = {
@@ -225,6 +228,9 @@ class Engine:
             )
             for model, revision in models.items()
         }
+        if translators is not None:
+            folder, revision = resolve_model(own), profile.target.revision
+            translators.check_model(own, digest_of_model(folder, revision, configs[own].num_layers))
         generation_config = load_generation_config(resolve_model(own), profile.target.revision)
         settings, _ = resolve_settings(options, profile, environ=environ, generation_config=generation_config)
         eos_ids = as_ids(generation_config.get("eos_token_id")) or configs[own].eos_ids

@@ -1,6 +1,7 @@
 """From a profile to the levels that decode it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -8,6 +9,7 @@ from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.errors import ProfileError
 from hispec.frequencies import frequent_ids
 from hispec.models.stack import LayerStack, ReducedHead
+from hispec.models.translator import Translator, TranslatorFile
 from hispec.profile import Draft, Profile
 
 
@@ -16,10 +18,17 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
 
     Raises:
         ProfileError: levels out of order, or a reduced head without the token frequencies for it.
+        HispecError: translators that cannot be read; see `TranslatorFile`.
     """
     levels = []
     heads = _Heads(profile, target_vocab=stacks[profile.target.model].vocab_size)
     draft, intermediate, target = profile.draft, profile.intermediate, stacks[profile.target.model]
+    translators = open_translators(profile)
+
+    def translator(stack: LayerStack, exit_layer: int) -> Translator | None:
+        found = translators.read(exit_layer) if translators is not None and stack is target else None
+        return None if found is None else found.on(stack)
+
     if mode == "single-layer" and profile.single_layer is not None:
         draft = Draft(exit_layer=profile.single_layer.exit_layer)
     if draft is not None and mode != "autoregressive":
@@ -27,13 +36,13 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
             levels.append(Level("guesses", None, 0))
         if draft.exit_layer is not None or draft.model is not None:
             stack = stacks[draft.model or profile.target.model]
-            levels.append(Level("draft", stack, draft.exit_layer or stack.num_layers, heads.of(stack, draft.head)))
+            exit_layer = draft.exit_layer or stack.num_layers
+            levels.append(Level("draft", stack, exit_layer, heads.of(stack, draft.head), translator(stack, exit_layer)))
     if intermediate is not None and mode == "hispec":
         stack = stacks[intermediate.model or profile.target.model]
+        exit_layer = intermediate.exit_layer or stack.num_layers
         levels.append(
-            Level(
-                "intermediate", stack, intermediate.exit_layer or stack.num_layers, heads.of(stack, intermediate.head)
-            )
+            Level("intermediate", stack, exit_layer, heads.of(stack, intermediate.head), translator(stack, exit_layer))
         )
     try:
         return Hierarchy([*levels, Level("target", target, target.num_layers)])
@@ -68,3 +77,8 @@ def deepest_exit(profile: Profile, model: str) -> int:
         level.exit_layer for level in levels if level is not None and (getattr(level, "model", None) or own) == model
     ]
     return max((exit_layer for exit_layer in exits if exit_layer is not None), default=0)
+
+
+def open_translators(profile: Profile) -> TranslatorFile | None:
+    """The translators that a profile names, None where it names none; errors as `TranslatorFile`."""
+    return None if profile.translators is None else TranslatorFile(Path(profile.translators))

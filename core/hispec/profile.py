@@ -193,6 +193,8 @@ class Profile(_Section):
     """A model trio and its defaults; `None` leaves a value to whatever comes next in the order of precedence.
 
     `frequencies` is the file of token frequencies that reduced heads are taken from, the target's own by default.
+    `translators` is the file of translators for exits of the target, written by `hispec fit-exits`; exits that it has
+    none for are read as they are.
     """
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
@@ -206,6 +208,7 @@ class Profile(_Section):
     adaptive: Adaptation | None = None
     sampling: Sampling = Sampling()
     frequencies: Name | None = None
+    translators: Name | None = None
     chat_template: str | None = None
     calibrated: dict[str, Any] | None = None
 
@@ -347,9 +350,10 @@ def read_profile(path: Path) -> Profile:
         profile = profile.model_copy(
             update={"target": profile.target.model_copy(update={"model": str(path.parent / model)})}
         )
-    if profile.frequencies is not None:
-        profile = profile.model_copy(update={"frequencies": str(path.parent / Path(profile.frequencies).expanduser())})
-    return profile
+    beside = {name: getattr(profile, name) for name in ("frequencies", "translators")}
+    folder = path.parent.absolute()  # a profile made of this one may lie elsewhere
+    found = {name: str(folder / Path(file).expanduser()) for name, file in beside.items() if file is not None}
+    return profile.model_copy(update=found) if found else profile
 
 
 def resolve_model(model: str) -> str:

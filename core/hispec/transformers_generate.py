@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from hispec.errors import UsageError
 from hispec.events import Committed
 from hispec.levels import build_hierarchy
 from hispec.models.transformers_stack import TransformersStack
+from hispec.models.translator import TranslatorFile, digest_of_model
 from hispec.profile import check_depths, profile_for_model
 
 REMEMBERING = ("UnbatchedClassifierFreeGuidanceLogitsProcessor", "SynthIDTextWatermarkLogitsProcessor")
@@ -35,6 +37,7 @@ def custom_generate(
     intermediate_exit: int | None = None,
     draft_tokens: int = 2,
     validate_every: int = 4,
+    translators: str | Path | None = None,
     spec_streamer: BaseStreamer | None = None,
     **model_kwargs: Any,
 ) -> Tensor | GenerateDecoderOnlyOutput:
@@ -56,6 +59,7 @@ def custom_generate(
         intermediate_exit: layers that judge drafts. With neither exit given, 1/8 and 1/4 of the depth.
         draft_tokens: tokens drafted before the next level judges, N_d.
         validate_every: tentatively accepted tokens before the target judges, N_i.
+        translators: a file that `hispec fit-exits` wrote for this model; its first two exits are then the default.
         spec_streamer: receives the prompt, then each validated token (`generate` keeps `streamer` for itself).
         model_kwargs: what `generate` prepares for `forward`; only a padding-free attention mask is accepted.
 
@@ -63,8 +67,9 @@ def custom_generate(
         The prompt and the new tokens, [1, prompt + new], in an output object if `return_dict_in_generate`.
 
     Raises:
-        UsageError: a model that cannot be run in spans, exits that are too deep, a length beyond its context (for a
-            sliding window: the window).
+        UsageError: a model that cannot be run in spans, exits that are too deep, translators of another model, a
+            length beyond its context (for a sliding window: the window).
+        UnavailableError: translators that are damaged.
         ValueError: anything asked for that is not done here: several sequences, padding, beams, scores, a cache...
     """
     _refuse_what_is_not_decoded_here(input_ids, generation_config, logits_processor, model_kwargs)
@@ -75,7 +80,7 @@ def custom_generate(
     try:
         return _generate(
             model, input_ids, logits_processor, stopping_criteria, generation_config,
-            (draft_exit, intermediate_exit), (draft_tokens, validate_every), spec_streamer,
+            (draft_exit, intermediate_exit), (draft_tokens, validate_every), translators, spec_streamer,
         )  # fmt: skip
     finally:
         if training:
@@ -90,12 +95,24 @@ def _generate(
     generation_config: GenerationConfig,
     exits: tuple[int | None, int | None],
     periods: tuple[int, int],
+    translators: str | Path | None,
     spec_streamer: BaseStreamer | None,
 ) -> Tensor | GenerateDecoderOnlyOutput:
     """What `custom_generate` does once its arguments are checked."""
     name = model.config.name_or_path or model.config.model_type
     stack = TransformersStack(model, name)
+    if translators is not None:
+        fitted = TranslatorFile(Path(translators))
+        fitted.check_shape(name, model.config.hidden_size, stack.num_layers)
+        commit = getattr(model.config, "_commit_hash", None)
+        if commit is not None or Path(name).is_dir():  # else its files are not at hand
+            fitted.check_model(name, digest_of_model(name, commit, stack.num_layers))
+        if exits == (None, None):
+            first, *others = fitted.provenance.exits
+            exits = first, others[0] if others else None
     profile = profile_for_model(name, stack.num_layers, *exits)
+    if translators is not None:
+        profile = profile.model_copy(update={"translators": str(translators)})
     check_depths(profile, name, stack.num_layers)
     hierarchy = build_hierarchy(profile, "hispec", {name: stack})
     prompt: list[int] = input_ids[0].tolist()

@@ -120,4 +120,8 @@ def validate(*, name: Name, common: CommonOptions) -> None:
     resolve_settings({}, profile)
     if (depth := read_depth(profile.target)) is not None:
         check_depths(profile, profile.target.model, depth)
+    if profile.translators is not None:
+        from hispec.levels import open_translators  # takes seconds: torch
+
+        open_translators(profile)
     write(visible(f"{path} is a valid profile") + "\n")

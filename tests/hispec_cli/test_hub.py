@@ -66,3 +66,17 @@ def test_a_hub_out_of_reach_exits_5(process, hub):
     environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
     code, _, err = answer(process("generate", "x", "--model", "some-org/early-exit", **environment))
     assert code == 5 and "Traceback" not in err and len(err.splitlines()) == 2, err
+
+
+def test_exits_of_a_hub_model_are_fitted_for_its_commit(process, hub, tmp_path):
+    environment, _ = hub
+    text, profile = tmp_path / "text", tmp_path / "fitted.yaml"
+    text.write_text("Ben has 12 cards. Mei gives Ben 5 more. How many cards does Ben have?\n" * 30)
+    options = ("--row-tokens", 32, "--batch-tokens", 64, "--steps", 1, "--exits", 1, "--out", profile)
+    fit = ("fit-exits", "--model", "some-org/early-exit", "--revision", "main", "--text", text, *options)
+    code, _, err = answer(process(*fit, **environment))
+    assert code == 0, err
+    assert f"revision: {COMMIT}" in profile.read_text()
+    asked = ("generate", QUESTION, "--profile", profile, "--max-new-tokens", 5, "--offline", "--verify")
+    code, _, err = answer(process(*asked, **environment))
+    assert code == 0, err

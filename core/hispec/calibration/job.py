@@ -15,10 +15,14 @@ from hispec.calibration.session import Job
 from hispec.calibration.traces import Reader
 from hispec.errors import ProfileError, UsageError
 from hispec.frequencies import frequent_ids
+from hispec.levels import open_translators
 from hispec.models.stack import LayerStack, ReducedHead
 
 MOST_EXITS = 16
 """Exits that are looked at where nobody says which."""
+
+LEVELS = {"target", "draft", "intermediate", "frequencies", "translators"}
+"""Keys of a profile that measurements depend on."""
 
 WORDS = (256, 1024, 4096, 16384)
 """Sizes of reduced heads, those of at most half the vocabulary."""
@@ -41,7 +45,8 @@ def job_of(
         engine: loaded with the profile, in mode `hispec`.
         prompts: token ids.
         budget: seconds.
-        exits: to look at; by default up to `MOST_EXITS`, evenly spaced in the lower three quarters of the depth.
+        exits: to look at; by default up to `MOST_EXITS`, evenly spaced in the lower three quarters of the depth, and
+            those that have translators.
         draft_tokens: N_d to look at.
         validate_every: N_i to look at.
         most: tokens of an answer.
@@ -52,7 +57,9 @@ def job_of(
     """
     target = engine.profile.target.model
     stack = engine.stacks[target]
-    chosen = sorted(set(exits)) or default_exits(stack.num_layers)
+    file = open_translators(engine.profile)
+    fitted = () if file is None else file.provenance.exits
+    chosen = sorted(set(exits)) or sorted({*default_exits(stack.num_layers), *fitted})
     if chosen[-1] >= stack.num_layers or chosen[0] < 1:
         raise UsageError(
             f"exit {chosen[-1]} was asked for, and {target} has {stack.num_layers} layers",
@@ -71,7 +78,12 @@ def job_of(
     if validate_every:
         space = replace(space, validate_every=tuple(sorted(set(validate_every))))
     stacks = {stack.name: stack for stack in engine.stacks.values()}
-    return Job(stacks, stack.name, heads, space, list(prompts), engine.eos_ids, most, budget, seed)
+    translators = {
+        (stack.name, exit_layer): found.on(stack)
+        for exit_layer in chosen
+        if file is not None and (found := file.read(exit_layer)) is not None
+    }
+    return Job(stacks, stack.name, heads, space, list(prompts), engine.eos_ids, most, budget, seed, translators)
 
 
 def default_exits(depth: int) -> list[int]:
@@ -104,9 +116,11 @@ def _heads(engine: Engine, readers: Sequence[Reader]) -> dict[Reader, ReducedHea
 
 def fingerprint(engine: Engine, job: Job, dataset: str, processes: int) -> str:
     """Of everything that measurements depend on: only an equal calibration is resumed."""
+    file = open_translators(engine.profile)
     described: dict[str, Any] = {
         "machine": describe_machine(engine, processes),
-        "profile": engine.profile.model_dump(mode="json", include={"target", "draft", "intermediate", "frequencies"}),
+        "profile": engine.profile.model_dump(mode="json", include=LEVELS),
+        "translators": None if file is None else vars(file.provenance),
         "space": repr(job.space),
         "dataset": dataset,
         "prompts": [len(prompt) for prompt in job.prompts],

@@ -14,6 +14,7 @@ from hispec.decoding.guesses import Guesser
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.models.stack import LayerStack, ReducedHead
+from hispec.models.translator import Translator
 
 NAMES = ("draft", "intermediate")
 
@@ -107,12 +108,17 @@ class Workbench:
         stacks: by model.
         target: which of them is the target.
         heads: reduced heads by reader.
+        translators: by model and exit, of those that have one.
     """
 
     def __init__(
-        self, stacks: Mapping[str, LayerStack], target: str, heads: Mapping[Reader, ReducedHead] | None = None
+        self,
+        stacks: Mapping[str, LayerStack],
+        target: str,
+        heads: Mapping[Reader, ReducedHead] | None = None,
+        translators: Mapping[tuple[str, int], Translator] | None = None,
     ) -> None:
-        self.stacks, self.target, self.heads = stacks, target, heads or {}
+        self.stacks, self.target, self.heads, self.translators = stacks, target, heads or {}, translators or {}
         self._known: dict[tuple[tuple[Reader, ...], bool], Hierarchy] = {}
 
     def hierarchy(self, configuration: Configuration) -> Hierarchy:
@@ -121,7 +127,9 @@ class Workbench:
         if key not in self._known:
             levels = [Level("guesses", None, 0)] if configuration.ngram else []
             for name, reader in zip(NAMES, configuration.readers, strict=False):
-                levels.append(Level(name, self.stacks[reader.model], reader.exit_layer, self.heads.get(reader)))
+                translator = self.translators.get((reader.model, reader.exit_layer))
+                stack, head = self.stacks[reader.model], self.heads.get(reader)
+                levels.append(Level(name, stack, reader.exit_layer, head, translator))
             own = self.stacks[self.target]
             self._known[key] = Hierarchy([*levels, Level("target", own, own.num_layers)])
         return self._known[key]

@@ -1,6 +1,6 @@
 """A calibration from start to end: measure, record, search, time, check; within a budget, and resumable."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -17,6 +17,7 @@ from hispec.calibration.timing import Speed, TimedAnswer, Timer, Timings, halvin
 from hispec.calibration.traces import Reader, Recorder, Traces, record_all
 from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.models.stack import LayerStack, ReducedHead
+from hispec.models.translator import Translator
 
 PHASES = ("costs", "traces", "replay", "timing", "check")
 """What a calibration spends its budget on, in order."""
@@ -71,6 +72,7 @@ class Job:
         most: tokens of an answer.
         budget: seconds.
         seed: of all that is drawn.
+        translators: by model and exit, of those that have one.
     """
 
     stacks: dict[str, LayerStack]
@@ -82,11 +84,12 @@ class Job:
     most: int
     budget: float
     seed: int = 0
+    translators: Mapping[tuple[str, int], Translator] = field(default_factory=dict)
 
     @property
     def bench(self) -> Workbench:
         """Makes hierarchies of configurations."""
-        return Workbench(self.stacks, self.target, self.heads)
+        return Workbench(self.stacks, self.target, self.heads, self.translators)
 
     def readers(self) -> list[Reader]:
         """Everybody who may be asked: exits and drafters with all their heads, and the target."""
@@ -226,7 +229,7 @@ class Session:
             return kept
         job = self.job
         timer = Timer(job.bench, Plainly(), job.eos_ids, job.most, job.stacks[job.target].context)
-        recorder = Recorder(job.stacks, job.readers(), job.heads, job.target)
+        recorder = Recorder(job.stacks, job.readers(), job.heads, job.target, job.translators)
         traces = record_all(
             recorder,
             self._own,

@@ -14,7 +14,7 @@ The assumption of replays is therefore: what happens after a mistake does not de
 exit that made it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hispec.decoding.confidence import FEATURES, Confidence, confidence_of
 from hispec.models.stack import LayerStack, ReducedHead
+from hispec.models.translator import Translator
 
 FEWEST = 8
 """Texts that are recorded however long it takes."""
@@ -94,12 +95,19 @@ class Recorder:
         readers: whom to ask.
         heads: by reader, the reduced head of those that have one.
         target: the model whose texts are recorded.
+        translators: by model and exit, of those that have one.
     """
 
     def __init__(
-        self, stacks: dict[str, LayerStack], readers: Sequence[Reader], heads: dict[Reader, ReducedHead], target: str
+        self,
+        stacks: dict[str, LayerStack],
+        readers: Sequence[Reader],
+        heads: dict[Reader, ReducedHead],
+        target: str,
+        translators: Mapping[tuple[str, int], Translator] | None = None,
     ) -> None:
         self.stacks, self.readers, self.heads, self.target = stacks, sorted(readers), heads, target
+        self.translators = translators or {}
 
     @torch.inference_mode()
     def record(self, prompt: Sequence[int], tokens: Sequence[int]) -> Trace:
@@ -140,7 +148,8 @@ class Recorder:
 
     def _best(self, stack: LayerStack, hidden: Tensor, reader: Reader) -> tuple[list[int], list[Confidence]]:
         head = self.heads.get(reader)
-        logits = stack.head(hidden, head)
+        translator = self.translators.get((reader.model, reader.exit_layer))
+        logits = stack.head(hidden if translator is None else translator(hidden), head)
         best = logits.argmax(-1)
         return (best if head is None else head.ids[best]).tolist(), confidence_of(logits, tuple(FEATURES))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hispec.models.stack import LayerStack, ReducedHead
+from hispec.models.translator import Translator
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +15,15 @@ class Level:
     """One reader of a model: the state after `exit_layer` layers of `stack`, through its norm and head.
 
     Without a stack it is a level of guesses, which runs no model; only the lowest level may be one. With a reduced
-    head it only knows some words; the target, whose word is final, knows all.
+    head it only knows some words; the target, whose word is final, knows all. A translator maps the state before the
+    norm reads it; the target has none.
     """
 
     name: str
     stack: LayerStack | None
     exit_layer: int
     reduced: ReducedHead | None = None
+    translator: Translator | None = None
 
 
 class Hierarchy:
@@ -54,6 +57,8 @@ class Hierarchy:
             raise ValueError("the last level must be the whole target")
         if self.target.reduced is not None:
             raise ValueError("the target needs its whole head")
+        if self.target.translator is not None:
+            raise ValueError("the target is read as it is, without a translator")
 
     def __len__(self) -> int:
         return len(self.levels)

@@ -89,8 +89,11 @@ class DecodingState:
         """A level's logits at positions since..upto-1; runs what is missing for them."""
         start = self.frontier[level]
         hidden = self.advance(level, upto)
-        reduced = self.hierarchy.levels[level].reduced
-        values = self.hierarchy.stack_of(level).head(hidden[since - start :] if since > start else hidden, reduced)
+        reduced, translator = self.hierarchy.levels[level].reduced, self.hierarchy.levels[level].translator
+        asked = hidden[since - start :] if since > start else hidden
+        if translator is not None:
+            asked = translator(asked)
+        values = self.hierarchy.stack_of(level).head(asked, reduced)
         return Logits(values, None if reduced is None else reduced.ids, self.hierarchy.stack_of(-1).vocab_size)
 
     def write(

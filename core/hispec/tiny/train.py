@@ -44,6 +44,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--p-max", type=float, default=0.1, help="layer dropout of the last layer")
     parser.add_argument("--period", type=int, default=8, help="rotation of the early-exit curriculum, in steps")
+    parser.add_argument(
+        "--ordinary", action="store_true", help="no early-exit loss, no layer dropout: a model with poor exits"
+    )
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="compile the layers (a third faster on CPU)")
@@ -153,9 +156,10 @@ def train_step(
     rows = max(1, args.rows * args.row_tokens // row_tokens)
     ids, learn = make_batch(tokenizer, args.seed, step, rows, row_tokens)
     generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-    exits = exits_of_step(step, args.layers, args.period)
+    exits = [args.layers] if args.ordinary else exits_of_step(step, args.layers, args.period)
+    p_max = 0.0 if args.ordinary else args.p_max
     with torch.autocast("cuda", torch.bfloat16, enabled=args.device.startswith("cuda")):
-        loss, report = early_exit_loss(model, ids.to(args.device), learn.to(args.device), exits, args.p_max, generator)
+        loss, report = early_exit_loss(model, ids.to(args.device), learn.to(args.device), exits, p_max, generator)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:

@@ -90,3 +90,10 @@ def test_a_layer_that_every_row_skipped_is_left_alone():
     moving.grad = torch.eye(2)
     Muon([still, moving], lr=0.1).step()
     assert torch.equal(still, torch.ones(2, 2)) and not torch.equal(moving, torch.ones(2, 2))
+
+
+def test_an_ordinary_model_learns_at_its_last_layer_alone(tmp_path):
+    arguments = [*SMALL, "--steps", "11", "--save-every", "11", "--ordinary", "--p-max", "0.5"]
+    main(["--out", str(tmp_path), *arguments])
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [list(line["exits"]) for line in lines] == [["4"], ["4"]]

@@ -1,0 +1,1 @@
+"""Usable exits for models that were not trained for early exit."""

@@ -1,0 +1,246 @@
+"""Fits translators: every exit learns to say what the model's own last layer says (arXiv 2303.08112, section 3).
+
+The model is not touched. A row of text is run through it once, span by span; its hidden states at the exits and its
+final distribution are used at once and forgotten, so memory holds one row however long the text is. The loss is the
+Kullback-Leibler divergence of an exit's distribution from the final one, KL(final || exit), in nats per token.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from hispec.errors import UnavailableError
+from hispec.models.transformers_stack import TransformersStack
+from hispec.models.translator import Translator
+
+RATE = 0.5
+"""Learning rate times hidden size: a step of Adam changes what a row is mapped to in proportion to its width."""
+
+WARM_UP = 10
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How translators are fitted.
+
+    Attributes:
+        steps: the most updates; the learning rate falls linearly to 0 over them, or over the time if that ends sooner.
+        batch_rows: rows of text in an update.
+        evaluate_every: updates between two looks at the held-out text.
+        patience: looks without an improvement of any exit before it is given up.
+        seconds: the most time, None for no limit.
+        learning_rate: peak of AdamW's; None is `RATE` over the hidden size.
+        seed: decides the order of the rows.
+    """
+
+    steps: int = 250
+    batch_rows: int = 8
+    evaluate_every: int = 25
+    patience: int = 3
+    seconds: float | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How near an exit comes to the whole model on some text.
+
+    Attributes:
+        kl: KL(final || exit), nats per token.
+        agreement: share of the positions where both have the same likeliest token.
+    """
+
+    kl: float
+    agreement: float
+
+
+@dataclass
+class Fit:
+    """What a fit has found so far; complete after every look at the held-out text.
+
+    Attributes:
+        before: quality of the plain exits on held-out text.
+        after: the best quality seen, by exit.
+        translators: those that reached it, float32.
+        step: updates so far.
+        seconds: time spent.
+        ended: steps, budget, no improvement or interrupted; None while it goes on.
+    """
+
+    before: dict[int, Quality]
+    after: dict[int, Quality]
+    translators: dict[int, Translator]
+    step: int = 0
+    seconds: float = 0.0
+    ended: str | None = None
+    losses: dict[int, float] = field(default_factory=dict)
+    """KL of the last update's own rows, by exit."""
+
+
+def fit_exits(
+    stack: TransformersStack,
+    exits: Sequence[int],
+    rows: Tensor,
+    held_out: Tensor,
+    settings: FitSettings,
+    see: Callable[[Fit], None] = lambda _: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Fit:
+    """Fit one translator for each exit, each kept as it was when it did best on the held-out text.
+
+    Args:
+        stack: the model; nothing of it is changed.
+        exits: ascending, below the whole depth.
+        rows: text, [rows, tokens].
+        held_out: other text, likewise.
+        settings: how.
+        see: called after every update.
+        interrupted: whether to end after the update under way; asked after each.
+
+    Returns:
+        The finished fit. An exit that nothing improved keeps the identity.
+
+    Raises:
+        UnavailableError: no memory for it, or a loss that is not a number.
+    """
+    began = time.monotonic()
+    hidden_size = stack.model.config.hidden_size
+    stack.reserve(rows.shape[1])
+    for parameter in stack.model.parameters():
+        parameter.requires_grad_(False)
+    fitted = {exit_: _Fitted(hidden_size, stack.device) for exit_ in exits}
+    optimizer = torch.optim.AdamW([part for one in fitted.values() for part in one.parts], weight_decay=0.0)
+    peak = settings.learning_rate or RATE / hidden_size
+    order, idle = _endless(len(rows), settings.seed), 0
+    try:
+        before = _evaluate(stack, fitted, held_out)
+        _guard(before)
+        fit = Fit(before, dict(before), {exit_: one.copy() for exit_, one in fitted.items()})
+        while fit.ended is None:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * min((fit.step + 1) / WARM_UP, 1.0) * (1 - _share_done(fit, settings))
+            fit.losses = _update(stack, fitted, [rows[next(order)] for _ in range(settings.batch_rows)])
+            for one in fitted.values():  # apart: the exits are independent of one another
+                torch.nn.utils.clip_grad_norm_(one.parts, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            fit.step, fit.seconds = fit.step + 1, time.monotonic() - began
+            end = _reason_to_end(fit, settings, interrupted())
+            if end is not None or fit.step % settings.evaluate_every == 0:
+                idle = 0 if _keep_better(fit, fitted, _evaluate(stack, fitted, held_out)) else idle + 1
+                fit.ended = end or ("no improvement" if idle >= settings.patience else None)
+                fit.seconds = time.monotonic() - began
+            see(fit)
+    except torch.OutOfMemoryError:
+        raise UnavailableError(
+            f"not enough memory to fit exits of {stack.name}", "lower --row-tokens, or choose a smaller --dtype"
+        ) from None
+    return fit
+
+
+def _reason_to_end(fit: Fit, settings: FitSettings, interrupted: bool) -> str | None:
+    if interrupted:
+        return "interrupted"
+    if fit.step == settings.steps:
+        return "steps"
+    return "budget" if settings.seconds is not None and fit.seconds >= settings.seconds else None
+
+
+class _Fitted:
+    """One exit's translator while it is fitted, in float32."""
+
+    def __init__(self, hidden_size: int, device: torch.device) -> None:
+        self.weight = torch.zeros(hidden_size, hidden_size, device=device, requires_grad=True)
+        self.bias = torch.zeros(hidden_size, device=device, requires_grad=True)
+
+    @property
+    def parts(self) -> list[Tensor]:
+        return [self.weight, self.bias]
+
+    def logits(self, stack: TransformersStack, hidden: Tensor) -> Tensor:
+        """[n, hidden] -> logits [n, vocab] in float32, differentiable with regard to the translator."""
+        states = hidden.float()
+        translated = torch.addmm(states, states, self.weight) + self.bias
+        values: Tensor = stack.model.lm_head(stack.model.model.norm(translated.to(hidden.dtype)))
+        return values.float()
+
+    def copy(self) -> Translator:
+        return Translator(self.weight.detach().clone(), self.bias.detach().clone())
+
+
+def _run(stack: TransformersStack, row: Tensor, exits: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
+    """A row's hidden states at each exit, and the final log-probabilities [tokens, vocab] in float32."""
+    hidden, layer = stack.embed(row.tolist()), 0
+    states = {}
+    for exit_ in [*exits, stack.num_layers]:
+        hidden, layer = stack.run(hidden, layer, exit_, 0), exit_
+        states[exit_] = hidden.clone()  # of a tensor made in inference mode, a clone may take part in training
+    final = stack.head(states.pop(stack.num_layers)).clone().float()
+    return states, final.log_softmax(-1)
+
+
+def _update(stack: TransformersStack, fitted: Mapping[int, _Fitted], batch: Sequence[Tensor]) -> dict[int, float]:
+    """Add up the gradients of a batch; returns the KL by exit."""
+    tokens = sum(len(row) for row in batch)
+    total = dict.fromkeys(fitted, 0.0)
+    for row in batch:
+        states, final = _run(stack, row, list(fitted))
+        for exit_, one in fitted.items():
+            logits = one.logits(stack, states[exit_]).log_softmax(-1)
+            loss = F.kl_div(logits, final, log_target=True, reduction="sum") / tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            total[exit_] += loss.item()
+    _guard({exit_: Quality(kl, 0.0) for exit_, kl in total.items()})
+    return total
+
+
+@torch.no_grad()
+def _evaluate(stack: TransformersStack, fitted: Mapping[int, _Fitted], held_out: Tensor) -> dict[int, Quality]:
+    """The quality of every exit on text that is not fitted on."""
+    kl, agreed = dict.fromkeys(fitted, 0.0), dict.fromkeys(fitted, 0)
+    for row in held_out:
+        states, final = _run(stack, row, list(fitted))
+        best = final.argmax(-1)
+        for exit_, one in fitted.items():
+            logits = one.logits(stack, states[exit_]).log_softmax(-1)
+            kl[exit_] += float(F.kl_div(logits, final, log_target=True, reduction="sum"))
+            agreed[exit_] += int((logits.argmax(-1) == best).sum())
+    count = held_out.numel()
+    return {exit_: Quality(kl[exit_] / count, agreed[exit_] / count) for exit_ in fitted}
+
+
+def _keep_better(fit: Fit, fitted: Mapping[int, _Fitted], qualities: Mapping[int, Quality]) -> bool:
+    """Keep the translators that come nearer than before; returns whether any does."""
+    better = [exit_ for exit_, quality in qualities.items() if quality.kl < fit.after[exit_].kl]
+    for exit_ in better:
+        fit.after[exit_], fit.translators[exit_] = qualities[exit_], fitted[exit_].copy()
+    return bool(better)
+
+
+def _guard(qualities: Mapping[int, Quality]) -> None:
+    """Refuse to go on with numbers that are none."""
+    for exit_, quality in qualities.items():
+        if not math.isfinite(quality.kl):
+            raise UnavailableError(
+                f"the divergence of exit {exit_} is not a number: its states leave the range of the dtype",
+                "use --dtype bfloat16 or float32",
+            )
+
+
+def _share_done(fit: Fit, settings: FitSettings) -> float:
+    """How much of the fit is over, by updates or by time."""
+    by_time = 0.0 if settings.seconds is None else min(1.0, fit.seconds / settings.seconds)
+    return max(fit.step / settings.steps, by_time)
+
+
+def _endless(count: int, seed: int) -> Iterator[int]:
+    """Numbers below `count` in random order, all of them before any comes again."""
+    dice = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(count, generator=dice).tolist()

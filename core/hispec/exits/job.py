@@ -1,0 +1,248 @@
+"""Fitting the exits of a model from its name to the files: all that can be refused is, before any weights are read."""
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from hispec.errors import UnavailableError, UsageError
+from hispec.exits.fit import Fit, FitSettings, fit_exits
+from hispec.exits.text import read_rows, split
+from hispec.models.loading import choose_device, load_config, load_stack, load_tokenizer
+from hispec.models.metadata import read_commit
+from hispec.models.transformers_stack import TransformersStack
+from hispec.models.translator import Provenance, digest_of_model, save_translators
+from hispec.profile import BUILTIN, Draft, Dtype, Intermediate, Profile, Target, resolve_model, user_folder
+
+MOST_HELD_OUT_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to fit.
+
+    Attributes:
+        model: a folder, a hub id or `builtin:NAME`.
+        text: a UTF-8 file, like what the model will read and write.
+        exits: layers to read after; None takes a quarter and half of the depth.
+        out: the profile to write, .yaml; None is one in the user's own folder, named after the model.
+        revision: of a hub id.
+        row_tokens: length of a row of text, in tokens.
+        batch_tokens: tokens of an update.
+        device, dtype: as in `hispec.settings.Settings`.
+        force: replace files that are there.
+    """
+
+    model: str
+    text: Path
+    exits: Sequence[int] | None = None
+    out: Path | None = None
+    revision: str | None = None
+    row_tokens: int = 512
+    batch_tokens: int = 4096
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    force: bool = False
+
+
+class Job:
+    """A request that has been checked, its text read.
+
+    Args:
+        request: what to fit.
+        settings: how; its `batch_rows` is set from the request's `batch_tokens`.
+
+    Attributes:
+        exits: ascending.
+        profile_path, translators_path: what will be written.
+        rows, held_out: the text, [rows, tokens] each.
+
+    Raises:
+        UsageError: exits that the model does not have, text that cannot be used, files that would be replaced, an
+            unsupported model.
+        UnavailableError: a device or a model that is not to be had.
+    """
+
+    def __init__(self, request: Request, settings: FitSettings) -> None:
+        self.request = request
+        self.profile_path = _profile_path(request)
+        self.translators_path = self.profile_path.with_suffix(".safetensors")
+        _check_writable(self.profile_path, self.translators_path, request.force)
+        self._device = choose_device(request.device)
+        self._folder = resolve_model(request.model)
+        self._config = load_config(self._folder, request.revision)
+        self.exits = _check_exits(request, self._config.num_layers)
+        row_tokens = min(request.row_tokens, self._config.context)
+        batch_rows = max(1, request.batch_tokens // row_tokens)
+        self.settings = FitSettings(**asdict(settings) | {"batch_rows": batch_rows})
+        tokenizer = load_tokenizer(self._folder, request.revision)
+        most_held_out = max(1, MOST_HELD_OUT_TOKENS // row_tokens)
+        enough = settings.steps * batch_rows + most_held_out
+        text = read_rows(request.text, tokenizer, self._config.vocab_size, row_tokens, enough)
+        self.rows, self.held_out = split(text, most_held_out)
+        self._text_digest = hashlib.sha256(text.numpy().tobytes()).hexdigest()
+
+    def load(self) -> TransformersStack:
+        """Load the model; errors as `load_stack`."""
+        request = self.request
+        # The modules of `transformers` are what gradients can pass; what is fitted on them serves every stack.
+        stack = load_stack(self._folder, request.revision, request.dtype, self._device, request.model, "transformers")
+        assert isinstance(stack, TransformersStack)
+        return stack
+
+    def run(
+        self,
+        stack: TransformersStack,
+        see: Callable[[Fit], None] = lambda _: None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> Fit:
+        """Fit the exits of the loaded model; see `fit_exits`."""
+        return fit_exits(stack, self.exits, self.rows, self.held_out, self.settings, see, interrupted)
+
+    def save(self, fit: Fit) -> Profile:
+        """Write the translators, and then the profile that uses them.
+
+        Returns:
+            The profile.
+
+        Raises:
+            UnavailableError: they cannot be written.
+        """
+        request, depth = self.request, self._config.num_layers
+        commit = read_commit(Target(model=request.model, revision=request.revision))
+        provenance = Provenance(
+            model=request.model,
+            revision=commit or request.revision,
+            model_digest=digest_of_model(self._folder, request.revision, depth),
+            hidden_size=self._config.hidden_size,
+            num_layers=depth,
+            exits=self.exits,
+            made=self.describe(fit),
+        )
+        save_translators(self.translators_path, fit.translators, provenance)
+        local = Path(self._folder).is_dir() and not request.model.startswith(BUILTIN)
+        profile = Profile(
+            name=self.profile_path.stem,
+            description=f"{request.model} with translators at {_listed(self.exits)}, by hispec fit-exits",
+            target=Target(
+                model=str(Path(self._folder).resolve()) if local else request.model,
+                revision=commit or request.revision,
+                dtype=request.dtype,
+            ),
+            draft=Draft(exit_layer=self.exits[0]),
+            intermediate=Intermediate(exit_layer=self.exits[1]) if len(self.exits) > 1 else None,
+            translators=self.translators_path.name,
+        )
+        _write(self.profile_path, yaml.safe_dump(_plain(profile), sort_keys=False, allow_unicode=True, width=100))
+        return profile
+
+    def describe(self, fit: Fit) -> dict[str, Any]:
+        """What was fitted on what, and how well it does: values for JSON."""
+        return {
+            "exits": [
+                {
+                    "exit_layer": exit_,
+                    "agreement": {"before": fit.before[exit_].agreement, "after": fit.after[exit_].agreement},
+                    "kl": {"before": fit.before[exit_].kl, "after": fit.after[exit_].kl},
+                }
+                for exit_ in self.exits
+            ],
+            "steps": fit.step,
+            "ended": fit.ended,
+            "seconds": round(fit.seconds, 3),
+            "text": {
+                "file": self.request.text.name,
+                "tokens_fitted_on": self.rows.numel(),
+                "tokens_held_out": self.held_out.numel(),
+                "row_tokens": self.rows.shape[1],
+                "sha256_of_ids": self._text_digest,
+            },
+            "settings": asdict(self.settings),
+            "environment": {
+                "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu",
+                "dtype": self.request.dtype,
+                "threads": torch.get_num_threads(),
+                "hispec": version("hispec"),
+                "torch": torch.__version__,
+                "transformers": version("transformers"),
+                "python": platform.python_version(),
+            },
+        }
+
+
+def default_exits(num_layers: int) -> tuple[int, ...]:
+    """A quarter and half of the depth: twice what the paper takes for models that are trained for early exit."""
+    draft = max(1, round(num_layers / 4))
+    half = round(num_layers / 2)
+    return (draft, half) if draft < half else (draft,)
+
+
+def _check_exits(request: Request, num_layers: int) -> tuple[int, ...]:
+    if num_layers < 2:
+        raise UsageError(f"{request.model} has one layer, which leaves no exit to fit", "choose a deeper model")
+    if request.exits is None:
+        return default_exits(num_layers)
+    wrong = [exit_ for exit_ in request.exits if not 1 <= exit_ < num_layers]
+    if wrong or not request.exits:
+        named = f"--exits names {wrong[0]}" if wrong else "--exits names no exit"
+        raise UsageError(
+            f"{named}, and {request.model} has {num_layers} layers", f"choose exits from 1 to {num_layers - 1}"
+        )
+    return tuple(sorted(set(request.exits)))
+
+
+def _profile_path(request: Request) -> Path:
+    if request.out is None:
+        name = Path(request.model.removeprefix(BUILTIN)).expanduser().name or "model"
+        return user_folder() / f"{name.lower()}-exits.yaml"
+    path = request.out.expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"--out is {request.out}, and the profile is YAML", "name a file that ends in .yaml")
+    return path
+
+
+def _check_writable(profile: Path, translators: Path, force: bool) -> None:
+    """Find out before the fit what would lose its result after it."""
+    for path in (profile, translators):
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder", "choose another --out")
+        if path.exists() and not force:
+            raise UsageError(f"{path} exists", "choose another --out, or replace it with --force")
+    folder = profile.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made: {error.strerror}", "choose another --out") from None
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{folder} cannot be written to", "choose another --out")
+
+
+def _plain(profile: Profile) -> dict[str, Any]:
+    """A profile as a person would write it: nothing that is the default."""
+    return {"schema": 1} | profile.model_dump(by_alias=True, exclude_defaults=True)
+
+
+def _listed(exits: Sequence[int]) -> str:
+    *most, last = map(str, exits)
+    return f"exits {', '.join(most)} and {last}" if most else f"exit {last}"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file at once or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UnavailableError(
+            f"{path} cannot be written: {error.strerror}", "make room, or choose another --out"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,131 @@
+"""`hispec fit-exits`: usable exits for a model that was not trained for early exit."""
+
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hispec.errors import UsageError
+from hispec_cli.commands.calibrate import seconds_of
+from hispec_cli.commands.generate import INTERRUPTED, prepare_hub
+from hispec_cli.options import CommonOptions, Dtype, Format, ModelOptions, grouped
+from hispec_cli.ui.console import say
+from hispec_cli.ui.output import write, write_json
+from hispec_cli.ui.safe_text import visible
+
+if TYPE_CHECKING:
+    from hispec.exits.fit import Fit
+    from hispec.exits.job import Job
+
+
+@grouped
+def fit_exits(
+    *,
+    model: Annotated[str, typer.Option(metavar="ID|PATH", help="The model: a hub id or a folder.")],
+    text: Annotated[
+        Path, typer.Option(metavar="FILE", help="UTF-8 text like what the model will read and write; 1 MB is plenty.")
+    ],
+    exits: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="Layers to read after; a quarter and half of the depth by default."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE.yaml",
+            help="The profile to write, its translators beside it; by default MODEL-exits among your own profiles.",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="The most updates.")] = 250,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="The most time, such as 90s, 10m or 1.5h; no limit by default.")
+    ] = None,
+    row_tokens: Annotated[int, typer.Option(min=16, help="Tokens of a row of text; fewer take less memory.")] = 512,
+    batch_tokens: Annotated[int, typer.Option(min=16, help="Tokens of an update.")] = 4096,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=1e-8, max=1.0, help="Peak rate; 0.5 over the hidden size by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the order of the text.")] = 0,
+    revision: Annotated[str | None, typer.Option(help="Of a hub model: a branch, tag or commit.")] = None,
+    device: Annotated[str, typer.Option(envvar="HISPEC_DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[Dtype, typer.Option(envvar="HISPEC_DTYPE", help="Of the weights.")] = Dtype.auto,
+    offline: Annotated[
+        bool, typer.Option("--offline", envvar="HISPEC_OFFLINE", help="Never touch the network, as HF_HUB_OFFLINE=1.")
+    ] = False,
+    format: Annotated[Format, typer.Option("--format", help="How to write the result to stdout.")] = Format.auto,  # noqa: A002
+    common: CommonOptions,
+) -> None:
+    """Teach a model's exits to speak for it: small maps fitted on your text, the weights untouched."""
+    seconds = None if budget is None else seconds_of(budget)
+    layers = None if exits is None else _layers(exits)
+    prepare_hub(ModelOptions(offline=offline))
+    from hispec.exits.fit import FitSettings  # takes seconds: torch
+    from hispec.exits.job import Job, Request
+    from hispec_cli.ui.fit_progress import FitProgress
+
+    job = Job(
+        Request(model, text, layers, out, revision, row_tokens, batch_tokens, device, dtype.value, force),
+        FitSettings(steps=steps, seconds=seconds, learning_rate=learning_rate, seed=seed),
+    )
+    say(
+        f"fitting {' and '.join(f'exit {exit_}' for exit_ in job.exits)} on {job.rows.numel():,} tokens, "
+        f"{job.held_out.numel():,} held out"
+    )
+    with FitProgress(steps, seconds) as progress:
+        stack = job.load()
+        with _interruptible() as interrupted:
+            fit = job.run(stack, progress.see, interrupted)
+    job.save(fit)
+    _show(job, fit, format)
+    if fit.ended == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C end the fit with what it has found, and the second end the program."""
+    asked = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(*_: object) -> None:
+        asked.append(True)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _layers(exits: str) -> list[int]:
+    try:
+        return [int(layer) for layer in exits.split(",")]
+    except ValueError:
+        raise UsageError(f"--exits is {exits!r}", "give layers like --exits 4,8") from None
+
+
+def _show(job: "Job", fit: "Fit", format_: Format) -> None:
+    """The exits before and after, and what was written."""
+    record: dict[str, Any] = {"schema": "hispec.fit-exits/1", "model": job.request.model}
+    record |= {"profile": str(job.profile_path), "translators": str(job.translators_path)} | job.describe(fit)
+    if format_ in (Format.json, Format.jsonl):
+        write_json(record)
+        return
+    for exit_ in job.exits:
+        before, after = fit.before[exit_], fit.after[exit_]
+        write(
+            f"exit {exit_}: agreement with the whole model {before.agreement:.3f} -> {after.agreement:.3f}, "
+            f"divergence {before.kl:.3f} -> {after.kl:.3f} nats\n"
+        )
+    write(visible(f"wrote {job.profile_path} and {job.translators_path.name}") + "\n")
+    if all(fit.after[exit_] == fit.before[exit_] for exit_ in job.exits):
+        say("no exit improved: the text may be too short, or the exits good already", "yellow")
+    say(f'try it: hispec generate --profile {shlex.quote(str(job.profile_path))} "..." --verify')

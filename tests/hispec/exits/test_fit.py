@@ -1,0 +1,138 @@
+"""Fitting makes exits agree with the whole model, on text they have not seen, and touches nothing else."""
+
+import pytest
+import torch
+
+from hispec.errors import UnavailableError, UsageError
+from hispec.exits import fit as fitting
+from hispec.exits.fit import FitSettings, fit_exits
+from hispec.exits.text import read_rows, split
+from hispec.models.dummy import dummy_tokenizer
+from hispec.models.transformers_stack import TransformersStack
+from tests.support import random_model
+
+SETTINGS = FitSettings(steps=40, batch_rows=4, evaluate_every=10)
+
+
+def text(rows, seed):
+    return torch.randint(0, 24, (rows, 48), generator=torch.Generator().manual_seed(seed))
+
+
+ROWS, HELD_OUT = text(64, 0), text(8, 1)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_exits_come_nearer_to_the_whole_model_and_its_weights_stay(family):
+    model = random_model(family)
+    before = {name: part.clone() for name, part in model.state_dict().items()}
+    stack = TransformersStack(model, "random")
+    fit = fit_exits(stack, [1, 2], ROWS, HELD_OUT, SETTINGS)
+    for exit_ in (1, 2):
+        assert fit.after[exit_].kl < 0.8 * fit.before[exit_].kl
+        assert fit.after[exit_].agreement > fit.before[exit_].agreement + 0.03
+    for name, part in model.state_dict().items():
+        torch.testing.assert_close(part, before[name], rtol=0, atol=0)
+
+
+def test_what_is_reported_is_what_a_level_reads():
+    stack = TransformersStack(random_model(), "random")
+    fit = fit_exits(stack, [2], ROWS, HELD_OUT, SETTINGS)
+    translator, agreed, plain = fit.translators[2].on(stack), 0, 0
+    for row in HELD_OUT:
+        hidden = stack.run(stack.embed(row.tolist()), 0, 2, 0)
+        final = stack.head(stack.run(hidden, 2, 4, 0)).argmax(-1)
+        agreed += int((stack.head(translator(hidden)).argmax(-1) == final).sum())
+        plain += int((stack.head(hidden).argmax(-1) == final).sum())
+    assert agreed / HELD_OUT.numel() == pytest.approx(fit.after[2].agreement)
+    assert plain / HELD_OUT.numel() == pytest.approx(fit.before[2].agreement)
+
+
+def test_equal_seeds_give_equal_translators():
+    fits = [fit_exits(TransformersStack(random_model(), "random"), [1], ROWS, HELD_OUT, SETTINGS) for _ in range(2)]
+    torch.testing.assert_close(fits[0].translators[1].weight, fits[1].translators[1].weight, rtol=0, atol=0)
+
+
+def test_an_exit_that_nothing_improves_keeps_the_identity_and_is_given_up():
+    settings = FitSettings(steps=40, batch_rows=1, evaluate_every=2, patience=2, learning_rate=1.0)
+    fit = fit_exits(TransformersStack(random_model(), "random"), [1], ROWS, HELD_OUT, settings)
+    assert (fit.ended, fit.step) == ("no improvement", 4)
+    assert fit.after == fit.before and not fit.translators[1].weight.any() and not fit.translators[1].bias.any()
+
+
+def test_a_budget_ends_it_with_what_was_found():
+    fit = fit_exits(TransformersStack(random_model(), "random"), [1], ROWS, HELD_OUT, FitSettings(seconds=1e-9))
+    assert (fit.ended, fit.step) == ("budget", 1)
+    assert fit.after[1].kl < fit.before[1].kl
+
+
+def test_an_interrupt_ends_it_with_what_was_found():
+    steps = iter(range(1, 99))
+    stack = TransformersStack(random_model(), "random")
+    fit = fit_exits(stack, [1], ROWS, HELD_OUT, SETTINGS, interrupted=lambda: next(steps) == 7)
+    assert (fit.ended, fit.step) == ("interrupted", 7) and fit.after[1].kl < fit.before[1].kl
+
+
+def test_states_that_are_not_numbers_are_refused():
+    model = random_model()
+    model.model.layers[0].mlp.down_proj.weight.data.fill_(torch.inf)
+    with pytest.raises(UnavailableError, match="exit 1 is not a number"):
+        fit_exits(TransformersStack(model, "random"), [1], ROWS, HELD_OUT, SETTINGS)
+
+
+def test_running_out_of_memory_is_told_with_a_cure(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(fitting, "_update", full)
+    with pytest.raises(UnavailableError) as caught:
+        fit_exits(TransformersStack(random_model(), "random"), [1], ROWS, HELD_OUT, SETTINGS)
+    assert "--row-tokens" in caught.value.cure
+
+
+class Beginning:
+    """A tokenizer that begins every text with token 9, as Llama's do."""
+
+    def __init__(self):
+        self.inner = dummy_tokenizer(256)
+
+    def __call__(self, text, add_special_tokens=True):
+        ids = self.inner(text)["input_ids"]
+        return {"input_ids": [9, *ids] if add_special_tokens else ids}
+
+
+def test_rows_are_the_text_in_order_each_begun_as_a_text(tmp_path):
+    path = tmp_path / "text"
+    written = "".join(f"line {number}\r\n" for number in range(20_000))
+    path.write_bytes(written.encode())
+    rows = read_rows(path, Beginning(), 256, 65, 10_000)
+    assert (rows[:, 0] == 9).all()
+    expected = dummy_tokenizer(256)(written)["input_ids"]
+    assert rows[:, 1:].reshape(-1).tolist() == expected[: len(rows) * 64] and len(rows) == len(expected) // 64
+    assert len(read_rows(path, Beginning(), 256, 65, 20)) == 20
+
+
+@pytest.mark.parametrize(
+    ("content", "vocab_size", "cause"),
+    [
+        (None, 256, "cannot be read: No such file"),
+        (b"caf\xe9 " * 1000, 256, "not UTF-8 text"),
+        (b"too short", 256, "has 9 tokens"),
+        (b"", 256, "has 0 tokens"),
+        (b"x" * 1000, 50, "vocabulary of 50"),
+    ],
+)
+def test_text_that_cannot_be_used_is_refused(tmp_path, content, vocab_size, cause):
+    path = tmp_path / "text"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        read_rows(path, dummy_tokenizer(256), vocab_size, 64, 100)
+    assert cause in caught.value.cause
+
+
+def test_held_out_rows_are_spread_and_not_fitted_on():
+    rows = torch.arange(100)[:, None]
+    fitted, held_out = split(rows, 5)
+    assert sorted(fitted[:, 0].tolist() + held_out[:, 0].tolist()) == list(range(100))
+    assert len(held_out) == 5 and held_out.min() < 25 and held_out.max() > 75
+    assert len(split(rows, 1000)[1]) == 10 and len(split(rows[:8], 1000)[1]) == 1
