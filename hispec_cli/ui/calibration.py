@@ -1,6 +1,7 @@
 """How a calibration is going, and what it came to.
 
-It draws only when it is told of something, between measurements, never during one.
+It draws only when it is told of something, between measurements, never during one, and so seldom that drawing takes
+a small share of the time gone by: all of it is taken from the budget.
 """
 
 from time import monotonic
@@ -8,24 +9,39 @@ from types import TracebackType
 from typing import Self
 
 from rich import box
+from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hispec.calibration.search import Configuration
 from hispec.calibration.session import Calibrated, Job, Phase, Progress, Scored
+from hispec_cli.ui.calibration_panels import (
+    ASCII,
+    TITLES,
+    UNICODE,
+    Glyphs,
+    agreement_rows,
+    heat_map,
+    interval,
+    joined,
+    ramp_for,
+    screen,
+)
+from hispec_cli.ui.calibration_state import CalibrationState, Seen, Standing, initial, reduce
 from hispec_cli.ui.console import say, stderr
 from hispec_cli.ui.safe_text import visible
 
-TITLES = {
-    "costs": "measuring what spans, heads and steps cost",
-    "traces": "recording what every exit says",
-    "replay": "replaying configurations",
-    "timing": "timing the best",
-    "check": "checking on prompts not seen before",
-}
+INTERVAL = 0.125
+"""Seconds between two frames, at least."""
+SHARE = 0.03
+"""Of the time gone by, what drawing may take."""
+EVERY_S = 30.0
+"""Seconds between two lines where nothing is drawn."""
 
 
 class CalibrationView:
-    """Shows the progress of a calibration on stderr.
+    """Shows the progress of a calibration on stderr: a screen on a terminal, a line now and then elsewhere.
 
     Args:
         job: that is calibrated.
@@ -33,46 +49,148 @@ class CalibrationView:
     """
 
     def __init__(self, job: Job, *, quiet: bool = False) -> None:
+        self.state = initial(job.space, job.budget)
         self._job, self._quiet = job, quiet
-        self._began = monotonic()
-        self._phase = ""
-        self._scored = 0
+        self._seen: list[Seen] = []
+        self._began = self._next = self._said_at = monotonic()
+        self._console = stderr()
+        self._glyphs, self._ramp = glyphs_for(self._console), ramp_for(self._console.color_system)
+        self._live = (
+            Live(console=self._console, auto_refresh=False, transient=True)
+            if self._console.is_terminal and not quiet
+            else None
+        )
 
     def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        self.state = self._reduced()
+        if self._live is not None:
+            self._live.stop()
 
     def see(self, progress: Progress) -> None:
-        """Take a step into account."""
-        self._scored += isinstance(progress, Scored)
-        if isinstance(progress, Phase) and progress.name != self._phase and not self._quiet:
-            self._phase = progress.name
-            say(f"{monotonic() - self._began:5.0f} s  {TITLES[self._phase]}")
+        """Take a step into account, and draw if it is time to."""
+        if self._quiet:
+            return
+        now = monotonic()
+        self._seen.append(Seen(now - self._began, progress))
+        new = isinstance(progress, Phase) and progress.name != self.state.phase
+        if self._live is None:
+            self._tell(now, new=new)
+        elif new or now >= self._next:
+            self.state = self._reduced()
+            size = self._console.size
+            rows = screen(
+                self.state,
+                now - self._began,
+                self._job.target,
+                size.width - 1,
+                size.height - 1,
+                self._glyphs,
+                self._ramp,
+            )
+            self._live.update(joined(rows), refresh=True)
+            drawn = monotonic()
+            self._next = drawn + max(INTERVAL, (drawn - now) / SHARE)
+
+    def _tell(self, now: float, *, new: bool) -> None:
+        """A line as a phase begins, after what the one before came to, and now and then within it."""
+        if not new and now < self._said_at + EVERY_S:
+            return
+        self.state = self._reduced()
+        self._said_at = now
+        at = f"{now - self._began:5.0f} s  "
+        if (sum_ := summary(self.state, self._job.target)) and self.state.scored:
+            say(at + sum_)
+        if new:
+            say(at + TITLES[self.state.phase])
+        elif not self.state.scored:
+            share = self.state.progress_of(self.state.phase, now - self._began)
+            say(f"{at}{TITLES[self.state.phase]}: {share:.0%}")
+
+    def _reduced(self) -> CalibrationState:
+        seen, self._seen = self._seen, []
+        return reduce(self.state, *seen) if seen else self.state
+
+
+def summary(state: CalibrationState, target: str) -> str:
+    """What is known so far, in a line."""
+    listed = [one for one in state.checked or state.finalists if one.speed is not None]
+    if listed:
+        left = sum(one.standing is not Standing.pruned for one in listed)
+        answers = sum(one.answers for one in listed)
+        best = listed[0]
+        assert best.speed is not None
+        within = interval(best.speed, 0)
+        return (
+            f"{answers} answers timed, {left} of {len(listed)} configurations left, the fastest: "
+            f"{best.configuration.describe(target)}, {best.speed.value:.0f} tokens/s"
+            + (f" ({within})" if within else "")
+        )
+    if state.best is None:
+        return ""
+    return (
+        f"{state.scored:,} replays of {len(state.scores):,} configurations, the fastest: "
+        f"{state.best.configuration.describe(target)}, {state.best.speed:.0f} tokens/s"
+    )
+
+
+def glyphs_for(console: Console) -> Glyphs:
+    """Signs that a console can write."""
+    return UNICODE if console.encoding.startswith("utf") else ASCII
 
 
 def show_result(job: Job, result: Calibrated) -> None:
-    """The final table on stderr: winner and baselines on unseen prompts."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("configuration")
-    for head in ("tokens/s", "95 %", "winner over it", "95 %"):
-        table.add_column(head, justify="right")
-    for configuration in result.check.configurations:
-        speed, ratio = result.speed(configuration), result.ratio(result.winner, configuration)
-        table.add_row(
-            Text(visible(configuration.describe(job.target))),
-            f"{speed.value:.1f}",
-            _interval(speed.ci95, 1),
-            f"{ratio.value:.2f}",
-            _interval(ratio.ci95, 2),
+    """What it came to, on stderr: on a terminal the map, the agreement by depth, and winner and baselines."""
+    console = stderr()
+    width, glyphs = console.width - 1, glyphs_for(console)
+    if console.is_terminal:
+        state = reduce(
+            initial(job.space, job.budget),
+            *(Seen(0.0, Scored(score)) for score in result.found.scores),
+            Seen(0.0, Phase("replay", 1.0)),
         )
-    stderr().print(table)
+        height = len(state.drafters) + 3
+        console.print(joined(heat_map(state, job.target, width, height, glyphs, ramp_for(console.color_system))))
+        console.print()
+    console.print(joined(agreement_rows(result.agreement, job.target, width, glyphs)))
+    console.print()
+    console.print(_table(job, result))
+    prompts = len({answer.prompt for answer in result.check.answers})
+    say(f"timed on {prompts} prompts that it was not calibrated on; replay: what was predicted from the others")
     if result.ties:
         say("may be as fast: " + "; ".join(tie.describe(job.target) for tie in result.ties))
 
 
-def _interval(ci95: tuple[float, float] | None, digits: int) -> str:
-    return f"{ci95[0]:.{digits}f}-{ci95[1]:.{digits}f}" if ci95 else ""
+def _table(job: Job, result: Calibrated) -> Table:
+    """Winner and baselines on unseen prompts, with the intervals beneath."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), header_style="bold")
+    table.add_column("", no_wrap=True)
+    table.add_column("configuration", overflow="fold")
+    for head in ("tokens/s\n95 %", "winner over it\n95 %", "replay"):
+        table.add_column(head, justify="right", no_wrap=True)
+    predicted = {score.configuration: score.speed for score in result.found.scores}
+    for configuration in result.check.configurations:
+        speed, ratio = result.speed(configuration), result.ratio(result.winner, configuration)
+        won = configuration == result.winner
+        table.add_row(
+            role(result, configuration),
+            Text(visible(configuration.describe(job.target))),
+            f"{speed.value:.1f}\n{interval(speed, 1)}",
+            "" if won else f"{ratio.value:.2f}\n{interval(ratio, 2)}",
+            f"{predicted[configuration]:.1f}" if configuration in predicted else "",
+            style="bold" if won else "",
+        )
+    return table
+
+
+def role(result: Calibrated, configuration: Configuration) -> str:
+    """What a configuration is known as: the winner, a baseline, or both."""
+    names = ["winner"] if configuration == result.winner else []
+    names += [name for name, baseline in result.baselines().items() if baseline == configuration]
+    return ",\n".join(names)

@@ -1,0 +1,334 @@
+"""Turns the state of a calibration into rows of text: the heat map, the phases, the finalists, the agreement by depth.
+
+Every sign of the map means the same without its colour. Whatever comes from outside passes `visible` here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from rich.cells import cell_len, set_cell_size
+from rich.style import Style
+from rich.text import Text
+
+from hispec.calibration.search import PLAIN, Configuration
+from hispec.calibration.session import PHASES
+from hispec.calibration.timing import Speed
+from hispec.calibration.traces import Reader
+from hispec_cli.ui.calibration_state import ADAPTIVE, CalibrationState, Drafter, Finalist, Place, Standing
+from hispec_cli.ui.safe_text import visible
+
+T = TypeVar("T")
+
+TITLES = {
+    "costs": "measuring what spans, heads and steps cost",
+    "traces": "recording what every exit says",
+    "replay": "replaying configurations",
+    "timing": "timing the best",
+    "check": "checking on prompts not seen before",
+}
+SHORT = {
+    "costs": "measuring costs",
+    "traces": "recording exits",
+    "replay": "replaying",
+    "timing": "timing the best",
+    "check": "on unseen prompts",
+}
+HEAT = (0.5, 0.7, 0.85, 0.95)
+"""Speeds relative to the fastest at which the colour changes."""
+_WIDE = 100
+"""Columns from which configurations are described in words."""
+_NARROWEST, _WIDEST = 3, 9
+"""Columns of a cell."""
+_FIGURE = 4
+"""Columns of a figure of up to 100 and a mark."""
+_GROUPED = 6
+"""Columns of a cell that stands for several."""
+_NAME = 18
+"""Columns of a row's name."""
+_SHARE = 13
+"""Columns of a share."""
+_DIM, _BOLD = Style(dim=True), Style(bold=True)
+
+
+class Glyphs(NamedTuple):
+    """The signs of the screen."""
+
+    best: str = "★"
+    tied: str = "="
+    scored: str = " "
+    pruned: str = "×"
+    pending: str = "·"
+    done: str = "✓"
+    now: str = "▸"
+    bar: str = "█"
+    half: str = "▌"
+    dot: str = "·"
+    cut: str = "…"
+
+    def mark(self, standing: Standing) -> str:
+        """Of a cell or a finalist."""
+        mark: str = getattr(self, standing.value)
+        return mark
+
+
+UNICODE = Glyphs()
+ASCII = Glyphs("*", "=", " ", "x", ".", "+", ">", "#", "", "|", "~")
+
+
+class Ramp(NamedTuple):
+    """Styles from slow to fast, one more than `HEAT` has steps."""
+
+    styles: tuple[Style, ...]
+
+
+FULL = Ramp(
+    tuple(
+        Style.parse(style)
+        for style in (
+            "#ffffff on #440154",
+            "#ffffff on #3b528b",
+            "#000000 on #21918c",
+            "#000000 on #5ec962",
+            "#000000 on #fde725",
+        )
+    )
+)
+"""Viridis, which every kind of colour vision sees in order; text on it has at least 5:1."""
+SIXTEEN = Ramp(
+    tuple(
+        Style.parse(style)
+        for style in ("white on magenta", "white on blue", "black on cyan", "black on green", "black on yellow")
+    )
+)
+
+
+def ramp_for(color_system: str | None) -> Ramp:
+    """Colours that a terminal can tell apart."""
+    return SIXTEEN if color_system in ("standard", "windows") else FULL
+
+
+def heat(relative: float) -> int:
+    """Which step of a ramp a relative speed is."""
+    return sum(relative >= step for step in HEAT)
+
+
+def screen(
+    state: CalibrationState, at: float, target: str, width: int, height: int, glyphs: Glyphs, ramp: Ramp
+) -> list[Text]:
+    """All rows of the live screen.
+
+    Args:
+        state: to show.
+        at: seconds since the start.
+        target: the model whose exits go without its name.
+        width: columns there are.
+        height: rows there are.
+        glyphs: to use.
+        ramp: to use.
+    """
+    rows = [clock_row(state, at, width, glyphs), phases_row(state, at, width, glyphs)]
+    listed = state.checked or state.finalists
+    lists = finalist_rows(listed, target, width, glyphs) if listed else []
+    lists = lists[: max(3, (height - 4) // 2)]
+    if state.cells:
+        rows += heat_map(state, target, width, max(4, height - len(rows) - len(lists) - 1), glyphs, ramp)
+    return [*rows, *lists][:height]
+
+
+def clock_row(state: CalibrationState, at: float, width: int, glyphs: Glyphs) -> Text:
+    """What is done, and how much of the budget is left."""
+    left = state.budget - at
+    time = f"{_clock(at)} of {_clock(state.budget)}, " + (
+        f"at most {_clock(left)} left" if left > 0 else "finishing beyond the budget"
+    )
+    titles = TITLES if width >= _WIDE else SHORT
+    doing = titles.get(state.phase, "starting")
+    if state.phase == "replay":
+        doing = f"{doing}: {state.scored:,}"
+    return _fit(Text.assemble((time, _BOLD), f" {glyphs.dot} {doing}"), width)
+
+
+def phases_row(state: CalibrationState, at: float, width: int, glyphs: Glyphs) -> Text:
+    """Every phase: how long it took, how far it is, or that it is to come."""
+    said: list[tuple[str, str, Style]] = []
+    for phase in PHASES:
+        if phase in state.ended:
+            seconds = state.ended[phase] - state.began[phase]
+            said.append((f"{glyphs.done} {phase}", f" {seconds:.0f} s", Style()))
+        elif phase == state.phase:
+            said.append((f"{glyphs.now} {phase}", f" {state.progress_of(phase, at):.0%}", _BOLD))
+        else:
+            said.append((f"{glyphs.dot} {phase}", "", _DIM))
+    if sum(len(name) + len(rest) + 2 for name, rest, _ in said) > width:
+        said = [(name, "" if name.startswith(glyphs.done) else rest, style) for name, rest, style in said]
+    return _fit(Text("  ").join(Text(name + rest, style) for name, rest, style in said), width)
+
+
+def heat_map(state: CalibrationState, target: str, width: int, height: int, glyphs: Glyphs, ramp: Ramp) -> list[Text]:
+    """The fastest replay of each (draft, period), as a share of the fastest of all, and how it does.
+
+    Where there is no room for every row or column, neighbours share one, and the faster of them is shown.
+    """
+    best = state.best
+    assert best is not None
+    rows = _grouped(state.drafters, height - 2)
+    names = [_row_name(group, target, glyphs) for group in rows]
+    label = min(_NAME, max(cell_len(name) for name in [*names, "draft"])) + 1
+    label -= (width - label) // len(state.periods) < _FIGURE  # cells begin with a blank, but where they hold 100
+    cell = (width - label) // len(state.periods)
+    if cell < _NARROWEST:
+        columns, cell = _grouped(state.periods, max(1, (width - label) // _GROUPED)), _GROUPED
+    else:
+        columns, cell = [[period] for period in state.periods], min(cell, _WIDEST)
+    head = "".join(_column_name(group, cell).rjust(cell) for group in columns)
+    drawn = [Text.assemble((set_cell_size("draft", label), _BOLD), (head, _BOLD))]
+    for group, name in zip(rows, names, strict=True):
+        row = Text(set_cell_size(name, label))
+        for periods in columns:
+            place = _fastest(state, [Place(drafter, period) for drafter in group for period in periods])
+            row.append_text(_cell(state, place, cell, glyphs, ramp))
+        drawn.append(row)
+    drawn.append(_legend(state, width, glyphs))
+    return [_fit(row, width) for row in drawn]
+
+
+def _cell(state: CalibrationState, place: Place, width: int, glyphs: Glyphs, ramp: Ramp) -> Text:
+    score, best, standing = state.cells.get(place), state.best, state.standing(place)
+    mark = glyphs.mark(standing)
+    if score is None or best is None:
+        return Text(mark.rjust(width), _DIM)
+    relative = score.speed / best.speed
+    figure = f"{min(relative, 1):.0%}".removesuffix("%")
+    said = (figure if len(figure) < width else "") + mark
+    return Text(said.rjust(width), ramp.styles[heat(relative)] + Style(bold=standing in (Standing.best, Standing.tied)))
+
+
+def _fastest(state: CalibrationState, places: Sequence[Place]) -> Place:
+    """Of several cells the one to show: that which does best, by its standing and then by its speed."""
+    order = [Standing.pending, Standing.pruned, Standing.scored, Standing.tied, Standing.best]
+
+    def rank(place: Place) -> tuple[int, float]:
+        score = state.cells.get(place)
+        return order.index(state.standing(place)), score.speed if score else 0.0
+
+    return max(places, key=rank)
+
+
+def _legend(state: CalibrationState, width: int, glyphs: Glyphs) -> Text:
+    best = state.best
+    assert best is not None
+    timed = any(one.speed is not None for one in state.finalists)
+    ties = "may be as fast" if timed else "within 3 %"
+    said = (
+        f"{glyphs.best} fastest  {glyphs.tied} {ties}  {glyphs.pruned} left behind  {glyphs.pending} not replayed",
+        f"% of {best.speed:,.0f} tokens/s by replay; columns: tokens at which the target judges",
+    )
+    whole = "  ".join(said)
+    return Text(whole if len(whole) <= width else said[0], _DIM)
+
+
+def finalist_rows(listed: Sequence[Finalist], target: str, width: int, glyphs: Glyphs) -> list[Text]:
+    """A table of those that are timed."""
+    named = [
+        visible(one.configuration.describe(target) if width >= _WIDE else brief(one.configuration, target))
+        for one in listed
+    ]
+    figures = 9 + 14 + (9 if width >= 70 else 0)
+    label = min(max(cell_len(name) for name in [*named, "timed"]), max(8, width - figures - 2))
+    head = f"{'  timed':<{label + 2}}{'tokens/s':>9}{'95 %':>14}" + (f"{'replay':>9}" if width >= 70 else "")
+    rows = [_fit(Text(head, _BOLD), width)]
+    for name, one in zip(named, listed, strict=True):
+        cut = name if cell_len(name) <= label else set_cell_size(name, label - 1) + glyphs.cut
+        speed = f"{one.speed.value:.1f}" if one.speed else ""
+        row = f"{glyphs.mark(one.standing)} {set_cell_size(cut, label)}{speed:>9}{interval(one.speed, 0):>14}"
+        if width >= 70:
+            row += f"{one.predicted:9.1f}" if one.predicted is not None else " " * 9
+        looks = {Standing.best: _BOLD, Standing.pruned: _DIM, Standing.pending: _DIM}
+        rows.append(_fit(Text(row, looks.get(one.standing, Style())), width))
+    return rows
+
+
+def brief(configuration: Configuration, target: str) -> str:
+    """A configuration in as few words as can be: `exit 1 (2) > exit 2/256 (12)`, with periods, and words of heads."""
+    if configuration == PLAIN:
+        return configuration.describe(target)
+    words = [f"{configuration.ngram[1]} guesses"] if configuration.ngram else []
+    for at, reader in enumerate(configuration.readers):
+        word = f"exit {reader.exit_layer}" + (f"/{reader.words}" if reader.words else "")
+        word += "" if reader.model == target else f" of {reader.model}"
+        words.append(word + (f" ({configuration.periods[at]})" if configuration.periods else ""))
+    if configuration.periods and not configuration.readers:
+        words.append(f"target ({configuration.periods[-1]})")
+    return " > ".join(words) + (", adaptive" if configuration.adaptive else "")
+
+
+def agreement_rows(agreement: Mapping[Reader, float], target: str, width: int, glyphs: Glyphs) -> list[Text]:
+    """How often each exit says what the target says: a bar for its whole head, numbers for reduced ones."""
+    depth = max(reader.exit_layer for reader in agreement if reader.model == target)
+    lower = [reader for reader in agreement if (reader.model, reader.exit_layer) != (target, depth)]
+    drafters = sorted(
+        {Drafter(reader.model, reader.exit_layer) for reader in lower}, key=lambda d: (d.model != target, d)
+    )
+    words = sorted({reader.words for reader in lower})
+    names = [_row_name([drafter], target, glyphs) for drafter in drafters]
+    label = min(_NAME, max(map(cell_len, names), default=0)) + 1
+    columns = words[: max(1, (width - label) // _SHARE)]
+    room = max(0, min(50, width - label - _SHARE * len(columns)))
+    head = "".join(f"{f'{size:,} words' if size else 'all words':>{_SHARE}}" for size in columns)
+    title = "agreement with the target, through heads of"
+    rows = [Text(title, _BOLD), Text(" " * (label + room) + head, _BOLD)]
+    if len(title) < label + room:
+        rows = [Text(f"{title:<{label + room}}{head}", _BOLD)]
+    for drafter, name in zip(drafters, names, strict=True):
+        shares = [agreement.get(Reader(*drafter, size)) for size in columns]
+        whole = shares[0] or 0.0
+        halves = round(2 * room * whole) if glyphs.half else 2 * round(room * whole)
+        bar = glyphs.bar * (halves // 2) + glyphs.half * (halves % 2)
+        said = "".join(f"{'' if share is None else f'{share:.1%}':>{_SHARE}}" for share in shares)
+        rows.append(Text.assemble(set_cell_size(name, label), (f"{bar:<{room}}", "cyan"), said))
+    return [_fit(row, width) for row in rows]
+
+
+def interval(speed: Speed | None, digits: int) -> str:
+    """Both ends, or nothing."""
+    if speed is None or speed.ci95 is None:
+        return ""
+    return f"{speed.ci95[0]:.{digits}f}-{speed.ci95[1]:.{digits}f}"
+
+
+def _grouped(items: Sequence[T], most: int) -> list[list[T]]:
+    """Neighbours together, so that there are no more groups than `most`."""
+    size = -(-len(items) // max(1, most))
+    return [list(items[at : at + size]) for at in range(0, len(items), size)]
+
+
+def _row_name(group: Sequence[Drafter], target: str, glyphs: Glyphs) -> str:
+    first, last = group[0], group[-1]
+    if first.model != target:
+        name = visible(first.model.rpartition("/")[2] or first.model)
+        return name if cell_len(name) <= _NAME else set_cell_size(name, _NAME - 1) + glyphs.cut
+    return f"exit {first.exit_layer}" + (f"-{last.exit_layer}" if last != first else "")
+
+
+def _column_name(group: Sequence[int], width: int) -> str:
+    names = ["adaptive" if period == ADAPTIVE else str(period) for period in group]
+    if len(names) == 1:
+        return names[0] if len(names[0]) < width else names[0][: width - 1]
+    return f"{names[0]}-{names[-1][:2]}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _fit(text: Text, width: int) -> Text:
+    text.truncate(width, overflow="crop")
+    text.no_wrap = True
+    return text
+
+
+def joined(rows: Iterable[Text]) -> Text:
+    """Rows as one text."""
+    return Text("\n", no_wrap=True).join(rows)

@@ -1,0 +1,262 @@
+"""What the screen of a calibration shows, as a pure function of its progress.
+
+`reduce(state, *seen)` is the next state; nothing here reads a clock, a terminal or a model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+from math import isfinite
+from typing import NamedTuple
+
+from hispec.calibration.search import PLAIN, Configuration, Score, Space
+from hispec.calibration.session import ENDS, PHASES, Phase, Progress, Scored, Timed
+from hispec.calibration.timing import Speed, Timings
+
+ADAPTIVE = 0
+"""Stands for the adaptive policy where else there is a period."""
+NEAR = 0.97
+"""Of the fastest: what replay takes for as fast."""
+
+
+class Drafter(NamedTuple):
+    """Who drafts: an exit of a model, whatever its head."""
+
+    model: str
+    exit_layer: int
+
+
+class Place(NamedTuple):
+    """A cell of the heat map: who drafts, and at how many tokens the target judges."""
+
+    drafter: Drafter
+    period: int
+
+
+class Seen(NamedTuple):
+    """Progress, and when it was told: seconds since the start."""
+
+    at: float
+    progress: Progress
+
+
+class Standing(StrEnum):
+    """How a cell or a finalist does."""
+
+    pending = "pending"
+    """Nothing is known."""
+    scored = "scored"
+    """Still in the race."""
+    pruned = "pruned"
+    """Left behind."""
+    tied = "tied"
+    """May be as fast as the best."""
+    best = "best"
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A configuration that is timed.
+
+    Attributes:
+        configuration: which.
+        predicted: tokens per second by replay.
+        speed: as timed, None as long as it has no answer.
+        answers: how many.
+        standing: among the finalists.
+    """
+
+    configuration: Configuration
+    predicted: float | None
+    speed: Speed | None
+    answers: int
+    standing: Standing
+
+
+@dataclass(frozen=True)
+class CalibrationState:
+    """One moment of a calibration.
+
+    Attributes:
+        drafters: rows of the heat map.
+        periods: its columns, `ADAPTIVE` the last where that is tried.
+        budget: seconds.
+        phase: that is under way, empty before the first.
+        share: of it that is done, as far as it says.
+        began: seconds since the start, by phase.
+        ended: the same.
+        scored: how many replays there were.
+        scores: the last of each configuration.
+        cells: by place, the fastest of those replayed on the most texts.
+        rounds: the numbers of texts that replays took, ascending.
+        timings: of the finalists.
+        alive: of these, the places of those not yet dropped.
+        check: on prompts not seen before.
+    """
+
+    drafters: tuple[Drafter, ...]
+    periods: tuple[int, ...]
+    budget: float
+    phase: str = ""
+    share: float = 0.0
+    began: Mapping[str, float] = field(default_factory=dict)
+    ended: Mapping[str, float] = field(default_factory=dict)
+    scored: int = 0
+    scores: Mapping[Configuration, Score] = field(default_factory=dict)
+    cells: Mapping[Place, Score] = field(default_factory=dict)
+    rounds: tuple[int, ...] = ()
+    timings: Timings | None = None
+    alive: tuple[int, ...] = ()
+    check: Timings | None = None
+
+    @cached_property
+    def best(self) -> Score | None:
+        """The fastest of those replayed on the most texts, plain decoding among them."""
+        known = [*self.cells.values(), *([self.scores[PLAIN]] if PLAIN in self.scores else [])]
+        return max(known, key=_rank, default=None)
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the search by replay is over."""
+        return "replay" in self.ended
+
+    def progress_of(self, phase: str, at: float) -> float:
+        """The share of a phase that is over, by what it says or by the time that it may take."""
+        if phase in self.ended:
+            return 1.0
+        if phase not in self.began:
+            return 0.0
+        began, end = self.began[phase], ENDS[phase] * self.budget
+        by_time = (at - began) / (end - began) if end > began else 1.0
+        return max(self.share, min(0.99, by_time))
+
+    @cached_property
+    def finalists(self) -> list[Finalist]:
+        """Those that are timed, the fastest first, dropped ones last."""
+        return figures_of(self.timings, self.alive, self.scores) if self.timings is not None else []
+
+    @cached_property
+    def checked(self) -> list[Finalist]:
+        """Winner and baselines on prompts not seen before."""
+        if self.check is None:
+            return []
+        return figures_of(self.check, range(len(self.check.configurations)), self.scores)
+
+    def standing(self, place: Place) -> Standing:
+        """How a cell does: by timing as soon as there is some, else by replay."""
+        score, best = self.cells.get(place), self.best
+        if score is None or best is None:
+            return Standing.pending
+        timed = [one for one in self.finalists if one.speed is not None]
+        if timed:
+            found = {one.standing for one in timed if place_of(one.configuration) == place}
+            ranked = (Standing.best, Standing.tied, Standing.scored)
+            return next((each for each in ranked if each in found), Standing.pruned)
+        if score is best:
+            return Standing.best
+        if score.texts < self.rounds[-1 if self.replayed else max(-2, -len(self.rounds))]:
+            return Standing.pruned
+        near = score.texts == best.texts and score.speed >= NEAR * best.speed
+        return Standing.tied if near else Standing.scored
+
+
+def figures_of(timings: Timings, alive: Sequence[int], scores: Mapping[Configuration, Score]) -> list[Finalist]:
+    """What is known of configurations that are timed: by standing of those alive, the fastest first.
+
+    Args:
+        timings: answers so far.
+        alive: places of the configurations that are not dropped.
+        scores: their replays.
+    """
+    asked: dict[int, set[tuple[int, int]]] = {}
+    for answer in timings.answers:
+        asked.setdefault(answer.configuration, set()).add((answer.prompt, answer.repeat))
+    speeds = {one: timings.speed(one) for one in asked}
+    best = max((one for one in alive if one in speeds), key=lambda one: speeds[one].value, default=None)
+
+    def standing(one: int) -> Standing:
+        if one not in speeds or best is None:
+            return Standing.pending
+        if one == best or one not in alive:
+            return Standing.best if one == best else Standing.pruned
+        shared = asked[one] & asked[best]
+        return Standing.tied if shared and timings.may_be_as_fast(one, best) else Standing.scored
+
+    found = [
+        Finalist(
+            configuration,
+            scores[configuration].speed if configuration in scores else None,
+            speeds.get(one),
+            len(asked.get(one, ())),
+            standing(one),
+        )
+        for one, configuration in enumerate(timings.configurations)
+    ]
+    order = [Standing.best, Standing.tied, Standing.scored, Standing.pending, Standing.pruned]
+    return sorted(found, key=lambda one: (order.index(one.standing), -(one.speed.value if one.speed else 0.0)))
+
+
+def initial(space: Space, budget: float) -> CalibrationState:
+    """Before anything was told."""
+    drafters = [Drafter(reader.model, reader.exit_layer) for reader in (*space.drafters, *space.exits)]
+    periods = tuple(sorted(space.validate_every)) + ((ADAPTIVE,) if space.adaptive else ())
+    return CalibrationState(tuple(drafters), periods, budget)
+
+
+def place_of(configuration: Configuration) -> Place | None:
+    """Its cell; None of plain decoding and of guesses alone."""
+    if not configuration.readers:
+        return None
+    drafter = configuration.readers[0]
+    period = configuration.periods[-1] if configuration.periods else ADAPTIVE
+    return Place(Drafter(drafter.model, drafter.exit_layer), period)
+
+
+def reduce(state: CalibrationState, *seen: Seen) -> CalibrationState:
+    """The state after some more progress, the same whether told one by one or together, which is cheaper."""
+    scores, cells, rounds = dict(state.scores), dict(state.cells), set(state.rounds)
+    began, ended = dict(state.began), dict(state.ended)
+    phase, share, scored = state.phase, state.share, state.scored
+    timed: dict[str, Timings] = {}
+    alive = state.alive
+    for at, progress in seen:
+        match progress:
+            case Phase(name, part):
+                for earlier in PHASES[: PHASES.index(name)]:
+                    if earlier in began:
+                        ended.setdefault(earlier, at)
+                began.setdefault(name, at)
+                phase, share = name, part
+                if part >= 1:
+                    ended.setdefault(name, at)
+            case Scored(score):
+                scored += 1
+                scores[score.configuration] = score
+                rounds.add(score.texts)
+                place = place_of(score.configuration)
+                if place is not None and (place not in cells or _rank(score) >= _rank(cells[place])):
+                    cells[place] = score
+            case Timed(timings, left):
+                timed[phase] = timings
+                if phase == "timing":
+                    alive = tuple(left)
+    state = replace(
+        state,
+        phase=phase,
+        share=share,
+        began=began,
+        ended=ended,
+        scored=scored,
+        scores=scores,
+        cells=cells,
+        rounds=tuple(sorted(rounds)),
+        alive=alive,
+    )
+    copies = {name: Timings(one.configurations, list(one.answers)) for name, one in timed.items()}
+    return replace(state, timings=copies.get("timing", state.timings), check=copies.get("check", state.check))
+
+
+def _rank(score: Score) -> tuple[int, float]:
+    """More texts say more."""
+    return score.texts, score.speed if isfinite(score.speed) else 0.0
