@@ -56,7 +56,7 @@ class Glyphs(NamedTuple):
     best: str = "★"
     tied: str = "="
     scored: str = " "
-    pruned: str = "×"
+    pruned: str = "\u00d7"
     pending: str = "·"
     done: str = "✓"
     now: str = "▸"
