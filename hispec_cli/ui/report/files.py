@@ -68,7 +68,15 @@ def write_report(path: Path, report: Report, context: Context | None = None) -> 
         UnavailableError: where writing fails half-way.
     """
     check_output(path)
-    text = WRITERS[path.suffix](report, context or Context())
+    write_whole(path, WRITERS[path.suffix](report, context or Context()))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that a reader sees as it was or as it is, never a part of; a link is followed.
+
+    Raises:
+        UnavailableError: where writing fails half-way.
+    """
     path = path.resolve()
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hispec.bench.record import Report
 from hispec_cli.ui.report import context as words
 from hispec_cli.ui.report.charts import draw_charts
 from hispec_cli.ui.report.context import Context
+from hispec_cli.ui.report.drawing import Chart
 from hispec_cli.ui.safe_text import visible
 
 
@@ -25,6 +26,27 @@ def to_html(report: Report, context: Context | None = None) -> str:
         report: what to show; all of its text is shown as text.
         context: gates, comparison and command line.
     """
+    context = context or Context()
+    return render(
+        "page.html.jinja",
+        draw_charts(report),
+        report=report,
+        context=context,
+        baselines=[name for name in BASELINES if any(name in arm.speedup for arm in report.arms)],
+        environment=list(flat(report.environment)),
+        config=list(flat(report.config)),
+        command=shlex.join(context.command) if context.command else None,
+    )
+
+
+def render(template: str, charts: Sequence[Chart], **values: Any) -> str:
+    """A page of this folder's templates.
+
+    Args:
+        template: its file.
+        charts: that it may show, by their names.
+        values: the other variables; all of their text is shown as text.
+    """
     page = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -34,19 +56,8 @@ def to_html(report: Report, context: Context | None = None) -> str:
         lstrip_blocks=True,
     )
     page.globals.update({name: getattr(words, name) for name in _WORDS})
-    context = context or Context()
-    return (
-        page.get_template("page.html.jinja").render(
-            report=report,
-            context=context,
-            baselines=[name for name in BASELINES if any(name in arm.speedup for arm in report.arms)],
-            charts={chart.name: (chart, Markup(chart.svg)) for chart in draw_charts(report)},
-            environment=list(_flat(report.environment)),
-            config=list(_flat(report.config)),
-            command=shlex.join(context.command) if context.command else None,
-        )
-        + "\n"
-    )
+    drawn = {chart.name: (chart, Markup(chart.svg)) for chart in charts}
+    return page.get_template(template).render(charts=drawn, **values) + "\n"
 
 
 _WORDS = (
@@ -71,10 +82,10 @@ def _harmless(value: Any) -> Any:
     return visible(value) if type(value) is str else value
 
 
-def _flat(values: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat(values: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted keys with their values as text."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
