@@ -2,10 +2,9 @@
 
 import json
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from hispec.errors import UnavailableError, UsageError
 from hispec_cli.commands.bench import ReportOptions, RunOptions
 from hispec_cli.commands.generate import load_engine
 from hispec_cli.options import DecodingOptions, Format, ModelOptions
-from hispec_cli.ui.console import say
+from hispec_cli.ui.console import ctrl_c, say
 from hispec_cli.ui.output import ReaderLeft, write, write_json
 from hispec_cli.ui.progress import BenchProgress
 from hispec_cli.ui.report.context import Context, notable, plain_number
@@ -61,7 +60,7 @@ def measure(
             progress = BenchProgress(arms, journal.measured, len(share), quiet=not processes.reports)
             interrupted = False
             try:
-                with _ctrl_c(), progress:
+                with ctrl_c(), progress:
                     runner.warm_up(warmup)
                     for measurements in runner.run(share, journal):
                         progress.see(measurements)
@@ -199,13 +198,3 @@ def show(report: Report, context: Context, format: Format) -> None:  # noqa: A00
         show_report(report)
     else:
         write(visible(to_markdown(report, context)))
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[None]:
-    """Ctrl-C ends the measuring, not the program: what was measured is still reported."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -24,7 +24,8 @@ from hispec_cli.commands.calibrate import SearchOptions
 from hispec_cli.commands.generate import INTERRUPTED, load_engine
 from hispec_cli.options import DecodingOptions, ModelOptions
 from hispec_cli.ui.calibration import CalibrationView, show_result
-from hispec_cli.ui.console import say
+from hispec_cli.ui.console import ctrl_c, say
+from hispec_cli.ui.report.files import check_output
 
 SMALL_PERIODS = 8
 """Of `--periods`, those up to it are also tried as draft lengths of a hierarchy."""
@@ -82,6 +83,8 @@ def run(
             most=most,
             seed=search.seed,
         )
+        path = write or Path(f"{_file_name(engine.profile)}-calibrated.yaml")
+        check_output(path, (".yaml", ".yml"))
         folder = user_state_path("hispec") / "calibrations" / fingerprint(engine, job, rows.sha256, processes.count)
         if resume and not folder.is_dir():
             raise UsageError(
@@ -90,22 +93,19 @@ def run(
             )
         view = CalibrationView(job, quiet=not processes.reports)
         try:
-            with view:
+            with ctrl_c(), view:
                 result = Session(job, folder, view.see, resume=resume, processes=processes).run()
         except KeyboardInterrupt:
             say("interrupted; go on with the same command and --resume")
             return INTERRUPTED
         if processes.reports:
-            _finish(engine, job, rows, result, write, report)
+            _finish(engine, job, rows, result, path, report)
     return 0
 
 
-def _finish(
-    engine: Engine, job: Job, rows: Loaded, result: Calibrated, write: Path | None, report: Path | None
-) -> None:
+def _finish(engine: Engine, job: Job, rows: Loaded, result: Calibrated, path: Path, report: Path | None) -> None:
     """Write the profile and the report, and show the result."""
     profile = engine.profile
-    path = write or Path(f"{_file_name(profile)}-calibrated.yaml")
     text = calibrated_profile(profile, result, _environment(engine, job, rows), path.stem)
     write_profile(path, text)
     show_result(job, result)

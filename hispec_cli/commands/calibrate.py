@@ -60,11 +60,11 @@ def calibrate(
     budget = seconds_of(search.budget)
     exits = exits_of(search.exit_layers) if search.exit_layers else []
     periods = numbers_of(search.periods, "--periods") if search.periods else []
-    for path, option, endings in ((write, "--write", (".yaml", ".yml")), (report, "--report", (".html",))):
-        if path is not None and path.suffix not in endings:
-            raise UsageError(f"{option} is {path}", f"give a file that ends in {endings[0]}")
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"there is no folder {path.parent}", f"make it, or choose another place with {option}")
+    from hispec_cli.ui.report.files import check_output
+
+    for path, endings in ((write, (".yaml", ".yml")), (report, (".html",))):
+        if path is not None:
+            check_output(path, endings)
     prepare_hub(model)
     from hispec_cli.calibration import plan, run  # takes seconds: torch
 

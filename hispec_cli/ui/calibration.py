@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hispec.calibration.search import Configuration
-from hispec.calibration.session import Calibrated, Job, Phase, Progress, Scored
+from hispec.calibration.session import Calibrated, Job, Phase, Progress, Scored, Timed
 from hispec_cli.ui.calibration_panels import (
     ASCII,
     TITLES,
@@ -150,11 +150,7 @@ def show_result(job: Job, result: Calibrated) -> None:
     console = stderr()
     width, glyphs = console.width - 1, glyphs_for(console)
     if console.is_terminal:
-        state = reduce(
-            initial(job.space, job.budget),
-            *(Seen(0.0, Scored(score)) for score in result.found.scores),
-            Seen(0.0, Phase("replay", 1.0)),
-        )
+        state = searched(job, result)
         height = len(state.drafters) + 3
         console.print(joined(heat_map(state, job.target, width, height, glyphs, ramp_for(console.color_system))))
         console.print()
@@ -165,6 +161,18 @@ def show_result(job: Job, result: Calibrated) -> None:
     say(f"timed on {prompts} prompts that it was not calibrated on; replay: what was predicted from the others")
     if result.ties:
         say("may be as fast: " + "; ".join(tie.describe(job.target) for tie in result.ties))
+
+
+def searched(job: Job, result: Calibrated) -> CalibrationState:
+    """The state at the end: what was replayed, and how the finalists did."""
+    best = result.timings.fastest(range(len(result.timings.configurations)))[0]
+    tied = [result.timings.configurations.index(tie) for tie in result.ties]
+    return reduce(
+        initial(job.space, job.budget),
+        *(Seen(0.0, Scored(score)) for score in result.found.scores),
+        Seen(0.0, Phase("timing", 1.0)),
+        Seen(0.0, Timed(result.timings, [best, *tied])),
+    )
 
 
 def _table(job: Job, result: Calibrated) -> Table:

@@ -76,9 +76,10 @@ ASCII = Glyphs("*", "=", " ", "x", ".", "+", ">", "#", "", "|", "~")
 
 
 class Ramp(NamedTuple):
-    """Styles from slow to fast, one more than `HEAT` has steps."""
+    """Styles from slow to fast, one more than `HEAT` has steps, and what sets the best apart."""
 
     styles: tuple[Style, ...]
+    marked: Style
 
 
 FULL = Ramp(
@@ -91,15 +92,24 @@ FULL = Ramp(
             "#000000 on #5ec962",
             "#000000 on #fde725",
         )
-    )
+    ),
+    Style(bold=True),
 )
 """Viridis, which every kind of colour vision sees in order; text on it has at least 5:1."""
 SIXTEEN = Ramp(
     tuple(
         Style.parse(style)
-        for style in ("white on magenta", "white on blue", "black on cyan", "black on green", "black on yellow")
-    )
+        for style in (
+            "bright_white on magenta",
+            "bright_white on blue",
+            "black on cyan",
+            "black on green",
+            "black on yellow",
+        )
+    ),
+    Style(underline=True),
 )
+"""Underlined, since many terminals brighten what is bold: black would be grey."""
 
 
 def ramp_for(color_system: str | None) -> Ramp:
@@ -172,7 +182,7 @@ def heat_map(state: CalibrationState, target: str, width: int, height: int, glyp
     best = state.best
     assert best is not None
     rows = _grouped(state.drafters, height - 2)
-    names = [_row_name(group, target, glyphs) for group in rows]
+    names = [row_name(group, target, glyphs) for group in rows]
     label = min(_NAME, max(cell_len(name) for name in [*names, "draft"])) + 1
     label -= (width - label) // len(state.periods) < _FIGURE  # cells begin with a blank, but where they hold 100
     cell = (width - label) // len(state.periods)
@@ -200,7 +210,8 @@ def _cell(state: CalibrationState, place: Place, width: int, glyphs: Glyphs, ram
     relative = score.speed / best.speed
     figure = f"{min(relative, 1):.0%}".removesuffix("%")
     said = (figure if len(figure) < width else "") + mark
-    return Text(said.rjust(width), ramp.styles[heat(relative)] + Style(bold=standing in (Standing.best, Standing.tied)))
+    marked = ramp.marked if standing in (Standing.best, Standing.tied) else Style()
+    return Text(said.rjust(width), ramp.styles[heat(relative)] + marked)
 
 
 def _fastest(state: CalibrationState, places: Sequence[Place]) -> Place:
@@ -270,7 +281,7 @@ def agreement_rows(agreement: Mapping[Reader, float], target: str, width: int, g
         {Drafter(reader.model, reader.exit_layer) for reader in lower}, key=lambda d: (d.model != target, d)
     )
     words = sorted({reader.words for reader in lower})
-    names = [_row_name([drafter], target, glyphs) for drafter in drafters]
+    names = [row_name([drafter], target, glyphs) for drafter in drafters]
     label = min(_NAME, max(map(cell_len, names), default=0)) + 1
     columns = words[: max(1, (width - label) // _SHARE)]
     room = max(0, min(50, width - label - _SHARE * len(columns)))
@@ -302,7 +313,8 @@ def _grouped(items: Sequence[T], most: int) -> list[list[T]]:
     return [list(items[at : at + size]) for at in range(0, len(items), size)]
 
 
-def _row_name(group: Sequence[Drafter], target: str, glyphs: Glyphs) -> str:
+def row_name(group: Sequence[Drafter], target: str, glyphs: Glyphs) -> str:
+    """What neighbouring drafters are called."""
     first, last = group[0], group[-1]
     if first.model != target:
         name = visible(first.model.rpartition("/")[2] or first.model)

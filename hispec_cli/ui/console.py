@@ -1,7 +1,10 @@
 """stderr: messages for people, coloured where a person sees them. Rich reads NO_COLOR and FORCE_COLOR itself."""
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.text import Text
@@ -54,3 +57,13 @@ def report_error(cause: str, cure: str | None) -> None:
 
 def _one_line(text: str) -> str:
     return visible(" ".join(text.split()))
+
+
+@contextmanager
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C ends the measuring, not the program, even where the shell would have it ignored: what was measured is kept."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

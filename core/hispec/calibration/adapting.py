@@ -58,12 +58,15 @@ class Fitter:
     Args:
         texts: two of three to fit to, the third to choose by.
         features: that they may read.
+
+    Attributes:
+        unseen: the texts that nothing is fitted to.
     """
 
     def __init__(self, texts: Sequence[Trace], features: tuple[str, ...]) -> None:
         self.features = features
         self._own = [text for at, text in enumerate(texts) if at % 3]
-        self._unseen = [text for at, text in enumerate(texts) if at % 3 == 0]
+        self.unseen = [text for at, text in enumerate(texts) if at % 3 == 0]
         self._known: dict[tuple[Reader, Reader], Predictor] = {}
 
     def predictors(self, hierarchy: Hierarchy) -> dict[Pair, Predictor]:
@@ -79,7 +82,7 @@ class Fitter:
 
     def _fit(self, lower: Reader, upper: Reader) -> Predictor:
         if (lower, upper) not in self._known:
-            own, unseen = (samples_of(lower, upper, part) for part in (self._own, self._unseen))
+            own, unseen = (samples_of(lower, upper, part) for part in (self._own, self.unseen))
             self._known[lower, upper], _ = fit(own, unseen or own, self.features)
         return self._known[lower, upper]
 

@@ -1,14 +1,144 @@
 """The page of a calibration."""
 
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hispec.calibration.session import Calibrated, Job
+from hispec.calibration.session import PHASES, Calibrated, Job
+from hispec.calibration.timing import Speed
+from hispec.calibration.writing import verdict
+from hispec_cli.ui.calibration import role, searched
+from hispec_cli.ui.calibration_panels import UNICODE, heat, row_name
+from hispec_cli.ui.calibration_state import ADAPTIVE, CalibrationState, Place, Standing, figures_of
+from hispec_cli.ui.report.calibration_charts import draw_calibration
+from hispec_cli.ui.report.files import write_whole
+from hispec_cli.ui.report.html import flat, render
+
+MEANINGS = {
+    Standing.best: "the fastest",
+    Standing.tied: "may be as fast",
+    Standing.scored: "slower",
+    Standing.pruned: "left behind",
+    Standing.pending: "not replayed",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the map.
+
+    Attributes:
+        standing: how it does.
+        mark: its sign.
+        heat: step of the colours, None where nothing is known.
+        figure: per cent of the fastest.
+        said: in full.
+    """
+
+    standing: Standing
+    mark: str
+    heat: int | None
+    figure: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """Winner or baseline, on unseen prompts."""
+
+    role: str
+    what: str
+    won: bool
+    speed: Speed
+    ratio: Speed
+    predicted: float | None
 
 
 def write_calibration_report(
     path: Path, job: Job, result: Calibrated, environment: Mapping[str, Any], command: Sequence[str]
 ) -> None:
-    """Write it, whole or not at all."""
-    raise NotImplementedError
+    """Write the page, whole or not at all.
+
+    Args:
+        path: where to.
+        job: that was calibrated.
+        result: what it came to.
+        environment: what the figures hold for.
+        command: that repeats the run.
+
+    Raises:
+        UnavailableError: where writing fails half-way.
+    """
+    write_whole(path, to_html(job, result, environment, command))
+
+
+def to_html(job: Job, result: Calibrated, environment: Mapping[str, Any], command: Sequence[str]) -> str:
+    """The page; arguments as `write_calibration_report`."""
+    state = searched(job, result)
+    finalists = figures_of(result.timings, range(len(result.timings.configurations)), state.scores)
+    best = finalists[0].configuration
+    return render(
+        "calibration.html.jinja",
+        draw_calibration(result, finalists),
+        target=job.target,
+        verdict=verdict(result),
+        winner=result.winner.describe(job.target),
+        ties=[tie.describe(job.target) for tie in result.ties],
+        columns=["adaptive" if period == ADAPTIVE else str(period) for period in state.periods],
+        map=[
+            (
+                row_name([drafter], job.target, UNICODE),
+                [_cell(state, Place(drafter, p), job.target) for p in state.periods],
+            )
+            for drafter in state.drafters
+        ],
+        marks=[
+            (UNICODE.mark(standing), meaning)
+            for standing, meaning in MEANINGS.items()
+            if UNICODE.mark(standing).strip()
+        ],
+        fastest=state.best.speed if state.best else None,
+        rows=_rows(job, result),
+        unseen=len({answer.prompt for answer in result.check.answers}),
+        finalists=[
+            (one, UNICODE.mark(one.standing), one.configuration.describe(job.target), one.configuration == best)
+            for one in finalists
+        ],
+        replays=result.scorer.scored,
+        configurations=len(result.found.scores),
+        texts=len(result.scorer.traces.texts),
+        seconds=[(phase, result.seconds.get(phase)) for phase in PHASES],
+        budget=job.budget,
+        environment=list(flat(dict(environment))),
+        command=shlex.join(command),
+    )
+
+
+def _rows(job: Job, result: Calibrated) -> list[Row]:
+    predicted = {score.configuration: score.speed for score in result.found.scores}
+    return [
+        Row(
+            role(result, one).replace("\n", " "),
+            one.describe(job.target),
+            one == result.winner,
+            result.speed(one),
+            result.ratio(result.winner, one),
+            predicted.get(one),
+        )
+        for one in result.check.configurations
+    ]
+
+
+def _cell(state: CalibrationState, place: Place, target: str) -> Cell:
+    score, best, standing = state.cells.get(place), state.best, state.standing(place)
+    mark = UNICODE.mark(standing)
+    if score is None or best is None:
+        return Cell(standing, mark, None, "", MEANINGS[standing])
+    relative = min(1.0, score.speed / best.speed)
+    said = (
+        f"{score.configuration.describe(target)}: {score.speed:.1f} tokens/s by replay of {score.texts} texts, "
+        f"{MEANINGS[standing]}"
+    )
+    return Cell(standing, mark, heat(relative), f"{100 * relative:.0f}", said)

@@ -1,0 +1,64 @@
+"""Whether predicted chances of acceptance hold: tokens sorted by prediction, and how many of them were accepted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+from hispec.calibration.fitting import Sample
+from hispec.decoding.confidence import FEATURES
+from hispec.decoding.prediction import Predictor, chance_of, reading
+
+BINS = 10
+"""The most bins."""
+FEWEST = 10
+"""Tokens of a bin, at least."""
+Z95 = 1.96
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Tokens of about the same prediction.
+
+    Attributes:
+        tokens: how many.
+        predicted: their mean predicted probability of acceptance.
+        accepted: the share that was accepted.
+        ci95: of that share: Wilson, *Probable Inference, the Law of Succession, and Statistical Inference*, 1927.
+    """
+
+    tokens: int
+    predicted: float
+    accepted: float
+    ci95: tuple[float, float]
+
+
+def reliability(predictor: Predictor, samples: Sequence[Sample]) -> list[Bin]:
+    """Predicted against observed acceptance, in bins of equal count, from doubtful to sure.
+
+    Args:
+        predictor: to judge.
+        samples: with all features; none that it was fitted to, or it looks better than it is.
+    """
+    odds = reading(predictor, list(FEATURES))
+    ordered = sorted((chance_of(odds(sure)), accepted) for sure, accepted in samples)
+    size = max(FEWEST, -(-len(ordered) // BINS))
+    parts = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    if len(parts) > 1 and len(parts[-1]) < FEWEST:
+        last = parts.pop()
+        parts[-1] += last
+    return [_bin(part) for part in parts]
+
+
+def _bin(part: Sequence[tuple[float, bool]]) -> Bin:
+    count = len(part)
+    predicted = sum(chance for chance, _ in part) / count
+    accepted = sum(was for _, was in part) / count
+    return Bin(count, predicted, accepted, wilson(accepted, count))
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of so many."""
+    spread = Z95**2 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z95 * sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
