@@ -104,12 +104,11 @@ def run(
 
 
 def _finish(engine: Engine, job: Job, rows: Loaded, result: Calibrated, path: Path, report: Path | None) -> None:
-    """Write the profile and the report, and show the result."""
-    profile = engine.profile
-    text = calibrated_profile(profile, result, _environment(engine, job, rows), path.stem)
-    write_profile(path, text)
+    """Show the result, then write the profile and the report: a full disk must not hide what was found."""
     show_result(job, result)
     say(verdict(result))
+    profile = engine.profile
+    write_profile(path, calibrated_profile(profile, result, _environment(engine, job, rows), path.stem))
     if report is not None:
         from hispec_cli.ui.report.calibration import write_calibration_report
 

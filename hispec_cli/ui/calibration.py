@@ -4,6 +4,7 @@ It draws only when it is told of something, between measurements, never during o
 a small share of the time gone by: all of it is taken from the budget.
 """
 
+from dataclasses import replace
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -160,19 +161,20 @@ def show_result(job: Job, result: Calibrated) -> None:
     prompts = len({answer.prompt for answer in result.check.answers})
     say(f"timed on {prompts} prompts that it was not calibrated on; replay: what was predicted from the others")
     if result.ties:
-        say("may be as fast: " + "; ".join(tie.describe(job.target) for tie in result.ties))
+        say("\n".join(["may be as fast:", *(f"  {tie.describe(job.target)}" for tie in result.ties)]))
 
 
 def searched(job: Job, result: Calibrated) -> CalibrationState:
     """The state at the end: what was replayed, and how the finalists did."""
-    best = result.timings.fastest(range(len(result.timings.configurations)))[0]
-    tied = [result.timings.configurations.index(tie) for tie in result.ties]
-    return reduce(
+    configurations = result.timings.configurations
+    best = result.winner if result.winner in configurations else result.check.configurations[0]
+    state = reduce(
         initial(job.space, job.budget),
         *(Seen(0.0, Scored(score)) for score in result.found.scores),
         Seen(0.0, Phase("timing", 1.0)),
-        Seen(0.0, Timed(result.timings, [best, *tied])),
+        Seen(0.0, Timed(result.timings, [configurations.index(one) for one in (best, *result.ties)])),
     )
+    return replace(state, winner=best)
 
 
 def _table(job: Job, result: Calibrated) -> Table:

@@ -93,6 +93,7 @@ class CalibrationState:
         timings: of the finalists.
         alive: of these, the places of those not yet dropped.
         check: on prompts not seen before.
+        winner: once it is known.
     """
 
     drafters: tuple[Drafter, ...]
@@ -109,6 +110,7 @@ class CalibrationState:
     timings: Timings | None = None
     alive: tuple[int, ...] = ()
     check: Timings | None = None
+    winner: Configuration | None = None
 
     @cached_property
     def best(self) -> Score | None:
@@ -134,7 +136,9 @@ class CalibrationState:
     @cached_property
     def finalists(self) -> list[Finalist]:
         """Those that are timed, the fastest first, dropped ones last."""
-        return figures_of(self.timings, self.alive, self.scores) if self.timings is not None else []
+        if self.timings is None:
+            return []
+        return figures_of(self.timings, self.alive, self.scores, self.winner)
 
     @cached_property
     def checked(self) -> list[Finalist]:
@@ -161,19 +165,28 @@ class CalibrationState:
         return Standing.tied if near else Standing.scored
 
 
-def figures_of(timings: Timings, alive: Sequence[int], scores: Mapping[Configuration, Score]) -> list[Finalist]:
-    """What is known of configurations that are timed: by standing of those alive, the fastest first.
+def figures_of(
+    timings: Timings,
+    alive: Sequence[int],
+    scores: Mapping[Configuration, Score],
+    winner: Configuration | None = None,
+) -> list[Finalist]:
+    """What is known of configurations that are timed: by standing, the fastest first.
 
     Args:
         timings: answers so far.
         alive: places of the configurations that are not dropped.
         scores: their replays.
+        winner: the best one, where it is known; else the fastest of those alive is. Dropped ones may have had easier
+            prompts.
     """
     asked: dict[int, set[tuple[int, int]]] = {}
     for answer in timings.answers:
         asked.setdefault(answer.configuration, set()).add((answer.prompt, answer.repeat))
     speeds = {one: timings.speed(one) for one in asked}
     best = max((one for one in alive if one in speeds), key=lambda one: speeds[one].value, default=None)
+    if winner in timings.configurations:
+        best = timings.configurations.index(winner)
 
     def standing(one: int) -> Standing:
         if one not in speeds or best is None:

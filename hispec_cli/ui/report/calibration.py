@@ -11,7 +11,7 @@ from hispec.calibration.timing import Speed
 from hispec.calibration.writing import verdict
 from hispec_cli.ui.calibration import role, searched
 from hispec_cli.ui.calibration_panels import UNICODE, heat, row_name
-from hispec_cli.ui.calibration_state import ADAPTIVE, CalibrationState, Place, Standing, figures_of
+from hispec_cli.ui.calibration_state import ADAPTIVE, CalibrationState, Place, Standing
 from hispec_cli.ui.report.calibration_charts import draw_calibration
 from hispec_cli.ui.report.files import write_whole
 from hispec_cli.ui.report.html import flat, render
@@ -77,8 +77,7 @@ def write_calibration_report(
 def to_html(job: Job, result: Calibrated, environment: Mapping[str, Any], command: Sequence[str]) -> str:
     """The page; arguments as `write_calibration_report`."""
     state = searched(job, result)
-    finalists = figures_of(result.timings, range(len(result.timings.configurations)), state.scores)
-    best = finalists[0].configuration
+    finalists = state.finalists
     return render(
         "calibration.html.jinja",
         draw_calibration(result, finalists),
@@ -102,10 +101,7 @@ def to_html(job: Job, result: Calibrated, environment: Mapping[str, Any], comman
         fastest=state.best.speed if state.best else None,
         rows=_rows(job, result),
         unseen=len({answer.prompt for answer in result.check.answers}),
-        finalists=[
-            (one, UNICODE.mark(one.standing), one.configuration.describe(job.target), one.configuration == best)
-            for one in finalists
-        ],
+        finalists=[(one, UNICODE.mark(one.standing), one.configuration.describe(job.target)) for one in finalists],
         replays=result.scorer.scored,
         configurations=len(result.found.scores),
         texts=len(result.scorer.traces.texts),

@@ -60,7 +60,15 @@ def _agreement(result: Calibrated) -> Chart | None:
         color, marker = next(looks)
         if own:
             name = f"head of {words:,} words" if words else "whole head"
-            axes.plot(*zip(*own, strict=True), color=COLORS[color], marker=marker, markersize=5, label=name)
+            dashes = (0, (4, 3)) if words else "solid"  # lines often coincide
+            axes.plot(
+                *zip(*own, strict=True),
+                color=COLORS[color],
+                linestyle=dashes,
+                marker=marker,
+                markersize=4 if words else 7,
+                label=name,
+            )
     for reader, share in sorted(lower.items()):
         if reader.model != target and not reader.words:
             axes.axhline(share, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), label=short(reader.model))
