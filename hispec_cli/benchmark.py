@@ -47,7 +47,7 @@ def measure(
     if run.allow_code_execution and isinstance(rows.dataset, HumanEval):
         say(f"--allow-code-execution {execution.WARNING}", "yellow")
     with Processes() as processes:
-        engine = load_engine(model, _on_own_device(decoding, processes))
+        engine = load_engine(model, on_own_device(decoding, processes))
         limit = _answer_limit(rows, decoding, engine)
         runner = Runner(engine, rows.dataset, arms, limit, force=model.force)
         chosen, warmup = _choose(rows, runner, run)
@@ -83,7 +83,7 @@ def _stream(measurements: Sequence[Measurement]) -> None:
             write_json(measurement.model_dump())
 
 
-def _on_own_device(decoding: DecodingOptions, processes: Processes) -> DecodingOptions:
+def on_own_device(decoding: DecodingOptions, processes: Processes) -> DecodingOptions:
     """Where several processes share a machine with GPUs, each takes its own."""
     if processes.count == 1 or decoding.device not in (None, "auto", "cuda"):
         return decoding

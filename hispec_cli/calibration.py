@@ -20,6 +20,7 @@ from hispec.errors import UsageError
 from hispec.models.loading import load_config
 from hispec.profile import Profile, resolve_model
 from hispec.text import encode_prompt
+from hispec_cli.benchmark import on_own_device
 from hispec_cli.commands.calibrate import SearchOptions
 from hispec_cli.commands.generate import INTERRUPTED, load_engine
 from hispec_cli.options import DecodingOptions, ModelOptions
@@ -69,7 +70,7 @@ def run(
     rows = _rows(model, search)
     with Processes() as processes:
         decoding = DecodingOptions(device=search.device, dtype=search.dtype, stack=search.stack)
-        engine = load_engine(model, decoding)
+        engine = load_engine(model, on_own_device(decoding, processes))
         prompts = _prompts(engine, rows)
         most = search.max_new_tokens or rows.dataset.max_new_tokens
         narrowed = _narrowed(Space(()), periods)

@@ -159,7 +159,7 @@ def show_result(job: Job, result: Calibrated) -> None:
     console.print()
     console.print(_table(job, result))
     prompts = len({answer.prompt for answer in result.check.answers})
-    say(f"timed on {prompts} prompts that it was not calibrated on; replay: what was predicted from the others")
+    say(f"timed on {prompts} prompts that were set aside; replay: predicted from the others")
     if result.ties:
         say("\n".join(["may be as fast:", *(f"  {tie.describe(job.target)}" for tie in result.ties)]))
 

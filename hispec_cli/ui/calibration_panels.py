@@ -230,12 +230,13 @@ def _legend(state: CalibrationState, width: int, glyphs: Glyphs) -> Text:
     assert best is not None
     timed = any(one.speed is not None for one in state.finalists)
     ties = "may be as fast" if timed else "within 3 %"
-    said = (
-        f"{glyphs.best} fastest  {glyphs.tied} {ties}  {glyphs.pruned} left behind  {glyphs.pending} not replayed",
-        f"% of {best.speed:,.0f} tokens/s by replay; columns: tokens at which the target judges",
-    )
-    whole = "  ".join(said)
-    return Text(whole if len(whole) <= width else said[0], _DIM)
+    said = [f"{glyphs.best} fastest  {glyphs.tied} {ties}  {glyphs.pruned} left behind  {glyphs.pending} not replayed"]
+    if PLAIN in state.scores:
+        said.append(f"the target alone: {state.scores[PLAIN].speed / best.speed:.0%}")
+    said.append(f"% of {best.speed:,.0f} tokens/s by replay; columns: tokens at which the target judges")
+    while len(said) > 1 and len("  ".join(said)) > width:
+        said.pop()
+    return Text("  ".join(said), _DIM)
 
 
 def finalist_rows(listed: Sequence[Finalist], target: str, width: int, glyphs: Glyphs) -> list[Text]:

@@ -81,6 +81,7 @@ def test_the_page_is_well_formed_and_tells_what_was_found(page):
     ):  # fmt: skip
         assert parsed.sees(expected), expected
     assert parsed.tags.count("svg") == 3
+    assert '<tr class="main"><td>winner, single-layer</td>' in page and "1.00 " not in page
 
 
 def test_the_map_has_a_cell_for_each_draft_and_period(page):

@@ -121,7 +121,7 @@ class Timings:
         sums = own.sum(axis=(0, 1))
         if len(own) < 2:
             return Speed(float(sums[0] / sums[1]), None)
-        drawn = _measured(resampled_sums(own, RESAMPLES))
+        drawn = resampled_sums(own, RESAMPLES)
         return Speed(float(sums[0] / sums[1]), interval95(drawn[:, 0] / drawn[:, 1]))
 
     def ratio(self, one: int, other: int) -> Speed:
@@ -133,7 +133,7 @@ class Timings:
         value = float(sums[0] * sums[3] / sums[1] / sums[2])
         if len(both) < 2:
             return Speed(value, None)
-        drawn = _measured(resampled_sums(both, RESAMPLES))
+        drawn = resampled_sums(both, RESAMPLES)
         return Speed(value, interval95(drawn[:, 0] * drawn[:, 3] / drawn[:, 1] / drawn[:, 2]))
 
     def fastest(self, among: Iterable[int]) -> list[int]:
@@ -170,13 +170,6 @@ class Timings:
             table[prompts.index(prompt), repeats.index(repeat)] = row
         # Repeats that not every prompt has had cannot be drawn anew.
         return table if len(shared) == len(prompts) * len(repeats) else table.sum(axis=1, keepdims=True)
-
-
-def _measured(
-    drawn: "np.ndarray[tuple[int, int], np.dtype[np.float64]]",
-) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
-    """Draws that hold an answer: where few prompts were answered again, a draw of repeats and prompts may miss all."""
-    return drawn[drawn[:, 1] > 0]
 
 
 def halving(

@@ -156,6 +156,14 @@ def test_one_that_was_dropped_is_not_the_best_however_easy_its_prompts_were():
     assert [one.standing for one in state.finalists] == [Standing.best, Standing.pruned]
 
 
+def test_a_state_does_not_change_with_what_is_timed_later():
+    timings, left = answers({single(1, 8): 100.0, single(2, 8): 80.0}, prompts=2), [0, 1]
+    state = reduce(initial(space(), 100), *told(Phase("timing", 0.0), Timed(timings, left)))
+    timings.answers.append(TimedAnswer(0, 2, 0, 10, 5.0, 0))
+    left.pop()
+    assert [one.answers for one in state.finalists] == [2, 2] and state.alive == (0, 1)
+
+
 def timed_state(**changes):
     state = reduce(initial(space(**changes), 100), *REPLAYED, Seen(60, Phase("timing", 0.0)))
     return reduce(state, Seen(62, Timed(answers({single(1, 8): 100.0, single(2, 8): 80.0, PLAIN: 20.0}), [0, 1])))
@@ -180,6 +188,7 @@ def test_every_screen_fits_and_reads_without_colour(width, height, glyphs):
     assert by_exit["exit 1"] == [f"62{glyphs.pruned}", f"99{glyphs.tied}", glyphs.pending]
     assert by_exit["exit 2"] == ["74", f"100{glyphs.best}", glyphs.pending]
     assert by_exit["exit 4"] == [glyphs.pending] * 3
+    assert ("the target alone: 25%" in cells[-1].plain) == (width >= 79)
 
 
 def test_where_neighbours_share_a_cell_the_better_one_is_shown():
