@@ -1,17 +1,22 @@
-"""Draws docs/screens: the live view of a real run, and a chat, in several widths and looks, as SVG.
+"""Draws docs/screens: the live view of a real run, a chat, and a calibration, in several widths and looks, as SVG.
 
 The shipped model answers a question in a pseudo-terminal with `--trace`; the trace is replayed by the real program,
 held at a moment at which tokens of every standing are to be seen, and what a terminal emulator then shows is drawn.
-The chat is a real one too, with a command being completed.
+The chat is a real one too, with a command being completed. A calibration is stopped while it replays and while it times,
+and goes on for the next look.
 Run it from the repository: python benchmarks/screens.py
 """
 
 import argparse
 import json
+import os
 import re
+import signal
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from pyte.screens import Char
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.style import Style
@@ -27,6 +32,7 @@ QUESTION = (
     "On Wednesday Ines had 27 pencils. She bought 50 more at the farm and gave 56 of them to Hugo. "
     "How many pencils are left?"
 )
+SMALL = "--budget 60s --limit 45 --exit-layers 1:12 --max-new-tokens 64"
 ROWS = 14
 _SIXTEEN = [(0, 0, 0), (205, 49, 49), (13, 188, 121), (229, 229, 16), (36, 114, 200), (188, 63, 188), (17, 168, 205)]
 _SIXTEEN += [(229, 229, 229)]
@@ -61,23 +67,27 @@ def draw(terminal: Terminal, theme: TerminalTheme, title: str) -> str:
     console = Console(width=screen.columns, record=True, file=open("/dev/null", "w"), force_terminal=True)  # noqa: PTH123, SIM115
     used = max(number for number, line in enumerate(screen.display) if line.strip()) + 1
     for row in range(used):
+        cells = [screen.buffer[row][column] for column in range(screen.columns)]
         line = Text()
-        for column in range(screen.columns):
-            cell = screen.buffer[row][column]
-            style = Style(
-                color=color_of(cell.fg),
-                bgcolor=color_of(cell.bg),
-                bold=cell.bold,
-                italic=cell.italics,
-                underline=cell.underscore,
-                strike=cell.strikethrough,
-                dim=cell.blink,  # see Screen
-            )
-            line.append(cell.data, style)
+        for style, run in groupby(cells, style_of):
+            line.append("".join(cell.data for cell in run), style)
         console.print(line, no_wrap=True)
     console.print()  # or the last row's descenders are cut
     svg = console.export_svg(title=title, theme=theme, code_format=FORMAT, unique_id="hispec")
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+
+
+def style_of(cell: Char) -> Style:
+    """How a cell of the emulator's looks."""
+    return Style(
+        color=color_of(cell.fg),
+        bgcolor=color_of(cell.bg),
+        bold=cell.bold,
+        italic=cell.italics,
+        underline=cell.underscore,
+        strike=cell.strikethrough,
+        dim=cell.blink,  # see Screen
+    )
 
 
 def color_of(name: str) -> str | None:
@@ -112,9 +122,8 @@ def chat(folder: str, columns: int, look: str) -> None:
     terminal.end()
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    FOLDER.mkdir(parents=True, exist_ok=True)
+def live() -> None:
+    """Draw the live view of an answer, and chats."""
     with TemporaryDirectory() as folder:
         trace = Path(folder) / "run.jsonl"
         assert Terminal("generate", QUESTION, "--trace", trace).end() == 0
@@ -131,6 +140,63 @@ def main() -> None:
                 terminal.press("\x03")
                 terminal.end()
                 chat(folder, columns, look)
+
+
+def calibrate() -> None:
+    """Draw the screen of a calibration, and what it leaves."""
+    with TemporaryDirectory() as folder:
+        kept = Path(folder) / "state"
+        (Path(folder) / "typed").write_text("$ hispec calibrate\n", encoding="utf-8")
+        command = f"cd {folder}; cat typed; exec hispec calibrate {SMALL}"
+
+        def run(name: str, columns: int, rows: int, look: str, moment: str | None) -> None:
+            theme, environment = LOOKS[look]
+            resumes = kept.exists()
+            for timed in kept.rglob("timing.answers.jsonl"):
+                timed.unlink()  # or there is soon nothing left to time
+            terminal = Terminal(
+                shell=command + (" --resume" if resumes else ""),
+                columns=columns,
+                rows=rows,
+                XDG_STATE_HOME=str(kept),
+                **environment,
+            )
+            terminal.DEADLINE = 300
+            if moment is None:
+                assert terminal.end() == 0, terminal.text
+            else:
+                terminal.until(lambda seen: re.search(moment, seen.text))
+                os.kill(terminal.child.pid, signal.SIGSTOP)
+                terminal.settle()
+            path = FOLDER / f"{name}-{columns}-{look}.svg"
+            path.write_text(draw(terminal, THEMES[theme], "hispec"), encoding="utf-8")
+            if moment is not None:
+                os.kill(terminal.child.pid, signal.SIGCONT)
+                terminal.press("\x03")
+                terminal.end()
+
+        run("calibrate-replay", 80, 24, "dark", r"replaying: (\d,)?\d\d\d[^\0]*not replayed")
+        for columns, rows, look in (
+            (60, 36, "dark"),
+            (80, 36, "dark"),
+            (80, 36, "light"),
+            (80, 36, "no-color"),
+            (140, 36, "dark"),
+        ):
+            run("calibrate", columns, rows, look, r"timing [2-8]\d%[^\0]*the target alone")
+        run("calibrated", 80, 60, "dark", None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--only", choices=["live", "calibrate"], help="draw these alone: answers and chats, or a calibration"
+    )
+    only = parser.parse_args().only
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, drawn in (("live", live), ("calibrate", calibrate)):
+        if only in (None, name):
+            drawn()
 
 
 if __name__ == "__main__":

@@ -156,7 +156,6 @@ def show_result(job: Job, result: Calibrated) -> None:
         console.print(joined(heat_map(state, job.target, width, height, glyphs, ramp_for(console.color_system))))
         console.print()
     console.print(joined(agreement_rows(result.agreement, job.target, width, glyphs)))
-    console.print()
     console.print(_table(job, result))
     prompts = len({answer.prompt for answer in result.check.answers})
     say(f"timed on {prompts} prompts that were set aside; replay: predicted from the others")

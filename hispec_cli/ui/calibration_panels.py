@@ -60,8 +60,8 @@ class Glyphs(NamedTuple):
     pending: str = "·"
     done: str = "✓"
     now: str = "▸"
-    bar: str = "█"
-    half: str = "▌"
+    bar: str = "━"
+    half: str = "╸"
     dot: str = "·"
     cut: str = "…"
 

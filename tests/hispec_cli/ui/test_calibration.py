@@ -265,7 +265,7 @@ def test_agreement_is_drawn_by_exit_with_a_column_for_each_head():
     head, first, second = (row.plain for row in agreement_rows(agreement, "m", 79, UNICODE))
     assert head.split()[-4:] == ["all", "words", "256", "words"]
     assert first.split()[-2:] == ["50.0%", "45.0%"] and second.split()[-2:] == ["100.0%", "90.0%"]
-    assert second.count("█") == pytest.approx(2 * first.count("█"), abs=1) and second.count("█") > 20
+    assert second.count("━") == pytest.approx(2 * first.count("━"), abs=1) and second.count("━") > 20
 
 
 def test_the_finalists_show_prediction_and_interval():
