@@ -170,7 +170,8 @@ class Session:
         processes: Processes | None = None,
     ) -> None:
         self.job, self.listen, self.processes = job, listen, processes or Processes()
-        self._kept = Kept(folder, resume=resume)
+        own = folder if self.processes.reports else folder / f"process-{self.processes.rank}"
+        self._kept = Kept(own, resume=resume)
         self._began = perf_counter()
         self._seconds: dict[str, float] = {}
         self._dice = Random(job.seed)
@@ -253,7 +254,7 @@ class Session:
     def time(self, scorer: Scorer, found: Found) -> tuple[Timings, int, list[int]]:
         """The finalists: (their timings, the place of the best, of those that may be as fast)."""
         configurations = [score.configuration for score in found.finalists]
-        timings = Timings(configurations, self._kept.answers("timing", configurations))
+        timings = Timings(configurations, self._answers("timing", configurations))
         alive = list(range(len(configurations)))
 
         def done(answer: TimedAnswer) -> None:
@@ -285,7 +286,7 @@ class Session:
                 names.setdefault(name, timings.configurations[one])
         names.setdefault("autoregressive", PLAIN)
         configurations = list(dict.fromkeys([timings.configurations[best], *names.values()]))
-        check = Timings(configurations, self._kept.answers("check", configurations))
+        check = Timings(configurations, self._answers("check", configurations))
         everybody = list(range(len(configurations)))
 
         def done(answer: TimedAnswer) -> None:
@@ -317,6 +318,10 @@ class Session:
         self._seconds[name] = perf_counter() - begin
         self._tell(name, 1.0)
         return result
+
+    def _answers(self, phase: str, configurations: list[Configuration]) -> list[TimedAnswer]:
+        """What all processes have kept."""
+        return self.processes.agree(self.processes.gather(self._kept.answers(phase, configurations)))
 
     def _by_the_first(self, work: Callable[[], T]) -> T:
         """Done by one process for all."""

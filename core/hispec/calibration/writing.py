@@ -115,14 +115,16 @@ def verdict(result: Calibrated) -> str:
     if result.winner == PLAIN:
         return "Speculation does not pay here: plain decoding is the fastest of all that was timed."
     plain = result.ratio(result.winner, PLAIN)
-    said = f"{plain.value:.2f} times as fast as the target alone{_within(plain)}"
+    said = (
+        f"On prompts that it was not calibrated on {plain.value:.2f} times as fast as the target alone{_within(plain)}"
+    )
     single = result.baselines().get("single-layer")
     if single is not None and single != result.winner:
         over = result.ratio(result.winner, single)
         said += f", {over.value:.2f} times as fast as {single.describe(result.scorer.bench.target)}{_within(over)}"
     elif single is not None:
-        said += "; a hierarchy or an adaptive policy was not faster"
-    return said[0].upper() + said[1:] + ", on prompts that it was not calibrated on."
+        said += "; no hierarchy and no adaptive policy was faster"
+    return said + "."
 
 
 def _within(speed: Speed) -> str:
