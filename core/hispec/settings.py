@@ -80,7 +80,8 @@ class Settings(BaseModel):
         temperature: 0 is greedy decoding; for this and the next four see `hispec.decoding.sampling.Sampling`.
         seed: equal seeds give equal answers on the same machine; None draws one.
         device: `auto`, or a torch device.
-        dtype: of the weights; `auto` is the checkpoint's own.
+        dtype: of the weights; `auto` is the checkpoint's own, on a CPU with bfloat16 instructions bfloat16 for large
+            models in float32.
         stack: what runs the layers: our fused stack, the modules of `transformers`, or `auto`, the first that applies.
         device_map: `auto` spreads the layers over all GPUs, then the CPU's memory, then the disk.
         max_memory: what of each device `device_map` may use, as `parse_memory` reads it; by default what is free.
