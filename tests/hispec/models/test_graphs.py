@@ -17,6 +17,7 @@ from hispec.decoding.rules import Greedy
 from hispec.decoding.state import DecodingState
 from hispec.errors import UsageError
 from hispec.models.cache import STEP
+from hispec.models.fused_weights import FusedWeights
 from hispec.models.graphs import LONGEST_RUN, WIDTHS, GraphedStack, with_graphs
 from hispec.models.transformers_stack import TransformersStack
 from tests.hispec.models.test_fused_stack import TEXT, assert_same, model_of, run_both
@@ -123,8 +124,9 @@ def test_a_cache_that_grows_keeps_what_it_holds_and_forgets_recordings():
     stack.reserve(len(text))
     assert stack.cache.layers[0] is not layers[0] and not stack._recorded
     run_both((stack, other), 6, len(text) - 5, text=text)
-    for start in range(len(text) - 5, len(text)):  # up to the last position
+    for start in range(len(text) - 5, len(text)):
         run_both((stack, other), start, start + 1, text=text)
+    run_both((stack, other), len(text) - 3, len(text), text=text)  # the row that pads these has no place in the text
 
 
 def test_what_is_no_number_does_not_outlive_its_text():
@@ -287,6 +289,19 @@ def test_a_recording_that_fails_is_told_of_once_and_decoding_goes_on():
         for exits, periods in [((1,), (1, 3)), ((1, 2), (1, 3, 4))]:
             assert decode_ids(hierarchy_of(stack, *exits), periods, max_new_tokens=24) == expected
     assert len(told) == len(tried) == 1
+
+
+@torch.inference_mode()
+def test_nothing_waits_for_a_value():
+    """On a device without values, where asking for one raises."""
+    shape = fused_stack(MODEL).config
+    stack = GraphedStack(shape, FusedWeights(shape, torch.bfloat16, torch.device("meta")), "no values")
+    stack.reserve(100)
+    for rows, position in ((1, 0), (5, 3), (32, 60), (40, 60)):
+        assert stack.run(stack.embed([1] * rows), 0, 4, position).shape == (rows, 32)
+    token = torch.zeros(1, dtype=torch.long, device="meta")
+    tokens, highest, hidden = stack.write_run(token, 2, 5, 40, lambda hidden: stack.head(hidden).max(-1))
+    assert (tokens.shape, highest.shape, hidden.shape) == ((40,), (40,), (40, 32))
 
 
 def test_few_recordings_are_kept_and_the_last_used_are_among_them(monkeypatch):
