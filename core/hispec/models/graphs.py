@@ -28,7 +28,7 @@ SHORTEST = 256
 LONGEST_RUN = 32
 """Tokens of the longest run of drafts that is one graph; a longer run is several."""
 
-MOST_RECORDED = 512
+MOST_RECORDED = 128
 """Graphs that are kept; beyond, the one that was not used for longest is given up."""
 
 Work = Callable[[], None]
