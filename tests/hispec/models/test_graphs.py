@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from hispec import Engine
 from hispec.decoding.engine import Ending, decode
 from hispec.decoding.guesses import Guesser
+from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import Draft, Judge, Policy, StaticPolicy
 from hispec.decoding.rules import Greedy
 from hispec.decoding.state import DecodingState
@@ -20,6 +21,7 @@ from hispec.models.cache import STEP
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.graphs import LONGEST_RUN, WIDTHS, GraphedStack, with_graphs
 from hispec.models.transformers_stack import TransformersStack
+from hispec.models.translator import Translator
 from tests.hispec.models.test_fused_stack import TEXT, assert_same, model_of, run_both
 from tests.support import PROMPT, decode_ids, fused_stack, greedy_by_hand, hierarchy_of, random_model
 
@@ -210,6 +212,21 @@ def test_a_run_on_the_device_is_what_step_by_step_writes(seed):
     expected = decode_wandering(fused_stack(MODEL), words, seed, ends)
     for recorded in (False, True):
         assert decode_wandering(fixed(MODEL, recorded=recorded)[0], words, seed, ends) == expected
+
+
+def test_a_run_reads_through_translators():
+    torch.manual_seed(3)
+    translator = Translator(torch.randn(32, 32) / 8, torch.randn(32))
+
+    def write(stack, translator):
+        levels = [Level("draft", stack, 2, translator=translator), Level("target", stack, 4)]
+        state = DecodingState(Hierarchy(levels), PROMPT, len(PROMPT) + 20)
+        with torch.inference_mode():
+            state.write(0, 12, ())
+        return state.tokens
+
+    found = write(fixed(MODEL)[0], translator)
+    assert found == write(fused_stack(MODEL), translator) != write(fused_stack(MODEL), None)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, LONGEST_RUN + 1, 2 * LONGEST_RUN + 3])
