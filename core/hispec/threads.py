@@ -37,7 +37,8 @@ def tune_threads(stack: LayerStack, environ: Mapping[str, str], known: int | Non
         Threads that torch computes with from now on.
     """
     most = torch.get_num_threads()
-    if stack.device.type != "cpu" or most == 1 or any(environ.get(name) for name in SET_BY_USERS):
+    shared = environ.get("WORLD_SIZE", "1") != "1"  # with processes whose launcher has shared them out
+    if stack.device.type != "cpu" or most == 1 or shared or any(environ.get(name) for name in SET_BY_USERS):
         return most
     if known is None or not 1 <= known <= most:
         known = fastest_threads(stack, most)

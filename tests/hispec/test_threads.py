@@ -58,8 +58,8 @@ def test_what_is_measured_is_set(stack, costs):
     assert tune_threads(stack, {}) == torch.get_num_threads() == 2
 
 
-@pytest.mark.parametrize("name", threads.SET_BY_USERS)
-def test_what_the_user_has_set_stays(stack, costs, name):
+@pytest.mark.parametrize("name", [*threads.SET_BY_USERS, "WORLD_SIZE"])
+def test_what_the_user_or_a_launcher_has_set_stays(stack, costs, name):
     assert tune_threads(stack, {name: "4"}, known=1) == torch.get_num_threads() == 4
     assert not costs[1]
 
