@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 
 
@@ -14,7 +15,9 @@ def main() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115, PTH123
     from hispec_cli.app import run
+    from hispec_cli.ui.console import show_warning
 
+    warnings.showwarning = show_warning
     code = run(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: a Ctrl-C during shut-down has nothing to stop
     sys.exit(code)

@@ -27,6 +27,7 @@ class Mutation:
 
 
 DISTRIBUTION, LOSSLESS, CONVERSATION = "test_distribution.py", "test_lossless.py", "../test_conversation.py"
+GRAPHS = "../models/test_graphs.py"
 MUTATIONS = (
     Mutation("the draft's q in the target's ratio", "state.py", "if drawn_from:", "if False:", DISTRIBUTION),
     Mutation(
@@ -86,15 +87,15 @@ MUTATIONS = (
     Mutation(
         "a run past a tentative end of text",
         "state.py",
-        "            if token in ends:\n                return\n",
-        "",
+        "            if token in ends or not another:\n",
+        "            if not another:\n",
         LOSSLESS,
     ),
     Mutation(
         "a run past the context of another model",
         "engine.py",
-        "min(wanted, self.reach - before, self.limit - before)",
-        "min(wanted, self.limit - before)",
+        "min(self.reach, self.limit)) - before",
+        "self.limit) - before",
         LOSSLESS,
     ),
     Mutation(
@@ -155,6 +156,34 @@ MUTATIONS = (
         "        if stack.lease is not self._lease:\n            return 0\n",
         "",
         CONVERSATION,
+    ),
+    Mutation(
+        "tokens after an end kept",
+        "state.py",
+        "if word in ends), count)",
+        "if False), count)",
+        GRAPHS,
+    ),
+    Mutation(
+        "a run on the device whose states are those of its last token, too",
+        "state.py",
+        "self.frontier[reached] = at + count - 1",
+        "self.frontier[reached] = at + count",
+        GRAPHS,
+    ),
+    Mutation(
+        "a position that a recording holds on to",
+        "../models/graphs.py",
+        "            positions,\n            length,\n            grouped",
+        "            int(positions[0]),\n            length,\n            grouped",
+        GRAPHS,
+    ),
+    Mutation(
+        "recordings of a cache that is no more",
+        "../models/graphs.py",
+        "self._recorded.clear()  # they replay",
+        "pass  # they replay",
+        GRAPHS,
     ),
 )
 

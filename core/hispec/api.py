@@ -28,6 +28,7 @@ from hispec.metrics import Stats
 from hispec.models.agreement import check_agreement, set_agreement
 from hispec.models.checkpoint import Download
 from hispec.models.config import as_ids
+from hispec.models.graphs import GraphedStack, with_graphs
 from hispec.models.loading import (
     choose_device,
     fetch_weights,
@@ -208,7 +209,7 @@ class Engine:
                 model: load_dummy_stack(resolve_model(model), revision, settings.dtype, device, model, settings.stack)
                 for model, revision in models.items()
             }
-            stacks = {model: stack for model, (stack, _) in built.items()}
+            stacks = {model: with_graphs(stack, settings.graphs) for model, (stack, _) in built.items()}
             environment = _environment(stacks[own], profile) | {"weights": "dummy"}
             if settings.dummy_agreement is not None:
                 reached = set_agreement(*built[own], exits_of_target(profile), settings.dummy_agreement)
@@ -217,14 +218,17 @@ class Engine:
             return cls(profile, settings, stacks, tokenizer, (), environment)  # random weights know no end
         fetch_weights({resolve_model(model): revision for model, revision in models.items()}, watch)
         stacks = {
-            model: load_stack(
-                resolve_model(model),
-                revision,
-                settings.dtype,
-                device,
-                model,
-                settings.stack,
-                replace(placement, shallow=deepest_exit(profile, model)),
+            model: with_graphs(
+                load_stack(
+                    resolve_model(model),
+                    revision,
+                    settings.dtype,
+                    device,
+                    model,
+                    settings.stack,
+                    replace(placement, shallow=deepest_exit(profile, model)),
+                ),
+                settings.graphs,
             )
             for model, revision in models.items()
         }
@@ -575,6 +579,7 @@ def _environment(stack: LayerStack, profile: Profile) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(stack.device) if cuda else str(stack.device),
         "dtype": str(stack.dtype).removeprefix("torch."),
         "stack": stack.kind,
+        "graphs": isinstance(stack, GraphedStack),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": version("transformers"),

@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 
 CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+CPU_INFO = Path("/proc/cpuinfo")
+BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """What Linux shows where CUDA or ROCm may find a GPU; importing torch to learn that there is none takes seconds."""
 HOST_MEMORY = ("cpu", "mps")
@@ -73,12 +75,21 @@ def disk_free(folder: Path) -> int:
 
 def processor_name() -> str:
     """What the machine computes with, as the system calls it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+    if CPU_INFO.exists():
+        for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 numbers by instructions of its own: AVX-512 or AMX, or ARM's."""
+    if CPU_INFO.exists():
+        for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, values = line.partition(":")
+            if key.strip() in ("flags", "Features"):
+                return not BFLOAT16_FLAGS.isdisjoint(values.split())
+    return False
 
 
 def _gpus() -> list[Device]:

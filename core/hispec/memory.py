@@ -14,7 +14,7 @@ from hispec.machine import Device, device_named, together
 from hispec.models.config import FAMILIES
 from hispec.models.headers import Headers, fetch_headers, read_headers
 from hispec.models.metadata import read_json, shipped_config
-from hispec.models.shape import FLOATS, PER_WEIGHT, Shape, read_shape
+from hispec.models.shape import FLOATS, PER_WEIGHT, Shape, fastest_dtype, read_shape
 from hispec.profile import Profile, Target, models_of
 from hispec.settings import Settings
 
@@ -231,7 +231,7 @@ def _need(
             headers = fetch_headers(target, timeout)
     if headers is None and shape.family not in FAMILIES:
         return None
-    dtype = _dtype(settings.dtype, shape, headers)
+    dtype = _dtype(settings, shape, headers)
     item = FLOATS[dtype] // 8
     bits = PER_WEIGHT.get(quantization or "", shape.stored_bits)
     if headers is not None:
@@ -291,12 +291,16 @@ def _workspace(shape: Shape, settings: Settings, positions: int, item: int) -> i
     return activations + scores + carried + logits + tables
 
 
-def _dtype(asked: str, shape: Shape, headers: Headers | None) -> str:
+def _dtype(settings: Settings, shape: Shape, headers: Headers | None) -> str:
     """As loading chooses it: what is asked for, else what the configuration says, else what the tensors are."""
-    if asked in FLOATS:
-        return asked
-    if shape.dtype in FLOATS:
+    if settings.dtype in FLOATS:
+        return settings.dtype
+    special = settings.device_map != "none" or settings.quantization != "none" or settings.tensor_parallel
+    if shape.dtype in FLOATS and (special or shape.stored_bits is not None):
         return str(shape.dtype)
+    if shape.dtype in FLOATS:
+        device = device_named(settings.device)
+        return str(fastest_dtype(shape.dtype, shape.hidden, device.name if device is not None else settings.device))
     first = headers.tensors[min(headers.tensors)].dtype if headers is not None else ""
     return NAMES.get(first, "float32")
 

@@ -23,6 +23,10 @@ from hispec.profile import (
 PREFIX = "HISPEC_"
 Stack = Literal["auto", "fused", "transformers"]
 LoadFormat = Literal["auto", "dummy"]
+Graphs = Annotated[
+    Literal["auto", "on", "off"], BeforeValidator(lambda value: {"0": "off", "1": "on"}.get(value, value))
+]
+"""As an environment variable it is 0 or 1, too."""
 Mode = Literal["hispec", "single-layer", "autoregressive"]
 DeviceMap = Literal["none", "auto"]
 Quantization = Literal["none", "4bit", "8bit"]
@@ -76,12 +80,14 @@ class Settings(BaseModel):
         temperature: 0 is greedy decoding; for this and the next four see `hispec.decoding.sampling.Sampling`.
         seed: equal seeds give equal answers on the same machine; None draws one.
         device: `auto`, or a torch device.
-        dtype: of the weights; `auto` is the checkpoint's own.
+        dtype: of the weights; `auto` is the checkpoint's own, on a CPU with bfloat16 instructions bfloat16 for large
+            models in float32.
         stack: what runs the layers: our fused stack, the modules of `transformers`, or `auto`, the first that applies.
         device_map: `auto` spreads the layers over all GPUs, then the CPU's memory, then the disk.
         max_memory: what of each device `device_map` may use, as `parse_memory` reads it; by default what is free.
         quantization: of the weights while they are loaded, by bitsandbytes.
         tensor_parallel: share every matrix among the processes that torchrun started.
+        graphs: whether the fused stack runs in fixed shapes, recorded as CUDA graphs: `auto` where there is CUDA.
         load_format: `dummy` draws weights at random on the device and downloads nothing but a configuration.
         dummy_agreement: for each exit of the target that a level reads, shallow to deep, how often it shall name the
             likeliest token of the whole model; of random weights only. See `hispec.models.agreement`.
@@ -109,6 +115,7 @@ class Settings(BaseModel):
     max_memory: Annotated[str, AfterValidator(_memory)] = ""
     quantization: Quantization = "none"
     tensor_parallel: bool = False
+    graphs: Graphs = "auto"
     load_format: LoadFormat = "auto"
     dummy_agreement: Shares | None = None
 

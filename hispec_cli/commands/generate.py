@@ -192,6 +192,7 @@ def load_engine(
     from hispec.api import Engine
     from hispec.memory import prompt_size
     from hispec.profile import calibrated_elsewhere
+    from hispec.threads import tune_threads
 
     engine = Engine.from_profile(
         profile,
@@ -200,6 +201,10 @@ def load_engine(
         force=model.force,
         watch=DownloadProgress().see,
         **decoding.given(),
+    )
+    found = (engine.profile.calibrated or {}).get("threads")
+    engine.environment["threads"] = tune_threads(
+        engine.hierarchy.stack_of(-1), os.environ, found if isinstance(found, int) else None
     )
     if engine.settings.load_format == "dummy":
         say("synthetic weights: speed and memory are those of the model, its text is noise", "yellow")

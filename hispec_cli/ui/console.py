@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -45,6 +46,18 @@ def stderr() -> Console:
 def say(message: str, style: str = "dim") -> None:
     """One message for the person at the terminal."""
     stderr().print(Text(visible(message), style))
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """What Python does with a warning that is to be seen: one line, without the source that it comes from."""
+    say(_one_line(f"warning: {message}"), "yellow")
 
 
 def report_error(cause: str, cure: str | None) -> None:

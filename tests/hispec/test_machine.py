@@ -96,3 +96,21 @@ def test_without_a_gpu_auto_is_the_host():
 
 def test_disk_space_of_a_folder_that_is_not_there_yet(tmp_path):
     assert disk_free(tmp_path / "not" / "yet") > 0
+
+
+@pytest.mark.parametrize(
+    ("info", "has"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_bf16 sha\n", True),
+        ("flags\t\t: amx_tile amx_bf16\n", True),
+        ("Features\t: fp asimd bf16 i8mm\n", True),
+        ("model name\t: bf16 in name only\nflags\t\t: fpu avx2 avx512f\n", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_bfloat16_instructions_are_those_that_linux_lists(monkeypatch, tmp_path, info, has):
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
+    if info is not None:
+        (tmp_path / "cpuinfo").write_text(info)
+    assert machine.has_bfloat16() == has

@@ -123,3 +123,17 @@ def test_a_closed_stderr_does_no_harm(process):
     assert b"####" in child.stdout.read()
     assert child.wait(60) == 0
     child.stderr = open(os.devnull)  # noqa: SIM115, PTH123
+
+
+def test_a_warning_is_one_line_without_where_it_comes_from():
+    code = """
+import sys, warnings
+import hispec_cli.app
+from hispec_cli.__main__ import main
+hispec_cli.app.run = lambda arguments: warnings.warn("slower than\\x1b[2J it could be\\nand more", RuntimeWarning) or 0
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: slower than") and done.stderr.count("\n") == 1
+    assert "\x1b" not in done.stderr

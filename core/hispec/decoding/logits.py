@@ -36,12 +36,15 @@ class Logits:
         if "_two" in vars(self):  # already looked for
             two, words = self._two
             highest, best = [first for first, _ in two], [first for first, _ in words]
-        else:
-            values, indices = self._own().max(-1)
-            highest, best = values.tolist(), indices.tolist()
-        if not all(map(math.isfinite, highest)):
-            raise no_numbers()
-        return best if self.ids is None else self.ids[best].tolist()
+            if not all(map(math.isfinite, highest)):
+                raise no_numbers()
+            return best if self.ids is None else self.ids[best].tolist()
+        return known(*self.best_unknown())
+
+    def best_unknown(self) -> tuple[Tensor, Tensor]:
+        """The same as the device has it, which is not waited for: (logits [n], words [n])."""
+        highest, best = self._own().max(-1)
+        return highest, best if self.ids is None else self.ids[best]
 
     def confidence(self, features: Sequence[str]) -> list[Confidence]:
         """How sure the level is of the likeliest word of each row; see `hispec.decoding.confidence`."""
@@ -68,3 +71,19 @@ class Logits:
         if self.ids is None and 0 < self.vocab_size < self.values.shape[-1]:
             return self.values[:, : self.vocab_size]
         return self.values
+
+
+def known(highest: Tensor, words: Tensor) -> list[int]:
+    """Likeliest words once the device has found them.
+
+    Args:
+        highest: their logits, [n].
+        words: [n].
+
+    Raises:
+        UsageError: logits that are no numbers.
+    """
+    if not all(map(math.isfinite, highest.tolist())):
+        raise no_numbers()
+    found: list[int] = words.tolist()
+    return found

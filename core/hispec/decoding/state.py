@@ -1,14 +1,15 @@
 """The state of one decoding: the tokens, how far each level has judged them, and how far it has run them."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hispec.decoding.hierarchy import Hierarchy
-from hispec.decoding.logits import Logits
+from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.logits import Logits, known
 from hispec.errors import UsageError
-from hispec.models.stack import LayerStack
+from hispec.models.stack import LayerStack, WriteRun
 
 
 class DecodingState:
@@ -51,6 +52,7 @@ class DecodingState:
                 f"token id {strange[0]} of the prompt is not in the vocabulary of {vocab_size} that the model has",
                 "use the tokenizer that belongs to the model",
             )
+        self._readers = [_Reader(level, vocab_size) for level in hierarchy.levels]
         if earlier is not None:
             self._take_over(earlier)
         self._lease = object()
@@ -81,20 +83,14 @@ class DecodingState:
             hidden = stack.run(hidden, self.hierarchy.first_layer(level), exit_layer, start)
             self.frontier[level] = upto
             if self.hierarchy.above[level] is not None:
-                kept = self._carried[level]
-                self._carried[level] = hidden if kept is None else torch.cat((kept, hidden))
+                self._carry(level, hidden)
         return hidden
 
     def logits(self, level: int, since: int, upto: int) -> Logits:
         """A level's logits at positions since..upto-1; runs what is missing for them."""
         start = self.frontier[level]
         hidden = self.advance(level, upto)
-        reduced, translator = self.hierarchy.levels[level].reduced, self.hierarchy.levels[level].translator
-        asked = hidden[since - start :] if since > start else hidden
-        if translator is not None:
-            asked = translator(asked)
-        values = self.hierarchy.stack_of(level).head(asked, reduced)
-        return Logits(values, None if reduced is None else reduced.ids, self.hierarchy.stack_of(-1).vocab_size)
+        return self._readers[level].logits(hidden[since - start :] if since > start else hidden)
 
     def write(
         self, level: int, count: int, ends: Collection[int], goes_on: Callable[[Logits], bool] | None = None
@@ -107,6 +103,10 @@ class DecodingState:
             ends: tokens after which it stops.
             goes_on: asked with the logits of each token whether there is to be another.
         """
+        write_run: WriteRun | None = getattr(self.hierarchy.stack_of(level), "write_run", None)
+        if write_run is not None and goes_on is None and count > 1:
+            self._write_at_once(write_run, level, count, ends)
+            return
         for _ in range(count):
             at = len(self.tokens)
             logits = self.logits(level, at - 1, at)
@@ -176,6 +176,32 @@ class DecodingState:
         """The hidden states kept at a level's exit, None where none are, for the inspection of the state."""
         return self._carried[level]
 
+    def _write_at_once(self, write_run: WriteRun, level: int, count: int, ends: Collection[int]) -> None:
+        """Write `count` tokens before looking at any; those after an end are forgotten.
+
+        Run are all but the last, through the level's span and those below it, which leaves nothing to carry between them.
+        """
+        at = len(self.tokens)
+        highest, token = self.logits(level, at - 1, at).best_unknown()
+        tokens, others, hidden = write_run(
+            token, self.hierarchy.levels[level].exit_layer, at, count - 1, self._readers[level]
+        )
+        written = torch.cat((token, tokens))
+        count = next((i for i, word in enumerate(written.tolist(), 1) if word in ends), count)
+        for word in known(torch.cat((highest, others))[:count], written[:count]):
+            self.append(word, level)
+        if self.hierarchy.above[level] is not None and count > 1:
+            self._carry(level, hidden[: count - 1])
+        reached: int | None = level
+        while reached is not None:
+            self.frontier[reached] = at + count - 1
+            reached = self.hierarchy.below[reached]
+
+    def _carry(self, level: int, hidden: Tensor) -> None:
+        """Keep more hidden states at a level's exit for the level above."""
+        kept = self._carried[level]
+        self._carried[level] = hidden if kept is None else torch.cat((kept, hidden))
+
     def _resume(self, level: int, start: int, upto: int) -> Tensor:
         """The input of a level's span for tokens start..upto-1: embeddings, or what the level below handed up."""
         below = self.hierarchy.below[level]
@@ -209,3 +235,23 @@ class PrefixCache:
         """A new state; arguments and errors as `DecodingState`."""
         self._last = DecodingState(hierarchy, prompt_ids, capacity, self._last)
         return self._last
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What a level reads from hidden states at its exit; levels that are equal read alike."""
+
+    level: Level
+    vocab_size: int
+
+    def logits(self, hidden: Tensor) -> Logits:
+        """[n, hidden] -> the level's logits."""
+        stack, reduced, translator = self.level.stack, self.level.reduced, self.level.translator
+        assert stack is not None
+        if translator is not None:
+            hidden = translator(hidden)
+        return Logits(stack.head(hidden, reduced), None if reduced is None else reduced.ids, self.vocab_size)
+
+    def __call__(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """See `hispec.models.stack.Reader`."""
+        return self.logits(hidden).best_unknown()

@@ -4,6 +4,7 @@ The mathematics is that of the `transformers` layers; tests hold the two equal. 
 or waits for a device.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class FusedStack:
         self.cache = KVCache(shapes, self.dtype, [self.device] * self.num_layers)
         self._weights = weights
         self._group = config.num_heads // config.num_kv_heads
-        self._buffers: dict[int, _Buffers] = {}
+        self._buffers: dict[int, Buffers] = {}
         self._tabulated = 0
 
     @property
@@ -88,15 +89,16 @@ class FusedStack:
             return torch.cat(
                 [self.run(hidden[at : at + CHUNK], start_layer, end_layer, position + at) for at in starts]
             )
-        buffers = self._buffers_for(rows)
-        cos, sin = self._cos.narrow(0, position, rows), self._sin.narrow(0, position, rows)
-        mask = self._mask(rows, position)
+        place = Place(
+            self._cos.narrow(0, position, rows),
+            self._sin.narrow(0, position, rows),
+            self._mask(rows, position),
+            position,
+            position + rows,
+            grouped=rows <= WIDEST,
+        )
         hidden = hidden.clone(memory_format=torch.contiguous_format)
-        for layer, cache in zip(
-            self._weights.layers[start_layer:end_layer], self.cache.layers[start_layer:end_layer], strict=True
-        ):
-            self._attention(layer, hidden, buffers, cos, sin, mask, cache, position)
-            self._mlp(layer, hidden, buffers)
+        self._run_layers(hidden, self._buffers_for(rows), place, start_layer, end_layer)
         return hidden
 
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
@@ -111,17 +113,15 @@ class FusedStack:
             weight = right_factor(self.config.hidden_size, len(ids), self.dtype, self.device)
             return ReducedHead(ids, torch.index_select(self._weights.head, 1, ids, out=weight))
 
-    def _attention(
-        self,
-        layer: Layer,
-        hidden: Tensor,
-        buffers: "_Buffers",
-        cos: Tensor,
-        sin: Tensor,
-        mask: Tensor | None,
-        cache: Tensor,
-        position: int,
-    ) -> None:
+    def _run_layers(self, hidden: Tensor, buffers: "Buffers", place: "Place", start_layer: int, end_layer: int) -> None:
+        """Run `hidden` [n, hidden] through layers, in place."""
+        for layer, cache in zip(
+            self._weights.layers[start_layer:end_layer], self.cache.layers[start_layer:end_layer], strict=True
+        ):
+            self._attention(layer, hidden, buffers, place, cache)
+            self._mlp(layer, hidden, buffers)
+
+    def _attention(self, layer: Layer, hidden: Tensor, buffers: "Buffers", place: "Place", cache: Tensor) -> None:
         """Add a layer's attention to `hidden` [n, hidden], and its keys and values to `cache`."""
         rows = hidden.shape[0]
         _multiply(buffers.norm(hidden, layer.attention_norm), layer.qkv, layer.qkv_bias, buffers.qkv)
@@ -130,21 +130,25 @@ class FusedStack:
             for heads, weight in zip(buffers.queries_and_keys, layer.qk_norm, strict=True):
                 heads.copy_(F.rms_norm(heads, heads.shape[-1:], weight, self.config.norm_eps))
         torch.cat(buffers.halves_swapped, -1, out=buffers.swapped)
-        rotated.mul_(cos).addcmul_(buffers.swapped, sin)
-        cache.narrow(3, position, rows).copy_(buffers.keys_values)
-        keys, values = cache.narrow(3, 0, position + rows).unbind()
-        if rows > WIDEST:
+        rotated.mul_(place.cos).addcmul_(buffers.swapped, place.sin)
+        if isinstance(place.rows, int):
+            cache.narrow(3, place.rows, rows).copy_(buffers.keys_values)
+        else:
+            cache.index_copy_(3, place.rows, buffers.keys_values)
+        keys, values = cache.narrow(3, 0, place.end).unbind()
+        mask = place.mask
+        if place.grouped:
+            attended = F.scaled_dot_product_attention(buffers.grouped_queries(), keys, values, attn_mask=mask)
+            hidden.addmm_(buffers.ungroup(attended), layer.output)
+        else:
             attended = F.scaled_dot_product_attention(
                 buffers.queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
             )
             hidden.addmm_(attended[0].transpose(0, 1).reshape(rows, -1), layer.output)
-        else:
-            attended = F.scaled_dot_product_attention(buffers.grouped_queries(), keys, values, attn_mask=mask)
-            hidden.addmm_(buffers.ungroup(attended), layer.output)
         if layer.output_bias is not None:
             hidden.add_(layer.output_bias)
 
-    def _mlp(self, layer: Layer, hidden: Tensor, buffers: "_Buffers") -> None:
+    def _mlp(self, layer: Layer, hidden: Tensor, buffers: "Buffers") -> None:
         """Add a layer's MLP to `hidden` [n, hidden]."""
         _multiply(buffers.norm(hidden, layer.mlp_norm), layer.gate_up, layer.gate_up_bias, buffers.gate_up)
         hidden.addmm_(F.silu(buffers.gate, inplace=True).mul_(buffers.up), layer.down)
@@ -162,17 +166,37 @@ class FusedStack:
             return _causal_bias(rows, position, position + rows, 1, self.dtype, self.device)
         return self._masks[: rows * self._group].narrow(1, self.cache.positions - position, position + rows)
 
-    def _buffers_for(self, rows: int) -> "_Buffers":
+    def _buffers_for(self, rows: int) -> "Buffers":
         buffers = self._buffers.get(rows)
         if buffers is None:
             with torch.inference_mode(False):
-                buffers = _Buffers(self.config, rows, self.dtype, self.device)
+                buffers = Buffers(self.config, rows, self.dtype, self.device)
             if rows <= WIDEST:
                 self._buffers[rows] = buffers
         return buffers
 
 
-class _Buffers:
+@dataclass(slots=True)
+class Place:
+    """Where the rows of a span lie in the text, and what they see of it.
+
+    Attributes:
+        cos, sin: of their rotary embeddings, [n, 1, head size] each.
+        mask: added to their scores; see `FusedStack._mask`.
+        rows: the first one's position, or where only the device knows it, all of theirs, [n].
+        end: how many positions of the cache they look at; beyond what they see, the mask hides them.
+        grouped: whether query heads that read the same keys are taken as rows, as the mask must have them.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None
+    rows: int | Tensor
+    end: int
+    grouped: bool
+
+
+class Buffers:
     """What the layers of a span of `rows` rows compute into, and every view of it that they need.
 
     Views cost as much as small computations; these are made once.

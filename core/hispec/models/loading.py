@@ -19,6 +19,7 @@ from hispec.models.fused_weights import FusedWeights
 from hispec.models.metadata import shipped_config
 from hispec.models.parts import check_architecture, not_in_spans
 from hispec.models.placement import Placement
+from hispec.models.shape import fastest_dtype
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
 
@@ -141,6 +142,7 @@ def load_dummy_stack(
     if config.quantized:
         raise UsageError(f"{name} has quantized weights, which cannot be drawn", "choose a model that is not quantized")
     reason = _check_fused(config, name, stack)
+    dtype = _faster(dtype, config, device)
     own = DTYPES[dtype if dtype in DTYPES else config.dtype if config.dtype in DTYPES else "float32"]
     source = str(shipped_config(model) or model)
     original = None
@@ -210,7 +212,7 @@ def load_stack(
     Args:
         model: a local folder or a hub id.
         revision: of a hub id.
-        dtype: a key of `DTYPES`, or `auto` for the checkpoint's own.
+        dtype: a key of `DTYPES`, or `auto` for the checkpoint's own; see `hispec.models.shape.fastest_dtype`.
         device: where the weights go, unless they are spread.
         name: how users know the model.
         stack: `fused`, `transformers`, or `auto` for the fused one where it applies.
@@ -221,6 +223,7 @@ def load_stack(
         UsageError: as `load_config`; a model that the fused stack is asked for and cannot run.
     """
     config = load_config(model, revision)
+    dtype = _faster(dtype, config, device, placement)
     reason = _check_fused(config, name, stack, placement)
     if stack == "transformers" or reason is not None:
         return _load_transformers_stack(model, revision, dtype, device, name, placement)
@@ -278,6 +281,14 @@ def _load_original_config(model: str, revision: str | None) -> Any:
         return AutoConfig.from_pretrained(model, revision=commit, trust_remote_code=False)
     except Exception as error:
         raise explain(error, model, revision) from error
+
+
+def _faster(dtype: str, config: ModelConfig, device: torch.device, placement: Placement = ALONE) -> str:
+    """The dtype that is asked for; for `auto`, one that is faster than the checkpoint's own."""
+    if dtype != "auto" or config.quantized or placement.special is not None:
+        return dtype
+    fastest = fastest_dtype(config.dtype, config.hidden_size, device.type)
+    return dtype if fastest is None or fastest == config.dtype else fastest
 
 
 def _choose_dtype(dtype: str, config: ModelConfig, files: dict[str, Path]) -> torch.dtype:

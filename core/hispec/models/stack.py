@@ -1,5 +1,6 @@
 """What decoding asks of a model: embed tokens, run a span of its layers, read the vocabulary from a hidden state."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +19,13 @@ class ReducedHead:
 
     ids: Tensor
     weight: Tensor
+
+
+Reader = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Reads hidden states [n, hidden]: the logits of the likeliest words [n], and these words [n]; of no host's knowledge."""
+
+WriteRun = Callable[[Tensor, int, int, int, Reader], tuple[Tensor, Tensor, Tensor]]
+"""What a stack may offer beside its protocol, as `write_run`; see `hispec.models.graphs.GraphedStack.write_run`."""
 
 
 class LayerStack(Protocol):

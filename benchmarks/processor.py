@@ -1,0 +1,107 @@
+"""What a CPU is fastest with: bfloat16 or float32 by a model's hidden size, and how many threads.
+
+A layer's four matrices are multiplied by one row and by several, over as many layers as exceed the caches. The median of
+interleaved repeats counts. Threads are those of `hispec.threads`, on the shipped model and on a larger one.
+"""
+
+import argparse
+import os
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from common import environment, save
+from transformers import AutoConfig
+
+from hispec.machine import has_bfloat16
+from hispec.models.fused_weights import right_factor
+from hispec.models.loading import load_dummy_stack, load_stack
+from hispec.models.stack import LayerStack
+from hispec.profile import resolve_model
+from hispec.threads import ROWS, _seconds, fastest_threads
+
+HIDDEN = (128, 256, 384, 512, 768, 1024, 1536, 2048)
+WIDTHS = (1, 3, 8)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+NUMBERS = 24_000_000
+"""Weights of the layers that are gone through, 48 MB in bfloat16."""
+
+
+def layers(hidden: int, dtype: torch.dtype) -> list[list[torch.Tensor]]:
+    """Matrices of some layers, laid out as the fused stack lays them out: QKV, output, gate and up, down."""
+    shapes = ((hidden, 3 * hidden // 2), (hidden, hidden), (hidden, 6 * hidden), (3 * hidden, hidden))
+    count = max(1, min(64, NUMBERS // sum(rows * columns for rows, columns in shapes)))
+    cpu = torch.device("cpu")
+    return [[right_factor(*shape, dtype, cpu).normal_() for shape in shapes] for _ in range(count)]
+
+
+def by_hidden_size(repeats: int) -> list[dict[str, object]]:
+    """Microseconds of a layer by hidden size, rows and dtype."""
+    found = []
+    for hidden in HIDDEN:
+        models = {name: layers(hidden, dtype) for name, dtype in DTYPES.items()}
+        for width in WIDTHS:
+            times = defaultdict(list)
+            for _ in range(repeats):
+                for name, model in models.items():
+                    rows = {size: torch.randn(width, size).to(DTYPES[name]) for size in (hidden, 3 * hidden)}
+                    begin = perf_counter()
+                    for matrices in model:
+                        for matrix in matrices:
+                            torch.mm(rows[matrix.shape[0]], matrix)
+                    times[name].append((perf_counter() - begin) / len(model))
+            us = {name: 1e6 * median(seconds) for name, seconds in times.items()}
+            found.append({"hidden": hidden, "rows": width, **us, "ratio": us["float32"] / us["bfloat16"]})
+            print(found[-1], flush=True)
+    return found
+
+
+def by_threads(stack: LayerStack, most: int) -> dict[str, object]:
+    """Microseconds of a layer and the head by number of threads, and which is chosen."""
+    us = {}
+    for threads in range(1, most + 1):
+        torch.set_num_threads(threads)
+        us[threads] = 1e6 * _seconds(stack)
+    return {"microseconds": us, "rows": ROWS, "chosen": [fastest_threads(stack, most) for _ in range(10)]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    sizes = by_hidden_size(args.repeats)
+    cpu = torch.device("cpu")
+    large = AutoConfig.for_model(
+        "llama",
+        hidden_size=2048,
+        intermediate_size=5632,
+        num_hidden_layers=2,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        vocab_size=8192,
+        max_position_embeddings=2048,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        large.save_pretrained(Path(folder))
+        stacks = {
+            "tiny": load_stack(resolve_model("builtin:tiny"), None, "float32", cpu, "tiny"),
+            "hidden size 2048": load_dummy_stack(folder, None, "float32", cpu, "large")[0],
+        }
+        threads = {name: by_threads(stack, args.threads) for name, stack in stacks.items()}
+    record = {
+        "what": "microseconds of a layer's matrices by dtype; of a layer and the head by number of threads",
+        "bfloat16_instructions": has_bfloat16(),
+        "layers": sizes,
+        "threads": threads,
+        "environment": environment(1),
+    }
+    save("processor-cpu", record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""The fused stack in fixed shapes, so that a device can record a span, or a whole run of drafts, and replay it.
+
+A CUDA graph repeats the same kernels on the same memory. So everything that differs from one span to the next is data
+here: rows are padded to one of a few widths, the positions are a tensor, attention looks at one of a few lengths and a
+mask hides what is beyond, and what goes in and comes out has its place. None of it needs a GPU but the recording, so
+that a CPU runs the same code as it is.
+"""
+
+import warnings
+from collections.abc import Callable, Hashable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from hispec.models.config import ModelConfig
+from hispec.models.fused_stack import Buffers, FusedStack, Place
+from hispec.models.fused_weights import FusedWeights
+from hispec.models.stack import LayerStack, Reader
+
+WIDTHS = (1, 2, 4, 8, 16, 32)
+"""Rows that a span is padded to; a wider one is a prompt's, which is run once and as it is."""
+
+SHORTEST = 256
+"""Positions of the shortest length that attention looks at; the next are twice as long, up to the cache's."""
+
+LONGEST_RUN = 32
+"""Tokens of the longest run of drafts that is one graph; a longer run is several."""
+
+MOST_RECORDED = 128
+"""Graphs that are kept; beyond, the one that was not used for longest is given up."""
+
+Work = Callable[[], None]
+Recorder = Callable[[Work], Work]
+"""Records what some work does, without doing it; what it returns does it."""
+
+
+class GraphedStack(FusedStack):
+    """A fused stack whose spans and runs of drafts are recorded the second time that they come.
+
+    The first time is the warm-up that a recording needs. A recording that fails is told of once; from then on spans run
+    as those of the fused stack do.
+
+    Args:
+        config: its shape.
+        weights: filled.
+        name: how users know it.
+        record: None runs the same code without recording it.
+    """
+
+    def __init__(self, config: ModelConfig, weights: FusedWeights, name: str, record: Recorder | None = None) -> None:
+        super().__init__(config, weights, name)
+        self._record, self._fixed = record, True
+        self._recorded: dict[Hashable, Work | None] = {}
+        """By what they do; None for what was done once and not recorded."""
+        self._written_to = 0
+        with torch.inference_mode(False):
+            self._rows = self._zeros(WIDTHS[-1], config.hidden_size)
+            """A span's rows, which become its result."""
+            self._offsets = torch.arange(WIDTHS[-1], device=self.device)
+            self._positions = torch.zeros_like(self._offsets)
+            self._buffers_of_width = {width: Buffers(config, width, self.dtype, self.device) for width in WIDTHS}
+            self._token = torch.zeros_like(self._offsets[:1])
+            """The newest token of a run of drafts."""
+            self._run_tokens = torch.zeros(LONGEST_RUN, dtype=torch.long, device=self.device)
+            self._run_highest = self._zeros(LONGEST_RUN)
+            self._run_hidden = self._zeros(LONGEST_RUN, config.hidden_size)
+
+    @classmethod
+    def of(cls, stack: FusedStack, record: Recorder | None = None) -> "GraphedStack":
+        """The same weights in fixed shapes; `stack` should not be used any more."""
+        return cls(stack.config, stack._weights, stack.name, record)
+
+    def reserve(self, positions: int) -> None:
+        """See `LayerStack.reserve`; there is room for the rows that pad the last span, too.
+
+        What was never written must be numbers all the same: a mask turns a number into nothing, but not what is none.
+        """
+        before = self._tabulated
+        super().reserve(positions + WIDTHS[-1])
+        with torch.inference_mode(False):
+            for layer in self.cache.layers:
+                layer.narrow(3, 0, self._written_to).nan_to_num_(0, 0, 0)
+                layer.narrow(3, self._written_to, self.cache.positions - self._written_to).zero_()
+            if self._tabulated != before:
+                self._recorded.clear()  # they replay into memory that is no more
+                self._columns = torch.arange(self._tabulated, device=self.device)
+        self._written_to = self.cache.positions
+
+    def embed(self, token_ids: list[int]) -> Tensor:
+        """See `LayerStack.embed`; without waiting for the device."""
+        if self.device.type != "cuda":
+            return super().embed(token_ids)
+        ids = torch.tensor(token_ids, pin_memory=True).to(self.device, non_blocking=True)
+        embedded: Tensor = F.embedding(ids, self._weights.embedding)
+        return embedded
+
+    def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int) -> Tensor:
+        """See `LayerStack.run`."""
+        rows = hidden.shape[0]
+        width = next((width for width in WIDTHS if width >= rows), None)
+        if width is None or not self._fixed:
+            return super().run(hidden, start_layer, end_layer, position)
+        length = self._length(position + width)
+        self._rows[:rows].copy_(hidden)
+        torch.add(self._offsets, position, out=self._positions)
+        self._do(
+            (start_layer, end_layer, width, length), partial(self._run_span, start_layer, end_layer, width, length)
+        )
+        return self._rows[:rows].clone()
+
+    def write_run(
+        self, token: Tensor, end_layer: int, position: int, count: int, read: Reader
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run a token through layers 0..end_layer-1, then the token read from it, and so on, without waiting for any.
+
+        Args:
+            token: the first, [1].
+            end_layer: where a token is read.
+            position: of the first token.
+            count: how many tokens are run, and read.
+            read: reads a token; equal readers read alike.
+
+        Returns:
+            What was read: the tokens [count] and their logits [count]; and the hidden states that they were read from,
+            [count, hidden].
+        """
+        self._token.copy_(token)
+        torch.add(self._offsets, position, out=self._positions)
+        parts = []
+        for begin in range(0, count, LONGEST_RUN):
+            steps = min(LONGEST_RUN, count - begin)
+            length = self._length(position + begin + steps)
+            self._do((read, end_layer, steps, length), partial(self._run_steps, read, end_layer, steps, length))
+            parts.append([kept[:steps].clone() for kept in (self._run_tokens, self._run_highest, self._run_hidden)])
+        if len(parts) == 1:
+            tokens, highest, hidden = parts[0]
+        else:
+            tokens, highest, hidden = (torch.cat(part) for part in zip(*parts, strict=True))
+        return tokens, highest, hidden
+
+    def _run_span(self, start_layer: int, end_layer: int, width: int, length: int) -> None:
+        """Run the first `width` rows through layers, looking at `length` positions."""
+        positions = self._positions[:width]
+        group = self._group
+        beyond = self._columns[:length] > positions[:, None]
+        mask = self._zeros(width, length).masked_fill_(beyond, -torch.inf)
+        place = Place(
+            self._cos.index_select(0, positions),
+            self._sin.index_select(0, positions),
+            mask[:, None].expand(width, group, length).reshape(width * group, length),
+            positions,
+            length,
+            grouped=True,
+        )
+        self._run_layers(self._rows[:width], self._buffers_of_width[width], place, start_layer, end_layer)
+
+    def _run_steps(self, read: Reader, end_layer: int, steps: int, length: int) -> None:
+        """Run `steps` tokens one after the other, each read from the one before."""
+        for step in range(steps):
+            row = self._rows[:1]
+            row.copy_(F.embedding(self._token, self._weights.embedding))
+            self._run_span(0, end_layer, 1, length)
+            highest, token = read(row)
+            self._run_hidden[step : step + 1].copy_(row)
+            self._run_highest[step : step + 1].copy_(highest)
+            self._run_tokens[step : step + 1].copy_(token)
+            self._token.copy_(token)
+            self._positions.add_(1)
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=self.dtype, device=self.device)
+
+    def _length(self, end: int) -> int:
+        """The shortest length that reaches as far as `end`."""
+        return min(max(SHORTEST, 1 << (end - 1).bit_length()), self.cache.positions)
+
+    def _do(self, key: Hashable, work: Work) -> None:
+        """Do some work, recorded where it has been; `key` is equal for equal work."""
+        if not (self._record and self._fixed):
+            work()
+        elif key not in self._recorded:
+            self._recorded[key] = None
+            work()
+        else:
+            replay = self._recorded.pop(key)
+            if replay is None:
+                replay = self._try_to_record(self._record, work)
+            if self._fixed:
+                self._recorded[key] = replay  # the last used is the last
+            if len(self._recorded) > MOST_RECORDED:
+                del self._recorded[next(iter(self._recorded))]
+            replay()
+
+    def _try_to_record(self, record: Recorder, work: Work) -> Work:
+        """What replays some work; the work itself, once and for all, where it cannot be recorded."""
+        try:
+            return record(work)
+        except Exception as error:
+            self._fixed = False
+            self._recorded.clear()
+            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            warnings.warn(
+                f"no CUDA graph could be captured, decoding goes on without, more slowly: {line}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return work
+
+
+class CudaRecorder:
+    """Records CUDA graphs, which take their memory from one pool: they never run at the same time.
+
+    What a graph leaves behind is not in the pool, so that the next one may use all of it.
+
+    Args:
+        device: that they run on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._first: torch.cuda.CUDAGraph | None = None
+        """Kept, as a pool without any graph cannot be captured into again."""
+
+    def __call__(self, work: Work) -> Work:
+        """Capture some work; what the other threads of this process do meanwhile does not disturb it."""
+        graph = torch.cuda.CUDAGraph()
+        capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        # The outer of the two streams is the present one, which a capture that fails does not return to by itself.
+        with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.current_stream()), capture:
+            work()
+        self._first = self._first or graph
+        return graph.replay
+
+
+def with_graphs(stack: LayerStack, graphs: str) -> LayerStack:
+    """A stack that has run nothing yet, or the same in fixed shapes.
+
+    Args:
+        stack: any.
+        graphs: `auto` for a fused stack on CUDA; `on` wherever it is fused: on a CPU nothing is recorded, and the fixed
+            shapes cost time; `off` never.
+    """
+    cuda = stack.device.type == "cuda"
+    if type(stack) is not FusedStack or graphs == "off" or (graphs == "auto" and not cuda):
+        return stack
+    return GraphedStack.of(stack, CudaRecorder(stack.device) if cuda else None)

@@ -1,0 +1,81 @@
+"""How many threads a CPU decodes fastest with, which no rule tells.
+
+Threads share the work of a matrix and wait for each other after each. A small model waits more than it computes, a large
+one is fed by a memory that a few threads exhaust, a container may be granted less than the processors it sees, and
+other processes may be using them.
+"""
+
+from collections.abc import Mapping
+from time import perf_counter
+
+import torch
+
+from hispec.models.stack import LayerStack
+
+SET_BY_USERS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Environment variables by which users say how many threads there shall be."""
+
+SECONDS = 0.02
+"""For which each number of threads is measured, at least."""
+
+ROWS = (1, 4)
+"""Of the spans that are timed: drafting a token, judging some."""
+
+WORTH = 0.95
+"""More threads must take less than this share of the time: they are taken from somebody else."""
+
+
+def tune_threads(stack: LayerStack, environ: Mapping[str, str], known: int | None = None) -> int:
+    """Let torch compute with as many threads as decode fastest; as many as it does where the user has said how many.
+
+    Args:
+        stack: on a CPU, or nothing is changed; it must not be decoding.
+        environ: environment variables.
+        known: what was found earlier for this model; not measured again where the machine has as many.
+
+    Returns:
+        Threads that torch computes with from now on.
+    """
+    most = torch.get_num_threads()
+    shared = environ.get("WORLD_SIZE", "1") != "1"  # with processes whose launcher has shared them out
+    if stack.device.type != "cpu" or most == 1 or shared or any(environ.get(name) for name in SET_BY_USERS):
+        return most
+    if known is None or not 1 <= known <= most:
+        known = fastest_threads(stack, most)
+    torch.set_num_threads(known)
+    return known
+
+
+def fastest_threads(stack: LayerStack, most: int) -> int:
+    """Measure powers of two up to `most`, and `most`, until more make it slower; torch's own number stays as it is."""
+    before = torch.get_num_threads()
+    best, seconds = 1, float("inf")
+    try:
+        for threads in sorted({*(1 << power for power in range(most.bit_length())), most}):
+            torch.set_num_threads(threads)
+            taken = _seconds(stack)
+            if taken > seconds:
+                break
+            if taken < WORTH * seconds:
+                best, seconds = threads, taken
+    finally:
+        torch.set_num_threads(before)
+    return best
+
+
+@torch.inference_mode()
+def _seconds(stack: LayerStack) -> float:
+    """Seconds of a layer and the head for one row and for some, the fastest of what the time allows."""
+    stack.lease = None
+    stack.reserve(max(ROWS))
+    hidden = [stack.embed([0] * rows) for rows in ROWS]
+    fastest, end = float("inf"), 0.0
+    while not end or perf_counter() < end:
+        begin = perf_counter()
+        for rows in hidden:
+            stack.head(stack.run(rows, 0, 1, 0))
+        if end:  # the first time starts the threads
+            fastest = min(fastest, perf_counter() - begin)
+        else:
+            end = perf_counter() + SECONDS
+    return fastest

@@ -1,0 +1,55 @@
+"""What weights are computed with where nobody says: their own dtype, unless the processor is faster with bfloat16."""
+
+import pytest
+import torch
+
+from hispec.machine import has_bfloat16
+from hispec.memory import estimate
+from hispec.models import shape
+from hispec.models.loading import load_dummy_stack, load_stack
+from hispec.models.shape import BFLOAT16_FROM, fastest_dtype
+from hispec.profile import profile_for_model
+from hispec.settings import Settings
+from tests.support import random_model
+
+
+@pytest.fixture(params=[True, False], ids=["with bfloat16", "without"])
+def fast(request, monkeypatch):
+    """Whether the processor has bfloat16 instructions."""
+    monkeypatch.setattr(shape, "has_bfloat16", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("own", "hidden", "device"),
+    [
+        ("bfloat16", 4096, "cpu"),
+        ("float16", 4096, "cpu"),
+        ("float32", 4096, "cuda"),
+        ("float32", BFLOAT16_FROM - 1, "cpu"),
+        (None, 4096, "cpu"),
+    ],
+)
+def test_most_checkpoints_keep_their_own(fast, own, hidden, device):
+    assert fastest_dtype(own, hidden, device) == own
+
+
+@pytest.mark.parametrize("stack", ["fused", "transformers"])
+def test_a_large_float32_model_is_computed_in_bfloat16_unless_the_user_said_otherwise(fast, stack, tmp_path):
+    model = random_model(hidden_size=BFLOAT16_FROM, intermediate_size=16, layers=1)
+    model.save_pretrained(tmp_path)
+    cpu = torch.device("cpu")
+    for asked, dtype in [("auto", "bfloat16" if fast else "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")]:
+        loaded = load_stack(str(tmp_path), None, asked, cpu, "some model", stack)
+        drawn, _ = load_dummy_stack(str(tmp_path), None, asked, cpu, "some model", stack)
+        assert loaded.dtype == drawn.dtype == getattr(torch, dtype)
+        profile = profile_for_model(str(tmp_path), 2, 1, None)
+        need = estimate(profile, Settings(dtype=asked, device="cpu", stack=stack))
+        assert need is not None and {one.dtype for one in need.models} == {dtype}
+
+
+def test_torch_and_linux_agree_about_this_processor():
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else None
+    if not known or known.get("architecture") != "x86_64":
+        pytest.skip("torch does not say")
+    assert has_bfloat16() == bool(known["avx512_bf16"] or known["amx_bf16"])
