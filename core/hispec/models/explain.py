@@ -18,6 +18,11 @@ UNKNOWN = ("model type", "model_type", "Unrecognized configuration class")
 """What `transformers` says of an architecture that it does not know, or not as a language model."""
 
 
+NOT_TO_BE_HAD = (*HfHubHTTPError.__bases__, HFValidationError)
+"""What is raised where the hub is out of reach or does not answer as it should. A network that fails raises a class of the
+HTTP library below the hub's client, httpx or httpx2 by its version; the client's own error derives from the same base."""
+
+
 def looks_local(model: str) -> bool:
     """Whether a model's name is that of a folder rather than of a repository."""
     return Path(model).exists() or model.startswith((".", "/", "~")) or model.count("/") > 1
@@ -56,7 +61,7 @@ def explain(error: Exception, model: str, revision: str | None = None) -> Hispec
         )
     if (refusal := _refused_by_hub(error, model, revision)) is not None:
         return refusal
-    if isinstance(error, OSError | HfHubHTTPError | HFValidationError):
+    if isinstance(error, NOT_TO_BE_HAD):
         return UnavailableError(
             f"{model} is neither here nor to be had from the hub: {line}",
             "check the name and the network, or pass a local folder",
