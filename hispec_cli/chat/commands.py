@@ -14,7 +14,17 @@ from hispec_cli.ui.panels import summary
 if TYPE_CHECKING:
     from hispec_cli.chat.chat import Chat
 
-FIXED = ("device", "dtype", "stack", "load_format")
+FIXED = (
+    "device",
+    "dtype",
+    "stack",
+    "device_map",
+    "max_memory",
+    "quantization",
+    "tensor_parallel",
+    "load_format",
+    "dummy_agreement",
+)
 """Settings that are decided when the weights are loaded."""
 FILES = ("",)
 """Choices of a command that takes a file."""

@@ -127,7 +127,7 @@ def load(model: ModelOptions, decoding: AnswerOptions, saved: dict[str, Any]) ->
     from hispec_cli.chat.commands import KEYS
 
     given = {key: value for key, value in decoding.given().items() if key in KEYS}
-    earlier = {key: value for key, value in saved.items() if key not in given}
+    earlier = {key: value for key, value in saved.items() if key in KEYS and key not in given}
     if earlier:
         engine = engine.with_settings(**asked(earlier))
     return engine, earlier | given
