@@ -2,8 +2,8 @@
 
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -178,7 +178,7 @@ class Chat:
 
 def converse(chat: Chat, read: Callable[[], str]) -> None:
     """Take what is typed until the user leaves. No mistake and no failure of an answer ends it."""
-    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _end}
+    wanted = {signal.SIGINT: _ignore, signal.SIGTERM: _end}
     before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
         while True:
@@ -191,7 +191,8 @@ def converse(chat: Chat, read: Callable[[], str]) -> None:
                 return
             try:
                 if text.strip():
-                    chat.take(text)
+                    with _stoppable():
+                        chat.take(text)
             except KeyboardInterrupt:
                 say("stopped at once; what was validated is kept")
             except HispecError as error:
@@ -201,6 +202,23 @@ def converse(chat: Chat, read: Callable[[], str]) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let Ctrl-C end what is done, at once where it is no answer."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, _ignore)
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """A Ctrl-C too many, between an answer and the next input, would break the event loop of line editing as it begins.
+
+    While something is typed, Ctrl-C is a key like others.
+    """
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
