@@ -8,7 +8,7 @@ import typer
 
 from hispec.errors import HispecError, UnavailableError, is_out_of_memory
 from hispec_cli.commands import bench, calibrate, chat, doctor, fit_exits, generate, profile
-from hispec_cli.ui.console import report_error
+from hispec_cli.ui.console import report_error, say
 from hispec_cli.ui.output import ReaderLeft, write
 
 BUG, USAGE, INTERRUPTED = 1, 2, 130
@@ -62,7 +62,11 @@ def run(arguments: list[str]) -> int:
     except ReaderLeft:
         return 0
     except typer.TyperException as error:
-        command = getattr(getattr(error, "ctx", None), "command_path", "hispec")
+        context: typer.Context | None = getattr(error, "ctx", None)
+        if context is not None and error.format_message() == context.get_help():  # a group was called without a command
+            say(context.get_help(), "none")
+            return USAGE
+        command = "hispec" if context is None else context.command_path
         cause = error.format_message().rstrip(".").replace("Value error, ", "")  # the validator's own prefix
         report_error(cause, f"see: {command} --help")
         return USAGE

@@ -61,6 +61,13 @@ def test_wrong_usage_exits_2(hispec, arguments, cause, cure):
     assert_cause_and_cure(hispec(*arguments), 2, cause, cure)
 
 
+@pytest.mark.parametrize("arguments", [(), ("profile",)])
+def test_without_a_command_the_help_is_shown(hispec, arguments):
+    outcome, help_ = hispec(*arguments), hispec(*arguments, "--help")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == help_.out and "Commands:\n" in outcome.err
+
+
 def test_text_that_is_not_utf8_is_refused(hispec, tmp_path):
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     assert_cause_and_cure(hispec("generate", f"@{tmp_path / 'latin.txt'}"), 2, "is not UTF-8 text (byte 3)", "iconv")
