@@ -289,6 +289,8 @@ def find_profile(name: str) -> Path:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
+        if Path(name).is_file():
+            hint = f"did you mean the file ./{name}? "
         raise ProfileError(f"there is no profile named {name!r}", f"{hint}see them all with: hispec profile list")
     return known[name]
 

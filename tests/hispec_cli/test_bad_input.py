@@ -68,6 +68,15 @@ def test_without_a_command_the_help_is_shown(hispec, arguments):
     assert outcome.err == help_.out and "Commands:\n" in outcome.err
 
 
+def test_a_file_that_is_named_like_a_profile_is_hinted_at(hispec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text("target: {model: builtin:tiny}\n")
+    assert_cause_and_cure(
+        hispec("profile", "validate", "mine"), 2, "no profile named 'mine'", "did you mean the file ./mine?"
+    )
+    assert hispec("profile", "validate", "./mine").code == 0
+
+
 def test_text_that_is_not_utf8_is_refused(hispec, tmp_path):
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     assert_cause_and_cure(hispec("generate", f"@{tmp_path / 'latin.txt'}"), 2, "is not UTF-8 text (byte 3)", "iconv")
