@@ -85,7 +85,8 @@ def _help(chat: "Chat", _: str) -> None:
     width = max(len(f"/{command.name} {command.takes}") for command in COMMANDS.values())
     for command in COMMANDS.values():
         say(f"{f'/{command.name} {command.takes}':<{width}}  {command.help}", "none")
-    say("Alt-Enter, or a backslash at the end, begins another line. Ctrl-C stops an answer, Ctrl-D leaves.", "none")
+    say("Alt-Enter, or a backslash at the end, begins another line.", "none")
+    say("Ctrl-C stops an answer, Ctrl-D leaves.", "none")
 
 
 def _reset(chat: "Chat", _: str) -> None:
@@ -188,6 +189,8 @@ def _save(chat: "Chat", text: str) -> None:
     from hispec.session import read_session, write_session
 
     path = _path(text, "save")
+    if not chat.conversation.turns:
+        raise UsageError("there is no turn yet", "write something first")
     if path.exists():
         try:
             read_session(path)

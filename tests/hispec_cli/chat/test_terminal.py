@@ -124,6 +124,7 @@ def test_save_and_load(talk, answers, tmp_path):
     (tmp_path / "notes").write_text("mine")
     assert talk.send(f"/save {tmp_path}/notes")[0].startswith("error:") and (tmp_path / "notes").read_text() == "mine"
     talk.send("/reset")
+    assert talk.send(f"/save {file}")[0] == "error: there is no turn yet" and file.read_bytes() == saved
     talk.send(WHO)
     lines = talk.send(f"/load {file}")
     assert answers(APPLES)[0].splitlines()[-1] in lines
