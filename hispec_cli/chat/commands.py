@@ -18,6 +18,7 @@ FIXED = (
     "device",
     "dtype",
     "stack",
+    "graphs",
     "device_map",
     "max_memory",
     "quantization",

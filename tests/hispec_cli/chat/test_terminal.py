@@ -94,7 +94,8 @@ def test_set_and_spec(talk):
     assert talk.send("/set temperature hot")[0] == "error: temperature is 'hot', which is not a number"
     assert talk.send("/set temprature 1")[1] == "hint: did you mean temperature? /set lists them"
     assert "--dtype" in talk.send("/set dtype float32")[1] and "none" in talk.send("/set top_p none")[0]
-    assert talk.send("/set quantization 4bit")[0] == "error: quantization is fixed once the model is loaded"
+    for loading in ("quantization 4bit", "device_map auto", "graphs on"):
+        assert "is fixed once the model is loaded" in talk.send(f"/set {loading}")[0]
     assert talk.send("/set temperature 0") == ["temperature 0.0"]
     assert talk.send("/spec") == ["speculation is on (mode hispec)"]
     assert talk.send("/spec off") == ["mode autoregressive"]
