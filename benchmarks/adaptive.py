@@ -1,4 +1,5 @@
-"""The adaptive policy against what else a user could choose, on the shipped dataset's prompts and on GSM8K questions.
+"""The adaptive policy against what else a user could choose: on the shipped dataset, on questions of which half are in
+wordings that the shipped model has never seen, and on GSM8K questions, which it cannot answer.
 
 In one interleaved run each: the adaptive hierarchy, the best hierarchy of fixed lengths, the best single-layer
 speculation of fixed length, single-layer speculation with the adaptive policy, and plain decoding, all calibrated on
@@ -14,8 +15,9 @@ from typing import Any
 
 import torch
 from common import environment, gsm8k_questions, held_out_questions, save
-from laboratory import MOST, Laboratory, encoded, interleaved
+from laboratory import MOST, Laboratory, encoded, interleaved, sample_questions
 
+from hispec.calibration.costs import Costs
 from hispec.calibration.replay import Replay
 from hispec.calibration.search import PLAIN, Configuration, Scorer, search
 from hispec.calibration.timing import Timings
@@ -97,9 +99,9 @@ def compared(arms: dict[str, Configuration], timings: Timings, target: str) -> d
     }
 
 
-def traced(laboratory: Laboratory, scorer: Scorer, prompts: Sequence[list[int]]) -> Traces:
-    """Traces of other prompts."""
-    job, timer = laboratory.job, laboratory.timer(scorer)
+def traced(laboratory: Laboratory, costs: Costs, prompts: Sequence[list[int]]) -> Traces:
+    """What exits say about some prompts."""
+    job, timer = laboratory.job, laboratory.timer(laboratory.scorer_of(costs, Traces([], {})))
     recorder = Recorder(job.stacks, job.readers(), job.heads, job.target)
     return record_all(recorder, prompts, lambda prompt: timer.answer(PLAIN, prompt)[0], Random(0))
 
@@ -119,45 +121,45 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    laboratory = Laboratory(120.0, held_out_questions(90), exits=(1, 2, 3, 4, 5, 6, 8))
-    job, engine = laboratory.job, laboratory.engine
-    scorer = laboratory.scorer()
+    shipped = sample_questions()
+    seen = {"sample": shipped[:60], "held_out": held_out_questions(90)}
+    unseen = {"sample": shipped[60:], "held_out": unseen_questions(90, args.prompts)}
     questions = gsm8k_questions(args.gsm8k, 90 + args.prompts)
-    hard = laboratory.scorer_of(scorer.costs, traced(laboratory, scorer, encoded(engine, questions[:90])))
+    seen["gsm8k"], unseen["gsm8k"] = questions[:90], questions[90:]
+    laboratory = Laboratory(120.0, seen["held_out"], exits=(1, 2, 3, 4, 5, 6, 8))
+    job, engine = laboratory.job, laboratory.engine
+    costs = laboratory.scorer().costs
     record: dict[str, Any] = {"max_new_tokens": MOST, "prompts": args.prompts, "repeats": args.repeats}
-    unseen = {
-        "sample": encoded(engine, unseen_questions(90, args.prompts)),
-        "gsm8k": encoded(engine, questions[90:]),
-    }
-    arms = {}
-    for name, known in (("sample", scorer), ("gsm8k", hard)):
+    prompts = {name: encoded(engine, asked[: args.prompts]) for name, asked in unseen.items()}
+    arms, scorers = {}, {}
+    for name, asked in seen.items():
+        known = scorers[name] = laboratory.scorer_of(costs, traced(laboratory, costs, encoded(engine, asked)))
         arms[name] = arms_of(known, laboratory)
-        timings = interleaved(laboratory.timer(known), list(arms[name].values()), unseen[name], args.repeats)
+        timings = interleaved(laboratory.timer(known), list(arms[name].values()), prompts[name], args.repeats)
         record[name] = compared(arms[name], timings, job.target)
         replayed = {arm: known.score(one, known.traces.texts).speed for arm, one in arms[name].items()}
         record[name]["replayed"] = replayed
         record[name]["oracle_replayed"] = {
             arm: oracle(known, arms[name][arm]) for arm in ("adaptive hierarchy", "adaptive single-layer")
         }
-    record["change_of_character"] = change(laboratory, scorer, hard, arms, unseen, args.repeats)
+    record["change_of_character"] = change(laboratory, scorers["held_out"], arms, prompts, args.repeats)
     save("adaptive-cpu", record | {"environment": environment(args.threads)})
 
 
 def change(
     laboratory: Laboratory,
     scorer: Scorer,
-    hard: Scorer,
     arms: dict[str, dict[str, Configuration]],
-    unseen: dict[str, list[list[int]]],
+    prompts: dict[str, list[list[int]]],
     repeats: int,
 ) -> dict[str, Any]:
     """First half of one kind, second half of the other; the adaptive policy knows the first kind only."""
-    both = [*unseen["sample"], *unseen["gsm8k"]]
+    both = [*prompts["held_out"], *prompts["gsm8k"]]
     chosen = {
-        "adaptive": arms["sample"]["adaptive hierarchy"],
-        "static for the first kind": arms["sample"]["static hierarchy"],
+        "adaptive": arms["held_out"]["adaptive hierarchy"],
+        "static for the first kind": arms["held_out"]["static hierarchy"],
         "static for the second kind": arms["gsm8k"]["static hierarchy"],
-        "single-layer for the first kind": arms["sample"]["single-layer"],
+        "single-layer for the first kind": arms["held_out"]["single-layer"],
         "single-layer for the second kind": arms["gsm8k"]["single-layer"],
     }
     distinct = list(dict.fromkeys(chosen.values()))

@@ -5,8 +5,6 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from common import gsm8k_questions, held_out_questions
-
 from hispec import Engine
 from hispec.calibration.adapting import Fitter
 from hispec.calibration.job import job_of
@@ -86,6 +84,3 @@ def interleaved(
                 timings.answers.append(TimedAnswer(one, at, repeat, len(ids), seconds, digest_of(ids)))
         said(f"repeat {repeat + 1} of {repeats}")
     return timings
-
-
-__all__ = ["Laboratory", "encoded", "gsm8k_questions", "held_out_questions", "interleaved"]

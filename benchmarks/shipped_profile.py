@@ -1,0 +1,59 @@
+"""Write profiles/tiny-adaptive.yaml: the shipped model with the adaptive policy, which knows its costs and acceptance.
+
+What `hispec calibrate` finds is tied to a machine. This profile is for all: its levels are those that were among the
+best in every calibration, and its costs, from this machine, matter only in relation to each other.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+import yaml
+from common import held_out_questions
+from laboratory import Laboratory
+
+from hispec.adaptation import adaptation_of
+from hispec.calibration.search import Configuration
+from hispec.calibration.traces import Reader
+
+HEAD = """\
+schema: 1
+name: tiny-adaptive
+description: The model that ships with hispec, with the adaptive policy; what it knows was measured on a CPU.
+target:       {{model: "builtin:tiny", dtype: float32}}
+draft:        {{exit_layer: {draft}, head: {words}}}
+intermediate: {{exit_layer: {intermediate}, head: {words}}}
+single_layer: {{exit_layer: 2, draft_tokens: {single}}}
+decoding:     {{draft_tokens: 8, validate_every: 24, policy: adaptive}}
+sampling:     {{temperature: 0.0}}
+# Written by benchmarks/shipped_profile.py: milliseconds of steps, acceptance by confidence, tokens per millisecond.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draft-exit", type=int, default=2)
+    parser.add_argument("--intermediate-exit", type=int, default=4)
+    parser.add_argument("--words", type=int, default=256)
+    parser.add_argument("--single-layer-tokens", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    exits = (args.draft_exit, args.intermediate_exit)
+    laboratory = Laboratory(60.0, held_out_questions(120), exits=exits)
+    scorer = laboratory.scorer()
+    configuration = Configuration(tuple(Reader(laboratory.job.target, exit_, args.words) for exit_ in exits))
+    known = adaptation_of(scorer.bench.hierarchy(configuration), scorer.knowledge(configuration))
+    head = HEAD.format(
+        draft=args.draft_exit,
+        intermediate=args.intermediate_exit,
+        words=args.words,
+        single=args.single_layer_tokens,
+    )
+    section = {"adaptive": known.model_dump(exclude_none=True, exclude_unset=True)}
+    text = head + yaml.safe_dump(section, sort_keys=False, width=110, default_flow_style=None)
+    (Path(__file__).parents[1] / "profiles" / "tiny-adaptive.yaml").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
