@@ -75,7 +75,7 @@ MUTATIONS = (
         "sampling.py",
         "{self._seed}/{level}/{purpose}",
         "{self._seed}/{level}",
-        DISTRIBUTION,
+        "test_sampling.py",
     ),
     Mutation(
         "guesses past a tentative end of text",
