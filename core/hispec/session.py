@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hispec.errors import UnavailableError, UsageError
 from hispec.events import FinishReason
+from hispec.files import write_whole
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -105,17 +106,8 @@ def write_session(path: Path, session: Session) -> None:
     Raises:
         UnavailableError: it cannot be written; what was there stays.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(_written(session).encode("utf-8", "backslashreplace"))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise UnavailableError(f"{path} cannot be written: {error.strerror}", "make room, or save elsewhere") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    data = _written(session).encode("utf-8", "backslashreplace")
+    write_whole(path, data, "make room, or save elsewhere", mode=0o600)
 
 
 def _written(session: Session) -> str:

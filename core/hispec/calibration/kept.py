@@ -14,6 +14,7 @@ from hispec.calibration.timing import TimedAnswer
 from hispec.calibration.traces import Reader, Reading, Trace, Traces
 from hispec.decoding.confidence import FEATURES
 from hispec.errors import UnavailableError
+from hispec.files import write_whole
 
 
 class Kept:
@@ -148,10 +149,4 @@ def _read(path: Path) -> Any:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """All of it or nothing."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_whole(path, data, "make room in the user's state folder")

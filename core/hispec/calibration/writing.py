@@ -1,6 +1,5 @@
 """The profile that a calibration writes: complete, commented, and told apart from a damaged one."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from hispec.calibration.search import PLAIN, Configuration
 from hispec.calibration.session import Calibrated
 from hispec.calibration.timing import Speed
 from hispec.calibration.traces import Reader
-from hispec.errors import UnavailableError
+from hispec.files import write_whole
 from hispec.profile import MEASURED, Profile, digest_of, read_profile
 
 HEADER = """\
@@ -152,16 +151,5 @@ def write_profile(path: Path, text: str) -> Profile:
     Raises:
         UnavailableError: the file cannot be written.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise UnavailableError(
-            f"{path} cannot be written: {error.strerror}", "choose another place with --write"
-        ) from None
+    write_whole(path, text.encode(), "choose another place with --write")
     return read_profile(path)
