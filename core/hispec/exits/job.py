@@ -12,9 +12,10 @@ from typing import Any
 import torch
 import yaml
 
-from hispec.errors import UnavailableError, UsageError
+from hispec.errors import UsageError
 from hispec.exits.fit import Fit, FitSettings, fit_exits
 from hispec.exits.text import read_rows, split
+from hispec.files import write_whole
 from hispec.models.loading import choose_device, load_config, load_stack, load_tokenizer
 from hispec.models.metadata import read_commit
 from hispec.models.transformers_stack import TransformersStack
@@ -140,7 +141,8 @@ class Job:
             intermediate=Intermediate(exit_layer=self.exits[1]) if len(self.exits) > 1 else None,
             translators=self.translators_path.name,
         )
-        _write(self.profile_path, yaml.safe_dump(_plain(profile), sort_keys=False, allow_unicode=True, width=100))
+        text = yaml.safe_dump(_plain(profile), sort_keys=False, allow_unicode=True, width=100)
+        write_whole(self.profile_path, text.encode(), "make room, or choose another --out")
         return profile
 
     def describe(self, fit: Fit) -> dict[str, Any]:
@@ -232,17 +234,3 @@ def _plain(profile: Profile) -> dict[str, Any]:
 def _listed(exits: Sequence[int]) -> str:
     *most, last = map(str, exits)
     return f"exits {', '.join(most)} and {last}" if most else f"exit {last}"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file at once or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise UnavailableError(
-            f"{path} cannot be written: {error.strerror}", "make room, or choose another --out"
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from hispec_cli.ui.calibration import role, searched
 from hispec_cli.ui.calibration_panels import UNICODE, heat, row_name
 from hispec_cli.ui.calibration_state import ADAPTIVE, CalibrationState, Place, Standing
 from hispec_cli.ui.report.calibration_charts import draw_calibration
-from hispec_cli.ui.report.files import write_whole
+from hispec_cli.ui.report.files import write_text
 from hispec_cli.ui.report.html import flat, render
 
 MEANINGS = {
@@ -71,7 +71,7 @@ def write_calibration_report(
     Raises:
         UnavailableError: where writing fails half-way.
     """
-    write_whole(path, to_html(job, result, environment, command))
+    write_text(path, to_html(job, result, environment, command))
 
 
 def to_html(job: Job, result: Calibrated, environment: Mapping[str, Any], command: Sequence[str]) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from hispec.bench.record import Report
-from hispec.errors import UnavailableError, UsageError
+from hispec.errors import UsageError
+from hispec.files import write_whole
 from hispec_cli.ui.report.context import Context
 from hispec_cli.ui.report.tables import to_csv, to_markdown
 
@@ -68,26 +69,9 @@ def write_report(path: Path, report: Report, context: Context | None = None) -> 
         UnavailableError: where writing fails half-way.
     """
     check_output(path)
-    write_whole(path, WRITERS[path.suffix](report, context or Context()))
+    write_text(path, WRITERS[path.suffix](report, context or Context()))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that a reader sees as it was or as it is, never a part of; a link is followed.
-
-    Raises:
-        UnavailableError: where writing fails half-way.
-    """
-    path = path.resolve()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise UnavailableError(
-            f"the report {path} cannot be written: {error.strerror}", "make room, or choose another folder"
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
+def write_text(path: Path, text: str) -> None:
+    """Write the text of a report; errors as `write_whole`."""
+    write_whole(path, text.encode(), "make room, or choose another folder")
