@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from hispec.machine import processor_name
-from hispec.tiny.evaluate import held_out_problems
+from training.evaluate import held_out_problems
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -13,8 +13,8 @@ import torch
 from common import environment, held_out_questions, save
 from safetensors.torch import load_file
 
-import hispec.tiny
 from hispec import Engine
+from hispec.profile import resolve_model
 
 OWN_CACHE_BYTES = 256 * 1024
 
@@ -34,8 +34,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     engines = {mode: Engine.from_profile("tiny", mode=mode, max_new_tokens=96) for mode in ("autoregressive", "hispec")}
-    model = Path(hispec.tiny.__file__).parent / "model"
-    weights = 4 * sum(tensor.numel() for tensor in load_file(model / "model.safetensors").values())
+    weights = 4 * sum(
+        tensor.numel() for tensor in load_file(Path(resolve_model("builtin:tiny")) / "model.safetensors").values()
+    )
     buffers = {"shared_cache": torch.ones(weights // 4), "own_cache": torch.ones(OWN_CACHE_BYTES // 4)}
     question = held_out_questions(2)[0]
     for engine in engines.values():

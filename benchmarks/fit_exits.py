@@ -2,7 +2,7 @@
 
 The model is one that was trained without early exit, for example
 
-    python -m hispec.tiny.train --ordinary --layers 12 --steps 1200 --threads 1 --compile --out DIR
+    python -m training.train --ordinary --layers 12 --steps 1200 --threads 1 --compile --out DIR
 
 and stays outside this repository. Translators are fitted on generated conversations, then:
 
@@ -28,8 +28,8 @@ from hispec.exits.fit import Fit, FitSettings
 from hispec.exits.job import Job, Request
 from hispec.levels import open_translators
 from hispec.profile import load_profile
-from hispec.tiny.evaluate import held_out_problems
-from hispec.tiny.problems import conversations, final_number
+from training.evaluate import held_out_problems
+from training.problems import conversations, final_number
 
 WARM_UP = 3
 

@@ -4,7 +4,7 @@ import pytest
 
 from hispec import Engine
 from hispec.lossless import TIES, Difference, diagnose, first_difference
-from hispec.tiny.evaluate import held_out_problems
+from training.evaluate import held_out_problems
 
 
 def test_the_first_difference_counts_a_missing_end():

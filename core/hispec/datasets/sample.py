@@ -6,7 +6,7 @@ A record of `data/sample.jsonl`:
      together?", "answer": "To get 3 times as many, multiply: 3 * 18 = 54.\nNow add the two: 18 + 54 = 72 pencils.\n####
      72"}
 
-`hispec.datasets.make_sample` draws them, in the wordings that the model was trained on but from a seed that no training
+`training.make_sample` draws them, in the wordings that the model was trained on but from a seed that no training
 text comes from, and not by whether the model solves them.
 """
 

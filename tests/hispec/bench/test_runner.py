@@ -11,7 +11,7 @@ from hispec.bench.journal import Journal
 from hispec.bench.runner import Runner, tasks
 from hispec.datasets.base import Dataset, Row
 from hispec.errors import UsageError
-from hispec.tiny.evaluate import held_out_problems
+from training.evaluate import held_out_problems
 
 ARMS = ["hispec", "autoregressive"]
 CONFIG = {"arms": ARMS, "rows": 3}

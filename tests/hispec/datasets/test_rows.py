@@ -10,8 +10,8 @@ from hispec.datasets import DATASETS, FORMATS
 from hispec.datasets.base import RecordError
 from hispec.datasets.files import shipped_path, shipped_records
 from hispec.datasets.humaneval import HumanEval
-from hispec.datasets.make_sample import make_sample
 from hispec.datasets.scoring import final_number, rouge_l
+from training.make_sample import make_sample
 
 GSM8K = {
     "question": "A crate holds 8 melons. How many are in 3 crates, if 2 are eaten?",

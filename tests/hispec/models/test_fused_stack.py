@@ -23,8 +23,8 @@ from hispec.models.fused_stack import CHUNK, WIDEST, FusedStack
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.loading import load_config, load_stack
 from hispec.models.transformers_stack import TransformersStack
-from hispec.tiny.evaluate import held_out_problems
 from tests.support import PROMPT, decode_ids, fused_stack, greedy_by_hand, hierarchy_of, random_model
+from training.evaluate import held_out_problems
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 VARIANTS = {

@@ -1,9 +1,9 @@
-"""Writes `data/sample.jsonl` anew, the same every time: `python -m hispec.datasets.make_sample`."""
+"""Writes `data/sample.jsonl` anew, the same every time: `python -m training.make_sample`."""
 
 import json
 
 from hispec.datasets.files import shipped_path
-from hispec.tiny.evaluate import held_out_problems
+from training.evaluate import held_out_problems
 
 COUNT = 100  # four from each family
 SEED = "sample"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from hispec.tiny.families import FAMILIES, Family, scenery
+from training.families import FAMILIES, Family, scenery
 
 Wordings = Literal["trained", "held_out"]
 

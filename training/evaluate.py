@@ -1,4 +1,4 @@
-"""Measure the shipped model: `python -m hispec.tiny.evaluate MODEL --out FILE`.
+"""Measure the shipped model: `python -m training.evaluate MODEL --out FILE`.
 
 Exact match on held-out problems (trained and held-out wordings apart), and for every exit how often it would have
 written the token that the full model wrote, on the full model's own answers.
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from hispec.tiny.families import FAMILIES
-from hispec.tiny.problems import Problem, Wordings, final_number, make_problem
+from training.families import FAMILIES
+from training.problems import Problem, Wordings, final_number, make_problem
 
 HELD_OUT_SEED = "held out"
 """Training draws its text from seeds of the form `SEED/STEP/ROW`, so no training problem comes from this one."""
@@ -78,7 +78,7 @@ def measure(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, problem
 
 def main(argv: list[str] | None = None) -> None:
     """Evaluate a model folder and write the figures as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m hispec.tiny.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
     parser.add_argument("model", type=Path, help="folder of the model")
     parser.add_argument("--count", type=int, default=500, help="problems of each kind of wording")
     parser.add_argument("--threads", type=int, default=2)
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     wordings: tuple[Wordings, ...] = ("trained", "held_out")
     figures = {kind: measure(model, tokenizer, held_out_problems(args.count, kind)) for kind in wordings}
     record = {
-        "command": f"python -m hispec.tiny.evaluate MODEL --count {args.count}",
+        "command": f"python -m training.evaluate MODEL --count {args.count}",
         "wordings": figures,
         "seconds": round(time.perf_counter() - began, 1),
         "environment": {

@@ -7,9 +7,9 @@ from random import Random
 
 import pytest
 
-from hispec.tiny.evaluate import held_out_problems
-from hispec.tiny.families import FAMILIES
-from hispec.tiny.problems import conversations, final_number, make_problem
+from training.evaluate import held_out_problems
+from training.families import FAMILIES
+from training.problems import conversations, final_number, make_problem
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

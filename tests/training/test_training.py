@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hispec.tiny.muon import Muon, orthogonalize
-from hispec.tiny.recipe import exit_weights, exits_of_step, layer_dropout
-from hispec.tiny.tokenizer import ASSISTANT, END, train_tokenizer
-from hispec.tiny.train import main, make_batch
+from training.muon import Muon, orthogonalize
+from training.recipe import exit_weights, exits_of_step, layer_dropout
+from training.tokenizer import ASSISTANT, END, train_tokenizer
+from training.train import main, make_batch
 
 SMALL = [
     *("--hidden", "16", "--intermediate", "24", "--layers", "4", "--heads", "2", "--kv-heads", "1"),

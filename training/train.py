@@ -1,4 +1,4 @@
-"""Train the shipped early-exit model from nothing: `python -m hispec.tiny.train --out DIR`.
+"""Train the shipped early-exit model from nothing: `python -m training.train --out DIR`.
 
 The run is a function of its arguments: the text of every step is drawn from the seed and the step's number, so an
 interrupted run (`--resume`) continues exactly where its last checkpoint was. Works on CPU and CUDA.
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from hispec.tiny.muon import Muon
-from hispec.tiny.problems import conversations
-from hispec.tiny.recipe import early_exit_loss, exits_of_step
-from hispec.tiny.tokenizer import ASSISTANT, END, train_tokenizer
+from training.muon import Muon
+from training.problems import conversations
+from training.recipe import early_exit_loss, exits_of_step
+from training.tokenizer import ASSISTANT, END, train_tokenizer
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; the defaults are the shipped model's."""
-    parser = argparse.ArgumentParser(prog="python -m hispec.tiny.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, log and the finished model")
     parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--rows", type=int, default=12, help="rows of a batch")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hispec.tiny.evaluate import agreement, answer, held_out_problems, measure
+from training.evaluate import agreement, answer, held_out_problems, measure
 
 
 @pytest.fixture(scope="module")

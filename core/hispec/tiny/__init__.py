@@ -1,1 +1,0 @@
-"""The shipped early-exit model: the generator of its text, its training recipe, and (in `model/`) its weights."""
