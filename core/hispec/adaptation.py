@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
-from hispec.calibration.costs import Curve
+from hispec.curve import Curve
 from hispec.decoding.adaptive import MOST, Knowledge, Pair, StepCosts, Team
 from hispec.decoding.hierarchy import Hierarchy
 from hispec.decoding.prediction import UNCALIBRATED, Logistic, Predictor, Table

@@ -55,6 +55,7 @@ from hispec.profile import (
 from hispec.ranks import Ranks, SharedPolicy, SharedRule, check_ranks
 from hispec.settings import Settings, parse_memory, resolve_settings
 from hispec.text import DraftText, TextStream, encode_prompt
+from hispec.vocabulary import check_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -499,24 +500,6 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         yield Finished(at, "interrupted", MEMORY_ENDED)
-
-
-def check_vocabulary(
-    own: "PreTrainedTokenizerBase", other: "PreTrainedTokenizerBase", own_name: str, other_name: str
-) -> None:
-    """Refuse a model whose ids mean other tokens than the target's; ids that only one of them has are tolerated.
-
-    Raises:
-        UsageError: with the first differing id.
-    """
-    tokens, others = ({id_: token for token, id_ in t.get_vocab().items()} for t in (own, other))
-    for id_ in sorted(tokens.keys() & others.keys()):
-        if tokens[id_] != others[id_]:
-            raise UsageError(
-                f"{other_name} and {own_name} do not share a vocabulary: "
-                f"id {id_} is {others[id_]!r} in one and {tokens[id_]!r} in the other",
-                "choose models of one family",
-            )
 
 
 def choose_placement(settings: Settings) -> Placement:

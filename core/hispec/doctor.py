@@ -18,6 +18,7 @@ from hispec.models.hub import State, access_to, fetch_config, hub_state, within
 from hispec.models.metadata import read_json
 from hispec.profile import Profile, Target, check_depths, models_of, resolve_model
 from hispec.settings import Settings
+from hispec.vocabulary import check_vocabulary
 
 HUB_SECONDS = 5.0
 """For each question to the hub."""
@@ -245,7 +246,6 @@ def _vocabularies(verdict: Verdict, targets: list[Target]) -> None:
     """Compare tokenizers by id -> token; those that are not here are fetched, if their models can be."""
     if any(weights not in ("here", "to download") for weights in verdict.weights.values()):
         return
-    from hispec.api import check_vocabulary
     from hispec.models.loading import load_tokenizer
 
     def compare() -> bool | UsageError:

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from hispec.calibration.adapting import Fitter
-from hispec.calibration.costs import WIDTHS, Costs, Curve, SpanCost
+from hispec.calibration.costs import WIDTHS, Costs, SpanCost
 from hispec.calibration.replay import Outcome
 from hispec.calibration.search import PLAIN, Configuration, Found, Score, Scorer, Space, Workbench
 from hispec.calibration.session import Calibrated, agreement_of
 from hispec.calibration.timing import TimedAnswer, Timings
 from hispec.calibration.traces import Reader, Reading, Trace, Traces
+from hispec.curve import Curve
 from hispec_cli.ui.report.calibration import to_html, write_calibration_report
 from tests.hispec_cli.test_report import EVIL, Page
 from tests.toy import ToyStack

@@ -14,6 +14,7 @@ from time import perf_counter
 
 import torch
 
+from hispec.curve import Curve
 from hispec.decoding.logits import Logits
 from hispec.models.stack import LayerStack, ReducedHead
 
@@ -26,27 +27,6 @@ CONTEXTS = (32, 256, 1024)
 
 FEWEST = 3
 """Times that everything is timed, however short the time."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Seconds at some numbers, linear in between and beyond.
-
-    Attributes:
-        at: ascending.
-        seconds: at these.
-    """
-
-    at: tuple[int, ...]
-    seconds: tuple[float, ...]
-
-    def __call__(self, number: float) -> float:
-        """Seconds at any number."""
-        if len(self.at) == 1:
-            return self.seconds[0]
-        i = next((i for i in range(1, len(self.at) - 1) if number <= self.at[i]), len(self.at) - 1)
-        share = (number - self.at[i - 1]) / (self.at[i] - self.at[i - 1])
-        return self.seconds[i - 1] + share * (self.seconds[i] - self.seconds[i - 1])
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hispec.calibration.costs import Costs, Curve, SpanCost
+from hispec.calibration.costs import Costs, SpanCost
 from hispec.calibration.search import Configuration
 from hispec.calibration.timing import TimedAnswer
 from hispec.calibration.traces import Reader, Reading, Trace, Traces
+from hispec.curve import Curve
 from hispec.decoding.confidence import FEATURES
 from hispec.errors import UnavailableError
 from hispec.files import write_whole

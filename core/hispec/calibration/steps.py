@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hispec.calibration.costs import Costs, Curve, kind_of
+from hispec.calibration.costs import Costs, kind_of
+from hispec.curve import Curve
 from hispec.decoding.engine import Ending, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import StaticPolicy

@@ -4,8 +4,9 @@ from random import Random
 
 import pytest
 
-from hispec.calibration.costs import WIDTHS, Costs, Curve, SpanCost
+from hispec.calibration.costs import WIDTHS, Costs, SpanCost
 from hispec.calibration.traces import Reader, Recorder, record_all
+from hispec.curve import Curve
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import StaticPolicy
 from tests.support import decode_ids, fused_stack, random_model

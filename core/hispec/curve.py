@@ -1,0 +1,24 @@
+"""Costs that were measured at some numbers of tokens, and are wanted at others."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Seconds at some numbers, linear in between and beyond.
+
+    Attributes:
+        at: ascending.
+        seconds: at these.
+    """
+
+    at: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def __call__(self, number: float) -> float:
+        """Seconds at any number."""
+        if len(self.at) == 1:
+            return self.seconds[0]
+        i = next((i for i in range(1, len(self.at) - 1) if number <= self.at[i]), len(self.at) - 1)
+        share = (number - self.at[i - 1]) / (self.at[i] - self.at[i - 1])
+        return self.seconds[i - 1] + share * (self.seconds[i] - self.seconds[i - 1])
