@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hispec.errors import HispecError, UnavailableError, UsageError
+from hispec.extras import EXTRAS
 from hispec.machine import Device, device_named, devices, disk_free, together
 from hispec.memory import PROMPT_TOKENS, ModelNeed, Need, check_fits, estimate, gigabytes
 from hispec.models.headers import read_headers
@@ -24,8 +25,8 @@ HUB_SECONDS = 5.0
 """For each question to the hub."""
 VOCABULARY_SECONDS = 60.0
 """For the tokenizers of a profile's models, a few megabytes where they are not here."""
-OPTIONAL = ("bitsandbytes", "hf-xet")
-"""Packages that are used where they are installed: quantized weights, faster downloads."""
+OPTIONAL = (*(package.replace("_", "-") for packages in EXTRAS.values() for package in packages), "hf-xet")
+"""Packages that are used where they are installed: those of extras, and one for faster downloads."""
 DTYPES = ("float32", "bfloat16", "float16")
 INSTRUCTIONS = {
     "bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hispec.errors import UsageError
+from hispec.extras import require
 from hispec_cli.commands.generate import load_engine
 from hispec_cli.options import AnswerOptions, CommonOptions, Format, ModelOptions, grouped
 from hispec_cli.ui.console import say
@@ -71,6 +72,8 @@ def chat(
         raise UsageError(f"--markdown and --format {format} exclude each other", "leave out one of them")
     from hispec.session import ModelChoice, Session, latest_session
 
+    if sys.stdin.isatty():
+        require("chat", "a conversation on a terminal")
     store, saved = None, None
     if session is not None or continue_:
         store, saved = open_session(latest_session() if session is None else session)

@@ -23,6 +23,7 @@ from hispec.datasets.sharegpt import ShareGPT
 from hispec.datasets.spec_bench import SpecBench
 from hispec.datasets.xsum import XSum
 from hispec.errors import UsageError
+from hispec.extras import require
 
 __all__ = ["DATASETS", "FORMATS", "Dataset", "Loaded", "Row", "hash_rows", "load"]
 
@@ -71,7 +72,7 @@ def load(
 
     Raises:
         UsageError: an unknown name, or a file that is missing, malformed or empty.
-        UnavailableError: neither the hub nor its cache has the dataset.
+        UnavailableError: neither the hub nor its cache has the dataset; packages of the extra `bench` are missing.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"the limit is {limit} rows", "give a limit of at least 1")
@@ -84,6 +85,10 @@ def load(
     if name not in FORMATS:
         raise _unknown(name, "format", FORMATS)
     kind = FORMATS[name]
+    if kind.metric == "rouge_l":
+        require("bench", f"the score of {name}", "rouge_score")
+    if path is None and kind.hub is not None and kind.hub.path.endswith(".parquet"):
+        require("bench", f"the dataset {name}", "datasets")
     dataset = HumanEval(allow_code_execution=allow_code_execution) if kind is HumanEval else kind()
     if path is None:
         path, source = _home_of(dataset, offline=offline)

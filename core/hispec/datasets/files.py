@@ -7,6 +7,7 @@ from typing import Any
 
 from hispec.datasets.base import Record
 from hispec.errors import UsageError
+from hispec.extras import require
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
@@ -72,6 +73,7 @@ def _array_records(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
+    require("bench", f"parquet ({path.name})", "datasets")
     import datasets
     import pyarrow
 

@@ -3,6 +3,8 @@
 import re
 from decimal import Decimal
 
+from hispec.extras import require
+
 _NUMBER = re.compile(
     r"(?P<sign>(?<![\w)])[-\u2212])?\$?\s?(?P<digits>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
 )
@@ -26,6 +28,7 @@ def final_number(text: str) -> Decimal | None:
 
 def rouge_l(reference: str, text: str) -> float:
     """ROUGE-L of a summary: the F-measure over the whole texts with Porter's stemmer, by the `rouge-score` package."""
+    require("bench", "ROUGE-L", "rouge_score")
     from rouge_score.rouge_scorer import RougeScorer
 
     return float(RougeScorer(["rougeL"], use_stemmer=True).score(reference, text)["rougeL"].fmeasure)

@@ -4,13 +4,13 @@ import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from hispec.errors import UnavailableError, UsageError
+from hispec.extras import require
 from hispec.models.parts import find_parts
 
 _offloaded: list[TemporaryDirectory[str]] = []
@@ -88,13 +88,10 @@ def check_quantization(quantization: str) -> None:
     """Refuse quantization where the library for it is not installed.
 
     Raises:
-        UsageError: naming the library.
+        UnavailableError: naming the library.
     """
-    if quantization != "none" and find_spec("bitsandbytes") is None:
-        raise UsageError(
-            f"--quantization {quantization} needs bitsandbytes, which is not installed",
-            "install it: pip install 'hispec[quantization]', or leave the option out",
-        )
+    if quantization != "none":
+        require("quantization", f"--quantization {quantization}")
 
 
 def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hispec.bench.record import Report
 from hispec.errors import UsageError
+from hispec.extras import require
 from hispec.files import write_whole
 from hispec_cli.ui.report.context import Context
 from hispec_cli.ui.report.tables import to_csv, to_markdown
@@ -20,6 +21,7 @@ def _csv(report: Report, _: Context) -> str:
 
 
 def _html(report: Report, context: Context) -> str:
+    require("report", "an HTML report")
     from hispec_cli.ui.report.html import to_html  # matplotlib takes a second to import
 
     return to_html(report, context)
@@ -42,6 +44,7 @@ def check_output(path: Path, suffixes: Collection[str] = tuple(WRITERS)) -> None
 
     Raises:
         UsageError: an unknown suffix, a folder that is missing or closed, or a path that is a folder.
+        UnavailableError: the format needs packages that are not installed.
     """
     if path.suffix not in suffixes:
         raise UsageError(f"{path} does not say what to write", f"end it in {' or '.join(suffixes)}")
@@ -54,6 +57,8 @@ def check_output(path: Path, suffixes: Collection[str] = tuple(WRITERS)) -> None
         raise UsageError(f"{path} is a folder", "give the path of a file")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"the folder {folder} is not writable", "choose a folder of yours")
+    if path.suffix == ".html":
+        require("report", "an HTML report")
 
 
 def write_report(path: Path, report: Report, context: Context | None = None) -> None:
@@ -66,7 +71,7 @@ def write_report(path: Path, report: Report, context: Context | None = None) -> 
 
     Raises:
         UsageError: as `check_output`.
-        UnavailableError: where writing fails half-way.
+        UnavailableError: as there, and where writing fails half-way.
     """
     check_output(path)
     write_text(path, WRITERS[path.suffix](report, context or Context()))

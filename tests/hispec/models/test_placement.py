@@ -1,5 +1,6 @@
 """Models on several devices, on CPU and disk, and quantized: planned as told, and writing what they write elsewhere."""
 
+import sys
 from itertools import pairwise
 
 import pytest
@@ -9,8 +10,7 @@ from accelerate.utils.modeling import compute_module_sizes
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hispec import Engine
-from hispec.errors import UsageError
-from hispec.models import placement
+from hispec.errors import UnavailableError, UsageError
 from hispec.models.loading import load_stack
 from hispec.models.metadata import shipped_config
 from hispec.models.placement import Placement, plan
@@ -133,8 +133,10 @@ def test_quantized_weights_write_what_they_write_alone(quantization, tmp_path):
 
 
 def test_without_its_library_quantization_is_refused(monkeypatch):
-    monkeypatch.setattr(placement, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="--quantization 4bit needs bitsandbytes, which is not installed") as caught:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(
+        UnavailableError, match="--quantization 4bit needs bitsandbytes, which is not installed"
+    ) as caught:
         Engine.from_profile("tiny", quantization="4bit")
     assert "pip install 'hispec[quantization]'" in caught.value.cure
     Engine.from_profile("tiny", quantization="none")
@@ -162,6 +164,6 @@ def test_sizes_are_read_as_people_write_them():
 
 def test_a_profile_may_ask_for_quantization(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("target: {model: 'builtin:tiny', quantization: 8bit}\n")
-    monkeypatch.setattr(placement, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="8bit needs bitsandbytes"):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UnavailableError, match="8bit needs bitsandbytes"):
         Engine.from_profile(str(tmp_path / "mine.yaml"))
