@@ -7,8 +7,10 @@ something is loaded.
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 
 from hispec.datasets import files, hub
@@ -93,7 +95,7 @@ def load(
     if path is None:
         path, source = _home_of(dataset, offline=offline)
     else:
-        source = path.name
+        source = os.fsencode(path.name).decode("utf-8", "backslashreplace")  # reports are UTF-8
     rows = _rows(dataset, files.read_records(path), str(path), limit)
     if not rows:
         raise UsageError(f"{path} holds no prompt", 'write objects such as {"prompt": "..."}, one a line')
@@ -139,8 +141,9 @@ def _home_of(dataset: Dataset, *, offline: bool) -> tuple[Path, str]:
 
 
 def _rows(dataset: Dataset, records: Iterable[tuple[str, Record]], source: str, limit: int | None) -> list[Row]:
-    """The first `limit` rows of the records."""
-    rows: dict[str, Row] = {}
+    """Return the first `limit` rows of the records, their ids unique: a number that a record has for its id is left to it."""
+    rows: list[Row] = []
+    places: dict[str, str] = {}
     for index, (where, record) in enumerate(records):
         try:
             row = dataset.row(record, index)
@@ -151,14 +154,26 @@ def _rows(dataset: Dataset, records: Iterable[tuple[str, Record]], source: str, 
             raise UsageError(f"{source}, {where} {error}", cure) from None
         if row is None:
             continue
-        if row.id in rows:
-            raise UsageError(
-                f"{source}, {where} has the id {row.id!r} of an earlier record", "give every record its own"
-            )
-        rows[row.id] = row
+        if not row.numbered:
+            if row.id in places:
+                raise UsageError(
+                    f"{source}, {where} has the id {_short(row.id)} of {places[row.id]}",
+                    "give every record its own, or none: it is numbered then",
+                )
+            places[row.id] = where
+        rows.append(row)
         if len(rows) == limit:
             break
-    return list(rows.values())
+    return [replace(row, id=_free(row.id, places)) if row.numbered else row for row in rows]
+
+
+def _free(number: str, taken: Collection[str]) -> str:
+    """Return the number, with something added where a record has it for its own id."""
+    return next(id_ for id_ in chain([number], (f"{number}.{more}" for more in count(1))) if id_ not in taken)
+
+
+def _short(id_: str) -> str:
+    return repr(id_) if len(id_) <= 60 else repr(id_[:57])[:-1] + "...'"
 
 
 def hash_rows(rows: Sequence[Row]) -> str:

@@ -17,11 +17,13 @@ class Row:
         id: unique in its dataset.
         turns: what the user says; later turns are said after the answer to the earlier ones.
         reference: what the scorer compares with; JSON values only.
+        numbered: the id is the record's place, since the record has none of its own.
     """
 
     id: str
     turns: tuple[str, ...]
     reference: Any = None
+    numbered: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,12 +107,33 @@ def text_of(record: Record, *names: str) -> str:
     return checked_text(record[name], name)
 
 
+def id_of(record: Record, name: str) -> str | None:
+    """Return a record's id as text, None where it has none or null.
+
+    Text and whole numbers are ids; `7.0` is 7, as tables write numbers in a column with gaps.
+
+    Raises:
+        RecordError: an id of another type, or text that `checked_text` refuses.
+    """
+    value = record.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return checked_text(value, name)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise RecordError(f"has an {name} that is neither text nor a whole number")
+
+
 def checked_text(value: Any, name: str) -> str:
     """The value itself where it is text as `text_of` wants it; errors as there."""
+    article = "an" if name[0] in "aeiou" else "a"
     if not isinstance(value, str):
-        raise RecordError(f"has a {name} that is not text")
+        raise RecordError(f"has {article} {name} that is not text")
     if not value.strip():
         raise RecordError(f"has a blank {name}")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise RecordError(f"has a {name} that is not UTF-8 text: it holds half a surrogate pair")
+        raise RecordError(f"has {article} {name} that is not UTF-8 text: it holds half a surrogate pair")
     return value

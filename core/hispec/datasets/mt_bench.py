@@ -10,7 +10,7 @@ Its judge is another model, so answers are not scored here.
 
 from typing import ClassVar
 
-from hispec.datasets.base import Dataset, HubFile, Record, RecordError, Row, checked_text
+from hispec.datasets.base import Dataset, HubFile, Record, RecordError, Row, checked_text, id_of
 
 
 class MTBench(Dataset):
@@ -28,5 +28,6 @@ class MTBench(Dataset):
         turns = record.get("turns")
         if not isinstance(turns, list) or not turns:
             raise RecordError("has no turns, a list of texts")
-        number = record.get("question_id", index)
-        return Row(f"{self.name}/{number}", tuple(checked_text(turn, "turn") for turn in turns))
+        own = id_of(record, "question_id")
+        number = str(index) if own is None else own
+        return Row(f"{self.name}/{number}", tuple(checked_text(turn, "turn") for turn in turns), numbered=own is None)

@@ -7,7 +7,7 @@ A record:
 `question` may stand for `prompt`, `answer` for `reference`; `id` and the reference may be left out.
 """
 
-from hispec.datasets.base import Dataset, Record, Row, text_of
+from hispec.datasets.base import Dataset, Record, Row, id_of, text_of
 from hispec.datasets.scoring import final_number
 
 
@@ -22,11 +22,9 @@ class Prompts(Dataset):
         """See `Dataset.row`."""
         has_reference = record.get("reference") is not None or record.get("answer") is not None
         reference = text_of(record, "reference", "answer") if has_reference else None
-        return Row(
-            str(index if record.get("id") is None else record["id"]),
-            (text_of(record, "prompt", "question"),),
-            reference,
-        )
+        own = id_of(record, "id")
+        turns = (text_of(record, "prompt", "question"),)
+        return Row(str(index) if own is None else own, turns, reference, numbered=own is None)
 
     def score(self, row: Row, text: str) -> float | None:
         """1 for the reference itself, white space aside, else 0; a reference with `####` compares final numbers."""

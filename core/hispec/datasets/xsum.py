@@ -8,7 +8,7 @@ A record in the form of the source, shortened:
 Asked as the papers on early exits do, with one example first; ours is written for this package.
 """
 
-from hispec.datasets.base import Dataset, HubFile, Record, Row, text_of
+from hispec.datasets.base import Dataset, HubFile, Record, Row, id_of, text_of
 from hispec.datasets.files import shipped_records
 from hispec.datasets.scoring import rouge_l
 
@@ -31,7 +31,8 @@ class XSum(Dataset):
     def row(self, record: Record, index: int) -> Row:
         """See `Dataset.row`."""
         prompt = f"{self._example}\n\nArticle: {text_of(record, 'document').strip()}\nSummary:"
-        return Row(str(record.get("id", index)), (prompt,), text_of(record, "summary"))
+        own = id_of(record, "id")
+        return Row(str(index) if own is None else own, (prompt,), text_of(record, "summary"), numbered=own is None)
 
     def score(self, row: Row, text: str) -> float:
         """See `rouge_l`."""

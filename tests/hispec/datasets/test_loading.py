@@ -1,6 +1,8 @@
 """Loading from files: rows in order, equal hashes for equal prompts, and every mistake told with its line."""
 
 import json
+import os
+import re
 
 import pytest
 
@@ -131,3 +133,47 @@ def test_permission_to_run_code_reaches_the_dataset(write):
 def test_every_name_of_the_command_line_is_there():
     names = ["sample", "gsm8k", "humaneval", "cnn_dailymail", "xsum", "sharegpt", "mt_bench", "spec_bench"]
     assert sorted(DATASETS) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([1, ...], ["1", "1.1"]),
+        ([None, ..., None], ["0", "1", "2"]),
+        ([..., 0], ["0.1", "0"]),
+        (["1.1", ..., 1], ["1.1", "1.2", "1"]),
+        ([7.0, -1, "x" * 5000], ["7", "-1", "x" * 5000]),
+    ],
+)
+def test_a_record_without_an_id_is_numbered_beside_those_that_have_one(write, ids, expected):
+    records = [{"prompt": "a"} | ({} if id_ is ... else {"id": id_}) for id_ in ids]
+    assert [row.id for row in load(write(records)).rows] == expected
+
+
+@pytest.mark.parametrize("format_as", ["prompts", "mt_bench", "spec_bench", "xsum"])
+def test_null_and_missing_ids_are_numbered_in_every_format(write, format_as):
+    name = "question_id" if "bench" in format_as else "id"
+    record = {"prompt": "a", "turns": ["a"], "document": "a", "summary": "b"}
+    rows = load(write([{**record, name: 1}, record, {**record, name: None}]), format_as=format_as).rows
+    assert len({row.id for row in rows}) == 3
+
+
+@pytest.mark.parametrize("format_as", ["prompts", "mt_bench", "xsum"])
+@pytest.mark.parametrize("id_", ["\ud800", "", "  ", True, [1], {"a": 1}, 1.5, float("nan")])
+def test_an_id_that_is_none_is_refused_with_its_place(write, format_as, id_):
+    record = {"prompt": "a", "turns": ["a"], "document": "a", "summary": "b", "id": id_, "question_id": id_}
+    with pytest.raises(UsageError) as told:
+        load(write([record]), format_as=format_as)
+    assert re.search(r"line 1 has an? (blank )?(question_)?id", told.value.cause)
+
+
+def test_numbers_and_texts_that_read_alike_are_the_same_id(write):
+    with pytest.raises(UsageError) as told:
+        load(write([{"prompt": "a", "id": 1}, {"prompt": "b", "id": "1"}]))
+    assert "line 2 has the id '1' of line 1" in told.value.cause
+
+
+def test_a_file_whose_name_is_not_utf8_has_a_source_that_is(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    path.write_text('{"prompt": "a"}\n')
+    assert load(str(path)).source == "caf\\xe9.jsonl"
