@@ -17,6 +17,7 @@ from hispec.bench.processes import Processes
 from hispec.bench.record import DatasetInfo, Measurement, Report, Setup
 from hispec.bench.runner import Runner, configuration, describe_machine, hash_of, tasks
 from hispec.bench.statistics import summarize
+from hispec.counts import counted
 from hispec.datasets import Loaded, execution, hash_rows, load
 from hispec.datasets.base import Row
 from hispec.datasets.humaneval import HumanEval
@@ -112,9 +113,11 @@ def _choose(rows: Loaded, runner: Runner, run: RunOptions) -> tuple[list[Row], l
             left_out += 1
     context = runner.engine.context
     if not fitting:
-        raise UsageError(f"no prompt of {run.dataset} fits the context of {context} tokens", "choose another dataset")
+        raise UsageError(
+            f"no prompt of {run.dataset} fits the context of {counted(context, 'token')}", "choose another dataset"
+        )
     if left_out:
-        say(f"{left_out} prompts do not fit the context of {context} tokens and are left out", "yellow")
+        say(f"left out: {counted(left_out, 'prompt')} beyond the context of {counted(context, 'token')}", "yellow")
     chosen = fitting[: run.limit] if run.limit else fitting
     return chosen, (fitting[len(chosen) :] or chosen)[: run.warmup]
 

@@ -15,6 +15,7 @@ from hispec.calibration.search import PLAIN, Space
 from hispec.calibration.session import Calibrated, Job, Session
 from hispec.calibration.traces import Reader
 from hispec.calibration.writing import calibrated_profile, verdict, write_profile
+from hispec.counts import counted
 from hispec.datasets import Loaded, load
 from hispec.errors import UsageError
 from hispec.models.loading import load_config
@@ -44,14 +45,16 @@ def plan(
     chosen = list(exits) or default_exits(depth)
     if chosen[-1] >= depth:
         raise UsageError(
-            f"exit {chosen[-1]} was asked for, and {profile.target.model} has {depth} layers",
+            f"exit {chosen[-1]} was asked for, and {profile.target.model} has {counted(depth, 'layer')}",
             f"give --exit-layers from 1 to {depth - 1}",
         )
     space = _narrowed(Space(tuple(Reader(profile.target.model, exit_layer) for exit_layer in chosen)), periods)
-    say(f"profile {profile.name}: {profile.target.model}, {depth} layers")
+    say(f"profile {profile.name}: {profile.target.model}, {counted(depth, 'layer')}")
     say(f"exits: {', '.join(map(str, chosen))}")
-    say(f"{len(rows.rows)} prompts of {rows.source}, a third of them to check with")
-    say(f"{sum(1 for _ in space.static())} configurations of fixed length by replay, adaptive ones for the best")
+    say(f"{counted(len(rows.rows), 'prompt')} of {rows.source}, a third of them to check with")
+    say(
+        f"{counted(sum(1 for _ in space.static()), 'configuration')} of fixed length by replay, adaptive ones for the best"
+    )
     say(f"budget: {budget:.0f} s; nothing was loaded or written")
 
 
@@ -157,7 +160,10 @@ def _prompts(engine: Engine, rows: Loaded) -> list[list[int]]:
     ]
     fitting = [ids for ids in encoded if len(ids) + 2 <= engine.context]
     if left_out := len(encoded) - len(fitting):
-        say(f"{left_out} prompts do not fit the context of {engine.context} tokens and are left out", "yellow")
+        say(
+            f"left out: {counted(left_out, 'prompt')} beyond the context of {counted(engine.context, 'token')}",
+            "yellow",
+        )
     return fitting
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hispec.adaptation import knowledge
+from hispec.counts import counted
 from hispec.decoding.adaptive import AdaptivePolicy, Knowledge
 from hispec.decoding.engine import Ending, decode
 from hispec.decoding.guesses import Guesser
@@ -319,9 +320,9 @@ class Engine:
         room = self.context - len(ids)
         if room < 1:
             raise UsageError(
-                f"the {'conversation' if history else 'prompt'} has {len(ids)} tokens, "
+                f"the {'conversation' if history else 'prompt'} has {counted(len(ids), 'token')}, "
                 f"and the context of {self.profile.name} holds {self.context}",
-                f"{'leave out earlier turns, or ' if history else ''}shorten the prompt by at least {1 - room} tokens",
+                f"{'leave out earlier turns, or ' if history else ''}shorten the prompt by at least {counted(1 - room, 'token')}",
             )
         self._interrupted = False
         drafts = DraftText(self.tokenizer) if draft_text else None

@@ -1,7 +1,6 @@
 """Counts in sentences, with the noun in the right number."""
 
 
-
 def counted(count: int, noun: str) -> str:
     """Return a count and its noun: `1 token`, `2 tokens`, `1,319 rows`.
 

@@ -5,6 +5,8 @@ Everything a user can cause derives from `HispecError`; any other exception is a
 
 from typing import Any
 
+from hispec.counts import counted
+
 
 class HispecError(Exception):
     """A failure with a cause and a cure, each one line of plain text.
@@ -54,7 +56,7 @@ class OutOfMemoryError(UnavailableError):
 
     def __init__(self, generation: Any, tokens: int) -> None:
         super().__init__(
-            f"out of memory after {tokens} tokens of the answer, which are kept",
+            f"out of memory after {counted(tokens, 'token')} of the answer, kept",
             "shorten the prompt or --max-new-tokens, choose a smaller model or dtype, or see: hispec doctor",
         )
         self.generation = generation

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hispec.counts import counted
 from hispec.errors import HispecError, ProfileError, UsageError
 from hispec.profile import Profile, resolve_model
 
@@ -59,7 +60,7 @@ def frequent_ids(profile: Profile, count: int) -> list[int]:
         )
     if count > len(ids):
         raise ProfileError(
-            f"profile {profile.name}: a level's head is {count}, and {path} has {len(ids)} tokens",
+            f"profile {profile.name}: a level's head is {count}, and {path} has {counted(len(ids), 'token')}",
             f"choose a head of at most {len(ids)}, or full",
         )
     return ids[:count]

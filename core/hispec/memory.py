@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from hispec.counts import counted
 from hispec.errors import UnavailableError
 from hispec.machine import Device, device_named, together
 from hispec.models.config import FAMILIES
@@ -101,7 +102,7 @@ class Need:
         """The arithmetic: bytes, and what they are."""
         rows = [(need.weights, _weights_of(need)) for need in self.models]
         rows += [
-            (need.kv_cache, f"KV cache of {self.positions} positions ({need.role}, {need.dtype})")
+            (need.kv_cache, f"KV cache of {counted(self.positions, 'position')} ({need.role}, {need.dtype})")
             for need in self.models
         ]
         return [*rows, (self.workspace, "workspace, about")]

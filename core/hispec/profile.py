@@ -15,6 +15,7 @@ import platformdirs
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from hispec.counts import counted
 from hispec.errors import ProfileError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -381,7 +382,7 @@ def check_depths(profile: Profile, model: str, num_layers: int) -> None:
         deepest = num_layers - (model == profile.target.model)
         if level.exit_layer > deepest:
             raise ProfileError(
-                f"profile {profile.name}: {name}.exit_layer is {level.exit_layer}, and {model} has {num_layers} layers",
+                f"profile {profile.name}: {name}.exit_layer is {level.exit_layer}, and {model} has {counted(num_layers, 'layer')}",
                 f"choose an exit from 1 to {deepest}",
             )
 

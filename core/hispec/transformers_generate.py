@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import BaseStreamer, GenerateDecoderOnlyOutput
 
+from hispec.counts import counted
 from hispec.decoding.engine import Ending, decode
 from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.rules import Greedy, Rule, Speculative
@@ -119,8 +120,8 @@ def _generate(
     room = generation_config.max_length - len(prompt)
     if generation_config.max_length > stack.context:
         raise UsageError(
-            f"{generation_config.max_length} tokens were asked for, and the context of {name} holds {stack.context}",
-            f"ask for at most {max(0, stack.context - len(prompt))} new tokens",
+            f"the most tokens asked for are {generation_config.max_length}, and the context of {name} holds {stack.context}",
+            f"ask for at most {counted(max(0, stack.context - len(prompt)), 'new token')}",
         )
     eos = generation_config._eos_token_tensor
     events = decode(

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from hispec.conversation import Conversation
+from hispec.counts import counted
 from hispec.errors import HispecError, UnavailableError, UsageError
 from hispec.events import Committed, Event, Finished
 from hispec.metrics import Stats
@@ -113,7 +114,7 @@ class Chat:
     def show_last_turn(self) -> None:
         """Remind of where the conversation was left."""
         if turns := self.conversation.turns:
-            say(f"{len(turns)} turn{'s' if len(turns) > 1 else ''}, the last of them:")
+            say(f"{counted(len(turns), 'turn')}, the last of them:")
             say(f"> {turns[-1].prompt}\n{turns[-1].answer.rstrip()}", "none")
 
     def _show(self, ask: Callable[..., Generator[Event]], prompt: str, *, replaces: bool) -> None:

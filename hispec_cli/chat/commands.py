@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.settings import Settings
 from hispec_cli.ui.console import say
@@ -159,11 +160,11 @@ def _show(chat: "Chat", _: str) -> None:
     options = ", ".join(f"{key} {value}" for key, value in chat.options.items())
     rows = {
         "profile": engine.profile.name,
-        "target": f"{target.name}, {target.num_layers} layers, {environment['dtype']} on {environment['device']}",
+        "target": f"{target.name}, {counted(target.num_layers, 'layer')}, {environment['dtype']} on {environment['device']}",
         "levels": ", ".join([*levels, "target"]),
         "settings": options or "those of the profile",
         "system": conversation.system or "none",
-        "turns": f"{turns}, {conversation.length()} of {engine.context} tokens",
+        "turns": f"{turns}, {conversation.length()} of {counted(engine.context, 'token')}",
         "session": f"{chat.store.name}, {chat.store.path}" if chat.store else "not saved",
     }
     for name, value in rows.items():
@@ -177,13 +178,13 @@ def _stats(chat: "Chat", _: str) -> None:
         return
     first = stats.time_to_first_token_s
     say(f"last answer: {summary(stats)}", "none")
-    said = f"prompt: {stats.prompt_tokens} tokens, {stats.cached_tokens} of them already in the cache"
+    said = f"prompt: {counted(stats.prompt_tokens, 'token')}, {stats.cached_tokens} of them already in the cache"
     say(said + (f"; first token after {first * 1000:.0f} ms" if first is not None else ""), "none")
     for level in stats.levels:
         rate = "nothing judged" if level.acceptance_rate is None else f"{level.acceptance_rate:.0%} accepted"
         say(f"{level.name}: {level.proposed} proposed, {rate}", "none")
     speed = chat.tokens / chat.seconds if chat.seconds else 0.0
-    say(f"all answers since the start: {chat.answers}, {chat.tokens} tokens, {speed:.1f} tokens/s", "none")
+    say(f"all answers since the start: {chat.answers}, {counted(chat.tokens, 'token')}, {speed:.1f} tokens/s", "none")
 
 
 def _save(chat: "Chat", text: str) -> None:

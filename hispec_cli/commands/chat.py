@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.extras import require
 from hispec_cli.commands.generate import load_engine
@@ -106,7 +107,10 @@ def chat(
         talk = Chat(conversation, store, saved, options, new_view, rendered)
         if store is not None and store.recovered is not None:
             count = len(store.recovered.token_ids)
-            say(f"the last answer was cut off; its {count} validated tokens are kept, /retry answers anew", "yellow")
+            say(
+                f"the last answer was cut off; its {counted(count, 'validated token')} kept, /retry answers anew",
+                "yellow",
+            )
         if sys.stdin.isatty():
             from hispec_cli.chat.keyboard import Keyboard
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hispec.counts import counted
 from hispec.errors import LosslessnessError, OutOfMemoryError, UnavailableError, UsageError, is_out_of_memory
 from hispec.events import Finished
 from hispec_cli.options import AnswerOptions, CommonOptions, DecodingOptions, Format, ModelOptions, grouped
@@ -96,7 +97,7 @@ def generate(
         view.finish(generation)
     report(generation.stats)
     if generation.verified:
-        say(f"verified: {len(generation.token_ids)} token ids, identical to the target's own")
+        say(f"verified: {counted(len(generation.token_ids), 'token id')}, identical to the target's own")
     if problem is not None:
         raise problem
     if generation.finish_reason == "interrupted":

@@ -15,8 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hispec.bench.caveats import FEW
 from hispec.calibration.search import Configuration
 from hispec.calibration.session import Calibrated, Job, Phase, Progress, Scored, Timed
+from hispec.counts import counted
 from hispec_cli.ui.calibration_panels import (
     ASCII,
     TITLES,
@@ -128,15 +130,16 @@ def summary(state: CalibrationState, target: str) -> str:
         best = listed[0]
         assert best.speed is not None
         within = interval(best.speed, 0)
+        few = f", of only {counted(best.prompts, 'prompt')}" if best.prompts < FEW else ""
         return (
-            f"{answers} answers timed, {left} of {len(listed)} configurations left, the fastest: "
+            f"{counted(answers, 'answer')} timed, {left} of {counted(len(listed), 'configuration')} left, the fastest: "
             f"{best.configuration.describe(target)}, {best.speed.value:.0f} tokens/s"
-            + (f" ({within})" if within else "")
+            + (f" ({within}{few})" if within else "")
         )
     if state.best is None:
         return ""
     return (
-        f"{state.scored:,} replays of {len(state.scores):,} configurations, the fastest: "
+        f"{counted(state.scored, 'replay')} of {counted(len(state.scores), 'configuration')}, the fastest: "
         f"{state.best.configuration.describe(target)}, {state.best.speed:.0f} tokens/s"
     )
 
@@ -157,8 +160,8 @@ def show_result(job: Job, result: Calibrated) -> None:
         console.print()
     console.print(joined(agreement_rows(result.agreement, job.target, width, glyphs)))
     console.print(_table(job, result))
-    prompts = len({answer.prompt for answer in result.check.answers})
-    say(f"timed on {prompts} prompts that were set aside; replay: predicted from the others")
+    prompts = counted(result.prompts_checked, "prompt")
+    say(f"timed on {prompts} that were set aside; replay: predicted from the others")
     if result.ties:
         say("\n".join(["may be as fast:", *(f"  {tie.describe(job.target)}" for tie in result.ties)]))
 

@@ -10,10 +10,12 @@ from rich.cells import cell_len, set_cell_size
 from rich.style import Style
 from rich.text import Text
 
+from hispec.bench.caveats import few_prompts
 from hispec.calibration.search import PLAIN, Configuration
 from hispec.calibration.session import PHASES
 from hispec.calibration.timing import Speed
 from hispec.calibration.traces import Reader
+from hispec.counts import counted
 from hispec_cli.ui.calibration_state import ADAPTIVE, CalibrationState, Drafter, Finalist, Place, Standing
 from hispec_cli.ui.safe_text import visible
 
@@ -56,7 +58,7 @@ class Glyphs(NamedTuple):
     best: str = "★"
     tied: str = "="
     scored: str = " "
-    pruned: str = "\u00d7"
+    pruned: str = "↓"
     pending: str = "·"
     done: str = "✓"
     now: str = "▸"
@@ -72,7 +74,7 @@ class Glyphs(NamedTuple):
 
 
 UNICODE = Glyphs()
-ASCII = Glyphs("*", "=", " ", "x", ".", "+", ">", "#", "", "|", "~")
+ASCII = Glyphs("*", "=", " ", "v", ".", "+", ">", "#", "", "|", "~")
 
 
 class Ramp(NamedTuple):
@@ -257,6 +259,8 @@ def finalist_rows(listed: Sequence[Finalist], target: str, width: int, glyphs: G
             row += f"{one.predicted:9.1f}" if one.predicted is not None else " " * 9
         looks = {Standing.best: _BOLD, Standing.pruned: _DIM, Standing.pending: _DIM}
         rows.append(_fit(Text(row, looks.get(one.standing, Style())), width))
+    if few := few_prompts(max(one.prompts for one in listed)):
+        rows.append(_fit(Text(few, _DIM), width))
     return rows
 
 
@@ -286,7 +290,7 @@ def agreement_rows(agreement: Mapping[Reader, float], target: str, width: int, g
     label = min(_NAME, max(map(cell_len, names), default=0)) + 1
     columns = words[: max(1, (width - label) // _SHARE)]
     room = max(0, min(50, width - label - _SHARE * len(columns)))
-    head = "".join(f"{f'{size:,} words' if size else 'all words':>{_SHARE}}" for size in columns)
+    head = "".join(f"{counted(size, 'word') if size else 'all words':>{_SHARE}}" for size in columns)
     title = "agreement with the target, through heads of"
     rows = [Text(title, _BOLD), Text(" " * (label + room) + head, _BOLD)]
     if len(title) < label + room:

@@ -64,6 +64,7 @@ class Finalist:
         predicted: tokens per second by replay.
         speed: as timed, None as long as it has no answer.
         answers: how many.
+        prompts: how many different ones were answered.
         standing: among the finalists.
     """
 
@@ -71,6 +72,7 @@ class Finalist:
     predicted: float | None
     speed: Speed | None
     answers: int
+    prompts: int
     standing: Standing
 
 
@@ -202,6 +204,7 @@ def figures_of(
             scores[configuration].speed if configuration in scores else None,
             speeds.get(one),
             len(asked.get(one, ())),
+            len({prompt for prompt, _ in asked.get(one, ())}),
             standing(one),
         )
         for one, configuration in enumerate(timings.configurations)

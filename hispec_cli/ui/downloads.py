@@ -4,6 +4,7 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from hispec.counts import counted
 from hispec_cli.ui.console import say
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class DownloadProgress:
         """Take news into account: at the start, and every tenth of the size or 30 seconds where no bar says it."""
         share, now = download.done / max(download.size, 1), monotonic()
         if self._said < 0:
-            say(f"downloading {download.files} file{'s' * (download.files > 1)}, {_shown(download.size)}")
+            say(f"downloading {counted(download.files, 'file')}, {_shown(download.size)}")
         elif sys.stderr.isatty() or not (
             share >= self._said + SHARE - 1e-9 or now >= self._said_at + EVERY_S or share >= 1 > self._said
         ):

@@ -10,6 +10,7 @@ from rich.cells import cell_len, get_character_cell_size, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 
+from hispec.counts import counted
 from hispec.metrics import LevelStats, Stats
 from hispec_cli.ui.safe_text import visible
 from hispec_cli.ui.state import Mark, Standing, ViewState
@@ -153,7 +154,7 @@ def figures_row(state: ViewState, width: int, glyphs: Glyphs = UNICODE) -> Row:
 def summary(stats: Stats, glyphs: Glyphs = UNICODE) -> str:
     """One line that tells how it went."""
     parts = (
-        f"{stats.new_tokens} tokens",
+        counted(stats.new_tokens, "token"),
         f"{stats.tokens_per_second:.1f} tokens/s",
         f"{stats.tokens_per_target_pass:.2f} tokens per target pass",
     )

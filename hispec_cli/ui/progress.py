@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hispec.bench.record import Measurement
+from hispec.counts import counted
 from hispec_cli.ui.console import say, stderr
 
 EVERY_S = 30.0
@@ -71,11 +72,11 @@ class BenchProgress:
         if share >= self._said + SHARE - 1e-9 or now >= self._said_at + EVERY_S or self._done == self._total:
             self._said, self._said_at = share, now
             speeds = ", ".join(f"{arm} {_speed(self._answers[arm])}" for arm in self._arms)
-            say(f"{self._done} of {self._total} prompts, {self._left()}; tokens/s: {speeds}")
+            say(f"{self._done} of {counted(self._total, 'prompt')}, {self._left()}; tokens/s: {speeds}")
 
     def _table(self) -> Table:
         table = Table(
-            title=Text(f"{self._done} of {self._total} prompts, {self._left()}"),
+            title=Text(f"{self._done} of {counted(self._total, 'prompt')}, {self._left()}"),
             title_justify="left",
             box=box.SIMPLE_HEAD,
         )

@@ -107,7 +107,7 @@ def test_the_page_is_well_formed_and_tells_the_run(page, made):
         headline(made).text,
         losslessness(made).text,
         "85.0 % (34 of 40)",
-        "39 of 40 (1 ties)",
+        "39 of 40 (1 tie)",
         "The build fails if",
         "hispec.tokens_per_target_pass is",
         "transformers",
@@ -236,9 +236,35 @@ def test_csv_cells_are_no_formulas_and_survive_line_breaks(evil):
 def test_markdown_has_headline_table_gates_and_changes(made, context):
     written = to_markdown(made, context)
     assert written.startswith("### hispec bench: `tiny` on `sample`\n")
-    assert "hispec is faster" in written and "39 of 40 (1 ties)" in written
+    assert "hispec is faster" in written and "39 of 40 (1 tie)" in written
     assert "| `speedup<1.2` | **passed** |" in written and "| `tokens_per_target_pass<90` | **failed** |" in written
     assert "#### Since the earlier report" in written and "no clear difference" in written
+
+
+@pytest.mark.parametrize(("rows", "status"), [(1, "complete"), (2, "complete"), (3, "interrupted"), (9, "complete")])
+def test_every_output_warns_of_few_prompts(rows, status):
+    from hispec_cli.ui.report.html import to_html
+
+    # The dataset has more rows than were answered, as in a run that was interrupted.
+    dataset = setup().dataset.model_copy(update={"rows": 40})
+    few = report(ARMS, rows=rows, repeats=3, dataset=dataset, status=status)
+    said = "One prompt gives no interval" if rows == 1 else f"{rows} prompts are few"
+    shown = Page(to_html(few, Context((), compare(few, few))))
+    (line, *_) = csv.DictReader(io.StringIO(to_csv(few)))
+    outputs = [few.to_json(), to_markdown(few), line["caveats"], " ".join(shown.text), str(compare(few, few).warnings)]
+    assert all(said in " ".join(output.split()) for output in outputs)
+    assert f"on only {rows} prompt" in headline(few).text
+    assert f"on only {rows} prompt" in parse_gate("speedup<1.2", ARMS).judge(few).message or rows == 1
+    assert Report.model_validate_json(few.to_json()) == few
+
+
+def test_ten_prompts_are_enough_and_reports_of_before_are_read(made):
+    assert report(ARMS, rows=10).caveats == [] and "only" not in headline(report(ARMS, rows=10)).text
+    before = json.loads(made.to_json())
+    del before["caveats"]
+    for arm in before["arms"]:
+        del arm["prompts"]
+    assert compare(Report.model_validate(before), made).warnings == []
 
 
 def test_markdown_cells_stay_cells(evil):

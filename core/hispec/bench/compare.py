@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from hispec.bench.caveats import few_prompts, fewest_prompts
 from hispec.bench.names import BASELINES
 from hispec.bench.record import ArmFigures, Estimate, Report, look_up
 from hispec.errors import UsageError
@@ -150,6 +151,8 @@ def _warnings(old: Report, new: Report) -> Iterator[str]:
     for name, report in (("old", old), ("new", new)):
         if report.status == "interrupted":
             yield f"the {name} run was interrupted"
+        if few := few_prompts(fewest_prompts(report.arms)):
+            yield f"the {name} report: {few}"
     for name, only in (
         ("old", [arm.name for arm in old.arms if new.arm(arm.name) is None]),
         ("new", [arm.name for arm in new.arms if old.arm(arm.name) is None]),

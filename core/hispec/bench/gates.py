@@ -15,8 +15,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, JsonValue
 
+from hispec.bench.caveats import FEW, fewest_prompts
 from hispec.bench.names import BASELINES
 from hispec.bench.record import ArmFigures, Estimate, Interval, Report, look_up
+from hispec.counts import counted
 from hispec.errors import UsageError
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -96,15 +98,17 @@ class Gate:
             return Verdict(self.expression, outcome, None, None, f"{self.key} has no value in this run")
         shown = f"{self.key} is {value:.4g}"
         if interval_due and ci95 is None:
-            return Verdict(
-                self.expression, "inconclusive", value, None, f"{shown}, and one prompt gives no interval: measure more"
-            )
+            why = "one prompt gives no interval" if fewest_prompts(report.arms) == 1 else "it has no interval"
+            return Verdict(self.expression, "inconclusive", value, None, f"{shown}, and {why}: measure more")
         if ci95 is None:
             failed = OPERATORS[self.op](value, self.limit)
             relation = "which is" if failed else "which is not"
             message = f"{shown}, {relation} {self.op} {self.limit:g}"
             return Verdict(self.expression, "failed" if failed else "passed", value, None, message)
         shown += f", 95 % interval {ci95[0]:.4g} to {ci95[1]:.4g}"
+        prompts = fewest_prompts(report.arms)
+        if prompts is not None and prompts < FEW:
+            shown += f" on only {counted(prompts, 'prompt')}"
         if self._holds_throughout(*ci95):
             return Verdict(self.expression, "failed", value, ci95, f"{shown}, all of it {self.op} {self.limit:g}")
         if self._holds_nowhere(*ci95):

@@ -148,6 +148,8 @@ class ArmFigures(_Record):
     name: str
     answers: Count
     """Measured: rows times repeats, less what an interruption left out."""
+    prompts: Count | None = None
+    """Distinct rows among them, which intervals are drawn from; None in reports of versions that did not tell."""
     tokens: Count
     """New tokens of all answers."""
     seconds: Seconds
@@ -218,6 +220,8 @@ class Report(Setup):
 
     schema_version: Annotated[Literal["hispec.bench/1"], Field(alias="schema")]
     arms: Annotated[list[ArmFigures], Field(min_length=1)]
+    caveats: list[str] = []
+    """What a reader must know before trusting the figures, a sentence each."""
 
     @model_validator(mode="after")
     def _distinct(self) -> "Report":

@@ -18,6 +18,7 @@ from math import fsum
 import numpy as np
 from numpy.typing import NDArray
 
+from hispec.bench.caveats import caveats_of
 from hispec.bench.names import BASELINES
 from hispec.bench.record import (
     Accuracy,
@@ -72,11 +73,13 @@ def summarize(
             raise ValueError(f"arm {measurement.arm} has row {key[0]}, repeat {key[1]}, twice")
         answers[measurement.arm][key] = measurement
     speeds, metric = _Speeds(answers, resamples, seed), setup.dataset.metric
+    # In one order, whichever the measurements came in, so that equal runs give equal reports to the last digit.
+    figures = [_figures(arm, [answers[arm][key] for key in sorted(answers[arm])], speeds, metric) for arm in arms]
     return Report(
         **{name: getattr(setup, name) for name in Setup.model_fields},
         schema_version="hispec.bench/1",
-        # In one order, whichever the measurements came in, so that equal runs give equal reports to the last digit.
-        arms=[_figures(arm, [answers[arm][key] for key in sorted(answers[arm])], speeds, metric) for arm in arms],
+        arms=figures,
+        caveats=list(caveats_of(setup, figures)),
     )
 
 
@@ -182,6 +185,7 @@ def _figures(arm: str, answers: Sequence[Measurement], speeds: _Speeds, metric: 
     return ArmFigures(
         name=arm,
         answers=len(answers),
+        prompts=len({answer.row for answer in answers}),
         tokens=sum(len(answer.token_ids) for answer in answers),
         seconds=fsum(answer.seconds for answer in answers),
         tokens_per_second=speed.value if speed else None,

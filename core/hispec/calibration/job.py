@@ -13,6 +13,7 @@ from hispec.bench.runner import describe_machine
 from hispec.calibration.search import Space
 from hispec.calibration.session import Job
 from hispec.calibration.traces import Reader
+from hispec.counts import counted
 from hispec.errors import ProfileError, UsageError
 from hispec.frequencies import frequent_ids
 from hispec.levels import open_translators
@@ -62,12 +63,13 @@ def job_of(
     chosen = sorted(set(exits)) or sorted({*default_exits(stack.num_layers), *fitted})
     if chosen[-1] >= stack.num_layers or chosen[0] < 1:
         raise UsageError(
-            f"exit {chosen[-1]} was asked for, and {target} has {stack.num_layers} layers",
+            f"exit {chosen[-1]} was asked for, and {target} has {counted(stack.num_layers, 'layer')}",
             f"give --exit-layers from 1 to {stack.num_layers - 1}",
         )
     if len(prompts) < 6:
         raise UsageError(
-            f"{len(prompts)} prompts are too few to calibrate on", "give at least 6: more --limit, or another dataset"
+            f"{counted(len(prompts), 'prompt')}: too few to calibrate on",
+            "give at least 6: more --limit, or another dataset",
         )
     readers = tuple(Reader(stack.name, exit_layer) for exit_layer in chosen)
     drafters = tuple(Reader(other.name, other.num_layers) for model, other in engine.stacks.items() if model != target)

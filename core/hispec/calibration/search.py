@@ -9,6 +9,7 @@ from hispec.calibration.adapting import Fitter, knowledge_of
 from hispec.calibration.costs import Costs
 from hispec.calibration.replay import Outcome, Replay
 from hispec.calibration.traces import Reader, Trace, Traces
+from hispec.counts import counted
 from hispec.decoding.adaptive import AdaptivePolicy, Knowledge
 from hispec.decoding.guesses import Guesser
 from hispec.decoding.hierarchy import Hierarchy, Level
@@ -48,7 +49,7 @@ class Configuration:
         if not self.readers and self.ngram is None:
             return "the target alone"
         words = [_name(reader, target) for reader in self.readers]
-        guesses = f"{self.ngram[1]} guesses of {self.ngram[0]}-grams, " if self.ngram else ""
+        guesses = f"{counted(self.ngram[1], 'guess')} of {self.ngram[0]}-grams, " if self.ngram else ""
         if self.adaptive:
             return guesses + " > ".join([*words, "target"]) + ", adaptive"
         lengths = [f"{word} drafts {length}" for word, length in zip(words, self.periods, strict=False)]
@@ -56,7 +57,7 @@ class Configuration:
 
 
 def _name(reader: Reader, target: str) -> str:
-    words = f" of {reader.words} words" if reader.words else ""
+    words = f" of {counted(reader.words, 'word')}" if reader.words else ""
     exit_ = f"exit {reader.exit_layer}"
     return (exit_ if reader.model == target else f"{exit_} of {reader.model}") + words
 

@@ -7,6 +7,7 @@ from random import Random
 from time import perf_counter
 from typing import TypeVar, cast
 
+from hispec.bench.caveats import few_prompts
 from hispec.bench.processes import Processes
 from hispec.calibration.adapting import Fitter
 from hispec.calibration.costs import Costs, measure
@@ -130,6 +131,16 @@ class Calibrated:
         """How many times as fast one is as the other, on prompts that were not calibrated on."""
         place = self.check.configurations.index
         return self.check.ratio(place(one), place(other))
+
+    @property
+    def prompts_checked(self) -> int:
+        """How many prompts the check was timed on."""
+        return len({answer.prompt for answer in self.check.answers})
+
+    @property
+    def caveat(self) -> str | None:
+        """What to say beside the figures where the check had few prompts."""
+        return few_prompts(self.prompts_checked)
 
     def baselines(self) -> dict[str, Configuration]:
         """Plain decoding, and the best of fixed length with one exit, and with a whole other model, below the target."""

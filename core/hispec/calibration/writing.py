@@ -52,6 +52,8 @@ def calibrated_profile(profile: Profile, result: Calibrated, environment: Mappin
             for kind, baseline in result.baselines().items()
             if baseline != result.winner
         },
+        "prompts_checked": result.prompts_checked,
+        **({"caveat": result.caveat} if result.caveat else {}),
         "ties": [tie.describe(result.scorer.bench.target) for tie in result.ties],
     }
     # First what says that something was measured, last what was: a file that is cut off anywhere is found out.
@@ -110,9 +112,10 @@ def _level(reader: Reader, target: str) -> dict[str, Any]:
 
 
 def verdict(result: Calibrated) -> str:
-    """What the check on unseen prompts says, in a sentence."""
+    """Say what the check on unseen prompts found, and how far it can be trusted."""
+    few = f" {result.caveat}" if result.caveat else ""
     if result.winner == PLAIN:
-        return "Speculation does not pay here: plain decoding is the fastest of all that was timed."
+        return f"Speculation does not pay here: plain decoding is the fastest of all that was timed.{few}"
     plain = result.ratio(result.winner, PLAIN)
     said = (
         f"On prompts that it was not calibrated on {plain.value:.2f} times as fast as the target alone{_within(plain)}"
@@ -123,7 +126,7 @@ def verdict(result: Calibrated) -> str:
         said += f", {over.value:.2f} times as fast as {single.describe(result.scorer.bench.target)}{_within(over)}"
     elif single is not None:
         said += "; no hierarchy and no adaptive policy was faster"
-    return said + "."
+    return f"{said}.{few}"
 
 
 def _within(speed: Speed) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 
+from hispec.counts import counted
 from hispec.datasets import files, hub
 from hispec.datasets.base import Dataset, Record, RecordError, Row
 from hispec.datasets.cnn_dailymail import CNNDailyMail
@@ -77,7 +78,7 @@ def load(
         UnavailableError: neither the hub nor its cache has the dataset; packages of the extra `bench` are missing.
     """
     if limit is not None and limit < 1:
-        raise UsageError(f"the limit is {limit} rows", "give a limit of at least 1")
+        raise UsageError(f"the limit is {counted(limit, 'row')}", "give a limit of at least 1")
     path = _path_of(name_or_path)
     if path is None and format_as is not None:
         raise UsageError(

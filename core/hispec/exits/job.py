@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 
+from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.exits.fit import Fit, FitSettings, fit_exits
 from hispec.exits.text import read_rows, split
@@ -195,7 +196,8 @@ def _check_exits(request: Request, num_layers: int) -> tuple[int, ...]:
     if wrong or not request.exits:
         named = f"--exits names {wrong[0]}" if wrong else "--exits names no exit"
         raise UsageError(
-            f"{named}, and {request.model} has {num_layers} layers", f"choose exits from 1 to {num_layers - 1}"
+            f"{named}, and {request.model} has {counted(num_layers, 'layer')}",
+            f"choose exits from 1 to {num_layers - 1}",
         )
     return tuple(sorted(set(request.exits)))
 

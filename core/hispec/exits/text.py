@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hispec.counts import counted
 from hispec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def read_rows(
             break
     if len(rows) < FEWEST_ROWS:
         raise UsageError(
-            f"{path} has {len(rows) * body + len(waiting)} tokens, which is too little text",
+            f"{path} has {counted(len(rows) * body + len(waiting), 'token')}, which is too little text",
             f"give at least {FEWEST_ROWS} times {row_tokens} tokens, better 500,000, or lower --row-tokens",
         )
     ids = torch.tensor(rows[:most_rows])

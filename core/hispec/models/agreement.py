@@ -11,6 +11,7 @@ from math import log, log2
 import torch
 from torch import Tensor
 
+from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.models.stack import LayerStack
 
@@ -47,7 +48,7 @@ def check_agreement(agreement: Sequence[float], exits: Sequence[int]) -> None:
     shown = ",".join(f"{share:g}" for share in agreement)
     if len(agreement) != len(exits):
         raise UsageError(
-            f"--dummy-agreement {shown} has {len(agreement)} shares, and the target is read at {len(exits)} exits",
+            f"--dummy-agreement {shown} has {counted(len(agreement), 'share')}, and the target is read at {counted(len(exits), 'exit')}",
             f"give one share for each exit, shallow to deep: {exits}" if exits else "choose levels that are its exits",
         )
     if not all(0 < low < high < 1 for low, high in zip((1e-9, *agreement), (*agreement, 1 - 1e-9), strict=True)):

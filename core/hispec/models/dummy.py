@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.models.config import ModelConfig
 from hispec.models.fused_stack import FusedStack
@@ -99,7 +100,7 @@ def dummy_tokenizer(vocab_size: int) -> "PreTrainedTokenizerBase":
     """
     if vocab_size < BYTES:
         raise UsageError(
-            f"a vocabulary of {vocab_size} tokens cannot hold the {BYTES} bytes that stand in for its tokenizer",
+            f"a vocabulary of {counted(vocab_size, 'token')} cannot hold the {BYTES} bytes that stand in for its tokenizer",
             "choose a model with a larger vocabulary, or one whose folder has a tokenizer",
         )
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

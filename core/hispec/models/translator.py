@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hispec.counts import counted
 from hispec.errors import HispecError, ProfileError, UnavailableError
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.fused_weights import right_factor
@@ -117,8 +118,8 @@ class TranslatorFile:
         own = self.provenance
         if (own.hidden_size, own.num_layers) != (hidden_size, num_layers):
             raise ProfileError(
-                f"the translators at {self.path} are for {own.model} ({own.num_layers} layers of {own.hidden_size}), "
-                f"and {model} has {num_layers} layers of {hidden_size}",
+                f"the translators at {self.path} are for {own.model} ({counted(own.num_layers, 'layer')} of {own.hidden_size}), "
+                f"and {model} has {counted(num_layers, 'layer')} of {hidden_size}",
                 f"name the translators of {model}, or fit some with: hispec fit-exits",
             )
 

@@ -9,6 +9,7 @@ from typing import Any
 from hispec.calibration.session import PHASES, Calibrated, Job
 from hispec.calibration.timing import Speed
 from hispec.calibration.writing import verdict
+from hispec.counts import counted
 from hispec_cli.ui.calibration import role, searched
 from hispec_cli.ui.calibration_panels import UNICODE, heat, row_name
 from hispec_cli.ui.calibration_state import ADAPTIVE, CalibrationState, Place, Standing
@@ -100,7 +101,7 @@ def to_html(job: Job, result: Calibrated, environment: Mapping[str, Any], comman
         ],
         fastest=state.best.speed if state.best else None,
         rows=_rows(job, result),
-        unseen=len({answer.prompt for answer in result.check.answers}),
+        unseen=result.prompts_checked,
         finalists=[(one, UNICODE.mark(one.standing), one.configuration.describe(job.target)) for one in finalists],
         replays=result.scorer.scored,
         configurations=len(result.found.scores),
@@ -134,7 +135,7 @@ def _cell(state: CalibrationState, place: Place, target: str) -> Cell:
         return Cell(standing, mark, None, "", MEANINGS[standing])
     relative = min(1.0, score.speed / best.speed)
     said = (
-        f"{score.configuration.describe(target)}: {score.speed:.1f} tokens/s by replay of {score.texts} texts, "
+        f"{score.configuration.describe(target)}: {score.speed:.1f} tokens/s by replay of {counted(score.texts, 'text')}, "
         f"{MEANINGS[standing]}"
     )
     return Cell(standing, mark, heat(relative), f"{100 * relative:.0f}", said)

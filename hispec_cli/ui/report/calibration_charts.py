@@ -12,6 +12,7 @@ from hispec.calibration.reliability import Bin, reliability
 from hispec.calibration.replay import readers_of
 from hispec.calibration.session import Calibrated
 from hispec.calibration.traces import Reader
+from hispec.counts import counted
 from hispec_cli.ui.calibration_state import Finalist, Standing
 from hispec_cli.ui.report.drawing import (
     ACCENT,
@@ -59,7 +60,7 @@ def _agreement(result: Calibrated) -> Chart | None:
         own = sorted((r.exit_layer, share) for r, share in lower.items() if r.model == target and r.words == words)
         color, marker = next(looks)
         if own:
-            name = f"head of {words:,} words" if words else "whole head"
+            name = f"head of {counted(words, 'word')}" if words else "whole head"
             dashes = (0, (4, 3)) if words else "solid"  # lines often coincide
             axes.plot(
                 *zip(*own, strict=True),
@@ -72,7 +73,7 @@ def _agreement(result: Calibrated) -> Chart | None:
     for reader, share in sorted(lower.items()):
         if reader.model != target and not reader.words:
             axes.axhline(share, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), label=short(reader.model))
-    axes.set_xlabel(f"exit, of {depth} layers")
+    axes.set_xlabel(f"exit, of {counted(depth, 'layer')}")
     axes.set_ylabel("share of tokens")
     axes.set_ylim(0, 1.04)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))

@@ -80,7 +80,7 @@ def _speedup(report: Report) -> Chart | None:
         label(axes, max(high, speedup.value), at, _factor(speedup))
     axes.axvline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     categories(axes, [arm.name for arm, _ in measured])
-    highest = max(max(speedup.value, *(speedup.ci95 or ())) for _, speedup in measured)
+    highest = max(end for _, speedup in measured for end in (speedup.value, *(speedup.ci95 or ())))
     axes.set_xlim(0, 1.42 * max(highest, 1))
     axes.set_xlabel(f"times the speed of {short(baseline)}")
     return Chart(

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from hispec.bench.caveats import FEW
 from hispec.bench.compare import Change, Comparison
 from hispec.bench.gates import Verdict
 from hispec.bench.names import BASELINES, REFERENCE
 from hispec.bench.record import ArmFigures, Interval, Report
+from hispec.counts import counted
 
 NOTHING = "\u2013"
 """Stands where nothing was measured."""
@@ -47,10 +49,11 @@ def headline(report: Report) -> Statement:
         return Statement(f"{arm.name}: {number(arm.tokens_per_second)} tokens/s, with no baseline measured", "neutral")
     speedup = arm.speedup[baseline]
     factor = f"{speedup.value:.2f} times the speed of {baseline}"
+    few = f" on only {counted(arm.prompts, 'prompt')}" if arm.prompts and arm.prompts < FEW else ""
     if speedup.ci95 is None:
-        return Statement(f"{arm.name} has {factor} on one prompt, which gives no interval", "neutral")
+        return Statement(f"{arm.name} has {factor}{few}, which gives no interval", "neutral")
     low, high = speedup.ci95
-    factor += f" (95 % interval {low:.2f} to {high:.2f})"
+    factor += f" (95 % interval {low:.2f} to {high:.2f}{few})"
     if low > 1:
         return Statement(f"{arm.name} is faster: {factor}", "good")
     if high < 1:
@@ -76,27 +79,6 @@ def losslessness(report: Report) -> Statement:
         )
     answers = "the one answer has" if total == 1 else f"all {total} answers have"
     return Statement(f"{answers} exactly the reference's token ids", "good")
-
-
-def caveats(report: Report) -> list[str]:
-    """What a reader must know before trusting the figures."""
-    said = []
-    if report.status == "interrupted":
-        answers = ", ".join(f"{arm.name} {arm.answers}" for arm in report.arms)
-        said.append(f"The run was interrupted. Answers measured: {answers}; speed-ups use those that both arms gave.")
-    if report.synthetic_weights:
-        chosen = report.environment.get("agreement") is not None
-        said.append(
-            "The weights were drawn at random: "
-            + (
-                "how often exits agree with the whole model was chosen, and with it the speed-up; accuracy means nothing."
-                if chosen
-                else "acceptance, accuracy and so the speed-up mean nothing."
-            )
-        )
-    if 1 < report.dataset.rows < 10:
-        said.append(f"{report.dataset.rows} prompts are few: the intervals are narrower than they should be.")
-    return said
 
 
 def notable(comparison: Comparison) -> list[Change]:
@@ -150,7 +132,7 @@ def identical(arm: ArmFigures) -> str:
     found = arm.lossless
     if found is None:
         return "reference" if arm.answers and arm.name == REFERENCE else NOTHING
-    rest = [f"{count} {name}" for name, count in (("ties", found.ties), ("errors", found.errors)) if count]
+    rest = [counted(count, name) for name, count in (("tie", found.ties), ("error", found.errors)) if count]
     return f"{found.identical} of {found.of}" + (f" ({', '.join(rest)})" if rest else "")
 
 

@@ -62,7 +62,7 @@ def render(template: str, charts: Sequence[Chart], **values: Any) -> str:
 
 _WORDS = (
     "accuracy",
-    "caveats",
+    "counted",
     "headline",
     "identical",
     "interval",

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from hispec.bench.compare import Change, Comparison
 from hispec.bench.names import BASELINES
 from hispec.bench.record import Estimate, Report, look_up
+from hispec.counts import counted
 from hispec.events import PHASES
 from hispec_cli.ui.report.context import (
     NOTHING,
     Context,
     accuracy,
-    caveats,
     headline,
     identical,
     interval,
@@ -29,6 +29,7 @@ from hispec_cli.ui.safe_text import visible
 
 ARM_COLUMNS = (
     "answers",
+    "prompts",
     "tokens",
     "seconds",
     "tokens_per_second",
@@ -65,6 +66,7 @@ def to_csv(report: Report) -> str:
         "repeats": report.repeats,
         "status": report.status,
         "config_hash": report.config_hash,
+        "caveats": " ".join(report.caveats),
     }
     lines: list[dict[str, object]] = []
     for arm in report.arms:
@@ -97,7 +99,7 @@ def to_markdown(report: Report, context: Context | None = None) -> str:
     blocks = [
         f"### hispec bench: {code(report.profile)} on {code(report.dataset.name)}",
         f"**{escaped(headline(report).text)}**; {escaped(losslessness(report).text)}.",
-        *(f"> {escaped(caveat)}" for caveat in caveats(report)),
+        *(f"> {escaped(caveat)}" for caveat in report.caveats),
         _arms(report),
     ]
     if context.verdicts:
@@ -109,7 +111,9 @@ def to_markdown(report: Report, context: Context | None = None) -> str:
         )
     if context.comparison is not None:
         blocks += _comparison(context.comparison)
-    facts = [f"{report.dataset.rows} prompts, {report.repeats} repeats, {report.warmup} to warm up"]
+    facts = [
+        f"{counted(report.dataset.rows, 'prompt')}, {counted(report.repeats, 'repeat')}, {report.warmup} to warm up"
+    ]
     facts += [f"{escaped(key)} {escaped(str(value))}" for key, value in report.environment.items()]
     blocks.append(f"<sub>{'; '.join(facts)}</sub>")
     return "\n\n".join(blocks) + "\n"

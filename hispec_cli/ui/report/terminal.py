@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hispec.bench.record import Estimate, Report
+from hispec.counts import counted
 from hispec_cli.ui.report.context import (
-    caveats,
     headline,
     losslessness,
     number,
@@ -24,7 +24,7 @@ def show_report(report: Report) -> None:
     console = Console(file=sys.stdout, markup=False, highlight=False)
     for statement in (headline(report), losslessness(report)):
         console.print(Text(visible(statement.text), STYLES[statement.tone]))
-    for caveat in caveats(report):
+    for caveat in report.caveats:
         console.print(Text(visible(caveat), "yellow"))
     console.print(_table(report))
 
@@ -33,7 +33,7 @@ def _table(report: Report) -> Table:
     """One row an arm, narrow enough for a small window; the report files hold the rest."""
     baselines = [name for name in ("autoregressive", "hf") if any(name in arm.speedup for arm in report.arms)]
     table = Table(
-        title=Text(visible(f"{report.profile} on {report.dataset.name}, {report.dataset.rows} prompts")),
+        title=Text(visible(f"{report.profile} on {report.dataset.name}, {counted(report.dataset.rows, 'prompt')}")),
         title_justify="left",
         box=None,
         padding=(0, 1, 0, 0),

@@ -55,8 +55,8 @@ def test_without_common_answers_there_is_no_ratio():
 
 def test_an_arm_without_answers_has_no_figures():
     arm = summary(answer("hispec", "a", 10, 1.0), arms=["hispec", "autoregressive"]).arm("autoregressive")
-    assert (arm.answers, arm.tokens, arm.seconds) == (0, 0, 0.0)
-    absent = arm.model_dump(exclude={"name", "answers", "tokens", "seconds"})
+    assert (arm.answers, arm.prompts, arm.tokens, arm.seconds) == (0, 0, 0, 0.0)
+    absent = arm.model_dump(exclude={"name", "answers", "prompts", "tokens", "seconds"})
     assert all(value is None or value == [] or value == {} for value in absent.values()), absent
 
 

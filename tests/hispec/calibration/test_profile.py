@@ -4,6 +4,7 @@ import re
 from random import Random
 
 import pytest
+import yaml
 
 from hispec.adaptation import adaptation_of, knowledge
 from hispec.calibration.adapting import Fitter
@@ -26,7 +27,7 @@ HERE = {"date": "2026-01-01", "device": "cpu", "dtype": "float32", "stack": "fus
 def result_of(stack, traces, costs):
     """Makes the result of a calibration that some configuration won."""
 
-    def make(winner, faster=2.0):
+    def make(winner, faster=2.0, prompts=12):
         scorer = Scorer(Workbench({"random": stack}, "random"), traces, costs, (), Fitter(traces.texts, ("margin",)))
         scores = [scorer.score(one, traces.texts) for one in (PLAIN, SINGLE, STATIC, ADAPTIVE)]
         configurations = list(dict.fromkeys([winner, SINGLE, PLAIN]))
@@ -37,7 +38,7 @@ def result_of(stack, traces, costs):
             [
                 TimedAnswer(at, prompt, 0, 10, 10 / speed[one] * dice.uniform(0.98, 1.02), 7)
                 for at, one in enumerate(configurations)
-                for prompt in range(12)
+                for prompt in range(prompts)
             ],
         )
         return Calibrated(winner, [], Found(scores, scores), check, check, scorer, {})
@@ -86,6 +87,18 @@ def test_the_adaptive_policy_knows_again_what_was_measured(written, result_of, s
 
 def test_speculation_that_does_not_pay_is_said(result_of):
     assert "does not pay" in verdict(result_of(PLAIN, faster=3.0))
+
+
+@pytest.mark.parametrize("prompts", [1, 2, 9, 10])
+@pytest.mark.parametrize("winner", [PLAIN, SINGLE, STATIC])
+def test_figures_of_few_prompts_are_not_stated_without_saying_so(result_of, winner, prompts):
+    result = result_of(winner, prompts=prompts)
+    text = calibrated_profile(PROFILE, result, HERE, "new")
+    header, told = text.partition("schema:")[0], yaml.safe_load(text)["calibrated"]
+    few = {1: "One prompt gives no interval", 10: None}.get(prompts, f"{prompts} prompts are few")
+    for place in (verdict(result), header, told.get("caveat", "")):
+        assert (few in place) if few else "few" not in place
+    assert told["prompts_checked"] == prompts
 
 
 @pytest.mark.parametrize("winner", [SINGLE, STATIC, ADAPTIVE])

@@ -208,7 +208,7 @@ def test_the_fastest_is_told_apart_without_colour_and_colours_follow_speed(ramp)
         text.plain[span.start : span.end].strip(): span.style.bgcolor for span in text.spans if span.style.bgcolor
     }
     assert grounds["99="] == grounds["100★"] == ramp.styles[4].bgcolor
-    assert grounds["37\u00d7"] == ramp.styles[0].bgcolor and grounds["62\u00d7"] == ramp.styles[1].bgcolor
+    assert grounds["37↓"] == ramp.styles[0].bgcolor and grounds["62↓"] == ramp.styles[1].bgcolor
     out = io.StringIO()
     Console(file=out, force_terminal=True, no_color=True, width=80).print(text)
     assert "100★" in out.getvalue() and "[38;" not in out.getvalue() and "[48;" not in out.getvalue()
@@ -272,7 +272,7 @@ def test_the_finalists_show_prediction_and_interval():
     rows = [row.plain for row in finalist_rows(timed_state().finalists, "m", 99, UNICODE)]
     assert rows[0].split() == ["timed", "tokens/s", "95", "%", "replay"]
     assert rows[1].startswith("★ exit 1") and rows[1].split()[-3:] == ["100.0", "100-100", "80.0"]
-    assert rows[3].startswith("\u00d7 the target alone")
+    assert rows[3].startswith("↓ the target alone")
 
 
 class Clock:
