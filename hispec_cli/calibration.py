@@ -92,7 +92,8 @@ def run(
         folder = user_state_path("hispec") / "calibrations" / fingerprint(engine, job, rows.sha256, processes.count)
         if resume and not folder.is_dir():
             raise UsageError(
-                "there is nothing to resume: no calibration of this profile, machine and data was begun",
+                "there is nothing to resume: no calibration of this profile, with the same model files, machine, "
+                "options and data, was begun",
                 "run without --resume",
             )
         view = CalibrationView(job, quiet=not processes.reports)

@@ -51,7 +51,7 @@ def frequent_ids(profile: Profile, count: int) -> list[int]:
     Raises:
         ProfileError: no such file, not such a file, or fewer tokens than `count` in it.
     """
-    path = Path(profile.frequencies) if profile.frequencies else Path(resolve_model(profile.target.model)) / FILE
+    path = frequencies_path(profile)
     ids = _read(path)
     if ids is None:
         raise ProfileError(
@@ -64,6 +64,11 @@ def frequent_ids(profile: Profile, count: int) -> list[int]:
             f"choose a head of at most {len(ids)}, or full",
         )
     return ids[:count]
+
+
+def frequencies_path(profile: Profile) -> Path:
+    """Return where a profile's token frequencies are looked for."""
+    return Path(profile.frequencies) if profile.frequencies else Path(resolve_model(profile.target.model)) / FILE
 
 
 @lru_cache(maxsize=8)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,8 +11,10 @@ import time
 
 import jsonschema
 import pytest
+from safetensors.torch import load_file, save_file
 
 from hispec.decoding.rules import Greedy, Verdict
+from hispec.profile import resolve_model
 from tests.hispec_cli.conftest import assert_cause_and_cure
 from tests.hub import gsm8k_repository, serve
 
@@ -102,6 +105,30 @@ def test_an_inconclusive_gate_fails_nothing_and_says_so(hispec, tmp_path):
         "--fail-if", f"speedup<{(low + high) / 2}",
     )  # fmt: skip
     assert again.code == 0 and "inconclusive" in again.err  # the same answers, and a limit within their interval
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "generation_config.json", "chat_template.jinja"])
+def test_a_model_whose_files_were_replaced_is_another(hispec, tmp_path, name):
+    folder = tmp_path / "model"
+    shutil.copytree(resolve_model("builtin:tiny"), folder)
+    common = (
+        "bench", "--model", folder, "--dataset", tmp_path / "a.jsonl", "--warmup", 0, "--max-new-tokens", 4,
+        "--arms", "hispec", "--format", "json",
+    )  # fmt: skip
+    (tmp_path / "a.jsonl").write_text('{"prompt": "one"}\n')
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    assert hispec(*common, "-o", old).code == 0
+    assert hispec(*common, "-o", old, "--resume").code == 0  # nothing was replaced
+    if name.endswith("safetensors"):
+        weights = load_file(folder / name)
+        weights["model.layers.3.mlp.up_proj.weight"][0] += 0.5
+        save_file(weights, folder / name, {"format": "pt"})
+        name = "weights"
+    else:
+        (folder / name).write_text((folder / name).read_text() + " ")
+    assert_cause_and_cure(hispec(*common, "-o", old, "--resume"), 2, f"{name} was", "without --resume")
+    assert hispec(*common, "-o", new).code == 0
+    assert f"config.files.{folder}.{name} differs" in hispec("bench", "compare", old, new).err
 
 
 @pytest.mark.parametrize("target", ["| true", "--format jsonl | true", ">/dev/full", "2>/dev/full"])

@@ -108,6 +108,20 @@ def test_bench_and_validate_take_it(hispec, fitted, tmp_path):
     assert hispec("profile", "validate", fitted).code == 0
 
 
+def test_translators_that_were_fitted_anew_are_others(hispec, fit, fitted, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    for name in ("plain.yaml", "plain.safetensors"):
+        (tmp_path / name).write_bytes((fitted.parent / name).read_bytes())
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "one"}\n')
+    bench = (
+        "bench", "--profile", tmp_path / "plain.yaml", "--dataset", tmp_path / "rows.jsonl", "--warmup", 0,
+        "--max-new-tokens", 4, "--arms", "hispec",
+    )  # fmt: skip
+    assert hispec(*bench).code == hispec(*bench, "--resume").code == 0
+    assert fit("--exits", "1,2", "--force", "--seed", 5, "--steps", 3, out=tmp_path / "plain.yaml").code == 0
+    assert_cause_and_cure(hispec(*bench, "--resume"), 2, "files.profile.translators was", "same options and files")
+
+
 def test_damaged_translators_are_refused_by_every_command(hispec, fitted, tmp_path):
     for name in ("plain.yaml", "plain.safetensors"):
         (tmp_path / name).write_bytes((fitted.parent / name).read_bytes())

@@ -146,7 +146,7 @@ def _warnings(old: Report, new: Report) -> Iterator[str]:
     circumstances = ("profile", "dataset", "repeats", "warmup", "synthetic_weights", "config", "environment")
     before, after = (report.model_dump(include=set(circumstances)) for report in (old, new))
     for key in circumstances:
-        for path, was, now in _differences(key, before[key], after[key]):
+        for path, was, now in differences(key, before[key], after[key]):
             yield f"{path} differs: {was} -> {now}"
     for name, report in (("old", old), ("new", new)):
         if report.status == "interrupted":
@@ -161,9 +161,16 @@ def _warnings(old: Report, new: Report) -> Iterator[str]:
             yield f"only the {name} report has {', '.join(only)}"
 
 
-def _differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+def differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the innermost values that differ: the dotted keys to each, its old and its new value.
+
+    Args:
+        path: keys that lead to both, empty at the top.
+        old: a JSON value.
+        new: another.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
-            yield from _differences(f"{path}.{key}", old.get(key), new.get(key))
+            yield from differences(f"{path}.{key}" if path else key, old.get(key), new.get(key))
     elif old != new:
         yield path, old, new

@@ -3,16 +3,22 @@
 import json
 import os
 from collections.abc import Collection, Sequence
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from pydantic import ValidationError
 
+from hispec.bench.compare import differences
 from hispec.bench.record import Measurement
 from hispec.errors import UnavailableError, UsageError
 
 SUFFIX = ".rows.jsonl"
+MOST = 3
+"""Differences that a refusal names."""
+WIDTH = 60
+"""Characters of a value that it shows."""
 
 
 class Journal:
@@ -111,12 +117,14 @@ class Journal:
             prompts = [[Measurement.model_validate(answer) for answer in line["answers"]] for line in lines]
         except (ValueError, KeyError, TypeError, ValidationError):
             raise UsageError(f"{self.path} is not a benchmark's journal", "run without --resume") from None
-        if differing := sorted(key for key in before.keys() | config.keys() if before.get(key) != config.get(key)):
-            key = differing[0]
+        if differing := list(differences("", before, config)):
+            shown = [
+                f"{key} was {was}, is {now}" for key, *values in differing[:MOST] for was, now in [_clipped(*values)]
+            ]
+            more = f"; and {len(differing) - MOST} more" if len(differing) > MOST else ""
             raise UsageError(
-                f"{self.path} measured something else: {', '.join(differing)} "
-                f"({key} was {_short(before.get(key))}, is {_short(config.get(key))})",
-                "repeat the options of that run, or run without --resume",
+                f"{self.path} measured something else: {'; '.join(shown)}{more}",
+                "repeat that run with the same options and files, or run without --resume",
             )
         for answers in prompts:
             key = (answers[0].row, answers[0].repeat) if answers else ("", 0)
@@ -131,6 +139,13 @@ class Journal:
             os.truncate(self.path, len(whole) + 1)
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _clipped(old: Any, new: Any) -> tuple[str, str]:
+    """Return two values as JSON, long ones cut to the parts around the first difference."""
+    texts = [json.dumps(value, ensure_ascii=False) for value in (old, new)]
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
+    begin = max(0, shared - WIDTH // 3) if max(map(len, texts)) > WIDTH else 0
+    was, now = (
+        ("..." if begin else "") + text[begin : begin + WIDTH] + ("..." if len(text) > begin + WIDTH else "")
+        for text in texts
+    )
+    return was, now

@@ -19,6 +19,7 @@ from hispec.bench.names import REFERENCE
 from hispec.bench.record import LevelCounts, Measurement, TokenComparison
 from hispec.datasets.base import Dataset, Row
 from hispec.machine import processor_name
+from hispec.models.digest import digests_of_profile
 from hispec.text import encode_prompt
 
 
@@ -164,11 +165,12 @@ def configuration(
 ) -> dict[str, JsonValue]:
     """Everything that measurements depend on, so that only equal runs are continued or compared without a warning."""
     levels = engine.profile.model_dump(
-        mode="json", include={"target", "draft", "intermediate", "single_layer", "frequencies", "chat_template"}
+        mode="json", include={"target", "draft", "intermediate", "single_layer", "adaptive", "chat_template"}
     )
     return {
         "hispec": version("hispec"),
         "profile": {"name": engine.profile.name, **levels},
+        "files": digests_of_profile(engine.profile, dummy=engine.settings.load_format == "dummy"),
         "settings": engine.settings.model_dump(mode="json") | {"max_new_tokens": max_new_tokens},
         "arms": list(arms),
         "dataset": dataset,

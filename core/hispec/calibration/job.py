@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -17,12 +18,13 @@ from hispec.counts import counted
 from hispec.errors import ProfileError, UsageError
 from hispec.frequencies import frequent_ids
 from hispec.levels import open_translators
+from hispec.models.digest import digests_of_profile
 from hispec.models.stack import LayerStack, ReducedHead
 
 MOST_EXITS = 16
 """Exits that are looked at where nobody says which."""
 
-LEVELS = {"target", "draft", "intermediate", "frequencies", "translators"}
+LEVELS = {"target", "draft", "intermediate"}
 """Keys of a profile that measurements depend on."""
 
 WORDS = (256, 1024, 4096, 16384)
@@ -117,15 +119,16 @@ def _heads(engine: Engine, readers: Sequence[Reader]) -> dict[Reader, ReducedHea
 
 
 def fingerprint(engine: Engine, job: Job, dataset: str, processes: int) -> str:
-    """Of everything that measurements depend on: only an equal calibration is resumed."""
-    file = open_translators(engine.profile)
+    """Return a digest of everything that measurements depend on: only an equal calibration is resumed."""
     described: dict[str, Any] = {
         "machine": describe_machine(engine, processes),
         "profile": engine.profile.model_dump(mode="json", include=LEVELS),
-        "translators": None if file is None else vars(file.provenance),
+        "files": digests_of_profile(engine.profile, dummy=engine.settings.load_format == "dummy"),
+        "hispec": version("hispec"),
         "space": repr(job.space),
         "dataset": dataset,
-        "prompts": [len(prompt) for prompt in job.prompts],
+        "prompts": job.prompts,
+        "ends": sorted(job.eos_ids),
         "most": job.most,
         "seed": job.seed,
     }

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 
@@ -149,11 +150,24 @@ def test_only_the_same_configuration_is_resumed(tmp_path):
     with pytest.raises(UsageError, match="nothing to resume"):
         Journal(path, CONFIG, KEYS, ARMS, resume=True)
     Journal(path, CONFIG, KEYS, ARMS, resume=False).__exit__(None, None, None)
-    with pytest.raises(UsageError, match=r"measured something else: rows \(rows was 3, is 4\)"):
+    with pytest.raises(UsageError, match=r"measured something else: rows was 3, is 4"):
         Journal(path, {**CONFIG, "rows": 4}, KEYS, ARMS, resume=True)
     path.write_text("not a journal\n")
     with pytest.raises(UsageError, match="not a benchmark's journal"):
         Journal(path, CONFIG, KEYS, ARMS, resume=True)
+
+
+def test_a_refusal_shows_what_differs_however_long_the_settings_are(tmp_path):
+    path = tmp_path / "rows"
+    long = {"files": {"m": {"weights": "a" * 200}}, "profile": {"draft": {"exit_layer": 1}}, "arms": ["x"] * 50}
+    other = {"files": {"m": {"weights": "a" * 199 + "b"}}, "profile": {"draft": {"exit_layer": 2}}, "arms": ["x"] * 49}
+    Journal(path, long, KEYS, ARMS, resume=False).__exit__(None, None, None)
+    with pytest.raises(UsageError) as told:
+        Journal(path, other, KEYS, ARMS, resume=True)
+    for difference in (r"files.m.weights was \.\.\.a+\", is \.\.\.a+b\";", "profile.draft.exit_layer was 1, is 2;"):
+        assert re.search(difference, told.value.cause), told.value.cause
+    was, now = re.search("arms was (.*), is (.*)", told.value.cause).groups()
+    assert was != now
 
 
 def test_answers_that_are_not_this_runs_are_refused(runner, tmp_path):

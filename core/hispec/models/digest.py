@@ -1,0 +1,123 @@
+"""Digests of the files that a profile's answers and speed depend on: equal for equal contents, wherever they lie.
+
+Every byte counts, since a checkpoint that was trained a little further differs in some of its tensors only. Hashing
+takes seconds per ten gigabytes, so digests of large files are remembered, by path, size, time of change and inode.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from hispec.errors import UnavailableError
+from hispec.files import write_whole
+from hispec.frequencies import frequencies_path
+from hispec.models.checkpoint import TOKENIZER, VOCABULARIES, WEIGHTS, Checkpoint
+from hispec.models.metadata import shipped_config
+from hispec.profile import Profile, models_of, resolve_model
+
+SMALL = (
+    "config.json",
+    "generation_config.json",
+    *TOKENIZER,
+    *VOCABULARIES,
+    "adapter_config.json",
+    "adapter_model.safetensors",
+)
+"""Files of a checkpoint beside its weights that decide what it writes."""
+DIGITS = 16
+"""Of a digest that are shown and compared."""
+LARGE = 1 << 24
+"""Bytes from which a digest is remembered."""
+SETTLED_S = 2.0
+"""A file that changed so lately may change again with the same time of change: its digest is not remembered."""
+
+
+def digests_of_profile(profile: Profile, *, dummy: bool) -> dict[str, Any]:
+    """Return digests of all files that decode a profile.
+
+    Args:
+        profile: whose models are on this machine.
+        dummy: whether the weights are drawn at random: there are no files of them then.
+
+    Returns:
+        By model as the profile names it, and for `profile`, the file that it names: a digest for each file, the
+        weights of a model counting as one.
+
+    Raises:
+        OSError: a file that cannot be read.
+        HispecError: weights that are incomplete.
+    """
+    digests: dict[str, Any] = {
+        model: _digests_of_model(resolve_model(model), revision, dummy=dummy)
+        for model, revision in models_of(profile, "hispec").items()
+    }
+    own = {"translators": profile.translators, "frequencies": frequencies_path(profile)}
+    beside = {name: Path(path) for name, path in own.items() if path is not None and Path(path).is_file()}
+    return digests | {"profile": {name: _joint([path]) for name, path in beside.items()}}
+
+
+def _digests_of_model(model: str, revision: str | None, *, dummy: bool) -> dict[str, str]:
+    """Return digests of the files of a model, by their names; its weights are one."""
+    shipped = shipped_config(model) if dummy else None
+    if shipped is not None:
+        return {"config.json": _joint([shipped])}
+    checkpoint = Checkpoint(model, revision)
+    config = checkpoint.find("config.json")
+    folder = Path(model) if config is None else config.parent
+    digests = {name: _joint([folder / name]) for name in SMALL if (folder / name).is_file()}
+    if dummy:
+        return digests
+    shards = [checkpoint.find(name) for name in sorted(checkpoint.shards() or [WEIGHTS])]
+    return digests | {"weights": _joint(path for path in shards if path is not None)}
+
+
+def _joint(paths: Iterable[Path]) -> str:
+    """Return the digest of some files, in their order."""
+    with ThreadPoolExecutor(4) as pool:  # hashing lets other threads run
+        digests = list(pool.map(_digest_of_file, paths))
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:DIGITS]
+
+
+def _digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file; the hub's cache names large files by it."""
+    path = path.resolve()
+    if path.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", path.name):
+        return path.name
+    found = path.stat()
+    key = [found.st_size, found.st_mtime_ns, found.st_ino]
+    if found.st_size >= LARGE and (known := _remembered().get(str(path))) is not None and known[:-1] == key:
+        return str(known[-1])
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if found.st_size >= LARGE and time.time() - found.st_mtime > SETTLED_S:
+        _remember(str(path), [*key, digest])
+    return digest
+
+
+def _memory() -> Path:
+    return platformdirs.user_cache_path("hispec") / "digests.json"
+
+
+def _remembered() -> dict[str, list[int | str]]:
+    """Return what is known of files, by path: size, time of change, inode and digest."""
+    try:
+        known = json.loads(_memory().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {path: entry for path, entry in known.items() if isinstance(entry, list)} if isinstance(known, dict) else {}
+
+
+def _remember(path: str, entry: list[int | str]) -> None:
+    """Add a file to what is known, and leave out files that are gone. A cache that cannot be written is done without."""
+    known = {other: value for other, value in _remembered().items() if Path(other).is_file()}
+    with suppress(OSError, UnavailableError):
+        _memory().parent.mkdir(parents=True, exist_ok=True)
+        write_whole(_memory(), json.dumps(known | {path: entry}).encode(), "")
