@@ -185,6 +185,20 @@ MUTATIONS = (
         "pass  # they replay",
         GRAPHS,
     ),
+    Mutation(
+        "custom_generate penalises in the model's dtype",
+        "processors.py",
+        "logits.to(torch.float32, copy=True)",
+        "logits.clone()",
+        "../test_transformers_generate.py",
+    ),
+    Mutation(
+        "every row processed with the whole text",
+        "processors.py",
+        "text[:, : len(prefix) + i]",
+        "text",
+        "test_processors.py",
+    ),
 )
 
 

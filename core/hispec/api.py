@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from hispec.adaptation import knowledge
 from hispec.counts import counted
@@ -17,6 +18,7 @@ from hispec.decoding.engine import Ending, decode
 from hispec.decoding.guesses import Guesser
 from hispec.decoding.hierarchy import Hierarchy
 from hispec.decoding.policies import Policy, StaticPolicy
+from hispec.decoding.processors import Processors
 from hispec.decoding.rules import Greedy, Rule, Speculative
 from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState, PrefixCache
@@ -379,9 +381,9 @@ class Engine:
     def _rule(self, target: int, seed: int) -> Rule:
         """The rule of the settings."""
         settings = self.settings
-        sampling = Sampling(
-            settings.temperature, settings.top_k, settings.top_p, settings.min_p, settings.repetition_penalty
-        )
+        penalty = settings.repetition_penalty
+        processors = Processors([RepetitionPenaltyLogitsProcessor(penalty)] if penalty != 1 else ())
+        sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p, processors)
         if sampling.greedy:
             return Greedy(sampling, target, settings.intermediate_top_k)
         rule = Speculative(sampling, Randomness(seed), blocks=settings.verification == "blocks")

@@ -1,7 +1,6 @@
 """Hierarchical decoding inside `transformers`: `model.generate(**inputs, custom_generate=hispec.custom_generate)`."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers.generation import BaseStreamer, GenerateDecoderOnlyOutput
 from hispec.counts import counted
 from hispec.decoding.engine import Ending, decode
 from hispec.decoding.policies import StaticPolicy
+from hispec.decoding.processors import Processors
 from hispec.decoding.rules import Greedy, Rule, Speculative
 from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState
@@ -23,8 +23,35 @@ from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import TranslatorFile, digest_of_model
 from hispec.profile import check_depths, profile_for_model
 
-REMEMBERING = ("UnbatchedClassifierFreeGuidanceLogitsProcessor", "SynthIDTextWatermarkLogitsProcessor")
-"""Processors of `transformers` whose output depends on their earlier calls."""
+REMEMBERING = {
+    "UnbatchedClassifierFreeGuidanceLogitsProcessor": "guidance_scale",
+    "SynthIDTextWatermarkLogitsProcessor": "watermarking_config",
+}
+"""Processors of `transformers` whose output depends on their earlier calls, and the options that ask for them."""
+
+OTHER_MODES = (
+    "penalty_alpha",
+    "dola_layers",
+    "force_words_ids",
+    "constraints",
+    "prompt_lookup_num_tokens",
+    "assistant_early_exit",
+    "use_mtp",
+)
+"""Options of `generate` that ask for another way of decoding."""
+
+PREPARED = (
+    "attention_mask",
+    "position_ids",
+    "cache",
+    "past_key_values",
+    "cache_position",
+    "use_cache",
+    "logits_to_keep",
+    "output_attentions",
+    "output_hidden_states",
+)
+"""What `generate` hands on of its own accord, or what is looked at before."""
 
 
 def custom_generate(
@@ -77,15 +104,15 @@ def custom_generate(
     for option, count in (("draft_tokens", draft_tokens), ("validate_every", validate_every)):
         if not isinstance(count, int) or count < 1:
             raise UsageError(f"{option} is {count!r}", "give a whole number of at least 1")
-    training = model.training
+    training = {module: module.training for module in model.modules()}
     try:
         return _generate(
             model, input_ids, logits_processor, stopping_criteria, generation_config,
             (draft_exit, intermediate_exit), (draft_tokens, validate_every), translators, spec_streamer,
         )  # fmt: skip
     finally:
-        if training:
-            model.train()
+        for module, before in training.items():
+            module.training = before
 
 
 def _generate(
@@ -147,41 +174,20 @@ def _generate(
     return GenerateDecoderOnlyOutput(sequences=sequences) if generation_config.return_dict_in_generate else sequences
 
 
-@dataclass(frozen=True)
-class _Processed(Sampling):
-    """Logits shaped by `transformers`' processors and warpers instead of our own settings."""
-
-    processors: LogitsProcessorList = field(default_factory=LogitsProcessorList)
-
-    @property
-    def penalizes(self) -> bool:
-        """See `Sampling.penalizes`."""
-        return bool(self.processors)
-
-    def penalized(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int]) -> Tensor:
-        """See `Sampling.penalized`: one row at a time, each with the text before it."""
-        if not self.penalizes:
-            return logits
-        text = torch.tensor([[*prefix, *waiting]], device=logits.device)
-        rows = logits.to(torch.float32, copy=True)[:, None]
-        return torch.cat([self.processors(text[:, : len(prefix) + i], row) for i, row in enumerate(rows)])
-
-    def distribution(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Tensor:
-        """See `Sampling.distribution`."""
-        return self.penalized(logits, prefix, waiting).float().softmax(-1)
-
-
 def _rule(config: GenerationConfig, processors: LogitsProcessorList, target: int) -> Rule:
     """Greedy or exact sampling, on processed logits; the seed comes from torch's own stream."""
-    if not config.do_sample:
-        return Greedy(_Processed(processors=processors), target)
-    return Speculative(_Processed(processors=processors), Randomness(int(torch.randint(1 << 62, ()))))
+    sampling = Sampling(1.0 if config.do_sample else 0.0, processors=Processors(processors))  # warpers are among them
+    if sampling.greedy:
+        return Greedy(sampling, target)
+    return Speculative(sampling, Randomness(int(torch.randint(1 << 62, ()))))
 
 
 def _refuse_what_is_not_decoded_here(
     input_ids: Tensor, config: GenerationConfig, processors: LogitsProcessorList, kwargs: Mapping[str, Any]
 ) -> None:
-    """Nothing that was asked for may be left out in silence."""
+    """Nothing that was asked for may be left out in silence, and what is refused is called by its own name."""
+    if kwargs.get("inputs_embeds") is not None:
+        raise ValueError("hierarchical decoding starts from token ids: pass input_ids, not inputs_embeds")
     if input_ids.shape[0] != 1 or config.num_beams > 1:
         raise ValueError("hierarchical decoding writes one sequence at a time: pass one prompt, without beams")
     if (mask := kwargs.get("attention_mask")) is not None and not bool((mask == 1).all()):
@@ -190,15 +196,18 @@ def _refuse_what_is_not_decoded_here(
     if asked := [name for name in wanted if config.return_dict_in_generate and getattr(config, name)]:
         raise ValueError(f"hierarchical decoding does not keep what {asked[0]} asks for: leave it out")
     for processor in processors:
-        if type(processor).__name__ in REMEMBERING:
-            raise ValueError(f"{type(processor).__name__} remembers earlier calls, and drafts would mislead it")
-    if config.penalty_alpha is not None or config.dola_layers is not None:
-        raise ValueError("hierarchical decoding is greedy or samples: leave out penalty_alpha and dola_layers")
-    cache = kwargs.get("cache", kwargs.get("past_key_values"))
-    if cache is not None and cache.get_seq_length():
-        raise ValueError("hierarchical decoding keeps a cache of its own: leave out the one you pass")
+        if (name := REMEMBERING.get(type(processor).__name__)) is not None:
+            raise ValueError(
+                f"{name} remembers earlier calls ({type(processor).__name__}), and drafts would mislead it: leave it out"
+            )
+    for name in OTHER_MODES:
+        if getattr(config, name, None):
+            raise ValueError(f"hierarchical decoding is a way of decoding of its own: leave out {name}")
+    for name in ("cache", "past_key_values"):
+        if (cache := kwargs.get(name)) is not None and cache.get_seq_length():
+            raise ValueError(f"hierarchical decoding keeps a cache of its own: leave out {name}")
     positions = kwargs.get("position_ids")
     if positions is not None and positions.flatten().tolist() != list(range(input_ids.shape[1])):
         raise ValueError("hierarchical decoding counts positions from 0: leave out position_ids")
-    if kwargs.get("inputs_embeds") is not None:
-        raise ValueError("hierarchical decoding starts from token ids: pass input_ids, not inputs_embeds")
+    if other := [name for name, value in kwargs.items() if value is not None and name not in PREPARED]:
+        raise ValueError(f"hierarchical decoding has no use for {other[0]}: leave it out")

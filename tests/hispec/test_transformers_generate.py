@@ -1,5 +1,7 @@
 """`model.generate(custom_generate=hispec.custom_generate)` does what `model.generate()` does."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from transformers import (
@@ -58,6 +60,34 @@ def test_greedy_is_equal(model, exits):
 def test_logits_processors_and_ends_are_honoured(model, options):
     plain, ours = both(model, max_new_tokens=40, do_sample=False, draft_exit=1, intermediate_exit=2, **options)
     assert ours.tolist() == plain.tolist()
+
+
+@pytest.mark.parametrize("do_sample", [False, True], ids=["greedy", "sampled"])
+def test_half_precision_logits_are_processed_in_float32(do_sample):
+    """In bfloat16 a penalised logit would meet others that it only resembles."""
+    seen = set()
+
+    class Looks(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            seen.add(scores.dtype)
+            return scores
+
+    half = random_model("llama").to(torch.bfloat16)
+    options = {"do_sample": do_sample, "repetition_penalty": 1.3, "logits_processor": [Looks()]}
+    half.generate(**INPUTS, max_new_tokens=9, **options, custom_generate=custom_generate, draft_exit=1)
+    assert seen == {torch.float32}
+
+
+def test_a_processor_may_force_a_token_with_an_endless_score(llama):
+    class Forces(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            return scores.index_fill(1, input_ids[0, -1:] // 2 + 7, torch.inf)
+
+    for options in ({"do_sample": False}, {"do_sample": True, "temperature": 1.0}):
+        ours = llama.generate(
+            **INPUTS, max_new_tokens=9, logits_processor=[Forces()], custom_generate=custom_generate, **options
+        )[0].tolist()
+        assert all(after == before // 2 + 7 for before, after in pairwise(ours[len(PROMPT) - 1 :]))
 
 
 def test_processors_of_the_callers_own_are_honoured(llama):
@@ -142,12 +172,21 @@ def test_an_output_object_has_the_sequences(llama):
         ({"guidance_scale": 2.0}, "remembers earlier calls"),
         ({"watermarking_config": SynthIDTextWatermarkingConfig(ngram_len=3, keys=[1, 2, 3])}, "remembers"),
         ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha"),
+        ({"dola_layers": "low"}, "leave out dola_layers"),
+        ({"prompt_lookup_num_tokens": 3}, "leave out prompt_lookup_num_tokens"),
+        ({"assistant_early_exit": 1}, "leave out assistant_early_exit"),
         ({"position_ids": torch.arange(0, 10, 2)[None]}, "leave out position_ids"),
+        ({"labels": torch.tensor([PROMPT])}, "no use for labels"),
     ],
 )
 def test_what_it_does_not_do_is_refused(llama, options, message):
     with pytest.raises(ValueError, match=message):
         llama.generate(**INPUTS, max_new_tokens=4, custom_generate=custom_generate, **options)
+
+
+def test_embeddings_in_the_place_of_ids_are_refused_as_such(llama):
+    with pytest.raises(ValueError, match="not inputs_embeds"):
+        llama.generate(inputs_embeds=torch.randn(1, 4, 32), max_new_tokens=4, custom_generate=custom_generate)
 
 
 def test_a_cache_of_the_callers_is_refused(llama):
@@ -184,6 +223,15 @@ def test_a_model_in_training_stays_in_training():
     model = random_model("llama").train()
     model.generate(**INPUTS, max_new_tokens=4, custom_generate=custom_generate)
     assert model.training
+
+
+def test_every_module_stays_in_the_mode_that_its_owner_chose():
+    model = random_model("llama").train()
+    model.model.layers[1].eval()
+    model.model.norm.eval()
+    before = [module.training for module in model.modules()]
+    model.generate(**INPUTS, max_new_tokens=4, custom_generate=custom_generate)
+    assert [module.training for module in model.modules()] == before and len(set(before)) == 2
 
 
 def test_impossible_exits_and_models_are_refused(llama):

@@ -131,7 +131,7 @@ class Greedy:
     more lenient: what they let through is still judged above.
 
     Args:
-        sampling: only its repetition penalty matters.
+        sampling: only its processors matter.
         target: index of the target's level, whose rule is always exact.
         lower_top_k: levels below the target accept a token among their k likeliest.
     """
@@ -144,17 +144,17 @@ class Greedy:
     @property
     def takes_best(self) -> bool:
         """See `Rule.takes_best`."""
-        return not self.sampling.penalizes
+        return not self.sampling.processors
 
     def draw(self, logits: Logits, prefix: Sequence[int], level: int) -> tuple[int, None]:
         """See `Rule.draw`."""
-        return self._penalized(logits, prefix, ()).best()[0], None
+        return self._processed(logits, prefix, ()).best()[0], None
 
     def judge(
         self, tokens: Sequence[int], q: Sequence[Tensor | None], logits: Logits, prefix: Sequence[int], level: int
     ) -> Verdict:
         """See `Rule.judge`."""
-        logits = self._penalized(logits, prefix, tokens)
+        logits = self._processed(logits, prefix, tokens)
         best = logits.best()
         if self.lower_top_k > 1 and level < self.target:
             full = logits.full()
@@ -164,10 +164,10 @@ class Greedy:
             accepted = first_refused(tokens, lambda i, token: token == best[i])
         return Verdict(accepted, best[accepted] if accepted < len(tokens) else None)
 
-    def _penalized(self, logits: Logits, prefix: Sequence[int], waiting: Sequence[int]) -> Logits:
-        if not self.sampling.penalizes:
+    def _processed(self, logits: Logits, prefix: Sequence[int], waiting: Sequence[int]) -> Logits:
+        if not self.sampling.processors:
             return logits
-        return Logits(self.sampling.penalized(logits.full(), prefix, waiting))
+        return Logits(self.sampling.processors(logits.full(), prefix, waiting))
 
 
 class Speculative:

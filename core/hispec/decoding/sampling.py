@@ -7,12 +7,13 @@ token was drawn from.
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from hispec.decoding.processors import Processors
 from hispec.errors import UsageError
 
 Purpose = Literal["draw", "accept", "redraw"]
@@ -27,48 +28,26 @@ class Sampling:
         top_k: keep the k likeliest tokens; 0 keeps all.
         top_p: keep the fewest likeliest tokens that together have this probability; 1 keeps all.
         min_p: keep tokens at least this share as likely as the likeliest; 0 keeps all.
-        repetition_penalty: divides positive and multiplies negative logits of tokens already in the text; 1 is none.
+        processors: applied to the logits before all else, in greedy decoding too.
     """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    processors: Processors = field(default_factory=Processors)
 
     @property
     def greedy(self) -> bool:
         """Whether the likeliest token is always chosen."""
         return self.temperature == 0
 
-    @property
-    def penalizes(self) -> bool:
-        """Whether `penalized` does anything."""
-        return self.repetition_penalty != 1
-
-    def penalized(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int]) -> Tensor:
-        """Apply the repetition penalty.
-
-        Args:
-            logits: [n, vocab]; row i is for the token after `prefix + waiting[:i]`.
-            prefix: the tokens before the first row's.
-            waiting: the tokens between the rows, at least n - 1.
-        """
-        if not self.penalizes:
-            return logits
-        logits = logits.clone()
-        for i, row in enumerate(logits):
-            seen = torch.tensor(sorted({*prefix, *waiting[:i]}), device=logits.device)
-            score = row[seen]
-            row[seen] = torch.where(score < 0, score * self.repetition_penalty, score / self.repetition_penalty)
-        return logits
-
     def distribution(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Tensor:
-        """The probabilities that tokens are drawn from, float32 [n, vocab]; arguments as `penalized`.
+        """The probabilities that tokens are drawn from, float32 [n, vocab]; arguments as `Processors`.
 
         Only for a temperature above 0.
         """
-        logits = self.penalized(logits, prefix, waiting).float() / self.temperature
+        logits = self.processors(logits, prefix, waiting).float() / self.temperature
         if self.top_k:
             least = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)

@@ -10,8 +10,10 @@ from math import sqrt
 
 import pytest
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from hispec.decoding.hierarchy import Level
+from hispec.decoding.processors import Processors
 from hispec.decoding.rules import Speculative, Verdict
 from hispec.decoding.sampling import Randomness, Sampling
 from tests.toy import (
@@ -29,6 +31,7 @@ ALARM = 1e-4
 PROMPT = [0, 1]
 NGRAM = (3, 3)
 WARM = Sampling(temperature=0.9)
+PENALTY = Processors([RepetitionPenaltyLogitsProcessor(1.5)])
 
 
 def hierarchies(vocab):
@@ -111,7 +114,7 @@ def test_longer_texts_have_exactly_the_targets_probabilities(rule):
 
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(1.2, top_k=2), Sampling(0.8, top_p=0.7), Sampling(1.0, min_p=0.3), Sampling(1.0, repetition_penalty=1.5)],
+    [Sampling(1.2, top_k=2), Sampling(0.8, top_p=0.7), Sampling(1.0, min_p=0.3), Sampling(1.0, processors=PENALTY)],
     ids=["top-k", "top-p", "min-p", "repetition penalty"],
 )
 @pytest.mark.parametrize("kind", ["exit, exit, target", "guesses, exit, exit, target"])

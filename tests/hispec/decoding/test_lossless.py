@@ -4,11 +4,13 @@ from itertools import combinations, product
 
 import pytest
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from hispec.decoding.engine import Ending, decode
 from hispec.decoding.guesses import Guesser
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import Judge, StaticPolicy
+from hispec.decoding.processors import Processors
 from hispec.decoding.rules import Greedy, Speculative
 from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState
@@ -18,6 +20,7 @@ from hispec.models.transformers_stack import TransformersStack
 from tests.support import PROMPT, decode_ids, greedy_by_hand, hierarchy_of, random_model
 
 LENGTH = 12
+PENALTY = Processors([RepetitionPenaltyLogitsProcessor(1.001)])
 HIERARCHIES = [(), *((e,) for e in (1, 2, 3)), *combinations((1, 2, 3), 2), (1, 2, 3)]
 PERIODS = [(1, 1), (1, 3), (2, 1), (2, 4), (3, 5)]
 
@@ -120,7 +123,7 @@ def test_a_policy_may_skip_the_intermediate_and_let_any_level_judge_at_any_time(
         assert ids == reference
 
 
-@pytest.mark.parametrize("rule", [Greedy(), Greedy(Sampling(repetition_penalty=1.001))], ids=["at once", "one by one"])
+@pytest.mark.parametrize("rule", [Greedy(), Greedy(Sampling(processors=PENALTY))], ids=["at once", "one by one"])
 def test_a_draft_is_one_run_that_ends_with_the_text_and_at_every_limit(model, rule):
     small = TransformersStack(random_model("llama", seed=7, layers=2), "small")
     target = TransformersStack(model, "target")

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from hispec.decoding.logits import Logits
+from hispec.decoding.processors import Processors
 from hispec.decoding.rules import Greedy, Verdict, block, residual, speculative
 from hispec.decoding.sampling import Sampling
 
@@ -71,7 +73,7 @@ def test_lower_levels_may_be_lenient_but_never_the_target():
 
 def test_greedy_honours_the_repetition_penalty_of_each_position():
     logits = torch.tensor([[2.0, 1.9, 0.0], [2.0, 1.9, 0.0]])
-    rule = Greedy(Sampling(repetition_penalty=2.0))
+    rule = Greedy(Sampling(processors=Processors([RepetitionPenaltyLogitsProcessor(2.0)])))
     assert rule.draw(Logits(logits[:1]), [2], 0)[0] == 0
     assert rule.draw(Logits(logits[:1]), [0], 0)[0] == 1
     assert rule.judge([0, 1], (None, None), Logits(logits), [2], 0) == Verdict(2, None)

@@ -11,8 +11,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from hispec.decoding.processors import Processors
 from hispec.decoding.sampling import Randomness, Sampling
 
+PENALTY = Processors([RepetitionPenaltyLogitsProcessor(1.7)])
 SETTINGS = [
     Sampling(0.7),
     Sampling(1.3, top_k=3),
@@ -20,16 +22,14 @@ SETTINGS = [
     Sampling(0.8, top_p=0.6),
     Sampling(1.0, top_p=0.05),
     Sampling(1.0, min_p=0.2),
-    Sampling(1.0, repetition_penalty=1.7),
-    Sampling(0.6, top_k=8, top_p=0.9, min_p=0.1, repetition_penalty=1.2),
+    Sampling(1.0, processors=PENALTY),
+    Sampling(0.6, top_k=8, top_p=0.9, min_p=0.1, processors=PENALTY),
 ]
 
 
 def warpers_of(sampling):
     """What `transformers` itself would apply."""
-    warpers = LogitsProcessorList()
-    if sampling.repetition_penalty != 1:
-        warpers.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    warpers = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.7)] if sampling.processors else ())
     warpers.append(TemperatureLogitsWarper(sampling.temperature))
     if sampling.top_k:
         warpers.append(TopKLogitsWarper(sampling.top_k))

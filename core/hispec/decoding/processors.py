@@ -1,0 +1,60 @@
+"""Logits processors of `transformers`, applied to drafts and judgements alike."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessor
+
+LACKING = -1e30
+"""The logit of a word that a level lacks: as good as -inf, but no processor makes NaN of it."""
+
+
+class Processors:
+    """Logits processors that depend on nothing but the text before a token and its logits.
+
+    Drafts that are refused later are processed too, so a processor that remembers its earlier calls has no place here.
+
+    Args:
+        processors: applied in this order.
+    """
+
+    def __init__(self, processors: Sequence["LogitsProcessor"] = ()) -> None:
+        self._processors = tuple(processors)
+
+    def __bool__(self) -> bool:
+        return bool(self._processors)
+
+    def __call__(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Tensor:
+        """Return the processed logits, float32 [n, vocab]; the logits themselves where there are no processors.
+
+        A score of +inf forces its word: every other word of the row becomes impossible. Where processors exclude all
+        words that a level has, they leave those that it lacks.
+
+        Args:
+            logits: [n, vocab]; row i is for the token after `prefix + waiting[:i]`.
+            prefix: the tokens before the first row's.
+            waiting: the tokens between the rows, at least n - 1.
+        """
+        if not self._processors:
+            return logits
+        text = torch.tensor([[*prefix, *waiting]], dtype=torch.long, device=logits.device)
+        scores = logits.to(torch.float32, copy=True)  # as `generate` does; some processors write into what they get
+        scores.masked_fill_(scores.isneginf(), LACKING)
+        rows = [self._process(text[:, : len(prefix) + i], row[None]) for i, row in enumerate(scores)]
+        return _forced(torch.cat(rows))
+
+    def _process(self, text: Tensor, scores: Tensor) -> Tensor:
+        for processor in self._processors:
+            scores = processor(text, scores)
+        return scores
+
+
+def _forced(scores: Tensor) -> Tensor:
+    """Give the words with +inf a finite score, and all others of their rows none."""
+    endless = scores.isposinf()
+    only = torch.zeros_like(scores).masked_fill_(~endless, -torch.inf)
+    return torch.where(endless.any(-1, keepdim=True), only, scores)
