@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from hispec.counts import counted
 from hispec.errors import HispecError, ProfileError, UsageError
+from hispec.files import write_whole
 from hispec.profile import Profile, resolve_model
 
 if TYPE_CHECKING:
@@ -39,10 +40,10 @@ def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str], end
 
 
 def write_frequencies(path: Path, counts: Counter[int]) -> None:
-    """Save counts, the most frequent first; among equals the lower id."""
+    """Save counts, the most frequent first; among equals the lower id. Errors as `write_whole`."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     record = {"schema": SCHEMA, "ids": [id_ for id_, _ in ordered], "counts": [count for _, count in ordered]}
-    path.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    write_whole(path, f"{json.dumps(record)}\n".encode(), "choose another place with -o")
 
 
 def frequent_ids(profile: Profile, count: int) -> list[int]:

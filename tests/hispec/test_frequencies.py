@@ -1,13 +1,14 @@
 """Heads that read only frequent words: counted from a text, chosen by a profile, and never seen in the output."""
 
 import json
+import os
 from collections import Counter
 
 import pytest
 from transformers import AutoTokenizer
 
 from hispec import Engine, frequencies
-from hispec.errors import ProfileError
+from hispec.errors import ProfileError, UnavailableError
 from hispec.events import Drafted
 from hispec.frequencies import count_tokens, frequent_ids, write_frequencies
 from hispec.profile import Profile, load_profile, read_profile, with_exits
@@ -42,6 +43,19 @@ def test_the_command_writes_what_a_profile_reads(tmp_path, monkeypatch, shipped_
     assert record["schema"] == "hispec.frequencies/1"
     assert dict(zip(record["ids"], record["counts"], strict=True))[4] == 2
     assert record["counts"] == sorted(record["counts"], reverse=True)
+
+
+def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "f.json"
+    write_frequencies(path, Counter({9: 1}))
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UnavailableError, match="No space left"):
+        write_frequencies(path, Counter({5: 1}))
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
 
 
 def test_the_command_names_an_unreadable_text(tmp_path, monkeypatch, capsys):

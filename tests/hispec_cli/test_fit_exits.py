@@ -7,10 +7,12 @@ import signal
 import pytest
 import torch
 import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from hispec import profile as profiles
 from hispec.models.dummy import dummy_tokenizer
 from hispec_cli.ui.fit_progress import FitProgress
+from tests.hispec.models.test_families import SMALL
 from tests.hispec_cli.conftest import assert_cause_and_cure
 from tests.support import random_model
 
@@ -170,13 +172,37 @@ def test_nothing_is_replaced_unless_it_is_asked_for(fit, tmp_path):
     assert fit("--force", "--steps", 1, out=tmp_path / "plain.yaml").code == 0
 
 
-def test_a_full_disk_is_told(fit, monkeypatch):
+def test_a_full_disk_is_told_and_what_was_there_stays(fit, monkeypatch, tmp_path):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hispec.models.translator.save_file", full)
-    outcome = fit()
-    assert outcome.code == 5 and "cannot be written: No space left" in outcome.err
+    path = tmp_path / "made" / "plain.safetensors"
+    assert fit().code == 0
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        outcome = fit("--force", "--steps", 1)
+    assert outcome.code == 5 and "plain.safetensors cannot be written: No space left" in outcome.err
+    assert path.read_bytes() == before and not list(path.parent.glob(".*"))
+
+
+def test_a_model_that_is_no_llama_is_fitted_and_recognized(hispec, text, tmp_path):
+    """GPT-NeoX names its head, its norm and its layers otherwise."""
+    config = AutoConfig.for_model("gpt_neox", **SMALL | {"vocab_size": VOCAB})
+    for seed, folder in enumerate((tmp_path / "one", tmp_path / "other")):
+        torch.manual_seed(seed)
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+        dummy_tokenizer(VOCAB).save_pretrained(folder)
+    made = tmp_path / "made.yaml"
+    options = ("--row-tokens", 64, "--batch-tokens", 256, "--steps", 10, "--exits", "1,2", "--out", made)
+    outcome = hispec("fit-exits", "--model", tmp_path / "one", "--text", text, *options)
+    assert outcome.code == 0, outcome.err
+    short = ("--max-new-tokens", 12)
+    alone = hispec("generate", "Hello", "--model", tmp_path / "one", "--mode", "autoregressive", *short)
+    outcome = hispec("generate", "Hello", "--profile", made, "--verify", *short)
+    assert outcome.code == 0 and outcome.out == alone.out, outcome.err
+    made.write_text(made.read_text().replace(str(tmp_path / "one"), str(tmp_path / "other")))
+    assert_cause_and_cure(hispec("generate", "Hello", "--profile", made), 2, "not for these of", "fit-exits")
 
 
 def test_ctrl_c_keeps_what_was_fitted(fit, monkeypatch, tmp_path):

@@ -167,8 +167,7 @@ class _Fitted:
         """[n, hidden] -> logits [n, vocab] in float32, differentiable with regard to the translator."""
         states = hidden.float()
         translated = torch.addmm(states, states, self.weight) + self.bias
-        values: Tensor = stack.model.lm_head(stack.model.model.norm(translated.to(hidden.dtype)))
-        return values.float()
+        return stack.logits(translated.to(hidden.dtype)).float()
 
     def copy(self) -> Translator:
         return Translator(self.weight.detach().clone(), self.bias.detach().clone())

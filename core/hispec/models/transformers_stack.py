@@ -102,6 +102,10 @@ class TransformersStack:
     @torch.inference_mode()
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
         """See `LayerStack.head`."""
+        return self.logits(hidden, reduced)
+
+    def logits(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
+        """Return what `head` returns, [n, hidden] -> [n, vocab]; gradients pass through it."""
         normed = self._parts.norm(hidden.to(device_of(self._parts.norm))).to(self.device)
         logits: Tensor = self._parts.head(normed) if reduced is None else F.linear(normed, reduced.weight)
         return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)

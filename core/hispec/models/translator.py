@@ -7,7 +7,7 @@ is the full model, which has none, so the output never depends on them.
 
 import hashlib
 import json
-import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from hispec.counts import counted
 from hispec.errors import HispecError, ProfileError, UnavailableError
+from hispec.files import write_whole
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.fused_weights import right_factor
+from hispec.models.parts import NORMS
 from hispec.models.stack import LayerStack
 
 SCHEMA = "hispec.translators/1"
@@ -165,16 +167,12 @@ def save_translators(path: Path, translators: Mapping[int, Translator], provenan
         "provenance": json.dumps(vars(provenance)),
         "sha256": json.dumps({exit_: _digest(*both) for exit_, both in parts.items()}),
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    cure = "make room, or write elsewhere"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, metadata)
-        partial.chmod(0o644)  # the library's files are their owner's alone, unlike the profile beside them
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise UnavailableError(f"{path} cannot be written: {_line(error)}", "make room, or write elsewhere") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be written: {error.strerror}", cure) from None
+    write_whole(path, save(tensors, metadata), cure)
 
 
 def digest_of_model(model: str, revision: str | None, num_layers: int) -> str | None:
@@ -194,8 +192,9 @@ def digest_of_model(model: str, revision: str | None, num_layers: int) -> str | 
         files = Checkpoint(model, revision).weight_files()
     except (OSError, ValueError, HispecError):
         return None
-    prefix = f"model.layers.{num_layers - 1}."
-    names = sorted(name for name in files if name.startswith(prefix) or name == "model.norm.weight")
+    layer = rf"\w+\.layers\.{num_layers - 1}\..+"
+    norm = rf"\w+\.({'|'.join(NORMS)})\.weight"
+    names = sorted(name for name in files if re.fullmatch(f"{layer}|{norm}", name))
     if not names:
         return None
     digest = hashlib.sha256()

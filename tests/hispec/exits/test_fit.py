@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.nn.functional import kl_div
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from hispec.errors import UnavailableError, UsageError
 from hispec.exits import fit as fitting
@@ -9,6 +11,7 @@ from hispec.exits.fit import FitSettings, fit_exits
 from hispec.exits.text import read_rows, split
 from hispec.models.dummy import dummy_tokenizer
 from hispec.models.transformers_stack import TransformersStack
+from tests.hispec.models.test_families import SMALL
 from tests.support import random_model
 
 SETTINGS = FitSettings(steps=40, batch_rows=4, evaluate_every=10)
@@ -34,8 +37,23 @@ def test_exits_come_nearer_to_the_whole_model_and_its_weights_stay(family):
         torch.testing.assert_close(part, before[name], rtol=0, atol=0)
 
 
-def test_what_is_reported_is_what_a_level_reads():
-    stack = TransformersStack(random_model(), "random")
+def gpt_neox():
+    """A model whose norm and head have other names than a Llama's."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("gpt_neox", **SMALL)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+
+
+MODELS = {
+    "llama": random_model,
+    "soft cap": lambda: random_model(final_logit_softcapping=1.0),
+    "gpt_neox": gpt_neox,
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_what_is_reported_is_what_a_level_reads(kind):
+    stack = TransformersStack(MODELS[kind](), "random")
     fit = fit_exits(stack, [2], ROWS, HELD_OUT, SETTINGS)
     translator, agreed, plain = fit.translators[2].on(stack), 0, 0
     for row in HELD_OUT:
@@ -45,6 +63,15 @@ def test_what_is_reported_is_what_a_level_reads():
         plain += int((stack.head(hidden).argmax(-1) == final).sum())
     assert agreed / HELD_OUT.numel() == pytest.approx(fit.after[2].agreement)
     assert plain / HELD_OUT.numel() == pytest.approx(fit.before[2].agreement)
+    assert fit.after[2].kl == pytest.approx(sum(divergence(stack, translator, row) for row in HELD_OUT) / len(HELD_OUT))
+    assert fit.after[2].kl < 0.9 * fit.before[2].kl
+
+
+def divergence(stack, translator, row):
+    """KL(final || exit 2) of what the levels read, nats per token."""
+    hidden = stack.run(stack.embed(row.tolist()), 0, 2, 0)
+    final = stack.head(stack.run(hidden, 2, 4, 0)).log_softmax(-1)
+    return float(kl_div(stack.head(translator(hidden)).log_softmax(-1), final, log_target=True, reduction="batchmean"))
 
 
 def test_equal_seeds_give_equal_translators():
