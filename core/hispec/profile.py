@@ -257,7 +257,8 @@ def calibrated_elsewhere(profile: Profile, environment: Mapping[str, Any]) -> li
 def models_of(profile: Profile, mode: str) -> dict[str, str | None]:
     """The models that a mode of a profile reads, each once with its revision, the target first."""
     lower = []
-    if mode != "autoregressive" and profile.draft is not None:
+    own_exit = mode == "single-layer" and profile.single_layer is not None  # in place of the profile's draft
+    if mode != "autoregressive" and profile.draft is not None and not own_exit:
         lower.append(profile.draft.model)
     if mode == "hispec" and profile.intermediate is not None:
         lower.append(profile.intermediate.model)
@@ -376,13 +377,20 @@ def check_depths(profile: Profile, model: str, num_layers: int) -> None:
     Raises:
         ProfileError: naming the exit and the depths that would do.
     """
-    for name, level in (("draft", profile.draft), ("intermediate", profile.intermediate)):
-        if level is None or level.exit_layer is None or (level.model or profile.target.model) != model:
-            continue
-        deepest = num_layers - (model == profile.target.model)
-        if level.exit_layer > deepest:
+    target = profile.target.model
+    exits = {
+        name: level.exit_layer
+        for name, level in (("draft", profile.draft), ("intermediate", profile.intermediate))
+        if level is not None and (level.model or target) == model
+    }
+    if profile.single_layer is not None and model == target:
+        exits["single_layer"] = profile.single_layer.exit_layer
+    deepest = num_layers - (model == target)
+    for name, exit_layer in exits.items():
+        if exit_layer is not None and exit_layer > deepest:
             raise ProfileError(
-                f"profile {profile.name}: {name}.exit_layer is {level.exit_layer}, and {model} has {counted(num_layers, 'layer')}",
+                f"profile {profile.name}: {name}.exit_layer is {exit_layer}, "
+                f"and {model} has {counted(num_layers, 'layer')}",
                 f"choose an exit from 1 to {deepest}",
             )
 

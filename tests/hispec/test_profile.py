@@ -4,7 +4,7 @@ import pytest
 
 from hispec import profile as profiles
 from hispec.errors import ProfileError
-from hispec.profile import check_depths, load_profile, profile_for_model, read_profile, with_exits
+from hispec.profile import check_depths, load_profile, models_of, profile_for_model, read_profile, with_exits
 
 GOOD = """
 schema: 1
@@ -94,6 +94,26 @@ def test_exits_too_deep_for_the_model_are_refused(write):
     check_depths(profile, "some/model", 5)
     with pytest.raises(ProfileError, match=r"intermediate.exit_layer is 4, and some/model has 4 layers"):
         check_depths(profile, "some/model", 4)
+
+
+def test_the_exit_of_single_layer_is_held_to_the_targets_depth_alone(write):
+    profile = read_profile(write(f"{GOOD}\nsingle_layer: {{exit_layer: 6, draft_tokens: 4}}\n"))
+    check_depths(profile, "some/model", 7)
+    check_depths(profile, "other/model", 3)
+    with pytest.raises(ProfileError, match=r"single_layer.exit_layer is 6, and some/model has 6 layers") as caught:
+        check_depths(profile, "some/model", 6)
+    assert "from 1 to 5" in caught.value.cure
+
+
+def test_single_layer_with_an_exit_of_its_own_reads_no_draft_model(write):
+    text = GOOD.replace("{exit_layer: 2}", "{model: other/model}")
+    for own, models in (
+        ("", ["some/model", "other/model"]),
+        ("single_layer: {exit_layer: 2, draft_tokens: 4}", ["some/model"]),
+    ):
+        profile = read_profile(write(f"{text}\n{own}\n"))
+        assert list(models_of(profile, "single-layer")) == models
+        assert list(models_of(profile, "hispec")) == ["some/model", "other/model"]
 
 
 def test_another_models_last_layer_is_an_exit_too(write):

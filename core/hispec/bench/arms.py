@@ -144,14 +144,16 @@ def make_arms(names: Sequence[str], engine: Engine, *, force: bool = False) -> l
 def check_arms(names: Sequence[str], engine: Engine) -> None:
     """Refuse arms that the engine's profile cannot give; errors as `make_arms`."""
     profile = engine.profile
-    draft = profile.draft
+    draft, tuned = profile.draft, profile.single_layer
     for name in names:
         if name not in ARMS:
             raise UsageError(f"there is no arm {name!r}", f"known: {', '.join(ARMS)}")
         lacks = {
             "hispec": draft is None and "levels below the target",
-            "single-layer": draft is None and "a draft level",
-            "hf-early-exit": (draft is None or draft.exit_layer is None) and "a draft exit of the target",
+            "single-layer": draft is None and tuned is None and "a draft level",
+            "hf-early-exit": tuned is None
+            and (draft is None or draft.model not in (None, profile.target.model) or draft.exit_layer is None)
+            and "a draft exit of the target",
             "hf-assisted": (draft is None or draft.model is None) and "a draft model",
         }.get(name)
         if lacks:
@@ -169,8 +171,9 @@ def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
             own = {"policy": "static"} | ({"validate_every": tuned.draft_tokens} if tuned else {})
         return OwnArm(name, engine.with_settings(mode=name, **own))
     draft, options = engine.profile.draft, {}
-    if name == "hf-early-exit" and draft is not None:
-        options = {"assistant_early_exit": tuned.exit_layer if tuned else draft.exit_layer}
+    if name == "hf-early-exit":
+        exit_layer = tuned.exit_layer if tuned else draft and draft.exit_layer
+        options = {"assistant_early_exit": exit_layer}
     elif name == "hf-assisted" and draft is not None and draft.model is not None:
         options = {"assistant_model": modules.of(draft.model)}
     elif name == "prompt-lookup":

@@ -1,13 +1,16 @@
 """All arms write the same tokens on the same weights, end alike, and tell the times at which tokens became final."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 from transformers import AutoTokenizer
 
 from hispec import Engine
-from hispec.bench.arms import make_arms
+from hispec.bench.arms import check_arms, make_arms
 from hispec.bench.names import ARMS
 from hispec.errors import UsageError
+from hispec.profile import Draft, Ngram, SingleLayer
 from hispec.text import encode_prompt
 from tests.support import random_model
 
@@ -71,3 +74,14 @@ def test_sampled_arms_repeat_with_their_seed(engine, prompt):
     for arm in make_arms(["hispec", "hf"], warm):
         first, again, other = (arm.answer(prompt, 16, (), seed).token_ids for seed in (1, 1, 2))
         assert first == again != other
+
+
+def test_the_exit_of_single_layer_is_a_draft_exit_too(engine):
+    """Guesses alone have none; an exit of another model is none of the target's."""
+    guesses, other = Draft(ngram=Ngram(max=4, tokens=8)), Draft(model="other/model", exit_layer=2)
+    for draft in (guesses, other, None):
+        profile = engine.profile.model_copy(update={"draft": draft, "intermediate": None, "single_layer": None})
+        with pytest.raises(UsageError, match="arm hf-early-exit needs a draft exit"):
+            check_arms(["hf-early-exit"], SimpleNamespace(profile=profile))
+        tuned = profile.model_copy(update={"single_layer": SingleLayer(exit_layer=2, draft_tokens=4)})
+        check_arms(["hf-early-exit", "single-layer"], SimpleNamespace(profile=tuned))
