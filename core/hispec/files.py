@@ -1,9 +1,11 @@
-"""Files that a reader sees as they were or as they are, never a part of."""
+"""Files that a reader sees as they were or as they are, never a part of, and that one process at a time writes."""
 
 import os
 from pathlib import Path
 
-from hispec.errors import UnavailableError
+from filelock import FileLock, Timeout
+
+from hispec.errors import HispecError, UnavailableError
 
 
 def write_whole(path: Path, data: bytes, cure: str, *, mode: int = 0o666) -> None:
@@ -30,3 +32,27 @@ def write_whole(path: Path, data: bytes, cure: str, *, mode: int = 0o666) -> Non
         raise UnavailableError(f"{path} cannot be written: {error.strerror}", cure) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def hold(path: Path, held: HispecError) -> FileLock:
+    """Keep a file to this process until the lock is released or the process ends, however it ends.
+
+    The lock is on a hidden file beside it, `.NAME.lock`, which stays: removing it could let two processes in.
+
+    Args:
+        path: of the file; its folder exists.
+        held: what to raise where another has it.
+
+    Returns:
+        The lock, to be released.
+
+    Raises:
+        OSError: the lock cannot be written.
+    """
+    path = path.resolve()
+    lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o600, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise held from None
+    return lock

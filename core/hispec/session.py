@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hispec.errors import UnavailableError, UsageError
 from hispec.events import FinishReason
-from hispec.files import write_whole
+from hispec.files import hold, write_whole
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -160,7 +160,15 @@ class SessionStore:
         """The turn that a process before this one did not come to save."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._journal = self._open()
+            self._lock = hold(
+                self._journal_path,
+                UsageError(
+                    f"the session {name} is open in another process",
+                    "leave it there first, or choose another name with --session",
+                ),
+            )
+            descriptor = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            self._journal: IO[bytes] = os.fdopen(descriptor, "r+b")
         except OSError as error:
             raise UnavailableError(
                 f"the session {self.path} cannot be used: {error.strerror}",
@@ -236,6 +244,7 @@ class SessionStore:
             if self._journal.seek(0, os.SEEK_END) == 0:
                 self._journal_path.unlink(missing_ok=True)
             self._journal.close()
+            self._lock.release()
 
     def _write(self, record: dict[str, Any]) -> None:
         try:
@@ -247,27 +256,6 @@ class SessionStore:
     def _empty(self) -> None:
         self._journal.seek(0)
         self._journal.truncate()
-
-    def _open(self) -> IO[bytes]:
-        """The journal, locked."""
-        while True:
-            journal = os.fdopen(os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b")
-            try:
-                import fcntl
-            except ImportError:  # no such locks on Windows
-                return journal
-            try:
-                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                journal.close()
-                raise UsageError(
-                    f"the session {self.name} is open in another process",
-                    "leave it there first, or choose another name with --session",
-                ) from None
-            # Another process may have removed the file between the two calls.
-            if self._journal_path.exists() and os.path.samestat(self._journal_path.stat(), os.fstat(journal.fileno())):
-                return journal
-            journal.close()
 
 
 def _whole_lines(data: bytes) -> list[dict[str, Any]]:

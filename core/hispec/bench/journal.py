@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from hispec.bench.compare import differences
 from hispec.bench.record import Measurement
 from hispec.errors import UnavailableError, UsageError
+from hispec.files import hold
 
 SUFFIX = ".rows.jsonl"
 MOST = 3
@@ -55,7 +56,7 @@ class Journal:
             raise UsageError(f"{path} is not an ordinary file", "choose another place with -o")
         try:
             self._file = path.open("ab")
-            self._lock()
+            self._lock = hold(path, UsageError(f"another run is writing {path}", "wait for it, or choose another -o"))
             if resume:
                 self._read(config, set(keys), list(arms))
             else:
@@ -64,7 +65,6 @@ class Journal:
                     self.set_aside = path.with_name(path.name + ".old")
                     path.replace(self.set_aside)
                     self._file = path.open("ab")
-                    self._lock()
                 self._write({"config": config})
         except OSError as error:
             raise UnavailableError(f"{path} cannot be used: {error.strerror}", "choose another place with -o") from None
@@ -76,6 +76,7 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        self._lock.release()
 
     def append(self, measurements: Sequence[Measurement]) -> None:
         """Keep the answers of all arms to one prompt, on disk before this returns.
@@ -95,18 +96,6 @@ class Journal:
         self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-
-    def _lock(self) -> None:
-        """Keep the file to this process until it ends, however it ends."""
-        try:
-            import fcntl
-        except ImportError:  # no such locks on Windows
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise UsageError(f"another run is writing {self.path}", "wait for it, or choose another -o") from None
 
     def _read(self, config: dict[str, Any], keys: set[tuple[str, int]], arms: list[str]) -> None:
         """Take over an earlier run's lines; the last may have been cut off by its end."""
