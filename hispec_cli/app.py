@@ -63,7 +63,7 @@ def run(arguments: list[str]) -> int:
         return 0
     except typer.TyperException as error:
         context: typer.Context | None = getattr(error, "ctx", None)
-        if context is not None and error.format_message() == context.get_help():  # a group was called without a command
+        if context is not None and type(error).__name__ == "NoArgsIsHelpError":  # Typer does not export it
             say(context.get_help(), "none")
             return USAGE
         command = "hispec" if context is None else context.command_path

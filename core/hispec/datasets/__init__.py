@@ -150,7 +150,7 @@ def _rows(dataset: Dataset, records: Iterable[tuple[str, Record]], source: str, 
             row = dataset.row(record, index)
         except RecordError as error:
             cure = "mend that record"
-            if isinstance(dataset, Prompts) and str(error).startswith("has no prompt"):
+            if isinstance(dataset, Prompts) and "prompt" in error.missing:
                 cure = "give every record a prompt or a question, or say what the file is: --format-as NAME"
             raise UsageError(f"{source}, {where} {error}", cure) from None
         if row is None:

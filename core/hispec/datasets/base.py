@@ -92,7 +92,15 @@ class Dataset(ABC):
 
 
 class RecordError(ValueError):
-    """A record that cannot become a row; the message continues a sentence that names the record: `has no question`."""
+    """A record that cannot become a row; the message continues a sentence that names the record: `has no question`.
+
+    Attributes:
+        missing: the fields of which it has none; empty where something else is wrong.
+    """
+
+    def __init__(self, message: str, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 def text_of(record: Record, *names: str) -> str:
@@ -103,7 +111,7 @@ def text_of(record: Record, *names: str) -> str:
     """
     name = next((name for name in names if record.get(name) is not None), None)
     if name is None:
-        raise RecordError(f"has no {' or '.join(names)}")
+        raise RecordError(f"has no {' or '.join(names)}", names)
     return checked_text(record[name], name)
 
 

@@ -13,10 +13,8 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from hispec.errors import HispecError, UnavailableError, UsageError, is_out_of_memory
-
-UNKNOWN = ("model type", "model_type", "Unrecognized configuration class")
-"""What `transformers` says of an architecture that it does not know, or not as a language model."""
-
+from hispec.models.metadata import read_json
+from hispec.profile import Target
 
 NOT_TO_BE_HAD = (*HfHubHTTPError.__bases__, HFValidationError)
 """What is raised where the hub is out of reach or does not answer as it should. A network that fails raises a class of the
@@ -45,16 +43,8 @@ def explain(error: Exception, model: str, revision: str | None = None) -> Hispec
         return UnavailableError(
             f"not enough memory for {model}", "choose a smaller model, a smaller dtype or another device"
         )
-    if isinstance(error, ValueError) and "custom code" in str(error):
-        return UsageError(
-            f"{model} wants to run code of its own, and hispec runs none that comes with a checkpoint",
-            "choose a model that transformers knows by itself",
-        )
-    unknown = isinstance(error, ValueError) and any(words in line for words in UNKNOWN)
-    if unknown or isinstance(error, KeyError):
-        return UsageError(
-            f"{model} has an architecture that is not known here", "choose a Llama, Mistral or Qwen model"
-        )
+    if isinstance(error, ValueError | KeyError) and (unknown := _unknown(model, revision)) is not None:
+        return unknown
     if looks_local(model):
         return UnavailableError(
             f"{model} cannot be loaded: {line}", "check that the folder is complete, or save it again"
@@ -67,6 +57,21 @@ def explain(error: Exception, model: str, revision: str | None = None) -> Hispec
             "check the name and the network, or pass a local folder",
         )
     return UnavailableError(f"{model} cannot be loaded: {line}", "run again with --debug for the whole story")
+
+
+def _unknown(model: str, revision: str | None) -> HispecError | None:
+    """The refusal of a model whose architecture `transformers` does not know as a language model; else None."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = read_json(Target(model=model, revision=revision), "config.json")
+    if config is None or config.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return None
+    if "auto_map" in config:
+        return UsageError(
+            f"{model} wants to run code of its own, and hispec runs none that comes with a checkpoint",
+            "choose a model that transformers knows by itself",
+        )
+    return UsageError(f"{model} has an architecture that is not known here", "choose a Llama, Mistral or Qwen model")
 
 
 def _refused_by_hub(error: Exception, model: str, revision: str | None) -> HispecError | None:

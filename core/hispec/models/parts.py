@@ -66,16 +66,14 @@ def find_parts(model: Any, name: str) -> Parts:
 
 def check_architecture(config: Any, name: str) -> None:
     """Refuse an architecture that lacks a part, from its configuration alone; arguments and errors as `find_parts`."""
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
-    except ValueError as error:
-        if "scaled_dot_product_attention" not in str(error):
-            raise
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if not getattr(kind, "_supports_sdpa", True):
         reason = "no attention through torch's scaled_dot_product_attention"
-        raise not_in_spans(config.model_type, name, reason) from error
+        raise not_in_spans(config.model_type, name, reason)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
     find_parts(model, name)
 
 
