@@ -152,7 +152,7 @@ def check_arms(names: Sequence[str], engine: Engine) -> None:
             "hispec": draft is None and "levels below the target",
             "single-layer": draft is None and tuned is None and "a draft level",
             "hf-early-exit": tuned is None
-            and (draft is None or draft.model not in (None, profile.target.model) or draft.exit_layer is None)
+            and (draft is None or draft.exit_layer is None)
             and "a draft exit of the target",
             "hf-assisted": (draft is None or draft.model is None) and "a draft model",
         }.get(name)

@@ -77,8 +77,7 @@ def test_sampled_arms_repeat_with_their_seed(engine, prompt):
 
 
 def test_the_exit_of_single_layer_is_a_draft_exit_too(engine):
-    """Guesses alone have none; an exit of another model is none of the target's."""
-    guesses, other = Draft(ngram=Ngram(max=4, tokens=8)), Draft(model="other/model", exit_layer=2)
+    guesses, other = Draft(ngram=Ngram(max=4, tokens=8)), Draft(model="other/model")
     for draft in (guesses, other, None):
         profile = engine.profile.model_copy(update={"draft": draft, "intermediate": None, "single_layer": None})
         with pytest.raises(UsageError, match="arm hf-early-exit needs a draft exit"):
