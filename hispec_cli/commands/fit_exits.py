@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hispec.budget import Budget
 from hispec.errors import UsageError
 from hispec_cli.commands.calibrate import seconds_of
 from hispec_cli.commands.generate import INTERRUPTED, prepare_hub
@@ -20,6 +21,14 @@ from hispec_cli.ui.safe_text import visible
 if TYPE_CHECKING:
     from hispec.exits.fit import Fit
     from hispec.exits.job import Job
+
+MENDS = {
+    "steps": "fit with more --steps, or on more text",
+    "budget": "give a longer --budget, or choose deeper --exits",
+    "no improvement": "fit on more text that is like what the model will write, or choose deeper --exits",
+    "interrupted": "fit longer",
+}
+"""What helps exits that are too weak, by why the fit ended."""
 
 
 @grouped
@@ -45,7 +54,10 @@ def fit_exits(
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
     steps: Annotated[int, typer.Option(min=1, help="The most updates.")] = 250,
     budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="The most time, such as 90s, 10m or 1.5h; no limit by default.")
+        str | None,
+        typer.Option(
+            metavar="TIME", help="The most time, loading included, e.g. 90s, 10m or 1.5h; no limit by default."
+        ),
     ] = None,
     row_tokens: Annotated[int, typer.Option(min=16, help="Tokens of a row of text; fewer take less memory.")] = 512,
     batch_tokens: Annotated[int, typer.Option(min=16, help="Tokens of an update.")] = 4096,
@@ -63,7 +75,7 @@ def fit_exits(
     common: CommonOptions,
 ) -> None:
     """Teach a model's exits to speak for it: small maps fitted on your text, the weights untouched."""
-    seconds = None if budget is None else seconds_of(budget)
+    limit = Budget() if budget is None else Budget(seconds_of(budget))
     layers = None if exits is None else _layers(exits)
     prepare_hub(ModelOptions(offline=offline))
     from hispec.exits.fit import FitSettings  # takes seconds: torch
@@ -72,13 +84,14 @@ def fit_exits(
 
     job = Job(
         Request(model, text, layers, out, revision, row_tokens, batch_tokens, device, dtype.value, force),
-        FitSettings(steps=steps, seconds=seconds, learning_rate=learning_rate, seed=seed),
+        FitSettings(steps=steps, learning_rate=learning_rate, seed=seed),
+        limit,
     )
     say(
         f"fitting {' and '.join(f'exit {exit_}' for exit_ in job.exits)} on {job.rows.numel():,} tokens, "
         f"{job.held_out.numel():,} held out"
     )
-    with FitProgress(steps, seconds) as progress:
+    with FitProgress(steps, limit) as progress:
         stack = job.load()
         with _interruptible() as interrupted:
             fit = job.run(stack, progress.see, interrupted)
@@ -97,6 +110,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     def ask(*_: object) -> None:
         asked.append(True)
         signal.signal(signal.SIGINT, before)
+        say("interrupted: ending with what was found so far; Ctrl-C again ends at once", "yellow")
 
     signal.signal(signal.SIGINT, ask)
     try:
@@ -121,11 +135,18 @@ def _show(job: "Job", fit: "Fit", format_: Format) -> None:
         return
     for exit_ in job.exits:
         before, after = fit.before[exit_], fit.after[exit_]
+        verdict = f"can pay, at best {job.best_speedup(fit, exit_):.1f} times the target's speed"
         write(
             f"exit {exit_}: agreement with the whole model {before.agreement:.3f} -> {after.agreement:.3f}, "
-            f"divergence {before.kl:.3f} -> {after.kl:.3f} nats\n"
+            f"divergence {before.kl:.3f} -> {after.kl:.3f} nats; "
+            f"{verdict if job.pays(fit, exit_) else 'too weak to pay'}\n"
         )
     write(visible(f"wrote {job.profile_path} and {job.translators_path.name}") + "\n")
     if all(fit.after[exit_] == fit.before[exit_] for exit_ in job.exits):
         say("no exit improved: the text may be too short, or the exits good already", "yellow")
+    weak = [str(exit_) for exit_ in job.exits if not job.pays(fit, exit_)]
+    if weak:
+        say(f"too weak to pay: exit {' and '.join(weak)}; {MENDS[fit.ended or 'steps']}", "yellow")
+    if len(weak) == len(job.exits):
+        return
     say(f'try it: hispec generate --profile {shlex.quote(str(job.profile_path))} "..." --verify')

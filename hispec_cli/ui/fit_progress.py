@@ -6,7 +6,10 @@ from typing import Self
 
 from rich.progress import BarColumn, Progress, TextColumn
 
+from hispec.budget import Budget
+from hispec.counts import counted
 from hispec.exits.fit import Fit
+from hispec_cli.ui.budget import say_if_not_kept
 from hispec_cli.ui.console import say, stderr
 
 EVERY_S = 30.0
@@ -14,16 +17,17 @@ SHARE = 0.1
 
 
 class FitProgress:
-    """Shows steps, how far the exits are from the whole model, and time left.
+    """Shows what is being done, how far the exits are from the whole model, and time left.
 
     Args:
         steps: the most updates.
-        seconds: the most time, None for no limit.
+        budget: of the command.
     """
 
-    def __init__(self, steps: int, seconds: float | None) -> None:
-        self._steps, self._seconds = steps, seconds
-        self._said, self._said_at = 0.0, monotonic()
+    def __init__(self, steps: int, budget: Budget) -> None:
+        self._steps, self._budget = steps, budget
+        self._said, self._said_at, self._doing = 0.0, monotonic(), ""
+        self._warned = False
         console = stderr()
         self._bar = (
             Progress(BarColumn(), TextColumn("{task.description}", markup=False), console=console, transient=True)
@@ -32,6 +36,7 @@ class FitProgress:
         )
 
     def __enter__(self) -> Self:
+        self._warned = say_if_not_kept(self._budget)
         if self._bar is not None:
             self._bar.start()
             self._task = self._bar.add_task("loading the model", total=None)
@@ -44,21 +49,28 @@ class FitProgress:
             self._bar.stop()
 
     def see(self, fit: Fit) -> None:
-        """Take an update into account."""
-        share = fit.step / self._steps
-        if self._seconds is not None:
-            share = max(share, min(1.0, fit.seconds / self._seconds))
-        left = fit.seconds / share - fit.seconds
-        exits = ", ".join(f"exit {exit_} {kl:.3f}" for exit_, kl in fit.losses.items())
-        line = f"step {fit.step} of {self._steps}, divergence in nats: {exits}"
-        line += f", about {_time(left)} left" if fit.ended is None else f", ended: {fit.ended}"
+        """Take an update, or a row of the held-out text, into account."""
+        if not self._warned and not fit.step:
+            self._warned = say_if_not_kept(self._budget, fit.least)
+        doing = "measuring the plain exits" if not fit.before else "measuring the fitted exits"
+        if fit.looked is None:
+            doing = f"step {fit.step} of {self._steps}"
+        line, share = self._line(doing, fit), max(fit.step / self._steps, fit.share_of(self._budget))
         if self._bar is not None:
             self._bar.update(self._task, total=1.0, completed=share, description=line)
             return
-        now = monotonic()
-        if share >= self._said + SHARE - 1e-9 or now >= self._said_at + EVERY_S or fit.ended is not None:
-            self._said, self._said_at = share, now
+        now, begins = monotonic(), fit.looked is not None and not fit.step and doing != self._doing
+        if begins or share >= self._said + SHARE - 1e-9 or now >= self._said_at + EVERY_S or fit.ended is not None:
+            self._said, self._said_at, self._doing = share, now, doing
             say(line)
+
+    def _line(self, doing: str, fit: Fit) -> str:
+        if fit.looked is not None:
+            return f"{doing}: {fit.looked} of {counted(fit.looks_at, 'row')}"
+        share = max(fit.step / self._steps, fit.share_of(self._budget))
+        exits = ", ".join(f"exit {exit_} {kl:.3f}" for exit_, kl in fit.losses.items())
+        left = f"about {_time(fit.seconds / share - fit.seconds)} left" if share else "time left unknown"
+        return f"{doing}, divergence in nats: {exits}, " + (left if fit.ended is None else f"ended: {fit.ended}")
 
 
 def _time(seconds: float) -> str:

@@ -10,6 +10,7 @@ import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hispec import profile as profiles
+from hispec.errors import UnavailableError
 from hispec.models.dummy import dummy_tokenizer
 from hispec_cli.ui.fit_progress import FitProgress
 from tests.hispec.models.test_families import SMALL
@@ -207,13 +208,73 @@ def test_a_model_that_is_no_llama_is_fitted_and_recognized(hispec, text, tmp_pat
 
 def test_ctrl_c_keeps_what_was_fitted(fit, monkeypatch, tmp_path):
     def see(_, so_far):
-        if so_far.step == 7:
+        if so_far.step == 7 and so_far.looked is None and so_far.ended is None:
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(FitProgress, "see", see)
     outcome = fit("--format", "json")
     assert outcome.code == 130 and outcome.err.endswith("error: interrupted\n")
+    assert "ending with what was found so far; Ctrl-C again ends at once" in outcome.err
     record = json.loads(outcome.out)
-    assert (record["ended"], record["steps"]) == ("interrupted", 8)
+    assert (record["ended"], record["steps"]) == ("interrupted", 7)
     assert (tmp_path / "made" / "plain.yaml").is_file()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # as it was
+
+
+def test_ctrl_c_while_the_plain_exits_are_measured_ends_at_once(fit, monkeypatch, tmp_path):
+    def see(_, so_far):
+        assert not so_far.before
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(FitProgress, "see", see)
+    outcome = fit()
+    assert outcome.code == 130 and "Ctrl-C again" in outcome.err and outcome.out == ""
+    assert not any((tmp_path / "made").iterdir())
+
+
+def test_a_second_ctrl_c_does_not_wait(fit, monkeypatch):
+    def see(_, so_far):
+        if so_far.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(FitProgress, "see", see)
+    outcome = fit()
+    assert outcome.code == 130 and outcome.err.count("Ctrl-C again ends at once") == 1 and outcome.out == ""
+
+
+def test_a_budget_that_cannot_be_kept_is_said_before_the_weights_are_read(fit, monkeypatch):
+    def none(*_):
+        raise UnavailableError("there are no weights", "get some")
+
+    monkeypatch.setattr("hispec.exits.job.load_stack", none)
+    outcome = fit(budget="0.001s")
+    assert outcome.code == 5 and "the budget of 0.001 s cannot be kept" in outcome.err
+
+
+def test_a_budget_that_is_over_still_gives_a_result_and_says_so(fit):
+    outcome = fit("--format", "json", budget="0.001s")
+    assert outcome.code == 0, outcome.err
+    record = json.loads(outcome.out)
+    assert (record["ended"], record["steps"], record["budget_s"]) == ("budget", 1, 0.001)
+    assert record["text"]["tokens_held_out"] == 64
+    lines = outcome.err.splitlines()
+    assert "the budget of 0.001 s cannot be kept" in lines[1] and "measuring the plain exits" in lines[2]
+    assert outcome.err.count("cannot be kept") == 1
+
+
+def test_an_exit_that_is_too_weak_to_pay_is_told_and_not_recommended(fit, monkeypatch):
+    outcome = fit("--steps", 1, "--exits", "3", "--learning-rate", 1e-8)
+    assert "too weak to pay" in outcome.out and "more --steps, or on more text" in outcome.err
+    assert "try it" not in outcome.err
+    monkeypatch.setattr(
+        "hispec.exits.job.best_speedup", lambda agreement, exit_layer, _: 1.31 if exit_layer == 2 else 0.9
+    )
+    outcome = fit("--force", "--steps", 1, "--exits", "1,2,3")
+    assert "at best 1.3 times the target's speed" in outcome.out.splitlines()[1]
+    assert "too weak to pay: exit 1 and 3" in outcome.err and "try it" in outcome.err
+
+
+def test_the_verdict_is_in_the_record(fit):
+    (one, three) = json.loads(fit("--exits", "1,3", "--format", "json").out)["exits"]
+    for row in (one, three):
+        assert row["pays"] == (row["best_speedup"] >= 1.05)

@@ -14,12 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from hispec.budget import Budget
 from hispec.errors import UnavailableError
 from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import Translator
 
+LOOK_SHARE = 0.1
+"""Of the time that is left, what the first look at the held-out text may take."""
+
 RATE = 0.5
 """Learning rate times hidden size: a step of Adam changes what a row is mapped to in proportion to its width."""
+
+UPDATE_COST = 3
+"""Times that an update of a row takes as long as a look at it, about."""
 
 WARM_UP = 10
 
@@ -33,7 +40,6 @@ class FitSettings:
         batch_rows: rows of text in an update.
         evaluate_every: updates between two looks at the held-out text.
         patience: looks without an improvement of any exit before it is given up.
-        seconds: the most time, None for no limit.
         learning_rate: peak of AdamW's; None is `RATE` over the hidden size.
         seed: decides the order of the rows.
     """
@@ -42,7 +48,6 @@ class FitSettings:
     batch_rows: int = 8
     evaluate_every: int = 25
     patience: int = 3
-    seconds: float | None = None
     learning_rate: float | None = None
     seed: int = 0
 
@@ -65,22 +70,33 @@ class Fit:
     """What a fit has found so far; complete after every look at the held-out text.
 
     Attributes:
-        before: quality of the plain exits on held-out text.
+        before: quality of the plain exits on held-out text; empty until the first look is over.
         after: the best quality seen, by exit.
         translators: those that reached it, float32.
+        looks_at: rows of held-out text that a look takes in: as many as there is time for.
+        looked: rows that the look under way has taken in, None where there is none under way.
+        least: seconds that the least that gives a result still takes, about; known from the first row on.
         step: updates so far.
         seconds: time spent.
         ended: steps, budget, no improvement or interrupted; None while it goes on.
     """
 
-    before: dict[int, Quality]
-    after: dict[int, Quality]
-    translators: dict[int, Translator]
+    before: dict[int, Quality] = field(default_factory=dict)
+    after: dict[int, Quality] = field(default_factory=dict)
+    translators: dict[int, Translator] = field(default_factory=dict)
+    looks_at: int = 0
+    looked: int | None = None
+    least: float = 0.0
     step: int = 0
     seconds: float = 0.0
     ended: str | None = None
     losses: dict[int, float] = field(default_factory=dict)
     """KL of the last update's own rows, by exit."""
+
+    def share_of(self, budget: Budget) -> float:
+        """Return how much of the time that the fit has in a budget is over; 0 without a limit."""
+        left = max(0.0, budget.left)
+        return 0.0 if math.isinf(left) or not self.seconds else self.seconds / (self.seconds + left)
 
 
 def fit_exits(
@@ -91,6 +107,7 @@ def fit_exits(
     settings: FitSettings,
     see: Callable[[Fit], None] = lambda _: None,
     interrupted: Callable[[], bool] = lambda: False,
+    budget: Budget | None = None,
 ) -> Fit:
     """Fit one translator for each exit, each kept as it was when it did best on the held-out text.
 
@@ -100,15 +117,18 @@ def fit_exits(
         rows: text, [rows, tokens].
         held_out: other text, likewise.
         settings: how.
-        see: called after every update.
-        interrupted: whether to end after the update under way; asked after each.
+        see: called after every update, and after every row of a look at the held-out text.
+        interrupted: whether to end after the row under way; asked after each.
+        budget: of the command; one that is over leaves an update of one row and two looks at one.
 
     Returns:
         The finished fit. An exit that nothing improved keeps the identity.
 
     Raises:
+        KeyboardInterrupt: interrupted before there was anything to keep.
         UnavailableError: no memory for it, or a loss that is not a number.
     """
+    budget = budget or Budget()
     began = time.monotonic()
     hidden_size = stack.model.config.hidden_size
     stack.reserve(rows.shape[1])
@@ -118,25 +138,35 @@ def fit_exits(
     optimizer = torch.optim.AdamW([part for one in fitted.values() for part in one.parts], weight_decay=0.0)
     peak = settings.learning_rate or RATE / hidden_size
     order, idle = _endless(len(rows), settings.seed), 0
+    fit = Fit(looks_at=len(held_out))
     try:
-        before = _evaluate(stack, fitted, held_out)
-        _guard(before)
-        fit = Fit(before, dict(before), {exit_: one.copy() for exit_, one in fitted.items()})
+        fit.before = _first_look(stack, fitted, held_out, fit, see, interrupted, budget)
+        _guard(fit.before)
+        held_out, a_look = held_out[: fit.looks_at], time.monotonic() - began
+        fit.after, fit.translators = dict(fit.before), {exit_: one.copy() for exit_, one in fitted.items()}
+
+        def out_of_time() -> bool:
+            return budget.left <= a_look  # the last look needs that much
+
         while fit.ended is None:
             for group in optimizer.param_groups:
-                group["lr"] = peak * min((fit.step + 1) / WARM_UP, 1.0) * (1 - _share_done(fit, settings))
-            fit.losses = _update(stack, fitted, [rows[next(order)] for _ in range(settings.batch_rows)])
+                group["lr"] = peak * min((fit.step + 1) / WARM_UP, 1.0) * (1 - _share_done(fit, settings, budget))
+            batch = [rows[next(order)] for _ in range(settings.batch_rows)]
+            fit.losses = _update(stack, fitted, batch, lambda: interrupted() or out_of_time())
             for one in fitted.values():  # apart: the exits are independent of one another
                 torch.nn.utils.clip_grad_norm_(one.parts, 1.0)
             optimizer.step()
             optimizer.zero_grad()
             fit.step, fit.seconds = fit.step + 1, time.monotonic() - began
-            end = _reason_to_end(fit, settings, interrupted())
-            if end is not None or fit.step % settings.evaluate_every == 0:
-                idle = 0 if _keep_better(fit, fitted, _evaluate(stack, fitted, held_out)) else idle + 1
-                fit.ended = end or ("no improvement" if idle >= settings.patience else None)
-                fit.seconds = time.monotonic() - began
             see(fit)
+            end = _reason_to_end(fit, settings, interrupted(), out_of_time())
+            if end is not None or fit.step % settings.evaluate_every == 0:
+                found = _evaluate(stack, fitted, held_out, lambda looked: _tell(fit, looked, see))
+                idle = 0 if _keep_better(fit, fitted, found) else idle + 1
+                fit.looked, fit.seconds = None, time.monotonic() - began
+                idle_too_long = "no improvement" if idle >= settings.patience else None
+                fit.ended = "interrupted" if interrupted() else end or idle_too_long
+        see(fit)
     except torch.OutOfMemoryError:
         raise UnavailableError(
             f"not enough memory to fit exits of {stack.name}", "lower --row-tokens, or choose a smaller --dtype"
@@ -144,12 +174,47 @@ def fit_exits(
     return fit
 
 
-def _reason_to_end(fit: Fit, settings: FitSettings, interrupted: bool) -> str | None:
+def _first_look(
+    stack: TransformersStack,
+    fitted: Mapping[int, "_Fitted"],
+    held_out: Tensor,
+    fit: Fit,
+    see: Callable[[Fit], None],
+    interrupted: Callable[[], bool],
+    budget: Budget,
+) -> dict[int, Quality]:
+    """Look at the held-out text through the plain exits: at as much of it as the budget allows, at least one row."""
+    began, most = time.monotonic(), LOOK_SHARE * budget.left
+
+    def goes_on(looked: int) -> bool:
+        if interrupted():
+            raise KeyboardInterrupt
+        taken = time.monotonic() - began
+        if looked == 1:
+            fit.least = UPDATE_COST * taken + taken
+        if looked and taken / looked * (looked + 1) > most:
+            fit.looks_at = looked
+        _tell(fit, looked, see)
+        return looked < fit.looks_at
+
+    goes_on(0)
+    qualities = _evaluate(stack, fitted, held_out, goes_on)
+    fit.looked = None
+    return qualities
+
+
+def _tell(fit: Fit, looked: int, see: Callable[[Fit], None]) -> bool:
+    fit.looked = looked
+    see(fit)
+    return True
+
+
+def _reason_to_end(fit: Fit, settings: FitSettings, interrupted: bool, out_of_time: bool) -> str | None:
     if interrupted:
         return "interrupted"
     if fit.step == settings.steps:
         return "steps"
-    return "budget" if settings.seconds is not None and fit.seconds >= settings.seconds else None
+    return "budget" if out_of_time else None
 
 
 class _Fitted:
@@ -184,10 +249,12 @@ def _run(stack: TransformersStack, row: Tensor, exits: Sequence[int]) -> tuple[d
     return states, final.log_softmax(-1)
 
 
-def _update(stack: TransformersStack, fitted: Mapping[int, _Fitted], batch: Sequence[Tensor]) -> dict[int, float]:
-    """Add up the gradients of a batch; returns the KL by exit."""
+def _update(
+    stack: TransformersStack, fitted: Mapping[int, _Fitted], batch: Sequence[Tensor], ends: Callable[[], bool]
+) -> dict[int, float]:
+    """Add up the gradients of a batch, of its first rows where it `ends` after one; returns the KL by exit."""
     tokens = sum(len(row) for row in batch)
-    total = dict.fromkeys(fitted, 0.0)
+    total, done = dict.fromkeys(fitted, 0.0), 0
     for row in batch:
         states, final = _run(stack, row, list(fitted))
         for exit_, one in fitted.items():
@@ -195,22 +262,30 @@ def _update(stack: TransformersStack, fitted: Mapping[int, _Fitted], batch: Sequ
             loss = F.kl_div(logits, final, log_target=True, reduction="sum") / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total[exit_] += loss.item()
+        done += len(row)
+        if ends():
+            break
     _guard({exit_: Quality(kl, 0.0) for exit_, kl in total.items()})
-    return total
+    return {exit_: kl * tokens / done for exit_, kl in total.items()}
 
 
 @torch.no_grad()
-def _evaluate(stack: TransformersStack, fitted: Mapping[int, _Fitted], held_out: Tensor) -> dict[int, Quality]:
-    """The quality of every exit on text that is not fitted on."""
+def _evaluate(
+    stack: TransformersStack, fitted: Mapping[int, _Fitted], held_out: Tensor, goes_on: Callable[[int], bool]
+) -> dict[int, Quality]:
+    """Return the quality of every exit on text that is not fitted on; `goes_on` is told the rows after each."""
     kl, agreed = dict.fromkeys(fitted, 0.0), dict.fromkeys(fitted, 0)
-    for row in held_out:
+    count = 0
+    for number, row in enumerate(held_out, start=1):
         states, final = _run(stack, row, list(fitted))
         best = final.argmax(-1)
         for exit_, one in fitted.items():
             logits = one.logits(stack, states[exit_]).log_softmax(-1)
             kl[exit_] += float(F.kl_div(logits, final, log_target=True, reduction="sum"))
             agreed[exit_] += int((logits.argmax(-1) == best).sum())
-    count = held_out.numel()
+        count += len(row)
+        if not goes_on(number):
+            break
     return {exit_: Quality(kl[exit_] / count, agreed[exit_] / count) for exit_ in fitted}
 
 
@@ -232,10 +307,9 @@ def _guard(qualities: Mapping[int, Quality]) -> None:
             )
 
 
-def _share_done(fit: Fit, settings: FitSettings) -> float:
-    """How much of the fit is over, by updates or by time."""
-    by_time = 0.0 if settings.seconds is None else min(1.0, fit.seconds / settings.seconds)
-    return max(fit.step / settings.steps, by_time)
+def _share_done(fit: Fit, settings: FitSettings, budget: Budget) -> float:
+    """Return how much of the fit is over, by updates or by time."""
+    return max(fit.step / settings.steps, fit.share_of(budget))
 
 
 def _endless(count: int, seed: int) -> Iterator[int]:

@@ -1,6 +1,7 @@
 """Fitting the exits of a model from its name to the files: all that can be refused is, before any weights are read."""
 
 import hashlib
+import math
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -12,10 +13,12 @@ from typing import Any
 import torch
 import yaml
 
+from hispec.budget import Budget
 from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.exits.fit import Fit, FitSettings, fit_exits
 from hispec.exits.text import read_rows, split
+from hispec.exits.verdict import WORTH, best_speedup
 from hispec.files import write_whole
 from hispec.models.loading import choose_device, load_config, load_stack, load_tokenizer
 from hispec.models.metadata import read_commit
@@ -24,6 +27,8 @@ from hispec.models.translator import Provenance, digest_of_model, save_translato
 from hispec.profile import BUILTIN, Draft, Dtype, Intermediate, Profile, Target, resolve_model, user_folder
 
 MOST_HELD_OUT_TOKENS = 16_384
+READING_SHARE = 0.2
+"""Of the budget, at which enough of the text has been read."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Job:
     Args:
         request: what to fit.
         settings: how; its `batch_rows` is set from the request's `batch_tokens`.
+        budget: of the command.
 
     Attributes:
         exits: ascending.
@@ -72,8 +78,8 @@ class Job:
         UnavailableError: a device or a model that is not to be had.
     """
 
-    def __init__(self, request: Request, settings: FitSettings) -> None:
-        self.request = request
+    def __init__(self, request: Request, settings: FitSettings, budget: Budget | None = None) -> None:
+        self.request, self.budget = request, budget or Budget()
         self.profile_path = _profile_path(request)
         self.translators_path = self.profile_path.with_suffix(".safetensors")
         _check_writable(self.profile_path, self.translators_path, request.force)
@@ -87,7 +93,14 @@ class Job:
         tokenizer = load_tokenizer(self._folder, request.revision)
         most_held_out = max(1, MOST_HELD_OUT_TOKENS // row_tokens)
         enough = settings.steps * batch_rows + most_held_out
-        text = read_rows(request.text, tokenizer, self._config.vocab_size, row_tokens, enough)
+        text = read_rows(
+            request.text,
+            tokenizer,
+            self._config.vocab_size,
+            row_tokens,
+            enough,
+            lambda: self.budget.over(READING_SHARE),
+        )
         self.rows, self.held_out = split(text, most_held_out)
         self._text_digest = hashlib.sha256(text.numpy().tobytes()).hexdigest()
 
@@ -106,7 +119,7 @@ class Job:
         interrupted: Callable[[], bool] = lambda: False,
     ) -> Fit:
         """Fit the exits of the loaded model; see `fit_exits`."""
-        return fit_exits(stack, self.exits, self.rows, self.held_out, self.settings, see, interrupted)
+        return fit_exits(stack, self.exits, self.rows, self.held_out, self.settings, see, interrupted, self.budget)
 
     def save(self, fit: Fit) -> Profile:
         """Write the translators, and then the profile that uses them.
@@ -146,6 +159,14 @@ class Job:
         write_whole(self.profile_path, text.encode(), "make room, or choose another --out")
         return profile
 
+    def best_speedup(self, fit: Fit, exit_layer: int) -> float:
+        """Return the most that an exit can gain as the draft, see `hispec.exits.verdict`."""
+        return best_speedup(fit.after[exit_layer].agreement, exit_layer, self._config.num_layers)
+
+    def pays(self, fit: Fit, exit_layer: int) -> bool:
+        """Return whether an exit agrees with the model often enough for what its layers cost."""
+        return self.best_speedup(fit, exit_layer) >= WORTH
+
     def describe(self, fit: Fit) -> dict[str, Any]:
         """What was fitted on what, and how well it does: values for JSON."""
         return {
@@ -154,6 +175,8 @@ class Job:
                     "exit_layer": exit_,
                     "agreement": {"before": fit.before[exit_].agreement, "after": fit.after[exit_].agreement},
                     "kl": {"before": fit.before[exit_].kl, "after": fit.after[exit_].kl},
+                    "best_speedup": self.best_speedup(fit, exit_),
+                    "pays": self.pays(fit, exit_),
                 }
                 for exit_ in self.exits
             ],
@@ -163,11 +186,12 @@ class Job:
             "text": {
                 "file": self.request.text.name,
                 "tokens_fitted_on": self.rows.numel(),
-                "tokens_held_out": self.held_out.numel(),
+                "tokens_held_out": fit.looks_at * self.held_out.shape[1],
                 "row_tokens": self.rows.shape[1],
                 "sha256_of_ids": self._text_digest,
             },
             "settings": asdict(self.settings),
+            "budget_s": None if math.isinf(self.budget.seconds) else self.budget.seconds,
             "environment": {
                 "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu",
                 "dtype": self.request.dtype,

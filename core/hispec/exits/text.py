@@ -1,6 +1,6 @@
 """The text that translators are fitted on, as rows of token ids."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,12 @@ HELD_OUT_SHARE = 0.1
 
 
 def read_rows(
-    path: Path, tokenizer: "PreTrainedTokenizerBase", vocab_size: int, row_tokens: int, most_rows: int
+    path: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    vocab_size: int,
+    row_tokens: int,
+    most_rows: int,
+    out_of_time: Callable[[], bool] = lambda: False,
 ) -> Tensor:
     """A text file as rows of tokens, each begun as the tokenizer begins every text; what is over is left out.
 
@@ -31,6 +36,7 @@ def read_rows(
         vocab_size: of the model.
         row_tokens: length of a row.
         most_rows: no more of the file is read than these take.
+        out_of_time: whether to do with what is read so far, once that is enough; asked now and then.
 
     Returns:
         ids [rows, row_tokens]
@@ -48,7 +54,7 @@ def read_rows(
         whole = len(waiting) // body
         rows += [start + waiting[at * body : (at + 1) * body] for at in range(whole)]
         waiting = waiting[whole * body :]
-        if len(rows) >= most_rows:
+        if len(rows) >= (FEWEST_ROWS if out_of_time() else most_rows):
             break
     if len(rows) < FEWEST_ROWS:
         raise UsageError(

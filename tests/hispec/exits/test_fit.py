@@ -5,10 +5,13 @@ import torch
 from torch.nn.functional import kl_div
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hispec import budget as budgets
+from hispec.budget import Budget
 from hispec.errors import UnavailableError, UsageError
 from hispec.exits import fit as fitting
 from hispec.exits.fit import FitSettings, fit_exits
-from hispec.exits.text import read_rows, split
+from hispec.exits.text import FEWEST_ROWS, read_rows, split
+from hispec.exits.verdict import WORTH, best_speedup
 from hispec.models.dummy import dummy_tokenizer
 from hispec.models.transformers_stack import TransformersStack
 from tests.hispec.models.test_families import SMALL
@@ -87,16 +90,75 @@ def test_an_exit_that_nothing_improves_keeps_the_identity_and_is_given_up():
 
 
 def test_a_budget_ends_it_with_what_was_found():
-    fit = fit_exits(TransformersStack(random_model(), "random"), [1], ROWS, HELD_OUT, FitSettings(seconds=1e-9))
-    assert (fit.ended, fit.step) == ("budget", 1)
+    rows = []
+    fit = fit_exits(
+        TransformersStack(random_model(), "random"), [1], ROWS, HELD_OUT, SETTINGS, rows.append, budget=Budget(1e-9)
+    )
+    assert (fit.ended, fit.step, fit.looks_at) == ("budget", 1, 1)
     assert fit.after[1].kl < fit.before[1].kl
 
 
-def test_an_interrupt_ends_it_with_what_was_found():
-    steps = iter(range(1, 99))
+def test_a_budget_counts_from_the_start_and_leaves_time_for_the_last_look(monkeypatch):
+    """On a clock on which every row takes a second: 30 were gone at the start, and a look has to fit in."""
+    clock = [1030.0]
+    for module in (fitting.time, budgets):
+        monkeypatch.setattr(module, "monotonic", lambda: clock[0])
+    real = fitting._run
+
+    def slow(*arguments):
+        clock[0] += 1.0
+        return real(*arguments)
+
+    monkeypatch.setattr(fitting, "_run", slow)
     stack = TransformersStack(random_model(), "random")
-    fit = fit_exits(stack, [1], ROWS, HELD_OUT, SETTINGS, interrupted=lambda: next(steps) == 7)
-    assert (fit.ended, fit.step) == ("interrupted", 7) and fit.after[1].kl < fit.before[1].kl
+    fit = fit_exits(stack, [1], ROWS, HELD_OUT, SETTINGS, budget=Budget(100.0, began=1000.0))
+    assert fit.ended == "budget" and fit.looks_at == 7  # a tenth of the 70 seconds that are left
+    assert 98.0 <= clock[0] - 1000.0 <= 100.0
+
+
+def test_every_row_of_a_look_is_told_and_what_is_least(monkeypatch):
+    seen = []
+    fit_exits(
+        TransformersStack(random_model(), "random"), [1], ROWS, HELD_OUT, SETTINGS,
+        lambda fit: seen.append((fit.step, fit.looked, bool(fit.before), fit.least > 0)),
+    )  # fmt: skip
+    assert seen[:9] == [(0, looked, False, looked > 0) for looked in range(9)]
+    assert seen[9] == (1, None, True, True)
+
+
+def test_an_interrupt_before_the_first_update_leaves_nothing_to_keep():
+    looked = []
+    with pytest.raises(KeyboardInterrupt):
+        fit_exits(
+            TransformersStack(random_model(), "random"), [1], ROWS, HELD_OUT, SETTINGS,
+            lambda fit: looked.append(fit.looked), interrupted=lambda: len(looked) > 2,
+        )  # fmt: skip
+    assert looked == [0, 1, 2]
+
+
+def test_an_interrupt_ends_an_update_after_the_row_under_way(monkeypatch):
+    ran, asked = [], []
+    real = fitting._run
+    monkeypatch.setattr(fitting, "_run", lambda *arguments: ran.append(1) or real(*arguments))
+
+    def see(fit):
+        if fit.step == 1 and fit.looked is None:
+            asked.append(len(ran))
+
+    fit = fit_exits(
+        TransformersStack(random_model(), "random"), [1], ROWS, HELD_OUT, SETTINGS, see, interrupted=lambda: bool(asked)
+    )
+    assert (fit.ended, fit.step) == ("interrupted", 1)
+    assert len(ran) == len(HELD_OUT) + SETTINGS.batch_rows + len(HELD_OUT)
+
+
+def test_an_interrupt_ends_it_with_what_was_found():
+    steps = [0]
+    stack = TransformersStack(random_model(), "random")
+    fit = fit_exits(
+        stack, [1], ROWS, HELD_OUT, SETTINGS, lambda so_far: steps.append(so_far.step), lambda: steps[-1] == 6
+    )
+    assert (fit.ended, fit.step) == ("interrupted", 6) and fit.after[1].kl < fit.before[1].kl
 
 
 def test_states_that_are_not_numbers_are_refused():
@@ -155,6 +217,36 @@ def test_text_that_cannot_be_used_is_refused(tmp_path, content, vocab_size, caus
     with pytest.raises(UsageError) as caught:
         read_rows(path, dummy_tokenizer(256), vocab_size, 64, 100)
     assert cause in caught.value.cause
+
+
+def test_where_time_is_short_as_much_text_is_read_as_it_takes(tmp_path):
+    path = tmp_path / "text"
+    path.write_bytes(b"some text\n" * 100_000)
+    rows = read_rows(path, dummy_tokenizer(256), 256, 64, 10_000, lambda: True)
+    assert FEWEST_ROWS <= len(rows) < 2000
+
+
+@pytest.mark.parametrize(
+    ("agreement", "exit_layer", "num_layers", "pays"),
+    [
+        (0.08, 4, 16, False),
+        (0.08, 1, 16, False),  # 1.08 tokens for 1.06 times the time
+        (0.3, 4, 16, False),
+        (0.6, 4, 16, True),
+        (0.9, 12, 16, True),
+        (0.5, 8, 16, False),
+        (0.0, 1, 80, False),
+        (1.0, 1, 80, True),
+    ],
+)
+def test_an_exit_pays_where_its_agreement_outweighs_its_layers(agreement, exit_layer, num_layers, pays):
+    assert (best_speedup(agreement, exit_layer, num_layers) >= WORTH) == pays
+
+
+def test_the_best_speedup_is_what_drafting_that_many_tokens_yields():
+    assert best_speedup(1.0, 1, 4) == pytest.approx(17 / 5)
+    assert best_speedup(0.5, 1, 4) == pytest.approx(1.5 / 1.25)
+    assert best_speedup(0.2, 3, 4) < 1
 
 
 def test_held_out_rows_are_spread_and_not_fitted_on():

@@ -1,0 +1,25 @@
+"""What a person is told of a budget that cannot be kept."""
+
+from hispec.budget import Budget
+from hispec_cli.ui.console import say
+
+
+def say_if_not_kept(budget: Budget, least: float = 0.0) -> bool:
+    """Say where a budget cannot be kept, and what is done then.
+
+    Args:
+        budget: of the command.
+        least: seconds that the least that gives a result still takes.
+
+    Returns:
+        Whether it was said.
+    """
+    if budget.left >= least:
+        return False
+    more = f", and the least that gives a result takes about {least:.0f} s more" if round(least) else ""
+    say(
+        f"the budget of {budget.seconds:g} s cannot be kept: {budget.spent:.0f} s have gone by{more}; "
+        "doing that least, Ctrl-C ends it",
+        "yellow",
+    )
+    return True
