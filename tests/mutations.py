@@ -193,6 +193,27 @@ MUTATIONS = (
         "../test_transformers_generate.py",
     ),
     Mutation(
+        "only the first of the generation config's eos ids",
+        "../generation.py",
+        "ids = value if isinstance(value, list)",
+        "ids = value[:1] if isinstance(value, list)",
+        "../test_generation.py",
+    ),
+    Mutation(
+        "a difference measured on logits that are not processed",
+        "../api.py",
+        "scores = processors(state.logits(0, len(text) - 1, len(text)).full(), text)",
+        "scores = state.logits(0, len(text) - 1, len(text)).full()",
+        "../test_generation.py",
+    ),
+    Mutation(
+        "the arms of transformers inherit the checkpoint's generation config",
+        "../models/loading.py",
+        "            generation_config=GenerationConfig(),  # the checkpoint's own is read, and its options applied, elsewhere\n",
+        "",
+        "../test_generation.py",
+    ),
+    Mutation(
         "every row processed with the whole text",
         "processors.py",
         "text[:, : len(prefix) + i]",

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import RepetitionPenaltyLogitsProcessor
 
 from hispec.adaptation import knowledge
 from hispec.counts import counted
@@ -18,19 +18,18 @@ from hispec.decoding.engine import Ending, decode
 from hispec.decoding.guesses import Guesser
 from hispec.decoding.hierarchy import Hierarchy
 from hispec.decoding.policies import Policy, StaticPolicy
-from hispec.decoding.processors import Processors
 from hispec.decoding.rules import Greedy, Rule, Speculative
 from hispec.decoding.sampling import Randomness, Sampling
 from hispec.decoding.state import DecodingState, PrefixCache
 from hispec.errors import LosslessnessError, OutOfMemoryError, UsageError, is_out_of_memory
 from hispec.events import Committed, Event, Finished, FinishReason
+from hispec.generation import Conditions, GenerationOptions, read_generation_options
 from hispec.levels import build_hierarchy, deepest_exit, open_translators
 from hispec.lossless import Difference, diagnose, first_difference
 from hispec.memory import check_profile
 from hispec.metrics import Stats
 from hispec.models.agreement import check_agreement, set_agreement
 from hispec.models.checkpoint import Download
-from hispec.models.config import as_ids
 from hispec.models.graphs import GraphedStack, with_graphs
 from hispec.models.loading import (
     choose_device,
@@ -122,6 +121,7 @@ class Engine:
         eos_ids: ids that end an answer.
         environment: what it runs on, for the record.
         ranks: this process and its peers, where they share the target's matrices.
+        generation: what the checkpoint's generation config asks for beyond the settings.
     """
 
     def __init__(
@@ -133,6 +133,7 @@ class Engine:
         eos_ids: Collection[int],
         environment: dict[str, Any],
         ranks: Ranks | None = None,
+        generation: GenerationOptions | None = None,
     ) -> None:
         self.profile = profile
         self.settings = settings
@@ -141,6 +142,7 @@ class Engine:
         self.eos_ids = frozenset(eos_ids)
         self.environment = environment
         self.ranks = ranks
+        self.generation = generation or GenerationOptions()
         self.hierarchy = build_hierarchy(profile, settings.mode, stacks)
         self.context = self.hierarchy.stack_of(-1).context
         self._interrupted = False
@@ -241,14 +243,15 @@ class Engine:
             translators.check_model(own, digest_of_model(folder, revision, configs[own].num_layers))
         generation_config = load_generation_config(resolve_model(own), profile.target.revision)
         settings, _ = resolve_settings(options, profile, environ=environ, generation_config=generation_config)
-        eos_ids = as_ids(generation_config.get("eos_token_id")) or configs[own].eos_ids
+        generation = read_generation_options(generation_config, configs[own].vocab_size, configs[own].eos_ids)
+        eos_ids = generation.eos_ids or configs[own].eos_ids
         environment, ranks = _environment(stacks[own], profile), None
         if placement.tensor_parallel:
             ranks = Ranks()
             environment["tensor_parallel"] = ranks.count
         if settings.quantization != "none":
             environment["quantization"] = settings.quantization
-        return cls(profile, settings, stacks, tokenizers[own], eos_ids, environment, ranks)
+        return cls(profile, settings, stacks, tokenizers[own], eos_ids, environment, ranks, generation)
 
     def with_settings(self, **changes: Any) -> "Engine":
         """The same loaded weights, decoding otherwise; device and dtype stay as they are loaded.
@@ -282,7 +285,16 @@ class Engine:
                 f"profile {profile.name} in mode {settings.mode} reads {min(missing)}, which is not loaded",
                 "load an engine with that profile and mode",
             )
-        return Engine(profile, settings, self.stacks, self.tokenizer, self.eos_ids, self.environment, self.ranks)
+        return Engine(
+            profile,
+            settings,
+            self.stacks,
+            self.tokenizer,
+            self.eos_ids,
+            self.environment,
+            self.ranks,
+            self.generation,
+        )
 
     def stream(
         self,
@@ -303,7 +315,7 @@ class Engine:
             prompt: what to answer.
             system: a system message.
             raw: do not apply the chat template.
-            stop: texts that end the answer and are not part of it.
+            stop: texts that end the answer and are not part of it; by default those of the generation config.
             draft_text: give drafts and corrections their text, as views show it; decoding it is not in any `seconds`.
             history: earlier turns, (prompt, answer) each.
             seed: in the place of the settings'.
@@ -313,7 +325,7 @@ class Engine:
             UsageError: an empty prompt, an empty stop text, a prompt that leaves no room in the context.
             OutOfMemoryError: after a `Finished` with what was validated; the engine can go on to a shorter answer.
         """
-        stop = [stop] if isinstance(stop, str) else stop
+        stop = [stop] if isinstance(stop, str) else (stop or self.generation.stop)
         if not all(stop):
             raise UsageError("a stop text is empty", "pass --stop a text of at least one character")
         ids = encode_prompt(
@@ -359,9 +371,14 @@ class Engine:
         """Decode token ids through any hierarchy, without text; see `hispec.decoding.engine.decode`."""
         state = (prefix or PrefixCache()).begin(hierarchy, prompt_ids, len(prompt_ids) + max_new_tokens)
         ending = Ending(max_new_tokens, eos_ids, self._is_interrupted)
-        return decode(
-            state, self._policy(hierarchy), self._rule(len(hierarchy) - 1, seed), ending, self._guesser(hierarchy)
-        )
+        rule = self._rule(len(hierarchy) - 1, seed, self._sampling(prompt_ids, max_new_tokens, eos_ids))
+        return decode(state, self._policy(hierarchy), rule, ending, self._guesser(hierarchy))
+
+    def _sampling(self, prompt_ids: list[int], max_new_tokens: int, eos_ids: Collection[int]) -> Sampling:
+        """How tokens are chosen for one prompt."""
+        vocab_size = self.hierarchy.stack_of(-1).vocab_size
+        conditions = Conditions.of(prompt_ids, max_new_tokens, eos_ids, vocab_size, self.device)
+        return self.generation.sampling(self.settings, conditions)
 
     def _policy(self, hierarchy: Hierarchy) -> Policy:
         """A fresh policy of the settings."""
@@ -378,12 +395,9 @@ class Engine:
             self._interrupted = self.ranks.share(self._interrupted)
         return self._interrupted
 
-    def _rule(self, target: int, seed: int) -> Rule:
+    def _rule(self, target: int, seed: int, sampling: Sampling) -> Rule:
         """The rule of the settings."""
         settings = self.settings
-        penalty = settings.repetition_penalty
-        processors = Processors([RepetitionPenaltyLogitsProcessor(penalty)] if penalty != 1 else ())
-        sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p, processors)
         if sampling.greedy:
             return Greedy(sampling, target, settings.intermediate_top_k)
         rule = Speculative(sampling, Randomness(seed), blocks=settings.verification == "blocks")
@@ -401,17 +415,17 @@ class Engine:
 
         Raises:
             UsageError: when the answer was sampled: only greedy answers repeat.
-            LosslessnessError: at the first id that differs, with the gap between the target's two best logits.
+            LosslessnessError: at the first id that differs, with the gap between the target's two best logits,
+                processed as they are before a token is chosen.
         """
         self.check_verifiable()
         self._interrupted = False
         prompt_ids, count = generation.prompt_ids, len(generation.token_ids)
         own_end = generation.finish_reason in ("eos", "length")  # the target must end there too
-        limit = min(self.context - len(prompt_ids), self.settings.max_new_tokens) if own_end else max(1, count)
-        alone = Hierarchy([self.hierarchy.target])
-        events = self.decode_ids(alone, prompt_ids, limit, self.eos_ids)
-        expected = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
-        expected = expected if own_end else expected[:count]
+        limit = min(self.context - len(prompt_ids), self.settings.max_new_tokens)  # which some processors look at
+        events = self.decode_ids(Hierarchy([self.hierarchy.target]), prompt_ids, limit, self.eos_ids)
+        written = (token for event in events if isinstance(event, Committed) for token in event.token_ids)
+        expected = list(islice(written, None if own_end else count))
         if self._interrupted:
             raise KeyboardInterrupt
         difference = self.examine(generation.prompt_ids, generation.token_ids, expected)
@@ -423,14 +437,26 @@ class Engine:
                 "a gap near 0 is a tie that rounding decides: try --dtype float32; else please report it",
             )
 
-    def examine(self, prompt_ids: list[int], ids: list[int], reference: list[int]) -> Difference | None:
-        """Compare an output with the target's own for the same prompt: None where they are equal."""
+    def examine(
+        self, prompt_ids: list[int], ids: list[int], reference: list[int], max_new_tokens: int | None = None
+    ) -> Difference | None:
+        """Compare an output with the target's own for the same prompt: None where they are equal.
+
+        Args:
+            prompt_ids: of both.
+            ids: new tokens.
+            reference: the target's own.
+            max_new_tokens: what both were decoded with, which some processors look at; by default the settings'.
+        """
         at = first_difference(ids, reference)
         if at is None:
             return None
         text = prompt_ids + reference[:at]
         state = DecodingState(Hierarchy([self.hierarchy.target]), text, len(text))
-        best, second = state.logits(0, len(text) - 1, len(text)).values[0].topk(2).values.tolist()
+        limit = max_new_tokens or min(self.context - len(prompt_ids), self.settings.max_new_tokens)
+        processors = self._sampling(prompt_ids, limit, self.eos_ids).processors
+        scores = processors(state.logits(0, len(text) - 1, len(text)).full(), text)
+        best, second = scores[0].nan_to_num().topk(2).values.tolist()  # of excluded words the least number, not -inf
         return diagnose(at, best, second, self.environment["dtype"])
 
     def check_verifiable(self) -> None:

@@ -24,6 +24,9 @@ Count = Annotated[int, Field(ge=1)]
 TopK = Annotated[int, Field(ge=0)]
 COOLEST = 1e-4
 """Dividing float32 logits by less may leave its range; the difference to greedy decoding is long gone."""
+HOTTEST = 1e4
+WEAKEST, STRONGEST = 0.01, 100.0
+"""Bounds of the repetition penalty."""
 
 
 def _drawable(temperature: float) -> float:
@@ -32,10 +35,10 @@ def _drawable(temperature: float) -> float:
     return temperature
 
 
-Temperature = Annotated[float, Field(ge=0, le=1e4), AfterValidator(_drawable)]
+Temperature = Annotated[float, Field(ge=0, le=HOTTEST), AfterValidator(_drawable)]
 Share = Annotated[float, Field(gt=0, le=1)]
 MinP = Annotated[float, Field(ge=0, le=1)]
-Penalty = Annotated[float, Field(ge=0.01, le=100)]
+Penalty = Annotated[float, Field(ge=WEAKEST, le=STRONGEST)]
 Name = Annotated[str, Field(min_length=1)]
 Milliseconds = Annotated[float, Field(gt=0)]
 Features = Annotated[list[Literal["margin", "log_probability", "entropy"]], Field(min_length=1)]

@@ -8,6 +8,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 
 from hispec.errors import UsageError
 from hispec.profile import (
+    COOLEST,
+    HOTTEST,
+    STRONGEST,
+    WEAKEST,
     Count,
     Dtype,
     MinP,
@@ -30,6 +34,8 @@ Graphs = Annotated[
 Mode = Literal["hispec", "single-layer", "autoregressive"]
 DeviceMap = Literal["none", "auto"]
 Quantization = Literal["none", "4bit", "8bit"]
+NARROWEST = 1e-9
+"""A top-p that leaves only the likeliest token."""
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -133,7 +139,7 @@ def resolve_settings(
         options: what the user asked for just now; None means not asked.
         profile: the profile in use.
         environ: environment variables, `HISPEC_DRAFT_TOKENS` and the like; none by default.
-        generation_config: of the target.
+        generation_config: of the target; what is nonsense there counts as absent.
 
     Returns:
         The settings, and for each the name of its source.
@@ -151,7 +157,7 @@ def resolve_settings(
         "profile": profile.decoding.model_dump()
         | profile.sampling.model_dump()
         | profile.target.model_dump(include={"dtype", "quantization"}, exclude_unset=True),
-        "generation config": _sampling_of(generation_config or {}),
+        "generation config": usable_settings(generation_config or {})[0],
     }
     if profile.single_layer is not None and _first(sources, "mode") == "single-layer":
         sources["profile"] = {**sources["profile"], "validate_every": profile.single_layer.draft_tokens}
@@ -170,7 +176,6 @@ def resolve_settings(
         shown = {
             "option": f"--{name.replace('_', '-')}",
             "environment": PREFIX + name.upper(),
-            "generation config": f"generation_config.json: {name}",
         }.get(origins[name], name)
         raise UsageError(cause.replace(name, shown, 1), cure) from None
 
@@ -179,9 +184,47 @@ def _first(sources: Mapping[str, Mapping[str, Any]], name: str) -> Any:
     return next((found[name] for found in sources.values() if found.get(name) is not None), None)
 
 
-def _sampling_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A generation config as `transformers` means it: its warpers count only where it samples."""
-    warpers = ("temperature", "top_k", "top_p", "min_p")
-    if config.get("do_sample"):
-        return {"temperature": 1.0, "top_k": 50} | {key: value for key, value in config.items() if value is not None}
-    return {key: value for key, value in config.items() if key not in warpers}
+GENERATION_CONFIG = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
+"""The settings that a generation config knows."""
+
+
+def usable_settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Read a generation config as `transformers` means it: its warpers count only where it samples.
+
+    Returns:
+        The settings, those that `transformers` would take brought within our bounds, and the names of those that are
+        nonsense.
+    """
+    names = GENERATION_CONFIG if config.get("do_sample") is True else GENERATION_CONFIG[-2:]
+    values: dict[str, Any] = {"temperature": 1.0, "top_k": 50} if config.get("do_sample") is True else {}
+    unusable = []
+    for name in names:
+        if config.get(name) is None:
+            continue
+        fitting = [value for value in (config[name], _nearest(name, config[name])) if _is_accepted(name, value)]
+        if fitting:
+            values[name] = fitting[0]
+        else:
+            unusable.append(name)
+    return values, unusable
+
+
+def _nearest(name: str, value: Any) -> Any:
+    """Return the accepted value next to one that `transformers` takes and we do not, None where it takes none."""
+    if not isinstance(value, int | float):
+        return None
+    if name == "temperature" and value > 0:
+        return 0.0 if value < COOLEST else HOTTEST
+    if name == "top_p" and value >= 0:
+        return min(1.0, value) or NARROWEST
+    if name == "repetition_penalty" and value > 0:
+        return min(max(value, WEAKEST), STRONGEST)
+    return None
+
+
+def _is_accepted(name: str, value: Any) -> bool:
+    try:
+        Settings.model_validate({name: value})
+    except ValidationError:
+        return False
+    return value is not None

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria
+from transformers import GenerationConfig, StoppingCriteria
 from transformers.generation import BaseStreamer
 
 from hispec.api import Engine
@@ -87,19 +87,19 @@ class OwnArm:
 
 
 class TransformersArm:
-    """`transformers`' own `generate`, called as its documentation says."""
+    """`transformers`' own `generate`, called as its documentation says, with what the engine applies and no more."""
 
-    def __init__(self, name: str, engine: Engine, model: Any, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, name: str, engine: Engine, model: Any, options: Mapping[str, Any], assistant: Any | None = None
+    ) -> None:
         self.name, self.engine, self.model = name, engine, model
+        self._assistant = {} if assistant is None else {"assistant_model": assistant}
         settings = engine.settings
-        self._options: dict[str, Any] = {"do_sample": False, "repetition_penalty": settings.repetition_penalty}
-        if settings.temperature > 0:
-            sampling = {key: getattr(settings, key) for key in ("temperature", "top_k", "top_p")}
-            self._options |= {"do_sample": True, "min_p": settings.min_p or None, **sampling}
-        self._options |= {
+        self._options: dict[str, Any] = {
+            **engine.generation.in_force(settings),
+            "do_sample": settings.temperature > 0,
             "eos_token_id": sorted(engine.eos_ids) or None,
             "pad_token_id": 0,
-            "max_length": None,
             **options,
         }
 
@@ -112,10 +112,10 @@ class TransformersArm:
         out = self.model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
-            max_new_tokens=max_new_tokens,
+            generation_config=GenerationConfig(max_new_tokens=max_new_tokens, **self._options),
             streamer=watch,
             stopping_criteria=[_StopsAtText(ended, len(prompt_ids))] if stop else None,
-            **self._options,
+            **self._assistant,
         )
         seconds = perf_counter() - watch.began
         # Assisted decoding hands over several tokens at once, so some may stand after the end.
@@ -170,15 +170,16 @@ def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
         if name == "single-layer":  # what everybody knows by that name drafts a fixed length
             own = {"policy": "static"} | ({"validate_every": tuned.draft_tokens} if tuned else {})
         return OwnArm(name, engine.with_settings(mode=name, **own))
-    draft, options = engine.profile.draft, {}
+    draft, assistant = engine.profile.draft, None
+    options: dict[str, Any] = {}
     if name == "hf-early-exit":
         exit_layer = tuned.exit_layer if tuned else draft and draft.exit_layer
         options = {"assistant_early_exit": exit_layer}
     elif name == "hf-assisted" and draft is not None and draft.model is not None:
-        options = {"assistant_model": modules.of(draft.model)}
+        assistant = modules.of(draft.model)
     elif name == "prompt-lookup":
         options = {"prompt_lookup_num_tokens": LOOKUP_TOKENS}
-    return TransformersArm(name, engine, modules.of(engine.profile.target.model), options)
+    return TransformersArm(name, engine, modules.of(engine.profile.target.model), options, assistant)
 
 
 class _Modules:

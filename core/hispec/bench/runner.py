@@ -102,7 +102,8 @@ class Runner:
             room = self.engine.context - len(prompt_ids)
             if room < 1:
                 break
-            answer = arm.answer(prompt_ids, min(room, self.max_new_tokens), self.dataset.stop, seed)
+            stop = self.dataset.stop or self.engine.generation.stop
+            answer = arm.answer(prompt_ids, min(room, self.max_new_tokens), stop, seed)
             answers.append(answer)
             history.append((said, answer.text))
         return answers
@@ -141,7 +142,8 @@ class Runner:
         """The first difference of a conversation; turns after it answer to another text."""
         before = 0
         for answer, expected in zip(answers, reference, strict=False):
-            difference = self.engine.examine(answer.prompt_ids, answer.token_ids, expected.token_ids)
+            limit = min(self.engine.context - len(answer.prompt_ids), self.max_new_tokens)
+            difference = self.engine.examine(answer.prompt_ids, answer.token_ids, expected.token_ids, limit)
             if difference is not None:
                 return TokenComparison(
                     identical=False, at=before + difference.at, gap=difference.gap, kind=difference.kind
@@ -172,6 +174,7 @@ def configuration(
         "profile": {"name": engine.profile.name, **levels},
         "files": digests_of_profile(engine.profile, dummy=engine.settings.load_format == "dummy"),
         "settings": engine.settings.model_dump(mode="json") | {"max_new_tokens": max_new_tokens},
+        "generation_config": {**engine.generation.values, "stop_strings": list(engine.generation.stop)},
         "arms": list(arms),
         "dataset": dataset,
         "repeats": repeats,

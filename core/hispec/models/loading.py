@@ -1,6 +1,7 @@
 """From a model's name to a loaded layer stack, with every failure named."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,9 +172,16 @@ def _check_fused(config: ModelConfig, name: str, stack: str, placement: Placemen
 
 
 def load_generation_config(model: str, revision: str | None) -> dict[str, Any]:
-    """A model's `generation_config.json`, empty where it has none; errors as `load_config`."""
+    """A model's `generation_config.json`, empty where it is broken; errors as `load_config`.
+
+    Where there is none its options are looked for in `config.json`, as `transformers` does.
+    """
     try:
-        return Checkpoint(model, revision).read_json("generation_config.json")
+        checkpoint, name = Checkpoint(model, revision), "generation_config.json"
+        return checkpoint.read_json(name if checkpoint.find(name) is not None else "config.json")
+    except ValueError as error:
+        warnings.warn(f"generation_config.json is no JSON object and left out: {error}", stacklevel=2)
+        return {}
     except Exception as error:
         raise explain(error, model, revision) from error
 
@@ -245,7 +253,7 @@ def _load_transformers_stack(
 ) -> TransformersStack:
     """The stack of a model as `transformers` loads it; arguments and errors as `load_stack`."""
     config = _load_original_config(model, revision)
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     try:
         checkpoint = Checkpoint(model, revision)
@@ -261,6 +269,7 @@ def _load_transformers_stack(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            generation_config=GenerationConfig(),  # the checkpoint's own is read, and its options applied, elsewhere
             **options,
         )
         if not options:
