@@ -28,7 +28,7 @@ from hispec.levels import build_hierarchy, deepest_exit, open_translators
 from hispec.lossless import Difference, diagnose, first_difference
 from hispec.memory import check_profile
 from hispec.metrics import Stats
-from hispec.models.agreement import check_agreement, set_agreement
+from hispec.models.agreement import set_agreement
 from hispec.models.checkpoint import Download
 from hispec.models.graphs import GraphedStack, with_graphs
 from hispec.models.loading import (
@@ -182,12 +182,6 @@ class Engine:
         settings, _ = resolve_settings(options, profile, environ=environ)
         device, dummy = choose_device(settings.device), settings.load_format == "dummy"
         placement = choose_placement(settings)
-        if settings.dummy_agreement is not None:
-            if not dummy:
-                raise UsageError(
-                    "--dummy-agreement is of random weights", "add --load-format dummy, or leave out --dummy-agreement"
-                )
-            check_agreement(settings.dummy_agreement, exits_of_target(profile))
         models = models_of(profile, settings.mode)
         configs, tokenizers, own = {}, {}, profile.target.model
         translators = open_translators(profile)
@@ -532,24 +526,11 @@ class Engine:
 
 
 def choose_placement(settings: Settings) -> Placement:
-    """How the settings want weights to be placed.
+    """Return how the settings want weights to be placed.
 
     Raises:
-        UsageError: settings that exclude each other, or want what is not there.
+        UsageError: they want a library that is not installed.
     """
-    if settings.device_map != "none" and settings.device != "auto":
-        raise UsageError("--device names one device, and --device-map spreads over all", "give one of them")
-    if settings.max_memory and settings.device_map == "none":
-        raise UsageError("--max-memory limits what --device-map spreads over", "add --device-map auto, or leave it out")
-    special = [settings.device_map != "none", settings.quantization != "none"]
-    if settings.tensor_parallel and any(special):
-        raise UsageError(
-            "--tensor-parallel goes with neither --device-map nor --quantization", "leave out one or the other"
-        )
-    if settings.load_format == "dummy" and (settings.tensor_parallel or any(special)):
-        raise UsageError(
-            "random weights are drawn on one device, as they are", "leave out --load-format dummy, or the placement"
-        )
     check_quantization(settings.quantization)
     return Placement(
         settings.device_map == "auto",

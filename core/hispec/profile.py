@@ -20,8 +20,10 @@ from hispec.errors import ProfileError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Verification = Literal["tokens", "blocks"]
-Count = Annotated[int, Field(ge=1)]
-TopK = Annotated[int, Field(ge=0)]
+MOST = 2**31 - 1
+"""The largest count that any part of the engine is asked to hold."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
+TopK = Annotated[int, Field(ge=0, le=MOST)]
 COOLEST = 1e-4
 """Dividing float32 logits by less may leave its range; the difference to greedy decoding is long gone."""
 HOTTEST = 1e4
@@ -405,8 +407,10 @@ def exits_of_target(profile: Profile) -> list[int]:
     return [exit_layer for exit_layer in own if exit_layer is not None]
 
 
-def with_exits(profile: Profile, draft: int | None, intermediate: int | None) -> Profile:
-    """A profile with other exits; None keeps the profile's own level.
+def with_exits(profile: Profile, draft: int | None, intermediate: int | None, mode: str = "hispec") -> Profile:
+    """Return a profile with other exits; None keeps the profile's own level.
+
+    A mode that leaves the intermediate level out does not ask that the profile's own one be deeper than `draft`.
 
     Raises:
         ProfileError: exits out of order.
@@ -418,13 +422,26 @@ def with_exits(profile: Profile, draft: int | None, intermediate: int | None) ->
     if draft is not None:
         data.pop("single_layer", None)  # tuned for the exits that were
         data["draft"] = {"exit_layer": draft} | _kept(data.get("draft"), "ngram", "head")
+        if mode != "hispec" and intermediate is None and _reaches(draft, profile):
+            data.pop("intermediate")
     if intermediate is not None:
         data["intermediate"] = {"exit_layer": intermediate} | _kept(data.get("intermediate"), "head")
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
         cause, _ = explain(error, data)
-        raise ProfileError(cause, "choose other exits, --draft-exit below --intermediate-exit") from None
+        raise ProfileError(
+            cause,
+            "choose other exits, --draft-exit below --intermediate-exit, or leave the intermediate level out: "
+            "--mode single-layer",
+        ) from None
+
+
+def _reaches(draft: int, profile: Profile) -> bool:
+    """Whether a draft exit is as deep as the profile's intermediate exit of the same model."""
+    level = profile.intermediate
+    own = level is not None and level.model in (None, profile.target.model)
+    return own and level is not None and level.exit_layer is not None and draft >= level.exit_layer
 
 
 def _kept(section: dict[str, Any] | None, *keys: str) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Decoding settings and where each came from: option > environment > profile > generation config > default."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.profile import (
     COOLEST,
@@ -21,6 +22,7 @@ from hispec.profile import (
     Temperature,
     TopK,
     Verification,
+    exits_of_target,
     explain,
 )
 
@@ -36,6 +38,8 @@ DeviceMap = Literal["none", "auto"]
 Quantization = Literal["none", "4bit", "8bit"]
 NARROWEST = 1e-9
 """A top-p that leaves only the likeliest token."""
+WARPERS = ("top_k", "top_p", "min_p")
+"""Settings that narrow down what a token is drawn from."""
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -69,6 +73,19 @@ def _shares(value: Any) -> Any:
         raise ValueError(f"{value!r} is no list of shares: give, for example, 0.55,0.75") from None
 
 
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia")
+"""The kinds of device of torch that compute; all but the first may have a number."""
+
+
+def _device(name: str) -> str:
+    if name != "auto" and not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d{{1,3}})?", name):
+        raise ValueError(f"{name!r} is not a device: give auto, cpu, cuda or cuda:N")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_device)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""What every generator of random numbers here takes."""
 Shares = Annotated[tuple[Share, ...], BeforeValidator(_shares)]
 
 
@@ -113,8 +130,8 @@ class Settings(BaseModel):
     top_p: Share = 1.0
     min_p: MinP = 0.0
     repetition_penalty: Penalty = 1.0
-    seed: int | None = None
-    device: str = "auto"
+    seed: Seed | None = None
+    device: Device = "auto"
     dtype: Dtype = "auto"
     stack: Stack = "auto"
     device_map: DeviceMap = "none"
@@ -145,7 +162,7 @@ def resolve_settings(
         The settings, and for each the name of its source.
 
     Raises:
-        UsageError: a value that is not accepted, naming its source.
+        UsageError: a value that is not accepted, naming its source; settings that exclude each other.
     """
     sources: dict[str, Mapping[str, Any]] = {
         "option": options,
@@ -168,7 +185,7 @@ def resolve_settings(
                 values[name], origins[name] = found[name], source
                 break
     try:
-        return Settings.model_validate(values), origins
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
         cause, cure = explain(error, values)
@@ -178,13 +195,99 @@ def resolve_settings(
             "environment": PREFIX + name.upper(),
         }.get(origins[name], name)
         raise UsageError(cause.replace(name, shown, 1), cure) from None
+    check_placement(settings)
+    if settings.dummy_agreement is not None:
+        if settings.load_format != "dummy":
+            raise UsageError(
+                "--dummy-agreement is of random weights", "add --load-format dummy, or leave out --dummy-agreement"
+            )
+        check_agreement(settings.dummy_agreement, exits_of_target(profile))
+    return settings, origins
+
+
+def check_placement(settings: Settings) -> None:
+    """Refuse settings of where the weights go that exclude each other.
+
+    Raises:
+        UsageError: naming them.
+    """
+    if settings.device_map != "none" and settings.device != "auto":
+        raise UsageError("--device names one device, and --device-map spreads over all", "give one of them")
+    if settings.max_memory and settings.device_map == "none":
+        raise UsageError("--max-memory limits what --device-map spreads over", "add --device-map auto, or leave it out")
+    special = settings.device_map != "none" or settings.quantization != "none"
+    if settings.tensor_parallel and special:
+        raise UsageError(
+            "--tensor-parallel goes with neither --device-map nor --quantization", "leave out one or the other"
+        )
+    if settings.load_format == "dummy" and (settings.tensor_parallel or special):
+        raise UsageError(
+            "random weights are drawn on one device, as they are", "leave out --load-format dummy, or the placement"
+        )
+
+
+def check_agreement(shares: Sequence[float], exits: Sequence[int]) -> None:
+    """Refuse shares of agreement that do not belong to the exits.
+
+    Args:
+        shares: one for each exit.
+        exits: of the target that levels read, ascending, without its last layer.
+
+    Raises:
+        UsageError: another number of shares than of exits, or shares that do not rise between 0 and 1.
+    """
+    shown = ",".join(f"{share:g}" for share in shares)
+    if len(shares) != len(exits):
+        raise UsageError(
+            f"--dummy-agreement {shown} has {counted(len(shares), 'share')}, "
+            f"and the target is read at {counted(len(exits), 'exit')}",
+            f"give one share for each exit, shallow to deep: {exits}" if exits else "choose levels that are its exits",
+        )
+    if not all(0 < low < high < 1 for low, high in zip((1e-9, *shares), (*shares, 1 - 1e-9), strict=True)):
+        raise UsageError(
+            f"--dummy-agreement {shown} is not rising between 0 and 1", "a deeper exit agrees more: give 0.55,0.75"
+        )
+
+
+def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
+    """Say which settings that were asked for change nothing, or less than they seem to, each in a sentence.
+
+    Args:
+        settings: as `resolve_settings` returns them.
+        origins: likewise. What a profile or a checkpoint says is not told.
+    """
+    asked = [name for name in Settings.model_fields if origins.get(name) in ("option", "environment")]
+    found = []
+    if settings.temperature == 0 and (ignored := [name for name in WARPERS if name in asked]):
+        found.append(f"{_listed(ignored)} changes nothing at temperature 0: the likeliest token is always taken")
+    lengths = [name for name in ("draft_tokens", "validate_every") if name in asked]
+    if settings.mode == "autoregressive":
+        if lengths:
+            found.append(f"{_listed(lengths)} changes nothing in mode autoregressive: nothing is drafted")
+    elif settings.policy == "adaptive":
+        if lengths:
+            found.append(f"{_listed(lengths)} changes nothing with the adaptive policy, which chooses lengths itself")
+    elif settings.mode == "single-layer":
+        if "draft_tokens" in asked:
+            found.append("draft_tokens changes nothing in mode single-layer: validate_every is how much is drafted")
+    elif lengths and settings.draft_tokens > settings.validate_every:
+        found.append(
+            f"draft_tokens {settings.draft_tokens} is above validate_every {settings.validate_every}: the target "
+            f"validates up to {settings.draft_tokens} tokens at once; give validate_every at least "
+            f"{settings.draft_tokens} for the intermediate level to pay"
+        )
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(names)
 
 
 def _first(sources: Mapping[str, Mapping[str, Any]], name: str) -> Any:
     return next((found[name] for found in sources.values() if found.get(name) is not None), None)
 
 
-GENERATION_CONFIG = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
+GENERATION_CONFIG = ("temperature", *WARPERS, "repetition_penalty", "max_new_tokens")
 """The settings that a generation config knows."""
 
 
@@ -219,6 +322,8 @@ def _nearest(name: str, value: Any) -> Any:
         return min(1.0, value) or NARROWEST
     if name == "repetition_penalty" and value > 0:
         return min(max(value, WEAKEST), STRONGEST)
+    if name in ("top_k", "max_new_tokens") and value > MOST:
+        return MOST
     return None
 
 

@@ -11,9 +11,9 @@ from math import log, log2
 import torch
 from torch import Tensor
 
-from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.models.stack import LayerStack
+from hispec.settings import check_agreement
 
 POSITIONS = 2048
 """Positions of the texts that agreement is set on: their sampling error is some 0.015."""
@@ -33,28 +33,6 @@ SMALLEST, LARGEST = -16.0, 4.0
 """Of the binary logarithm of scales."""
 STEPS = 16
 """The most trials for one exit."""
-
-
-def check_agreement(agreement: Sequence[float], exits: Sequence[int]) -> None:
-    """Refuse shares that do not belong to the exits.
-
-    Args:
-        agreement: one share for each exit.
-        exits: of the target that levels read, ascending, without its last layer.
-
-    Raises:
-        UsageError: another number of shares than of exits, or shares that are not rising between 0 and 1.
-    """
-    shown = ",".join(f"{share:g}" for share in agreement)
-    if len(agreement) != len(exits):
-        raise UsageError(
-            f"--dummy-agreement {shown} has {counted(len(agreement), 'share')}, and the target is read at {counted(len(exits), 'exit')}",
-            f"give one share for each exit, shallow to deep: {exits}" if exits else "choose levels that are its exits",
-        )
-    if not all(0 < low < high < 1 for low, high in zip((1e-9, *agreement), (*agreement, 1 - 1e-9), strict=True)):
-        raise UsageError(
-            f"--dummy-agreement {shown} is not rising between 0 and 1", "a deeper exit agrees more: give 0.55,0.75"
-        )
 
 
 @torch.inference_mode()
@@ -77,7 +55,7 @@ def set_agreement(
         The shares that were reached, on texts that were not used to set them.
 
     Raises:
-        UsageError: see `check_agreement`; shares that this model cannot have.
+        UsageError: see `hispec.settings.check_agreement`; shares that this model cannot have.
     """
     check_agreement(agreement, exits)
     _flatten_head(parts)
