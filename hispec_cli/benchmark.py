@@ -18,13 +18,14 @@ from hispec.bench.record import DatasetInfo, Measurement, Report, Setup
 from hispec.bench.runner import Runner, configuration, describe_machine, hash_of, tasks
 from hispec.bench.statistics import summarize
 from hispec.counts import counted
-from hispec.datasets import Loaded, execution, hash_rows, load
+from hispec.datasets import Loaded, execution, hash_rows
 from hispec.datasets.base import Row
 from hispec.datasets.humaneval import HumanEval
 from hispec.errors import UnavailableError, UsageError
+from hispec_cli.checks import Choice
 from hispec_cli.commands.bench import ReportOptions, RunOptions
 from hispec_cli.commands.generate import load_engine
-from hispec_cli.options import DecodingOptions, Format, ModelOptions
+from hispec_cli.options import DecodingOptions, Format
 from hispec_cli.ui.console import ctrl_c, say
 from hispec_cli.ui.output import ReaderLeft, write, write_json
 from hispec_cli.ui.progress import BenchProgress
@@ -36,21 +37,15 @@ from hispec_cli.ui.safe_text import visible
 
 
 def measure(
-    run: RunOptions, arms: Sequence[str], model: ModelOptions, decoding: DecodingOptions, reports: ReportOptions
+    run: RunOptions, rows: Loaded, arms: Sequence[str], choice: Choice, reports: ReportOptions
 ) -> tuple[Report | None, bool]:
     """Run the benchmark: the report, None in processes that do not report, and whether it was interrupted."""
-    rows = load(
-        run.dataset,
-        format_as=run.format_as,
-        offline=model.offline,
-        allow_code_execution=run.allow_code_execution,
-    )
     if run.allow_code_execution and isinstance(rows.dataset, HumanEval):
         say(f"--allow-code-execution {execution.WARNING}", "yellow")
     with Processes() as processes:
-        engine = load_engine(model, on_own_device(decoding, processes))
-        limit = _answer_limit(rows, decoding, engine)
-        runner = Runner(engine, rows.dataset, arms, limit, force=model.force)
+        engine = load_engine(on_own_device(choice, processes))
+        limit = _answer_limit(rows, choice.decoding, engine)
+        runner = Runner(engine, rows.dataset, arms, limit, force=choice.model.force)
         chosen, warmup = _choose(rows, runner, run)
         setup = _setup(run, arms, engine, rows, chosen, limit, processes)
         share = processes.share_of(tasks(chosen, run.repeats))
@@ -84,13 +79,14 @@ def _stream(measurements: Sequence[Measurement]) -> None:
             write_json(measurement.model_dump())
 
 
-def on_own_device(decoding: DecodingOptions, processes: Processes) -> DecodingOptions:
-    """Where several processes share a machine with GPUs, each takes its own."""
-    if processes.count == 1 or decoding.device not in (None, "auto", "cuda"):
-        return decoding
+def on_own_device(choice: Choice, processes: Processes) -> Choice:
+    """Where several processes share a machine with GPUs, let each take its own."""
+    if processes.count == 1 or choice.decoding.device not in (None, "auto", "cuda"):
+        return choice
     if not torch.cuda.is_available():
-        return decoding
-    return replace(decoding, device=f"cuda:{processes.local_rank % torch.cuda.device_count()}")
+        return choice
+    device = f"cuda:{processes.local_rank % torch.cuda.device_count()}"
+    return replace(choice, decoding=replace(choice.decoding, device=device))
 
 
 def _answer_limit(rows: Loaded, decoding: DecodingOptions, engine: Engine) -> int:

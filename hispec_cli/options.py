@@ -99,7 +99,7 @@ class CommonOptions:
 
 
 @dataclass(frozen=True)
-class ModelOptions:
+class ProfileOptions:
     """Which model, and which of its exits."""
 
     profile: Annotated[
@@ -116,11 +116,17 @@ class ModelOptions:
         int | None,
         typer.Option(min=1, help="Layers that judge drafts; with --model a quarter of the depth by default."),
     ] = None
-    force: Annotated[
-        bool, typer.Option("--force", help="Load models that do not seem to fit the memory that is free.")
-    ] = False
     offline: Annotated[
         bool, typer.Option("--offline", envvar="HISPEC_OFFLINE", help="Never touch the network, as HF_HUB_OFFLINE=1.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class ModelOptions(ProfileOptions):
+    """Which model to load."""
+
+    force: Annotated[
+        bool, typer.Option("--force", help="Load models that do not seem to fit the memory that is free.")
     ] = False
 
 

@@ -55,8 +55,8 @@ from hispec.profile import (
     resolve_model,
 )
 from hispec.ranks import Ranks, SharedPolicy, SharedRule, check_ranks
-from hispec.settings import Settings, parse_memory, resolve_settings
-from hispec.text import DraftText, TextStream, encode_prompt
+from hispec.settings import Settings, check_verifiable, parse_memory, resolve_settings
+from hispec.text import DraftText, TextStream, check_stop, encode_prompt
 from hispec.vocabulary import check_vocabulary
 
 if TYPE_CHECKING:
@@ -316,12 +316,11 @@ class Engine:
             prefix: remembers from answer to answer what has been run already.
 
         Raises:
-            UsageError: an empty prompt, an empty stop text, a prompt that leaves no room in the context.
+            UsageError: an empty prompt, an impossible stop text, a prompt that leaves no room in the context.
             OutOfMemoryError: after a `Finished` with what was validated; the engine can go on to a shorter answer.
         """
         stop = [stop] if isinstance(stop, str) else (stop or self.generation.stop)
-        if not all(stop):
-            raise UsageError("a stop text is empty", "pass --stop a text of at least one character")
+        check_stop(stop)
         ids = encode_prompt(
             self.tokenizer, prompt, system=system, raw=raw, template=self.profile.chat_template, history=history
         )
@@ -412,7 +411,7 @@ class Engine:
             LosslessnessError: at the first id that differs, with the gap between the target's two best logits,
                 processed as they are before a token is chosen.
         """
-        self.check_verifiable()
+        check_verifiable(self.settings)
         self._interrupted = False
         prompt_ids, count = generation.prompt_ids, len(generation.token_ids)
         own_end = generation.finish_reason in ("eos", "length")  # the target must end there too
@@ -452,11 +451,6 @@ class Engine:
         scores = processors(state.logits(0, len(text) - 1, len(text)).full(), text)
         best, second = scores[0].nan_to_num().topk(2).values.tolist()  # of excluded words the least number, not -inf
         return diagnose(at, best, second, self.environment["dtype"])
-
-    def check_verifiable(self) -> None:
-        """Refuse to verify what is sampled; see `verify`."""
-        if self.settings.temperature > 0:
-            raise UsageError("a sampled answer cannot be verified: it would be drawn anew", "use --temperature 0")
 
     def _stream(
         self,

@@ -287,9 +287,13 @@ def find_profile(name: str) -> Path:
     """The file of a profile; errors as `load_profile`."""
     if "/" in name or name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
+        if (path / "config.json").is_file():
+            raise ProfileError(f"{name} is a model, not a profile", f"use --model {name}")
         if not path.is_file():
+            model = "" if path.suffix in (".yaml", ".yml") or name.count("/") > 1 else f"; a model: --model {name}"
             raise ProfileError(
-                f"there is no profile at {name}", "give the path of a YAML file, or a name from: hispec profile list"
+                f"there is no profile at {name}",
+                f"give the path of a YAML file, or a name from: hispec profile list{model}",
             )
         return path
     known = dict(list_profiles())
@@ -298,6 +302,8 @@ def find_profile(name: str) -> Path:
         hint = f"did you mean {near[0]}? " if near else ""
         if Path(name).is_file():
             hint = f"did you mean the file ./{name}? "
+        if name.startswith(BUILTIN) or (Path(name) / "config.json").is_file():
+            hint = f"did you mean --model {name}? "
         raise ProfileError(f"there is no profile named {name!r}", f"{hint}see them all with: hispec profile list")
     return known[name]
 

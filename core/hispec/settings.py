@@ -249,6 +249,16 @@ def check_agreement(shares: Sequence[float], exits: Sequence[int]) -> None:
         )
 
 
+def check_verifiable(settings: Settings) -> None:
+    """Refuse to verify what is sampled.
+
+    Raises:
+        UsageError: the temperature is above 0.
+    """
+    if settings.temperature > 0:
+        raise UsageError("a sampled answer cannot be verified: it would be drawn anew", "use --temperature 0")
+
+
 def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
     """Say which settings that were asked for change nothing, or less than they seem to, each in a sentence.
 

@@ -16,6 +16,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def check_utf8(text: str, name: str) -> None:
+    """Refuse text with half a surrogate pair, which is how bytes that are no UTF-8 arrive from a command line.
+
+    Raises:
+        UsageError: calling the text by `name`.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UsageError(f"{name} is not UTF-8 text", "pass it as UTF-8")
+
+
+def check_stop(stop: Sequence[str]) -> None:
+    """Refuse texts that cannot end an answer.
+
+    Raises:
+        UsageError: an empty one, or one that is not UTF-8.
+    """
+    if not all(stop):
+        raise UsageError("a stop text is empty", "pass --stop a text of at least one character")
+    for text in stop:
+        check_utf8(text, "a stop text")
+
+
 def encode_prompt(
     tokenizer: "PreTrainedTokenizerBase",
     prompt: str,
@@ -43,9 +65,8 @@ def encode_prompt(
     """
     if not prompt.strip():
         raise UsageError("the prompt is empty", "write a prompt, or pipe one in")
-    for text, name in ((prompt, "the prompt"), (system or "", "the system message")):
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise UsageError(f"{name} is not UTF-8 text", "pass it as UTF-8")
+    check_utf8(prompt, "the prompt")
+    check_utf8(system or "", "the system message")
     if raw or not (template or tokenizer.chat_template):
         if system is not None:
             raise UsageError(

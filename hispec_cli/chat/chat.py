@@ -16,6 +16,7 @@ from hispec.errors import HispecError, UnavailableError, UsageError
 from hispec.events import Committed, Event, Finished
 from hispec.metrics import Stats
 from hispec.session import Session, SessionStore, Turn
+from hispec.settings import without_effect
 from hispec_cli.chat import commands
 from hispec_cli.commands.generate import INTERRUPTED, interruptible, report
 from hispec_cli.ui.console import report_error, say
@@ -86,6 +87,8 @@ class Chat:
         self.options = {**options, key: getattr(engine.settings, key)}
         self.save()
         say(f"{key} {'none' if self.options[key] is None else self.options[key]}")
+        for note in without_effect(engine.settings, {key: "option"}):
+            say(f"note: {note}", "yellow")
 
     def replace(self, system: str | None, turns: Iterable[Turn]) -> None:
         """Go on with another conversation. The one until now is set aside where it is saved at all."""

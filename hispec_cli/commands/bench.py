@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from hispec.bench.names import ARMS
+from hispec.bench.names import ARMS, check_arms
 from hispec.errors import UnavailableError, UsageError
-from hispec_cli.commands.generate import INTERRUPTED, prepare_hub
+from hispec_cli.checks import choose
+from hispec_cli.commands.generate import INTERRUPTED
 from hispec_cli.options import CommonOptions, DecodingOptions, Format, ModelOptions, grouped
 from hispec_cli.ui.console import say
 from hispec_cli.ui.output import ReaderLeft, write, write_json
@@ -85,6 +86,7 @@ def bench(
     from hispec.bench.compare import compare, read_report
     from hispec.bench.gates import parse_gate
     from hispec.bench.record import Report
+    from hispec.datasets import load
     from hispec_cli.ui.report.context import Context
 
     if schema:
@@ -94,10 +96,14 @@ def bench(
     gates = [parse_gate(expression, arms) for expression in reports.fail_if or ()]
     old = read_report(reports.compare) if reports.compare else None
     _check_outputs(reports)
-    prepare_hub(model)
+    choice = choose(model, decoding)
+    check_arms(arms, choice.profile)
+    rows = load(
+        run.dataset, format_as=run.format_as, offline=model.offline, allow_code_execution=run.allow_code_execution
+    )
     from hispec_cli.benchmark import measure, show, write_files  # takes seconds: torch
 
-    report, interrupted = measure(run, arms, model, decoding, reports)
+    report, interrupted = measure(run, rows, arms, choice, reports)
     if report is None:
         raise typer.Exit(INTERRUPTED if interrupted else 0)
     verdicts = [gate.judge(report) for gate in gates]

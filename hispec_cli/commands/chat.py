@@ -11,11 +11,12 @@ import typer
 from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.extras import require
+from hispec_cli.checks import Choice, check_message, choose
 from hispec_cli.commands.generate import load_engine
 from hispec_cli.options import AnswerOptions, CommonOptions, Format, ModelOptions, grouped
 from hispec_cli.ui.console import say
 from hispec_cli.ui.theme import Palette
-from hispec_cli.ui.views import choose_view
+from hispec_cli.ui.views import check_view, choose_view
 
 if TYPE_CHECKING:
     from hispec.api import Engine
@@ -71,6 +72,8 @@ def chat(
     """
     if markdown and format is not Format.auto:
         raise UsageError(f"--markdown and --format {format} exclude each other", "leave out one of them")
+    check_view(format, live)
+    check_message(system, stop)
     from hispec.session import ModelChoice, Session, latest_session
 
     if sys.stdin.isatty():
@@ -97,7 +100,8 @@ def chat(
         def new_view(stats: "Stats") -> "View":
             return choose_view(format, live, palette, stats, keep=not rendered)
 
-        engine, options = load(model, decoding, saved.options)
+        choice, earlier = choose_with(model, decoding, saved)
+        engine, options = load(choice, earlier)
         if store is None and history and sys.stdin.isatty():
             store = new_store()
         from hispec.conversation import Conversation
@@ -127,14 +131,32 @@ def chat(
             store.close()
 
 
-def load(model: ModelOptions, decoding: AnswerOptions, saved: dict[str, Any]) -> "tuple[Engine, dict[str, Any]]":
+def choose_with(
+    model: ModelOptions, decoding: AnswerOptions, saved: "Session"
+) -> "tuple[Choice, dict[str, Any]]":
+    """Choose a model as `hispec_cli.checks.choose` for a session, refusing its texts and settings too.
+
+    Returns:
+        The choice, and the settings of the session that are not asked for anew.
+    """
+    from hispec.settings import resolve_settings
+    from hispec_cli.chat.commands import KEYS
+
+    check_message(saved.system, saved.stop)
+    given = decoding.given()
+    earlier = {key: value for key, value in saved.options.items() if key in KEYS and key not in given}
+    choice = choose(model, replace(decoding, mode=earlier.get("mode", decoding.mode)))
+    resolve_settings(earlier | given, choice.profile, environ=os.environ)
+    return choice, earlier
+
+
+def load(choice: "Choice", earlier: dict[str, Any]) -> "tuple[Engine, dict[str, Any]]":
     """Load the model: (engine, the settings that are asked for now or were in the session)."""
-    engine = load_engine(model, decoding)
+    engine = load_engine(choice)
     from hispec_cli.chat.chat import asked
     from hispec_cli.chat.commands import KEYS
 
-    given = {key: value for key, value in decoding.given().items() if key in KEYS}
-    earlier = {key: value for key, value in saved.items() if key in KEYS and key not in given}
+    given = {key: value for key, value in choice.decoding.given().items() if key in KEYS}
     if earlier:
         engine = engine.with_settings(**asked(earlier))
     return engine, earlier | given

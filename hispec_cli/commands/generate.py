@@ -14,18 +14,19 @@ import typer
 from hispec.counts import counted
 from hispec.errors import LosslessnessError, OutOfMemoryError, UnavailableError, UsageError, is_out_of_memory
 from hispec.events import Finished
+from hispec_cli.checks import check_message, choose
 from hispec_cli.options import AnswerOptions, CommonOptions, DecodingOptions, Format, ModelOptions, grouped
 from hispec_cli.ui.console import say
 from hispec_cli.ui.downloads import DownloadProgress
 from hispec_cli.ui.panels import summary
 from hispec_cli.ui.theme import Palette
 from hispec_cli.ui.trace import Trace
-from hispec_cli.ui.views import choose_view
+from hispec_cli.ui.views import check_view, choose_view
 
 if TYPE_CHECKING:
     from hispec.api import Engine, Generation
     from hispec.metrics import Stats
-    from hispec.profile import Profile
+    from hispec_cli.checks import Choice
 
 INTERRUPTED = 130
 
@@ -73,14 +74,21 @@ def generate(
         return
     if speed is not None:
         raise UsageError("--speed is that of a replay", "add --replay FILE, or leave it out")
+    check_view(format, live)
+    check_message(system, stop, raw=raw)
     first = speaks(decoding, debug=common.debug)
     text = read_prompt(prompt) if first else ""
+    choice = choose(model, decoding, shared=True)
+    if verify:
+        from hispec.settings import check_verifiable
+
+        check_verifiable(choice.settings)
     with Trace(trace if first else None) as traced:
-        engine = load_engine(model, decoding, text or None, shared=True)
+        engine = load_engine(choice, text or None)
         if engine.ranks is not None:
             text = engine.ranks.share(text)
         if verify:
-            engine.check_verifiable()
+            check_verifiable(engine.settings)
         view = choose_view(format, live, palette, engine.new_stats())
         draft_text = view.draft_text or trace is not None
         problem: Exception | None = None
@@ -165,43 +173,34 @@ def read_prompt(argument: str | None) -> str:
     elif argument is not None and argument != "-":
         parts.append(argument)
     text = "\n".join(part for part in parts if part.strip())
+    from hispec.text import check_utf8
+
+    check_utf8(text, "the prompt")
     if not text:
         cause = "the prompt is empty" if parts else "there is no prompt"
         raise UsageError(cause, 'pass one: hispec generate "...", or pipe it in')
     return text
 
 
-def load_engine(
-    model: ModelOptions, decoding: DecodingOptions, prompt: str | None = None, *, shared: bool = False
-) -> "Engine":
-    """Load what the options name. Their mistakes are found before torch, which takes seconds, is imported.
+def load_engine(choice: "Choice", prompt: str | None = None) -> "Engine":
+    """Load what was chosen.
 
     Args:
-        model: which.
-        decoding: how.
+        choice: see `hispec_cli.checks.choose`.
         prompt: what will be read, where that is known, for the estimate of the memory needed.
-        shared: whether the command can share its work among the ranks of torchrun.
     """
-    prepare_hub(model)
-    from hispec.settings import resolve_settings
-
-    asked = decoding.load_format or os.environ.get("HISPEC_LOAD_FORMAT")
-    profile = load_model_profile(model, dummy=asked == "dummy")
-    settings, _ = resolve_settings(decoding.given(), profile, environ=os.environ)
-    if settings.tensor_parallel and not shared:
-        raise UsageError("--tensor-parallel is for hispec generate alone", "leave it out")
     from hispec.api import Engine
     from hispec.memory import prompt_size
     from hispec.profile import calibrated_elsewhere
     from hispec.threads import tune_threads
 
     engine = Engine.from_profile(
-        profile,
+        choice.profile,
         environ=os.environ,
         prompt_tokens=None if prompt is None else prompt_size(prompt),
-        force=model.force,
+        force=choice.model.force,
         watch=DownloadProgress().see,
-        **decoding.given(),
+        **choice.decoding.given(),
     )
     found = (engine.profile.calibrated or {}).get("threads")
     engine.environment["threads"] = tune_threads(
@@ -216,28 +215,6 @@ def load_engine(
             "yellow",
         )
     return engine
-
-
-def load_model_profile(model: ModelOptions, *, dummy: bool = False) -> "Profile":
-    """The profile that the options name, or one for a checkpoint without."""
-    from hispec.profile import load_profile, with_exits
-
-    if model.model is not None and model.profile is not None:
-        raise UsageError("--model and --profile were both given", "give one of them")
-    if model.model is None:
-        profile = load_profile(model.profile or os.environ.get("HISPEC_PROFILE") or "tiny")
-        return with_exits(profile, model.draft_exit, model.intermediate_exit)
-    from hispec.api import unprofiled
-
-    return unprofiled(model.model, model.draft_exit, model.intermediate_exit, dummy=dummy)
-
-
-def prepare_hub(model: ModelOptions) -> None:
-    """Tell the hub's client how to behave; it reads this when it is first imported."""
-    if model.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    if not sys.stderr.isatty():
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 
 @contextmanager

@@ -32,18 +32,27 @@ def choose_view(
         keep: whether the answer stays on the terminal; without, somebody else writes it there in the end.
 
     Raises:
-        UsageError: a live view where there cannot be one.
+        UsageError: see `check_view`.
     """
-    if live and chosen is not Format.auto:
-        raise UsageError(f"--live and --format {chosen} exclude each other", "leave out one of them")
-    if live and not _on_terminal():
-        raise UsageError("--live needs a terminal at standard error", "leave out --live")
+    check_view(chosen, live)
     if chosen is Format.auto and live is not False and _on_terminal() and (live or not _is_pipe(sys.stdout)):
         return LiveAnswer(palette, stats, share, keep)
     if not keep:
         return View()
     views: dict[Format, type[View]] = {Format.json: JsonView, Format.jsonl: JsonLinesView}
     return views.get(chosen, PlainView)()
+
+
+def check_view(chosen: Format, live: bool | None) -> None:
+    """Refuse a live view where there cannot be one; arguments as `choose_view`.
+
+    Raises:
+        UsageError: another format was asked for, or there is no terminal.
+    """
+    if live and chosen is not Format.auto:
+        raise UsageError(f"--live and --format {chosen} exclude each other", "leave out one of them")
+    if live and not _on_terminal():
+        raise UsageError("--live needs a terminal at standard error", "leave out --live")
 
 
 class LiveAnswer(View):

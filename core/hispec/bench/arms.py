@@ -11,8 +11,7 @@ from transformers import GenerationConfig, StoppingCriteria
 from transformers.generation import BaseStreamer
 
 from hispec.api import Engine
-from hispec.bench.names import ARMS, OWN_ARMS
-from hispec.errors import UsageError
+from hispec.bench.names import OWN_ARMS, check_arms
 from hispec.events import Committed, Finished
 from hispec.memory import check_profile
 from hispec.metrics import Stats
@@ -128,7 +127,7 @@ def make_arms(names: Sequence[str], engine: Engine, *, force: bool = False) -> l
     """The named arms on an engine's weights.
 
     Args:
-        names: some of `ARMS`.
+        names: some of `hispec.bench.names.ARMS`.
         engine: loaded, in mode `hispec`.
         force: load modules for the arms of `transformers` even where they do not seem to fit the memory.
 
@@ -136,31 +135,9 @@ def make_arms(names: Sequence[str], engine: Engine, *, force: bool = False) -> l
         UsageError: an arm that the profile has no levels or no model for.
         UnavailableError: as `load_stack`, or too little memory for its modules beside the engine's own weights.
     """
-    check_arms(names, engine)
+    check_arms(names, engine.profile)
     modules = _Modules(engine, force)
     return [_make(name, engine, modules) for name in names]
-
-
-def check_arms(names: Sequence[str], engine: Engine) -> None:
-    """Refuse arms that the engine's profile cannot give; errors as `make_arms`."""
-    profile = engine.profile
-    draft, tuned = profile.draft, profile.single_layer
-    for name in names:
-        if name not in ARMS:
-            raise UsageError(f"there is no arm {name!r}", f"known: {', '.join(ARMS)}")
-        lacks = {
-            "hispec": draft is None and "levels below the target",
-            "single-layer": draft is None and tuned is None and "a draft level",
-            "hf-early-exit": tuned is None
-            and (draft is None or draft.exit_layer is None)
-            and "a draft exit of the target",
-            "hf-assisted": (draft is None or draft.model is None) and "a draft model",
-        }.get(name)
-        if lacks:
-            raise UsageError(
-                f"arm {name} needs {lacks}, and profile {profile.name} has none",
-                "leave it out of --arms, or choose another profile",
-            )
 
 
 def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:

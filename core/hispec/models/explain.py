@@ -1,7 +1,5 @@
 """What the loading libraries raise, in words that say what is wrong and how to mend it."""
 
-from pathlib import Path
-
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -13,17 +11,12 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from hispec.errors import HispecError, UnavailableError, UsageError, is_out_of_memory
-from hispec.models.metadata import read_json
+from hispec.models.metadata import looks_local, read_json
 from hispec.profile import Target
 
 NOT_TO_BE_HAD = (*HfHubHTTPError.__bases__, HFValidationError)
 """What is raised where the hub is out of reach or does not answer as it should. A network that fails raises a class of the
 HTTP library below the hub's client, httpx or httpx2 by its version; the client's own error derives from the same base."""
-
-
-def looks_local(model: str) -> bool:
-    """Whether a model's name is that of a folder rather than of a repository."""
-    return Path(model).exists() or model.startswith((".", "/", "~")) or model.count("/") > 1
 
 
 def explain(error: Exception, model: str, revision: str | None = None) -> HispecError:

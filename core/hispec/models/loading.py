@@ -14,10 +14,10 @@ from hispec.errors import UnavailableError, UsageError
 from hispec.models.checkpoint import Checkpoint, Download, download, read_tensors
 from hispec.models.config import FAMILIES, ModelConfig, check_rotary, describe_foreign, parse_config, rope_type_of
 from hispec.models.dummy import build_dummy, dummy_tokenizer, modules_on
-from hispec.models.explain import explain, looks_local
+from hispec.models.explain import explain
 from hispec.models.fused_stack import FusedStack, why_not_fused
 from hispec.models.fused_weights import FusedWeights
-from hispec.models.metadata import shipped_config
+from hispec.models.metadata import check_folder, shipped_config
 from hispec.models.parts import check_architecture, not_in_spans
 from hispec.models.placement import Placement
 from hispec.models.shape import fastest_dtype
@@ -78,10 +78,7 @@ def load_config(model: str, revision: str | None, *, dummy: bool = False) -> Mod
         except KeyError:
             config = _load_original_config(str(shipped), None)
             return parse_config(config.to_dict(), config)
-    if looks_local(model) and not (Path(model) / "config.json").is_file():
-        raise UsageError(
-            f"no model at {model}: it has no config.json", "pass a folder saved by save_pretrained, or a hub id"
-        )
+    check_folder(model)
     checkpoint = Checkpoint(model, revision)
     try:
         checkpoint.find("config.json")

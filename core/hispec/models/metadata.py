@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hispec.errors import UsageError
 from hispec.profile import Target, resolve_model
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -15,14 +16,41 @@ def shipped_config(model: str) -> Path | None:
     return path if model.count("/") == 1 and path.is_file() else None
 
 
+def looks_local(model: str) -> bool:
+    """Return whether a model's name is that of a folder rather than of a repository."""
+    return Path(model).exists() or model.startswith((".", "/", "~")) or model.count("/") > 1
+
+
+def check_folder(model: str) -> None:
+    """Refuse a name that can only be a folder, and is no folder of a model.
+
+    Args:
+        model: a local folder or a hub id, as `resolve_model` returns it.
+
+    Raises:
+        UsageError: it has no config.json.
+    """
+    if looks_local(model) and not (Path(model) / "config.json").is_file():
+        raise UsageError(
+            f"no model at {model}: it has no config.json", "pass a folder saved by save_pretrained, or a hub id"
+        )
+
+
 def read_generation_config(target: Target) -> dict[str, Any]:
     """The target's `generation_config.json`, empty where it is not on this machine (yet)."""
     return read_json(target, "generation_config.json") or {}
 
 
-def read_depth(target: Target) -> int | None:
-    """The target's number of layers, None where its configuration is not on this machine (yet)."""
-    depth = (read_json(target, "config.json") or {}).get("num_hidden_layers")
+def read_depth(target: Target, *, dummy: bool = False) -> int | None:
+    """Return a model's number of layers, None where its configuration does not say it or is not on this machine (yet).
+
+    Args:
+        target: the model.
+        dummy: take the configuration that ships for the model, where one does.
+    """
+    shipped = shipped_config(target.model) if dummy else None
+    config = json.loads(shipped.read_text(encoding="utf-8")) if shipped else read_json(target, "config.json") or {}
+    depth = config.get("num_hidden_layers")
     return depth if isinstance(depth, int) else None
 
 

@@ -1,0 +1,218 @@
+"""Everything that options, environment, profile and files alone can refuse, before torch is imported or weights are read."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hispec.errors import UsageError
+from hispec_cli.options import DecodingOptions, ModelOptions, ProfileOptions
+from hispec_cli.ui.console import say
+
+if TYPE_CHECKING:
+    from hispec.profile import Profile, Target
+    from hispec.settings import Settings
+
+YAML = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen to decode with, checked.
+
+    Attributes:
+        model: the options that name it.
+        decoding: the options that say how.
+        profile: what the model options come to.
+    """
+
+    model: ModelOptions
+    decoding: DecodingOptions
+    profile: "Profile"
+
+    @cached_property
+    def settings(self) -> "Settings":
+        """How to decode, as far as it is known before the model is loaded."""
+        return self.resolve()[0]
+
+    def resolve(self) -> "tuple[Settings, dict[str, str]]":
+        """Return the settings and their origins; a checkpoint's own are among them where it is on this machine."""
+        from hispec.models.metadata import read_generation_config
+        from hispec.settings import resolve_settings
+
+        given = self.decoding.given()
+        config = {} if is_dummy(self.decoding) else read_generation_config(self.profile.target)
+        return resolve_settings(given, self.profile, environ=os.environ, generation_config=config)
+
+
+def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = False) -> Choice:
+    """Choose a model and how to decode with it, and refuse what cannot be.
+
+    Args:
+        model: which.
+        decoding: how.
+        shared: whether the command can share its work among the ranks of torchrun.
+
+    Raises:
+        UsageError: options that exclude each other or are out of range, a faulty profile, exits that are too deep.
+        UnavailableError: a package that is missing; a model without a profile whose configuration is not to be had.
+    """
+    from hispec.extras import require
+    from hispec.settings import without_effect
+
+    prepare_hub(model)
+    dummy = is_dummy(decoding)
+    profile = choose_profile(model, mode=mode_of(decoding), dummy=dummy)
+    choice = Choice(model, decoding, profile)
+    settings, origins = choice.resolve()
+    if settings.tensor_parallel and not shared:
+        raise UsageError("--tensor-parallel is for hispec generate alone", "leave it out")
+    if settings.quantization != "none":
+        require("quantization", f"--quantization {settings.quantization}")
+    check_profile_files(profile, settings.mode, dummy=dummy)
+    for note in without_effect(settings, origins):
+        say(f"note: {note}", "yellow")
+    return choice
+
+
+def choose_profile(model: ProfileOptions, *, mode: str = "hispec", dummy: bool = False) -> "Profile":
+    """Return the profile that the options name, or one for a checkpoint without.
+
+    Args:
+        model: the options.
+        mode: of decoding: one without an intermediate level does not ask where its exit is.
+        dummy: whether weights will be drawn at random.
+
+    Raises:
+        UsageError: no such profile or folder, exits out of order or too deep.
+        UnavailableError: the configuration of a model without a profile is not to be had.
+    """
+    from hispec.profile import Target, load_profile, profile_for_model, resolve_model, with_exits
+
+    if model.model is not None and model.profile is not None:
+        raise UsageError("--model and --profile were both given", "give one of them")
+    exits = (model.draft_exit, model.intermediate_exit)
+    if model.model is None:
+        profile = load_profile(model.profile or os.environ.get("HISPEC_PROFILE") or "tiny")
+        check_exits(model, profile.target.model, depth_of(profile.target, dummy=dummy))
+        return with_exits(profile, *exits, mode)
+    check_model(model.model, dummy=dummy)
+    target = Target(model=model.model)
+    depth = depth_of(target, dummy=dummy)
+    if depth is None:  # a configuration that is still to be downloaded, or with names of its own
+        from hispec.models.loading import load_config
+
+        depth = load_config(resolve_model(model.model), None, dummy=dummy).num_layers
+    check_exits(model, model.model, depth)
+    return profile_for_model(model.model, depth, *exits)
+
+
+def check_message(system: str | None, stop: Sequence[str] | None, *, raw: bool = False) -> None:
+    """Refuse a system message or stop texts that no model could be given.
+
+    Raises:
+        UsageError: text that is not UTF-8, an empty stop text, a system message without a chat template.
+    """
+    from hispec.text import check_stop, check_utf8
+
+    check_utf8(system or "", "the system message")
+    check_stop(stop or ())
+    if raw and system is not None:
+        raise UsageError("a system message needs a chat template, and --raw uses none", "leave out --raw or --system")
+
+
+def check_model(model: str, *, dummy: bool = False) -> None:
+    """Refuse what `--model` cannot name.
+
+    Args:
+        model: a folder, a hub id or `builtin:NAME`.
+        dummy: whether weights will be drawn at random.
+
+    Raises:
+        UsageError: a profile, some other file, or a folder without a model.
+    """
+    from hispec.models.metadata import check_folder, shipped_config
+    from hispec.profile import list_profiles, resolve_model
+
+    if not model.strip():
+        raise UsageError("--model is empty", "give a folder or a hub id")
+    path = Path(resolve_model(model))
+    if path.suffix in YAML and not path.is_dir():
+        raise UsageError(f"--model is {model}, the name of a profile's file", f"use --profile {model}")
+    if path.is_file():
+        raise UsageError(f"--model is {model}, a file", f"give the folder of the model: --model {path.parent}")
+    if not path.is_dir() and model in dict(list_profiles()):
+        raise UsageError(f"--model is {model}, the name of a profile", f"use --profile {model}")
+    if not (dummy and shipped_config(model)):
+        check_folder(str(path))
+
+
+def check_exits(model: ProfileOptions, name: str, depth: int | None) -> None:
+    """Refuse exits that a model is too shallow for.
+
+    Args:
+        model: the options that name exits.
+        name: of the model.
+        depth: its number of layers, None where that is not known yet.
+
+    Raises:
+        UsageError: naming the option, and the exits that would do.
+    """
+    if depth is None:
+        return
+    for option, exit_layer in (("--draft-exit", model.draft_exit), ("--intermediate-exit", model.intermediate_exit)):
+        if exit_layer is not None and exit_layer >= depth:
+            raise UsageError(
+                f"{option} is {exit_layer}, and {name} has {depth} layers",
+                f"choose an exit from 1 to {depth - 1}" if depth > 1 else "choose a deeper model",
+            )
+
+
+def check_profile_files(profile: "Profile", mode: str, *, dummy: bool) -> None:
+    """Refuse a profile that does not fit the files that it names, as far as they are on this machine.
+
+    Raises:
+        ProfileError: exits that a model is too shallow for, a reduced head without token frequencies.
+        UsageError: a folder without a model.
+    """
+    from hispec.frequencies import frequent_ids
+    from hispec.models.metadata import check_folder, shipped_config
+    from hispec.profile import Target, check_depths, models_of, resolve_model
+
+    for model, revision in models_of(profile, mode).items():
+        if not (dummy and shipped_config(model)):
+            check_folder(resolve_model(model))
+        if (depth := depth_of(Target(model=model, revision=revision), dummy=dummy)) is not None:
+            check_depths(profile, model, depth)
+    levels = {"hispec": (profile.draft, profile.intermediate), "single-layer": (profile.draft,)}.get(mode, ())
+    for level in levels:
+        if level is not None and level.head is not None:
+            frequent_ids(profile, level.head)
+
+
+def depth_of(target: "Target", *, dummy: bool = False) -> int | None:
+    """Return a model's number of layers, as `hispec.models.metadata.read_depth`."""
+    from hispec.models.metadata import read_depth
+
+    return read_depth(target, dummy=dummy)
+
+
+def mode_of(decoding: DecodingOptions) -> str:
+    """Return the mode that options or environment ask for; a wrong one is refused with the other settings."""
+    return str(decoding.given().get("mode") or os.environ.get("HISPEC_MODE") or "hispec")
+
+
+def is_dummy(decoding: DecodingOptions) -> bool:
+    """Return whether weights will be drawn at random."""
+    return (decoding.load_format or os.environ.get("HISPEC_LOAD_FORMAT")) == "dummy"
+
+
+def prepare_hub(model: ProfileOptions) -> None:
+    """Tell the hub's client how to behave; it reads this when it is first imported."""
+    if model.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if not sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
