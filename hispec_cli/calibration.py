@@ -16,38 +16,28 @@ from hispec.calibration.session import Calibrated, Job, Session
 from hispec.calibration.traces import Reader
 from hispec.calibration.writing import calibrated_profile, verdict, write_profile
 from hispec.counts import counted
-from hispec.datasets import Loaded, load
+from hispec.datasets import Loaded
 from hispec.errors import UsageError
 from hispec.models.loading import load_config
-from hispec.profile import Profile, resolve_model
+from hispec.profile import resolve_model
 from hispec.text import encode_prompt
 from hispec_cli.benchmark import on_own_device
-from hispec_cli.commands.calibrate import SearchOptions
+from hispec_cli.checks import Choice
+from hispec_cli.commands.calibrate import SearchOptions, check_exit_layers
 from hispec_cli.commands.generate import INTERRUPTED, load_engine
-from hispec_cli.options import DecodingOptions, ModelOptions
 from hispec_cli.ui.calibration import CalibrationView, show_result
 from hispec_cli.ui.console import ctrl_c, say
-from hispec_cli.ui.report.files import check_output
 
 SMALL_PERIODS = 8
 """Of `--periods`, those up to it are also tried as draft lengths of a hierarchy."""
 
 
-def plan(
-    model: ModelOptions, search: SearchOptions, budget: float, exits: Sequence[int], periods: Sequence[int]
-) -> None:
-    """Say what a calibration would do; configurations and the dataset are read, no weights."""
-    from hispec_cli.commands.generate import load_model_profile
-
-    profile = load_model_profile(model)
-    rows = _rows(model, search)
+def plan(choice: Choice, rows: Loaded, budget: float, exits: Sequence[int], periods: Sequence[int]) -> None:
+    """Say what a calibration would do; the model's configuration is read, no weights."""
+    profile = choice.profile
     depth = load_config(resolve_model(profile.target.model), profile.target.revision).num_layers
+    check_exit_layers(exits, profile.target.model, depth)
     chosen = list(exits) or default_exits(depth)
-    if chosen[-1] >= depth:
-        raise UsageError(
-            f"exit {chosen[-1]} was asked for, and {profile.target.model} has {counted(depth, 'layer')}",
-            f"give --exit-layers from 1 to {depth - 1}",
-        )
     space = _narrowed(Space(tuple(Reader(profile.target.model, exit_layer) for exit_layer in chosen)), periods)
     say(f"profile {profile.name}: {profile.target.model}, {counted(depth, 'layer')}")
     say(f"exits: {', '.join(map(str, chosen))}")
@@ -59,21 +49,20 @@ def plan(
 
 
 def run(
-    model: ModelOptions,
+    choice: Choice,
+    rows: Loaded,
     search: SearchOptions,
     budget: float,
     exits: Sequence[int],
     periods: Sequence[int],
-    write: Path | None,
+    path: Path,
     report: Path | None,
     *,
     resume: bool,
 ) -> int:
     """Calibrate: the exit code."""
-    rows = _rows(model, search)
     with Processes() as processes:
-        decoding = DecodingOptions(device=search.device, dtype=search.dtype, stack=search.stack)
-        engine = load_engine(model, on_own_device(decoding, processes))
+        engine = load_engine(on_own_device(choice, processes))
         prompts = _prompts(engine, rows)
         most = search.max_new_tokens or rows.dataset.max_new_tokens
         narrowed = _narrowed(Space(()), periods)
@@ -87,8 +76,6 @@ def run(
             most=most,
             seed=search.seed,
         )
-        path = write or Path(f"{_file_name(engine.profile)}-calibrated.yaml")
-        check_output(path, (".yaml", ".yml"))
         folder = user_state_path("hispec") / "calibrations" / fingerprint(engine, job, rows.sha256, processes.count)
         if resume and not folder.is_dir():
             raise UsageError(
@@ -124,10 +111,6 @@ def _finish(engine: Engine, job: Job, rows: Loaded, result: Calibrated, path: Pa
         say("its mode is autoregressive: it has no levels below the target", "yellow")
 
 
-def _file_name(profile: Profile) -> str:
-    return profile.name.replace("/", "-")
-
-
 def _environment(engine: Engine, job: Job, rows: Loaded) -> dict[str, Any]:
     """What the figures hold for."""
     told = {
@@ -147,10 +130,6 @@ def _environment(engine: Engine, job: Job, rows: Loaded) -> dict[str, Any]:
         "budget_s": job.budget,
         "seed": job.seed,
     }
-
-
-def _rows(model: ModelOptions, search: SearchOptions) -> Loaded:
-    return load(search.dataset, format_as=search.format_as, limit=search.limit, offline=model.offline)
 
 
 def _prompts(engine: Engine, rows: Loaded) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,19 +78,35 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
     return choice
 
 
-def choose_profile(model: ProfileOptions, *, mode: str = "hispec", dummy: bool = False) -> "Profile":
+def load_depth(target: "Target", dummy: bool) -> int:
+    """Return a model's number of layers as loading it will find it: what is not here is downloaded."""
+    from hispec.models.loading import load_config
+    from hispec.profile import resolve_model
+
+    return load_config(resolve_model(target.model), target.revision, dummy=dummy).num_layers
+
+
+def choose_profile(
+    model: ProfileOptions,
+    *,
+    mode: str = "hispec",
+    dummy: bool = False,
+    find_depth: "Callable[[Target, bool], int]" = load_depth,
+) -> "Profile":
     """Return the profile that the options name, or one for a checkpoint without.
 
     Args:
         model: the options.
         mode: of decoding: one without an intermediate level does not ask where its exit is.
         dummy: whether weights will be drawn at random.
+        find_depth: for a model without a profile whose configuration is not here, or calls its layers otherwise: its
+            number of layers, 0 for no exits.
 
     Raises:
         UsageError: no such profile or folder, exits out of order or too deep.
-        UnavailableError: the configuration of a model without a profile is not to be had.
+        UnavailableError: as `find_depth`.
     """
-    from hispec.profile import Target, load_profile, profile_for_model, resolve_model, with_exits
+    from hispec.profile import Target, load_profile, profile_for_model, with_exits
 
     if model.model is not None and model.profile is not None:
         raise UsageError("--model and --profile were both given", "give one of them")
@@ -102,10 +118,8 @@ def choose_profile(model: ProfileOptions, *, mode: str = "hispec", dummy: bool =
     check_model(model.model, dummy=dummy)
     target = Target(model=model.model)
     depth = depth_of(target, dummy=dummy)
-    if depth is None:  # a configuration that is still to be downloaded, or with names of its own
-        from hispec.models.loading import load_config
-
-        depth = load_config(resolve_model(model.model), None, dummy=dummy).num_layers
+    if depth is None:
+        depth = find_depth(target, dummy)
     check_exits(model, model.model, depth)
     return profile_for_model(model.model, depth, *exits)
 
@@ -156,12 +170,12 @@ def check_exits(model: ProfileOptions, name: str, depth: int | None) -> None:
     Args:
         model: the options that name exits.
         name: of the model.
-        depth: its number of layers, None where that is not known yet.
+        depth: its number of layers, None or 0 where that is not known yet.
 
     Raises:
         UsageError: naming the option, and the exits that would do.
     """
-    if depth is None:
+    if not depth:
         return
     for option, exit_layer in (("--draft-exit", model.draft_exit), ("--intermediate-exit", model.intermediate_exit)):
         if exit_layer is not None and exit_layer >= depth:

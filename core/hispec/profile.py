@@ -17,11 +17,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from hispec.counts import counted
 from hispec.errors import ProfileError
+from hispec.limits import MOST
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Verification = Literal["tokens", "blocks"]
-MOST = 2**31 - 1
-"""The largest count that any part of the engine is asked to hold."""
 Count = Annotated[int, Field(ge=1, le=MOST)]
 TopK = Annotated[int, Field(ge=0, le=MOST)]
 COOLEST = 1e-4

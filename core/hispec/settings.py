@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from hispec.counts import counted
 from hispec.errors import UsageError
+from hispec.limits import LARGEST_SEED
 from hispec.profile import (
     COOLEST,
     HOTTEST,
@@ -84,8 +85,7 @@ def _device(name: str) -> str:
 
 
 Device = Annotated[str, AfterValidator(_device)]
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
-"""What every generator of random numbers here takes."""
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Shares = Annotated[tuple[Share, ...], BeforeValidator(_shares)]
 
 

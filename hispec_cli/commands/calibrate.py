@@ -1,16 +1,25 @@
 """`hispec calibrate`: find the exits, lengths and policy that are fastest here, and write them as a profile."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hispec.counts import counted
 from hispec.errors import UsageError
-from hispec_cli.commands.generate import prepare_hub
-from hispec_cli.options import CommonOptions, ModelOptions, Stack, grouped
+from hispec.limits import MOST
+from hispec_cli.checks import YAML, choose, depth_of, is_dummy
+from hispec_cli.options import CommonOptions, DecodingOptions, ModelOptions, Stack, grouped
 
+FEWEST_PROMPTS = 6
+"""Two thirds of them to calibrate on, a third to check with."""
+LONGEST_BUDGET = 30 * 24 * 3600
+"""Seconds."""
+MOST_EXITS = 1000
+"""No model has as many layers."""
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -35,7 +44,9 @@ class SearchOptions:
     format_as: Annotated[
         str | None, typer.Option(metavar="NAME", help="Read the file as this dataset's: its prompts.")
     ] = None
-    limit: Annotated[int, typer.Option(min=6, help="Prompts to take; a third of them is only checked with.")] = 90
+    limit: Annotated[
+        int, typer.Option(min=FEWEST_PROMPTS, help="Prompts to take; a third of them is only checked with.")
+    ] = 90
     max_new_tokens: Annotated[int | None, typer.Option(min=2, help="Most tokens of an answer.")] = None
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None
     dtype: Annotated[str | None, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")] = None
@@ -60,18 +71,47 @@ def calibrate(
     budget = seconds_of(search.budget)
     exits = exits_of(search.exit_layers) if search.exit_layers else []
     periods = numbers_of(search.periods, "--periods") if search.periods else []
+    from hispec.datasets import load
     from hispec_cli.ui.report.files import check_output
 
-    for path, endings in ((write, (".yaml", ".yml")), (report, (".html",))):
+    for path, endings in ((write, YAML), (report, (".html",))):
         if path is not None:
             check_output(path, endings)
-    prepare_hub(model)
+    choice = choose(model, DecodingOptions(device=search.device, dtype=search.dtype, stack=search.stack))
+    target = choice.profile.target
+    check_exit_layers(exits, target.model, depth_of(target, dummy=is_dummy(choice.decoding)))
+    written = write or Path(f"{choice.profile.name.replace('/', '-')}-calibrated.yaml")
+    check_output(written, YAML)
+    rows = load(search.dataset, format_as=search.format_as, limit=search.limit, offline=model.offline)
+    if len(rows.rows) < FEWEST_PROMPTS:
+        raise UsageError(
+            f"{search.dataset} has {counted(len(rows.rows), 'prompt')}, too few to calibrate on",
+            f"give a file of at least {FEWEST_PROMPTS}, or another dataset",
+        )
     from hispec_cli.calibration import plan, run  # takes seconds: torch
 
     if dry_run:
-        plan(model, search, budget, exits, periods)
+        plan(choice, rows, budget, exits, periods)
         return
-    raise typer.Exit(run(model, search, budget, exits, periods, write, report, resume=resume))
+    raise typer.Exit(run(choice, rows, search, budget, exits, periods, written, report, resume=resume))
+
+
+def check_exit_layers(exits: Sequence[int], model: str, depth: int | None) -> None:
+    """Refuse `--exit-layers` that a model is too shallow for.
+
+    Args:
+        exits: ascending; none where they are not asked for.
+        model: its name.
+        depth: its number of layers, None where that is not known yet.
+
+    Raises:
+        UsageError: naming the deepest exit, and those that would do.
+    """
+    if depth is not None and exits and exits[-1] >= depth:
+        raise UsageError(
+            f"exit {exits[-1]} was asked for, and {model} has {counted(depth, 'layer')}",
+            f"give --exit-layers from 1 to {depth - 1}",
+        )
 
 
 def seconds_of(text: str) -> float:
@@ -81,9 +121,10 @@ def seconds_of(text: str) -> float:
         UsageError: anything else.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
-    if found is None or float(found[1]) <= 0:
-        raise UsageError(f"--budget is {text!r}", "give a time such as 90s, 10m or 1h")
-    return float(found[1]) * UNITS[found[2] or "s"]
+    seconds = float(found[1]) * UNITS[found[2] or "s"] if found is not None else 0.0
+    if not 0 < seconds <= LONGEST_BUDGET:
+        raise UsageError(f"--budget is {text!r}", "give a time such as 90s, 10m or 1h, 30 days at most")
+    return seconds
 
 
 def exits_of(text: str) -> list[int]:
@@ -95,14 +136,19 @@ def exits_of(text: str) -> list[int]:
     if ":" not in text:
         return numbers_of(text, "--exit-layers")
     parts = text.split(":")
-    if len(parts) not in (2, 3) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) not in (2, 3) or not all(map(_is_count, parts)):
         raise UsageError(f"--exit-layers is {text!r}", "give A:B:STEP, for example 2:12:2, or a list: 1,2,4")
     first, last, step = (*map(int, parts), 1)[:3]
     if last < first:
         raise UsageError(
             f"--exit-layers is {text!r}, which holds no exit", "give the lower one first, for example 2:12:2"
         )
-    return list(range(first, last + 1, step))
+    exits = range(first, last + 1, step)
+    if len(exits) > MOST_EXITS:
+        raise UsageError(
+            f"--exit-layers is {text!r}, which holds {len(exits):,} exits", "give fewer, for example 2:12:2"
+        )
+    return list(exits)
 
 
 def numbers_of(text: str, option: str) -> list[int]:
@@ -112,6 +158,11 @@ def numbers_of(text: str, option: str) -> list[int]:
         UsageError: anything else.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if not parts or not all(map(_is_count, parts)):
         raise UsageError(f"{option} is {text!r}", "give whole numbers from 1, for example 1,2,4")
     return sorted({int(part) for part in parts})
+
+
+def _is_count(text: str) -> bool:
+    """Return whether text is a whole number from 1 that the engine can count to."""
+    return re.fullmatch(r"\s*\d{1,10}\s*", text) is not None and 1 <= int(text) <= MOST

@@ -131,9 +131,7 @@ def chat(
             store.close()
 
 
-def choose_with(
-    model: ModelOptions, decoding: AnswerOptions, saved: "Session"
-) -> "tuple[Choice, dict[str, Any]]":
+def choose_with(model: ModelOptions, decoding: AnswerOptions, saved: "Session") -> "tuple[Choice, dict[str, Any]]":
     """Choose a model as `hispec_cli.checks.choose` for a session, refusing its texts and settings too.
 
     Returns:

@@ -1,16 +1,19 @@
 """`hispec doctor`: what this machine can do, and whether a profile will run on it, before any download."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hispec_cli.options import CommonOptions, LoadFormat, Mode, grouped
+from hispec_cli.checks import choose_profile, depth_of, is_dummy, load_depth, mode_of, prepare_hub
+from hispec_cli.options import AnswerOptions, CommonOptions, LoadFormat, Mode, ProfileOptions, grouped
 from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
 
 if TYPE_CHECKING:
     from hispec.doctor import Machine, Verdict
+    from hispec.profile import Target
 
 OK, NO, NOTE = "ok", "no", "--"
 WIDTH = 14
@@ -19,7 +22,7 @@ WIDTH = 14
 @grouped
 def doctor(
     *,
-    profile: Annotated[str | None, typer.Option(help="Also say whether this profile runs here.")] = None,
+    model: ProfileOptions,
     mode: Annotated[
         Mode | None, typer.Option(help="Of the profile: its levels decide which models are loaded.")
     ] = None,
@@ -28,30 +31,21 @@ def doctor(
     load_format: Annotated[LoadFormat | None, typer.Option(help="dummy: random weights need no download.")] = None,
     prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Length of the prompt; 1024 by default.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of the answer; 256 by default.")] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", envvar="HISPEC_OFFLINE", help="Never touch the network, as HF_HUB_OFFLINE=1.")
-    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     common: CommonOptions,
 ) -> None:
-    """Show what this machine has, and whether a profile runs on it; exits 5, or 2 for a faulty profile, where not."""
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    """Show what this machine has, and whether a profile or a model runs on it; where not, exit 5, or 2 for a fault in it."""
+    prepare_hub(model)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    from hispec.profile import load_profile
     from hispec.settings import resolve_settings
 
     loaded, settings = None, None
-    if profile is not None:  # mistakes are told before seconds are spent on torch
-        given = {
-            "mode": mode,
-            "device": device,
-            "dtype": dtype,
-            "load_format": load_format,
-            "max_new_tokens": max_new_tokens,
-        }
-        loaded = load_profile(profile)
-        settings, _ = resolve_settings(given, loaded, environ=os.environ)
+    if model != ProfileOptions(offline=model.offline):  # mistakes are told before seconds are spent on torch
+        decoding = AnswerOptions(
+            mode=mode, device=device, dtype=dtype, load_format=load_format, max_new_tokens=max_new_tokens
+        )
+        loaded = choose_profile(model, mode=mode_of(decoding), dummy=is_dummy(decoding), find_depth=_ask_for_depth)
+        settings, _ = resolve_settings(decoding.given(), loaded, environ=os.environ)
     from hispec.doctor import examine_machine, examine_profile
 
     machine = examine_machine()
@@ -64,6 +58,18 @@ def doctor(
     else:
         write(visible("\n".join(_machine_lines(machine) + (_verdict_lines(verdict) if verdict else []))) + "\n")
     raise typer.Exit(verdict.exit_code if verdict else 0)
+
+
+def _ask_for_depth(target: "Target", dummy: bool) -> int:
+    """Return a model's number of layers, 0 where the hub does not tell it in time."""
+    from hispec.doctor import HUB_SECONDS
+    from hispec.models.hub import fetch_config
+    from hispec.profile import resolve_model
+
+    if Path(resolve_model(target.model)).is_dir():
+        return load_depth(target, dummy)
+    fetch_config(target, HUB_SECONDS)
+    return depth_of(target) or 0
 
 
 def _machine_lines(machine: "Machine") -> list[str]:

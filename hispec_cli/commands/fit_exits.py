@@ -11,9 +11,10 @@ import typer
 
 from hispec.budget import Budget
 from hispec.errors import UsageError
+from hispec_cli.checks import check_model, depth_of, prepare_hub
 from hispec_cli.commands.calibrate import seconds_of
-from hispec_cli.commands.generate import INTERRUPTED, prepare_hub
-from hispec_cli.options import CommonOptions, Dtype, Format, ModelOptions, grouped
+from hispec_cli.commands.generate import INTERRUPTED
+from hispec_cli.options import CommonOptions, Dtype, Format, ProfileOptions, grouped
 from hispec_cli.ui.console import say
 from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
@@ -21,6 +22,7 @@ from hispec_cli.ui.safe_text import visible
 if TYPE_CHECKING:
     from hispec.exits.fit import Fit
     from hispec.exits.job import Job
+    from hispec.exits.request import Request
 
 MENDS = {
     "steps": "fit with more --steps, or on more text",
@@ -77,13 +79,17 @@ def fit_exits(
     """Teach a model's exits to speak for it: small maps fitted on your text, the weights untouched."""
     limit = Budget() if budget is None else Budget(seconds_of(budget))
     layers = None if exits is None else _layers(exits)
-    prepare_hub(ModelOptions(offline=offline))
+    from hispec.exits.request import Request
+
+    prepare_hub(ProfileOptions(offline=offline))
+    request = Request(model, text, layers, out, revision, row_tokens, batch_tokens, device, dtype.value, force)
+    _check(request)
     from hispec.exits.fit import FitSettings  # takes seconds: torch
-    from hispec.exits.job import Job, Request
+    from hispec.exits.job import Job
     from hispec_cli.ui.fit_progress import FitProgress
 
     job = Job(
-        Request(model, text, layers, out, revision, row_tokens, batch_tokens, device, dtype.value, force),
+        request,
         FitSettings(steps=steps, learning_rate=learning_rate, seed=seed),
         limit,
     )
@@ -124,6 +130,20 @@ def _layers(exits: str) -> list[int]:
         return [int(layer) for layer in exits.split(",")]
     except ValueError:
         raise UsageError(f"--exits is {exits!r}", "give layers like --exits 4,8") from None
+
+
+def _check(request: "Request") -> None:
+    """Refuse what files and the model's configuration tell, as far as they are on this machine."""
+    from hispec.exits.request import check_exits
+    from hispec.profile import Profile, Target
+    from hispec.settings import resolve_settings
+
+    check_model(request.model)
+    target = Target(model=request.model, revision=request.revision)
+    resolve_settings({"device": request.device}, Profile(name=request.model, target=target))
+    request.check_files()
+    if (depth := depth_of(target)) is not None:
+        check_exits(request, depth)
 
 
 def _show(job: "Job", fit: "Fit", format_: Format) -> None:

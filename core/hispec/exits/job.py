@@ -2,10 +2,9 @@
 
 import hashlib
 import math
-import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ import torch
 import yaml
 
 from hispec.budget import Budget
-from hispec.counts import counted
-from hispec.errors import UsageError
 from hispec.exits.fit import Fit, FitSettings, fit_exits
+from hispec.exits.request import Request, check_exits
 from hispec.exits.text import read_rows, split
 from hispec.exits.verdict import WORTH, best_speedup
 from hispec.files import write_whole
@@ -24,39 +22,11 @@ from hispec.models.loading import choose_device, load_config, load_stack, load_t
 from hispec.models.metadata import read_commit
 from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import Provenance, digest_of_model, save_translators
-from hispec.profile import BUILTIN, Draft, Dtype, Intermediate, Profile, Target, resolve_model, user_folder
+from hispec.profile import BUILTIN, Draft, Intermediate, Profile, Target, resolve_model
 
 MOST_HELD_OUT_TOKENS = 16_384
 READING_SHARE = 0.2
 """Of the budget, at which enough of the text has been read."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to fit.
-
-    Attributes:
-        model: a folder, a hub id or `builtin:NAME`.
-        text: a UTF-8 file, like what the model will read and write.
-        exits: layers to read after; None takes a quarter and half of the depth.
-        out: the profile to write, .yaml; None is one in the user's own folder, named after the model.
-        revision: of a hub id.
-        row_tokens: length of a row of text, in tokens.
-        batch_tokens: tokens of an update.
-        device, dtype: as in `hispec.settings.Settings`.
-        force: replace files that are there.
-    """
-
-    model: str
-    text: Path
-    exits: Sequence[int] | None = None
-    out: Path | None = None
-    revision: str | None = None
-    row_tokens: int = 512
-    batch_tokens: int = 4096
-    device: str = "auto"
-    dtype: Dtype = "auto"
-    force: bool = False
 
 
 class Job:
@@ -80,13 +50,11 @@ class Job:
 
     def __init__(self, request: Request, settings: FitSettings, budget: Budget | None = None) -> None:
         self.request, self.budget = request, budget or Budget()
-        self.profile_path = _profile_path(request)
-        self.translators_path = self.profile_path.with_suffix(".safetensors")
-        _check_writable(self.profile_path, self.translators_path, request.force)
+        self.profile_path, self.translators_path = request.check_files()
         self._device = choose_device(request.device)
         self._folder = resolve_model(request.model)
         self._config = load_config(self._folder, request.revision)
-        self.exits = _check_exits(request, self._config.num_layers)
+        self.exits = check_exits(request, self._config.num_layers)
         row_tokens = min(request.row_tokens, self._config.context)
         batch_rows = max(1, request.batch_tokens // row_tokens)
         self.settings = FitSettings(**asdict(settings) | {"batch_rows": batch_rows})
@@ -202,54 +170,6 @@ class Job:
                 "python": platform.python_version(),
             },
         }
-
-
-def default_exits(num_layers: int) -> tuple[int, ...]:
-    """A quarter and half of the depth: twice what the paper takes for models that are trained for early exit."""
-    draft = max(1, round(num_layers / 4))
-    half = round(num_layers / 2)
-    return (draft, half) if draft < half else (draft,)
-
-
-def _check_exits(request: Request, num_layers: int) -> tuple[int, ...]:
-    if num_layers < 2:
-        raise UsageError(f"{request.model} has one layer, which leaves no exit to fit", "choose a deeper model")
-    if request.exits is None:
-        return default_exits(num_layers)
-    wrong = [exit_ for exit_ in request.exits if not 1 <= exit_ < num_layers]
-    if wrong or not request.exits:
-        named = f"--exits names {wrong[0]}" if wrong else "--exits names no exit"
-        raise UsageError(
-            f"{named}, and {request.model} has {counted(num_layers, 'layer')}",
-            f"choose exits from 1 to {num_layers - 1}",
-        )
-    return tuple(sorted(set(request.exits)))
-
-
-def _profile_path(request: Request) -> Path:
-    if request.out is None:
-        name = Path(request.model.removeprefix(BUILTIN)).expanduser().name or "model"
-        return user_folder() / f"{name.lower()}-exits.yaml"
-    path = request.out.expanduser()
-    if path.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"--out is {request.out}, and the profile is YAML", "name a file that ends in .yaml")
-    return path
-
-
-def _check_writable(profile: Path, translators: Path, force: bool) -> None:
-    """Find out before the fit what would lose its result after it."""
-    for path in (profile, translators):
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder", "choose another --out")
-        if path.exists() and not force:
-            raise UsageError(f"{path} exists", "choose another --out, or replace it with --force")
-    folder = profile.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be made: {error.strerror}", "choose another --out") from None
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"{folder} cannot be written to", "choose another --out")
 
 
 def _plain(profile: Profile) -> dict[str, Any]:
