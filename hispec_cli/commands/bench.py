@@ -10,6 +10,7 @@ import typer
 
 from hispec.bench.names import ARMS, check_arms
 from hispec.errors import UnavailableError, UsageError
+from hispec.limits import MOST
 from hispec_cli.checks import choose
 from hispec_cli.commands.generate import INTERRUPTED
 from hispec_cli.options import CommonOptions, DecodingOptions, Format, ModelOptions, grouped
@@ -32,9 +33,9 @@ class RunOptions:
     format_as: Annotated[
         str | None, typer.Option(metavar="NAME", help="Read the file as this dataset's: its prompts and scores.")
     ] = None
-    limit: Annotated[int, typer.Option(min=0, help="Rows to answer; 0 takes all.")] = 32
-    repeats: Annotated[int, typer.Option(min=1, help="How often each row is answered.")] = 1
-    warmup: Annotated[int, typer.Option(min=0, help="Rows answered before, not measured.")] = 2
+    limit: Annotated[int, typer.Option(min=0, max=MOST, help="Rows to answer; 0 takes all.")] = 32
+    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="How often each row is answered.")] = 1
+    warmup: Annotated[int, typer.Option(min=0, max=MOST, help="Rows answered before, not measured.")] = 2
     arms: Annotated[
         str, typer.Option(metavar="A,B,...", help=f"Of {', '.join(ARMS)}; the first is the one under test.")
     ] = "hispec,single-layer,autoregressive"

@@ -10,7 +10,7 @@ import typer
 
 from hispec.counts import counted
 from hispec.errors import UsageError
-from hispec.limits import MOST
+from hispec.limits import LARGEST_SEED, MOST
 from hispec_cli.checks import YAML, choose, depth_of, is_dummy
 from hispec_cli.options import CommonOptions, DecodingOptions, ModelOptions, Stack, grouped
 
@@ -45,13 +45,13 @@ class SearchOptions:
         str | None, typer.Option(metavar="NAME", help="Read the file as this dataset's: its prompts.")
     ] = None
     limit: Annotated[
-        int, typer.Option(min=FEWEST_PROMPTS, help="Prompts to take; a third of them is only checked with.")
+        int, typer.Option(min=FEWEST_PROMPTS, max=MOST, help="Prompts to take; a third of them is only checked with.")
     ] = 90
-    max_new_tokens: Annotated[int | None, typer.Option(min=2, help="Most tokens of an answer.")] = None
+    max_new_tokens: Annotated[int | None, typer.Option(min=2, max=MOST, help="Most tokens of an answer.")] = None
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None
     dtype: Annotated[str | None, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")] = None
     stack: Annotated[Stack | None, typer.Option(help="What runs the layers.")] = None
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of all that is drawn.")] = 0
 
 
 @grouped

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hispec.limits import MOST
 from hispec_cli.checks import choose_profile, depth_of, is_dummy, load_depth, mode_of, prepare_hub
 from hispec_cli.options import AnswerOptions, CommonOptions, LoadFormat, Mode, ProfileOptions, grouped
 from hispec_cli.ui.output import write, write_json
@@ -29,7 +30,9 @@ def doctor(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")] = None,
     load_format: Annotated[LoadFormat | None, typer.Option(help="dummy: random weights need no download.")] = None,
-    prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Length of the prompt; 1024 by default.")] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Length of the prompt; 1024 by default.")
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of the answer; 256 by default.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     common: CommonOptions,

@@ -11,10 +11,11 @@ import typer
 
 from hispec.budget import Budget
 from hispec.errors import UsageError
+from hispec.limits import LARGEST_SEED, MOST
 from hispec_cli.checks import check_model, depth_of, prepare_hub
 from hispec_cli.commands.calibrate import seconds_of
 from hispec_cli.commands.generate import INTERRUPTED
-from hispec_cli.options import CommonOptions, Dtype, Format, ProfileOptions, grouped
+from hispec_cli.options import CommonOptions, Dtype, Format, ProfileOptions, finite, grouped
 from hispec_cli.ui.console import say
 from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
@@ -54,19 +55,22 @@ def fit_exits(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
-    steps: Annotated[int, typer.Option(min=1, help="The most updates.")] = 250,
+    steps: Annotated[int, typer.Option(min=1, max=MOST, help="The most updates.")] = 250,
     budget: Annotated[
         str | None,
         typer.Option(
             metavar="TIME", help="The most time, loading included, e.g. 90s, 10m or 1.5h; no limit by default."
         ),
     ] = None,
-    row_tokens: Annotated[int, typer.Option(min=16, help="Tokens of a row of text; fewer take less memory.")] = 512,
-    batch_tokens: Annotated[int, typer.Option(min=16, help="Tokens of an update.")] = 4096,
+    row_tokens: Annotated[
+        int, typer.Option(min=16, max=MOST, help="Tokens of a row of text; fewer take less memory.")
+    ] = 512,
+    batch_tokens: Annotated[int, typer.Option(min=16, max=MOST, help="Tokens of an update.")] = 4096,
     learning_rate: Annotated[
-        float | None, typer.Option(min=1e-8, max=1.0, help="Peak rate; 0.5 over the hidden size by default.")
+        float | None,
+        typer.Option(min=1e-8, max=1.0, callback=finite, help="Peak rate; 0.5 over the hidden size by default."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the order of the text.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Decides the order of the text.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Of a hub model: a branch, tag or commit.")] = None,
     device: Annotated[str, typer.Option(envvar="HISPEC_DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[Dtype, typer.Option(envvar="HISPEC_DTYPE", help="Of the weights.")] = Dtype.auto,

@@ -80,7 +80,7 @@ def test_it_tells_what_it_did_and_writes_a_profile_with_its_translators(fit, tmp
 
 def test_in_words_and_by_default_among_the_users_own_profiles(fit, hispec, tmp_path, monkeypatch):
     monkeypatch.setattr(profiles, "user_folder", lambda: tmp_path / "own")
-    monkeypatch.setattr("hispec.exits.job.user_folder", lambda: tmp_path / "own")
+    monkeypatch.setattr("hispec.exits.request.user_folder", lambda: tmp_path / "own")
     outcome = fit(out=None)
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith("exit 1: agreement with the whole model 0.")

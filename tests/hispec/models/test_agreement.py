@@ -118,7 +118,7 @@ def test_frequent_words_come_first(engine):
 
 @pytest.mark.parametrize(
     ("agreement", "cause"),
-    [((0.5,), "1 shares"), ((0.75, 0.55), "not rising"), ((0.5, 0.5), "not rising"), ((0.5, 1.0), "not rising")],
+    [((0.5,), "1 share,"), ((0.75, 0.55), "not rising"), ((0.5, 0.5), "not rising"), ((0.5, 1.0), "not rising")],
 )
 def test_shares_that_do_not_belong_to_the_exits_are_refused(folder, agreement, cause):
     with pytest.raises(UsageError, match=cause):
@@ -152,6 +152,8 @@ def test_shares_are_numbers(folder, text):
 
 def test_shares_come_from_the_environment_too(folder):
     profile = profile_for_model(str(folder), 6, *EXITS)
-    settings, _ = resolve_settings({}, profile, environ={"HISPEC_DUMMY_AGREEMENT": "0.55, 0.75"})
+    settings, _ = resolve_settings(
+        {}, profile, environ={"HISPEC_DUMMY_AGREEMENT": "0.55, 0.75", "HISPEC_LOAD_FORMAT": "dummy"}
+    )
     assert settings.dummy_agreement == (0.55, 0.75)
     assert json.loads(settings.model_dump_json())["dummy_agreement"] == [0.55, 0.75]
