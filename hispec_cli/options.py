@@ -1,7 +1,6 @@
 """Groups of options shared by commands, each defined once as a dataclass that commands take as one argument."""
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import StrEnum
@@ -81,17 +80,6 @@ class Policy(StrEnum):
 
     static = "static"
     adaptive = "adaptive"
-
-
-def finite(value: float | None) -> float | None:
-    """Refuse `nan` and `inf`, which pass every range.
-
-    Raises:
-        typer.BadParameter: for either.
-    """
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not a finite number")
-    return value
 
 
 @dataclass(frozen=True)

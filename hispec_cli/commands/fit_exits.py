@@ -15,7 +15,7 @@ from hispec.limits import LARGEST_SEED, MOST
 from hispec_cli.checks import check_model, depth_of, prepare_hub
 from hispec_cli.commands.calibrate import seconds_of
 from hispec_cli.commands.generate import INTERRUPTED
-from hispec_cli.options import CommonOptions, Dtype, Format, ProfileOptions, finite, grouped
+from hispec_cli.options import CommonOptions, Dtype, Format, ProfileOptions, grouped
 from hispec_cli.ui.console import say
 from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
@@ -68,7 +68,7 @@ def fit_exits(
     batch_tokens: Annotated[int, typer.Option(min=16, max=MOST, help="Tokens of an update.")] = 4096,
     learning_rate: Annotated[
         float | None,
-        typer.Option(min=1e-8, max=1.0, callback=finite, help="Peak rate; 0.5 over the hidden size by default."),
+        typer.Option(min=1e-8, max=1.0, help="Peak rate; 0.5 over the hidden size by default."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Decides the order of the text.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Of a hub model: a branch, tag or commit.")] = None,

@@ -15,7 +15,7 @@ from hispec.counts import counted
 from hispec.errors import LosslessnessError, OutOfMemoryError, UnavailableError, UsageError, is_out_of_memory
 from hispec.events import Finished
 from hispec_cli.checks import check_message, choose
-from hispec_cli.options import AnswerOptions, CommonOptions, DecodingOptions, Format, ModelOptions, finite, grouped
+from hispec_cli.options import AnswerOptions, CommonOptions, DecodingOptions, Format, ModelOptions, grouped
 from hispec_cli.ui.console import say
 from hispec_cli.ui.downloads import DownloadProgress
 from hispec_cli.ui.panels import summary
@@ -63,9 +63,7 @@ def generate(
     replay: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Play what --trace recorded, without a model or a prompt.")
     ] = None,
-    speed: Annotated[
-        float | None, typer.Option(min=0, callback=finite, help="Of --replay; 1 is its own pace, 0 does not wait.")
-    ] = None,
+    speed: Annotated[float | None, typer.Option(min=0, help="Of --replay; 1 is its own pace, 0 does not wait.")] = None,
     common: CommonOptions,
 ) -> None:
     """Answer one prompt, token for token as the target model alone would."""
