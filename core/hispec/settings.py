@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from hispec.counts import counted
 from hispec.errors import UsageError
-from hispec.limits import LARGEST_SEED
+from hispec.limits import LARGEST_SEED, MOST
 from hispec.profile import (
     COOLEST,
     HOTTEST,
