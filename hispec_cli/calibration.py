@@ -10,6 +10,7 @@ from platformdirs import user_state_path
 
 from hispec.api import Engine
 from hispec.bench.processes import Processes
+from hispec.budget import Budget
 from hispec.calibration.job import default_exits, fingerprint, job_of
 from hispec.calibration.search import PLAIN, Space
 from hispec.calibration.session import Calibrated, Job, Session
@@ -52,7 +53,7 @@ def run(
     choice: Choice,
     rows: Loaded,
     search: SearchOptions,
-    budget: float,
+    budget: Budget,
     exits: Sequence[int],
     periods: Sequence[int],
     path: Path,
@@ -127,7 +128,7 @@ def _environment(engine: Engine, job: Job, rows: Loaded) -> dict[str, Any]:
             "sha256": rows.sha256,
             "prompts": len(job.prompts),
         },
-        "budget_s": job.budget,
+        "budget_s": job.budget.seconds,
         "seed": job.seed,
     }
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hispec.budget import Budget
 from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.limits import LARGEST_SEED, MOST
@@ -27,7 +28,9 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 class SearchOptions:
     """What is looked at."""
 
-    budget: Annotated[str, typer.Option(metavar="TIME", help="Time to take, e.g. 90s, 10m or 1h.")] = "10m"
+    budget: Annotated[
+        str, typer.Option(metavar="TIME", help="Time to take, loading included, e.g. 90s, 10m or 1h.")
+    ] = "10m"
     exit_layers: Annotated[
         str | None,
         typer.Option(metavar="A:B:STEP", help="Exits to look at, B among them; or a list: 1,2,4. Some by default."),
@@ -68,7 +71,7 @@ def calibrate(
     common: CommonOptions,
 ) -> None:
     """Find the exits, lengths and policy that are fastest on this machine, and write them as a profile."""
-    budget = seconds_of(search.budget)
+    budget = Budget(seconds_of(search.budget))
     exits = exits_of(search.exit_layers) if search.exit_layers else []
     periods = numbers_of(search.periods, "--periods") if search.periods else []
     from hispec.datasets import load
@@ -91,7 +94,7 @@ def calibrate(
     from hispec_cli.calibration import plan, run  # takes seconds: torch
 
     if dry_run:
-        plan(choice, rows, budget, exits, periods)
+        plan(choice, rows, budget.seconds, exits, periods)
         return
     raise typer.Exit(run(choice, rows, search, budget, exits, periods, written, report, resume=resume))
 

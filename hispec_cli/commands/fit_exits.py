@@ -103,7 +103,7 @@ def fit_exits(
     )
     with FitProgress(steps, limit) as progress:
         stack = job.load()
-        with _interruptible() as interrupted:
+        with _interruptible(progress.say) as interrupted:
             fit = job.run(stack, progress.see, interrupted)
     job.save(fit)
     _show(job, fit, format)
@@ -112,7 +112,7 @@ def fit_exits(
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def _interruptible(tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """Let the first Ctrl-C end the fit with what it has found, and the second end the program."""
     asked = []
     before = signal.getsignal(signal.SIGINT)
@@ -120,7 +120,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     def ask(*_: object) -> None:
         asked.append(True)
         signal.signal(signal.SIGINT, before)
-        say("interrupted: ending with what was found so far; Ctrl-C again ends at once", "yellow")
+        tell("interrupted: ending with what was found so far; Ctrl-C again ends at once")
 
     signal.signal(signal.SIGINT, ask)
     try:

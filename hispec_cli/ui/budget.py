@@ -1,14 +1,17 @@
 """What a person is told of a budget that cannot be kept."""
 
+from rich.console import Console
+
 from hispec.budget import Budget
 from hispec_cli.ui.console import say
 
 
-def say_if_not_kept(budget: Budget, least: float = 0.0) -> bool:
+def say_if_not_kept(budget: Budget, console: Console, least: float = 0.0) -> bool:
     """Say where a budget cannot be kept, and what is done then.
 
     Args:
         budget: of the command.
+        console: where to say it.
         least: seconds that the least that gives a result still takes.
 
     Returns:
@@ -21,5 +24,6 @@ def say_if_not_kept(budget: Budget, least: float = 0.0) -> bool:
         f"the budget of {budget.seconds:g} s cannot be kept: {budget.spent:.0f} s have gone by{more}; "
         "doing that least, Ctrl-C ends it",
         "yellow",
+        console,
     )
     return True

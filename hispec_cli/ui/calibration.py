@@ -17,8 +17,9 @@ from rich.text import Text
 
 from hispec.bench.caveats import FEW
 from hispec.calibration.search import Configuration
-from hispec.calibration.session import Calibrated, Job, Phase, Progress, Scored, Timed
+from hispec.calibration.session import Calibrated, Job, Phase, Planned, Progress, Scored, Timed
 from hispec.counts import counted
+from hispec_cli.ui.budget import say_if_not_kept
 from hispec_cli.ui.calibration_panels import (
     ASCII,
     TITLES,
@@ -52,11 +53,13 @@ class CalibrationView:
     """
 
     def __init__(self, job: Job, *, quiet: bool = False) -> None:
-        self.state = initial(job.space, job.budget)
+        self.state = initial(job.space, job.budget.seconds)
         self._job, self._quiet = job, quiet
         self._seen: list[Seen] = []
-        self._began = self._next = self._said_at = monotonic()
+        self._began = job.budget.began
+        self._next = self._said_at = monotonic()
         self._console = stderr()
+        self._warned = not quiet and say_if_not_kept(job.budget, self._console)
         self._glyphs, self._ramp = glyphs_for(self._console), ramp_for(self._console.color_system)
         self._live = (
             Live(console=self._console, auto_refresh=False, transient=True)
@@ -79,6 +82,9 @@ class CalibrationView:
     def see(self, progress: Progress) -> None:
         """Take a step into account, and draw if it is time to."""
         if self._quiet:
+            return
+        if isinstance(progress, Planned):
+            self._tell_plan(progress)
             return
         now = monotonic()
         self._seen.append(Seen(now - self._began, progress))
@@ -115,6 +121,16 @@ class CalibrationView:
         elif not self.state.scored:
             share = self.state.progress_of(self.state.phase, now - self._began)
             say(f"{at}{TITLES[self.state.phase]}: {share:.0%}")
+
+    def _tell_plan(self, plan: Planned) -> None:
+        """Say what the budget costs: shorter answers, or that it cannot be kept."""
+        if not self._warned:
+            self._warned = say_if_not_kept(self._job.budget, self._console, plan.least)
+        if plan.tokens < self._job.most:
+            said = (
+                f"answers are cut to {counted(plan.tokens, 'token')} to save time; a longer --budget gives longer ones"
+            )
+            say(said, console=self._console)
 
     def _reduced(self) -> CalibrationState:
         seen, self._seen = self._seen, []
@@ -171,7 +187,7 @@ def searched(job: Job, result: Calibrated) -> CalibrationState:
     configurations = result.timings.configurations
     best = result.winner if result.winner in configurations else result.check.configurations[0]
     state = reduce(
-        initial(job.space, job.budget),
+        initial(job.space, job.budget.seconds),
         *(Seen(0.0, Scored(score)) for score in result.found.scores),
         Seen(0.0, Phase("timing", 1.0)),
         Seen(0.0, Timed(result.timings, [configurations.index(one) for one in (best, *result.ties)])),

@@ -131,7 +131,8 @@ class CalibrationState:
             return 1.0
         if phase not in self.began:
             return 0.0
-        began, end = self.began[phase], ENDS[phase] * self.budget
+        start = min(self.began.values())
+        began, end = self.began[phase], start + ENDS[phase] * (self.budget - start)
         by_time = (at - began) / (end - began) if end > began else 1.0
         return max(self.share, min(0.99, by_time))
 

@@ -43,9 +43,15 @@ def stderr() -> Console:
     return _Stderr(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
 
 
-def say(message: str, style: str = "dim") -> None:
-    """One message for the person at the terminal."""
-    stderr().print(Text(visible(message), style))
+def say(message: str, style: str = "dim", console: Console | None = None) -> None:
+    """Print one message for the person at the terminal.
+
+    Args:
+        message: what to say.
+        style: its colour.
+        console: the one on which something is being drawn, which goes on below the message.
+    """
+    (console or stderr()).print(Text(visible(message), style))
 
 
 def show_warning(

@@ -28,7 +28,7 @@ class FitProgress:
         self._steps, self._budget = steps, budget
         self._said, self._said_at, self._doing = 0.0, monotonic(), ""
         self._warned = False
-        console = stderr()
+        self._console = console = stderr()
         self._bar = (
             Progress(BarColumn(), TextColumn("{task.description}", markup=False), console=console, transient=True)
             if console.is_terminal
@@ -36,7 +36,7 @@ class FitProgress:
         )
 
     def __enter__(self) -> Self:
-        self._warned = say_if_not_kept(self._budget)
+        self._warned = say_if_not_kept(self._budget, self._console)
         if self._bar is not None:
             self._bar.start()
             self._task = self._bar.add_task("loading the model", total=None)
@@ -51,7 +51,7 @@ class FitProgress:
     def see(self, fit: Fit) -> None:
         """Take an update, or a row of the held-out text, into account."""
         if not self._warned and not fit.step:
-            self._warned = say_if_not_kept(self._budget, fit.least)
+            self._warned = say_if_not_kept(self._budget, self._console, fit.least)
         doing = "measuring the plain exits" if not fit.before else "measuring the fitted exits"
         if fit.looked is None:
             doing = f"step {fit.step} of {self._steps}"
@@ -63,6 +63,10 @@ class FitProgress:
         if begins or share >= self._said + SHARE - 1e-9 or now >= self._said_at + EVERY_S or fit.ended is not None:
             self._said, self._said_at, self._doing = share, now, doing
             say(line)
+
+    def say(self, message: str) -> None:
+        """Print a warning above the bar."""
+        say(message, "yellow", self._console)
 
     def _line(self, doing: str, fit: Fit) -> str:
         if fit.looked is not None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hispec.budget import Budget
 from hispec.calibration.adapting import Fitter
 from hispec.calibration.costs import WIDTHS, Costs, SpanCost
 from hispec.calibration.replay import Outcome
@@ -42,7 +43,7 @@ def made(target="m"):
     timings, check = _answers({**speeds, one: 290.0}, noisy=one), _answers({two: 290.0, PLAIN: 100.0})
     agreement = agreement_of(traces, readers[2])
     result = Calibrated(two, [one], Found(scores, scores), timings, check, scorer, agreement, {"costs": 1.5})
-    job = SimpleNamespace(target=target, space=Space(tuple(readers[:2]), validate_every=(4, 8)), budget=60.0)
+    job = SimpleNamespace(target=target, space=Space(tuple(readers[:2]), validate_every=(4, 8)), budget=Budget(60.0))
     return job, result
 
 

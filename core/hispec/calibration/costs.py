@@ -25,10 +25,6 @@ CONTEXTS = (32, 256, 1024)
 """Positions at which they are timed, where the model's context allows."""
 
 
-FEWEST = 3
-"""Times that everything is timed, however short the time."""
-
-
 @dataclass(frozen=True)
 class SpanCost:
     """Seconds of a span of a model's layers, by width, each at some context lengths.
@@ -69,6 +65,20 @@ class Costs:
     guess: float = 2e-5
 
 
+def seconds_alone(costs: Costs, model: str, depth: int, prompt: int) -> tuple[float, float]:
+    """Return what decoding with a model alone costs: seconds of a prompt, and of each token after it.
+
+    Args:
+        costs: of spans, heads and perhaps steps.
+        model: which.
+        depth: its layers.
+        prompt: tokens of the prompt.
+    """
+    call, layer = costs.spans[model].at(CONTEXTS[1])
+    token = call(1) + depth * layer(1) + costs.heads[model, 0](1)
+    return call(prompt) + depth * layer(prompt), token + costs.steps.get("target drafts", 0.0)
+
+
 def kind_of(level: int, levels: int, *, drafts: bool) -> str:
     """Steps that cost alike: drafted tokens, judgements by lower levels, those of the target."""
     last = level == levels - 1
@@ -91,7 +101,7 @@ def measure(
         features: of confidence, to be timed too.
         repeats: of each; the median counts.
         progress: told the share that is done.
-        out_of_time: asked now and then; everything is timed only `FEWEST` times then.
+        out_of_time: asked now and then; the rest is timed only once then, and spans at one context length.
     """
     spans: dict[str, SpanCost] = {}
     for name, stack in stacks.items():
@@ -103,14 +113,18 @@ def measure(
         layers: list[Curve] = []
         for at, width in enumerate(widths):
             progress(at / len(widths))
-            repeats = FEWEST if out_of_time() else repeats
-            rows = [_time_spans(stack, width, context, repeats) for context in contexts]
-            calls.append(Curve(tuple(contexts), tuple(call for call, _ in rows)))
-            layers.append(Curve(tuple(contexts), tuple(layer for _, layer in rows)))
+            rows: list[tuple[float, float]] = []
+            for context in contexts:
+                if rows and out_of_time():
+                    break
+                rows.append(_time_spans(stack, width, context, 1 if out_of_time() else repeats))
+            known = tuple(contexts[: len(rows)])
+            calls.append(Curve(known, tuple(call for call, _ in rows)))
+            layers.append(Curve(known, tuple(layer for _, layer in rows)))
         spans[name] = SpanCost(tuple(calls), tuple(layers))
     curves, sure = {}, 0.0
     for (name, words), head in heads.items():
-        repeats = FEWEST if out_of_time() else repeats
+        repeats = 1 if out_of_time() else repeats
         curves[name, words], sure = _time_head(stacks[name], head, features, repeats)
     progress(1.0)
     return Costs(spans, curves, confidence=sure)

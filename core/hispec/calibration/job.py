@@ -11,6 +11,7 @@ import torch
 
 from hispec.api import Engine
 from hispec.bench.runner import describe_machine
+from hispec.budget import Budget
 from hispec.calibration.search import Space
 from hispec.calibration.session import Job
 from hispec.calibration.traces import Reader
@@ -34,7 +35,7 @@ WORDS = (256, 1024, 4096, 16384)
 def job_of(
     engine: Engine,
     prompts: Sequence[list[int]],
-    budget: float,
+    budget: Budget,
     *,
     exits: Sequence[int] = (),
     draft_tokens: Sequence[int] = (),
@@ -47,7 +48,7 @@ def job_of(
     Args:
         engine: loaded with the profile, in mode `hispec`.
         prompts: token ids.
-        budget: seconds.
+        budget: of the command.
         exits: to look at; by default up to `MOST_EXITS`, evenly spaced in the lower three quarters of the depth, and
             those that have translators.
         draft_tokens: N_d to look at.

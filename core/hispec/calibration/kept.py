@@ -34,7 +34,7 @@ class Kept:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not resume:
-                for path in (self._costs, self._traces, *folder.glob("*.answers.jsonl")):
+                for path in (self._costs, self._length, self._traces, *folder.glob("*.answers.jsonl")):
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise UnavailableError(f"{folder} cannot be used: {error.strerror}", "free it, or the disk") from None
@@ -42,6 +42,10 @@ class Kept:
     @property
     def _costs(self) -> Path:
         return self.folder / "costs.json"
+
+    @property
+    def _length(self) -> Path:
+        return self.folder / "length.json"
 
     @property
     def _traces(self) -> Path:
@@ -68,6 +72,15 @@ class Kept:
             "guess": costs.guess,
         }
         _write(self._costs, json.dumps(record).encode())
+
+    def length(self) -> int | None:
+        """Return the tokens of an answer, as kept: answers of two lengths do not compare."""
+        found = _read(self._length)
+        return found if isinstance(found, int) else None
+
+    def keep_length(self, tokens: int) -> None:
+        """Write it."""
+        _write(self._length, json.dumps(tokens).encode())
 
     def traces(self) -> Traces | None:
         """As kept."""

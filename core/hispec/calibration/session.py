@@ -4,18 +4,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from statistics import mean
 from time import perf_counter
 from typing import TypeVar, cast
 
 from hispec.bench.caveats import few_prompts
 from hispec.bench.processes import Processes
+from hispec.budget import Budget
 from hispec.calibration.adapting import Fitter
-from hispec.calibration.costs import Costs, measure
+from hispec.calibration.costs import Costs, measure, seconds_alone
 from hispec.calibration.kept import Kept
 from hispec.calibration.search import PLAIN, Configuration, Found, Score, Scorer, Space, Workbench, search
 from hispec.calibration.steps import with_steps
 from hispec.calibration.timing import Speed, TimedAnswer, Timer, Timings, halving
-from hispec.calibration.traces import Reader, Recorder, Traces, record_all
+from hispec.calibration.traces import FEWEST, Reader, Recorder, Traces, record_all
 from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.models.stack import LayerStack, ReducedHead
 from hispec.models.translator import Translator
@@ -24,7 +26,13 @@ PHASES = ("costs", "traces", "replay", "timing", "check")
 """What a calibration spends its budget on, in order."""
 
 ENDS = {"costs": 0.15, "traces": 0.4, "replay": 0.6, "timing": 0.8, "check": 1.0}
-"""By phase, the share of the budget at which it has to be over."""
+"""By phase, the share of the budget, or of what loading has left of it, at which the phase has to be over."""
+
+SHORTEST = 16
+"""Tokens of an answer, however short the time."""
+
+FINALISTS, FEWEST_FINALISTS = 8, 3
+"""Configurations that are timed, beside the best of each kind; the second where time is short."""
 
 HELD_OUT = 3
 """Every so manieth prompt is not calibrated on, but checked with."""
@@ -56,7 +64,20 @@ class Timed:
     alive: list[int]
 
 
-Progress = Phase | Scored | Timed
+@dataclass(frozen=True)
+class Planned:
+    """What the budget allows, known once costs are measured.
+
+    Attributes:
+        tokens: of an answer.
+        least: seconds that recording, timing and checking as little as gives a result take, about.
+    """
+
+    tokens: int
+    least: float
+
+
+Progress = Phase | Scored | Timed | Planned
 
 
 @dataclass(frozen=True)
@@ -71,7 +92,7 @@ class Job:
         prompts: token ids.
         eos_ids: that end answers.
         most: tokens of an answer.
-        budget: seconds.
+        budget: of the command.
         seed: of all that is drawn.
         translators: by model and exit, of those that have one.
     """
@@ -83,7 +104,7 @@ class Job:
     prompts: list[list[int]]
     eos_ids: frozenset[int]
     most: int
-    budget: float
+    budget: Budget
     seed: int = 0
     translators: Mapping[tuple[str, int], Translator] = field(default_factory=dict)
 
@@ -183,7 +204,8 @@ class Session:
         self.job, self.listen, self.processes = job, listen, processes or Processes()
         own = folder if self.processes.reports else folder / f"process-{self.processes.rank}"
         self._kept = Kept(own, resume=resume)
-        self._began = perf_counter()
+        self._most = job.most
+        self._loaded = job.budget.spent
         self._seconds: dict[str, float] = {}
         self._dice = Random(job.seed)
         self._own = [prompt for at, prompt in enumerate(job.prompts) if (at + 1) % HELD_OUT]
@@ -197,6 +219,7 @@ class Session:
         """
         job = self.job
         costs = self._phase("costs", lambda: self._by_the_first(self.costs))
+        self._most = self._by_the_first(lambda: self.plan(costs))
         traces = self._phase("traces", lambda: self._by_the_first(self.traces))
         scorer = Scorer(job.bench, traces, costs, job.eos_ids, Fitter(traces.texts, ("margin",)), job.seed)
         found = self._phase("replay", lambda: self._by_the_first(lambda: self.search(scorer)))
@@ -235,12 +258,33 @@ class Session:
         self._kept.keep_costs(costs)
         return costs
 
+    def plan(self, costs: Costs) -> int:
+        """Choose how many tokens an answer has, so that the phases that come fit the budget, and tell."""
+        job = self.job
+        prompt = round(mean(len(prompt) for prompt in job.prompts))
+        before, token = seconds_alone(costs, job.target, job.stacks[job.target].num_layers, prompt)
+        time = max(0.0, job.budget.seconds - self._loaded)
+        # At the least, some texts are written and then read, and a few configurations answer two prompts each.
+        texts = min(FEWEST, len(self._own))
+        answers = {"traces": texts, "timing": 2 * (FEWEST_FINALISTS + 5), "check": 2 * 3}
+        prompts = answers | {"traces": 2 * texts}
+
+        def fits(phase: str) -> float:
+            share = ENDS[phase] - ENDS[PHASES[PHASES.index(phase) - 1]]
+            return (share * time - prompts[phase] * before) / (answers[phase] * token)
+
+        longest = min(job.most, int(min(map(fits, answers))))
+        tokens = self._kept.length() or max(min(SHORTEST, job.most), longest)
+        self._kept.keep_length(tokens)
+        self.listen(Planned(tokens, sum(prompts.values()) * before + sum(answers.values()) * tokens * token))
+        return tokens
+
     def traces(self) -> Traces:
         """Recorded, or as kept; fewer prompts where time is short."""
         if (kept := self._kept.traces()) is not None:
             return kept
         job = self.job
-        timer = Timer(job.bench, Plainly(), job.eos_ids, job.most, job.stacks[job.target].context)
+        timer = Timer(job.bench, Plainly(), job.eos_ids, self._most, job.stacks[job.target].context)
         recorder = Recorder(job.stacks, job.readers(), job.heads, job.target, job.translators)
         traces = record_all(
             recorder,
@@ -258,6 +302,7 @@ class Session:
         return search(
             self.job.space,
             scorer,
+            FEWEST_FINALISTS if self._late("traces") else FINALISTS,
             seen=lambda score: self.listen(Scored(score)),
             out_of_time=lambda: self._late("replay"),
         )
@@ -320,7 +365,7 @@ class Session:
 
     def _timer(self, scorer: Scorer) -> Timer:
         job = self.job
-        return Timer(scorer.bench, scorer, job.eos_ids, job.most, job.stacks[job.target].context)
+        return Timer(scorer.bench, scorer, job.eos_ids, self._most, job.stacks[job.target].context)
 
     def _phase(self, name: str, work: Callable[[], T]) -> T:
         self._tell(name, 0.0)
@@ -342,7 +387,8 @@ class Session:
         self.listen(Phase(name, share))
 
     def _late(self, phase: str) -> bool:
-        return perf_counter() - self._began > ENDS[phase] * self.job.budget
+        budget = self.job.budget
+        return budget.spent > self._loaded + ENDS[phase] * (budget.seconds - self._loaded)
 
 
 class Plainly:

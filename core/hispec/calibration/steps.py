@@ -22,6 +22,8 @@ from hispec.models.stack import LayerStack, ReducedHead
 
 FEWEST = 12
 """Answers that are timed, however short the time: each kind of step has to happen."""
+SHORT = 12
+"""Tokens of an answer where time is short."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +141,13 @@ def with_steps(
         most: tokens of each answer.
         rounds: how many answers.
         dice: draws exits, heads and periods.
-        out_of_time: asked before every answer but the first `FEWEST`.
+        out_of_time: asked before every answer; only the first `FEWEST` are given then, of `SHORT` tokens.
     """
     timed: list[TimedStep] = []
     target = Level("target", stack, stack.num_layers)
     for at in range(rounds):
-        if at >= FEWEST and out_of_time():
+        late = out_of_time()
+        if late and at >= FEWEST:
             break
         count = min(stack.num_layers - 1, dice.choice((0, 1, 1, 2, 2)))
         exits = sorted(_shallow(stack.num_layers, count, dice))
@@ -152,7 +155,11 @@ def with_steps(
         levels = [Level(f"exit {exit_}", stack, exit_, head) for exit_ in exits]
         periods = [1, *(dice.choice((1, 2, 3, 4, 6, 8)) for _ in exits[:-1]), dice.choice((2, 4, 8, 12, 16))]
         timed += time_steps(
-            [*levels, target], costs, periods[: count + 1] if count else [1], prompts[at % len(prompts)], most
+            [*levels, target],
+            costs,
+            periods[: count + 1] if count else [1],
+            prompts[at % len(prompts)],
+            min(most, SHORT) if late else most,
         )
     return replace(costs, steps=fit_steps(timed))
 

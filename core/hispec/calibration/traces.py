@@ -116,26 +116,29 @@ class Recorder:
 
     @torch.inference_mode()
     def detours(
-        self, prompt: Sequence[int], text: Trace, drafter: Reader, most: int, length: int, dice: Random
-    ) -> list[Trace]:
-        """Let a drafter go on from some of its mistakes in a text that was the last to be recorded.
+        self, prompt: Sequence[int], text: Trace, wanted: Mapping[Reader, int], length: int, dice: Random
+    ) -> Iterator[tuple[Reader, Trace]]:
+        """Let drafters go on from some of their mistakes in the text that was the last to be recorded.
 
         Args:
             prompt: of the text.
             text: what the target wrote.
-            drafter: who makes the mistakes.
-            most: how many mistakes to follow.
+            wanted: by drafter, how many of its mistakes to follow.
             length: how many tokens are written after each.
             dice: chooses the mistakes.
+
+        Yields:
+            Whose mistake it was, and what followed.
         """
-        guesses = text.readings[drafter].best
-        wrong = [at for at, token in enumerate(text.tokens) if guesses[at] != token]
-        return [
-            self._detour([*prompt, *text.tokens[:at]], guesses[at], drafter, length)
-            for at in sorted(
-                dice.sample(wrong, min(most, len(wrong))), reverse=True
-            )  # what is cut off is not needed again
-        ]
+        chosen: list[tuple[int, Reader]] = []
+        for drafter, most in wanted.items():
+            guesses = text.readings[drafter].best
+            wrong = [at for at, token in enumerate(text.tokens) if guesses[at] != token]
+            chosen += [(at, drafter) for at in dice.sample(wrong, min(most, len(wrong)))]
+        # From the last one back, since a detour overwrites what the caches hold of the text behind its mistake.
+        for at, drafter in sorted(chosen, reverse=True):
+            guess = text.readings[drafter].best[at]
+            yield drafter, self._detour([*prompt, *text.tokens[:at]], guess, drafter, length)
 
     def _detour(self, prefix: list[int], mistake: int, drafter: Reader, length: int) -> Trace:
         """What a drafter writes after its mistake; the cache holds the prefix."""
@@ -192,7 +195,7 @@ def record_all(
         detours: per reader, about.
         length: tokens written in each.
         progress: told the share that is done.
-        out_of_time: asked before every text but the first eight.
+        out_of_time: asked before every text but the first eight, and before every detour but the first.
     """
     texts: list[Trace] = []
     followed: dict[Reader, list[Trace]] = {reader: [] for reader in recorder.readers}
@@ -202,8 +205,10 @@ def record_all(
             break
         text = recorder.record(prompt, write(prompt))
         texts.append(text)
-        for reader, known in followed.items():
-            if len(known) < detours:
-                known += recorder.detours(prompt, text, reader, each, length, dice)
+        wanted = {reader: each for reader, known in followed.items() if len(known) < detours}
+        for reader, detour in recorder.detours(prompt, text, wanted, length, dice):
+            followed[reader].append(detour)
+            if out_of_time():
+                break
         progress((at + 1) / len(prompts))
     return Traces(texts, followed)

@@ -107,7 +107,7 @@ def to_html(job: Job, result: Calibrated, environment: Mapping[str, Any], comman
         configurations=len(result.found.scores),
         texts=len(result.scorer.traces.texts),
         seconds=[(phase, result.seconds.get(phase)) for phase in PHASES],
-        budget=job.budget,
+        budget=job.budget.seconds,
         environment=list(flat(dict(environment))),
         command=shlex.join(command),
     )

@@ -2,16 +2,18 @@
 
 from dataclasses import replace
 from random import Random
+from time import monotonic
 
 import pytest
 
+from hispec.budget import Budget
 from hispec.calibration import session as sessions
 from hispec.calibration.adapting import Fitter
 from hispec.calibration.fitting import mean_acceptance
 from hispec.calibration.job import default_exits
 from hispec.calibration.kept import Kept
 from hispec.calibration.search import PLAIN, Configuration, Scorer, Space, Workbench, search
-from hispec.calibration.session import Job, Phase, Scored, Session, Timed
+from hispec.calibration.session import Job, Phase, Planned, Scored, Session, Timed
 from hispec.calibration.timing import TimedAnswer, Timer, Timings, halving
 from hispec.calibration.traces import Reader
 
@@ -22,7 +24,7 @@ PROMPTS = [[3, 1, 4, at] for at in range(12)]
 
 @pytest.fixture
 def job(stack):
-    return Job({"random": stack}, "random", {}, SPACE, PROMPTS, frozenset(), 24, budget=4.0)
+    return Job({"random": stack}, "random", {}, SPACE, PROMPTS, frozenset(), 24, budget=Budget(4.0))
 
 
 @pytest.fixture
@@ -42,7 +44,45 @@ def test_a_whole_calibration(job, tmp_path):
     assert result.timings.differing() == result.check.differing() == 0
     assert result.agreement[Reader("random", 6)] == 1.0
     assert result.agreement[READERS[-1]] > result.agreement[READERS[0]]
-    assert sum(result.seconds.values()) < 20 * job.budget
+    assert sum(result.seconds.values()) < 20 * job.budget.seconds
+
+
+@pytest.mark.parametrize("gone", [0.0, 1000.0])
+def test_loading_counts_and_what_cannot_be_kept_is_done_with_the_least(job, tmp_path, monkeypatch, gone):
+    """A second a token: no budget of four seconds has room for that, whether loading has used it up or not."""
+    seen, asked = [], []
+    real = Timer.answer
+
+    def answer(self, configuration, prompt):
+        asked.append((self.most, configuration))
+        return real(self, configuration, prompt)
+
+    monkeypatch.setattr(Timer, "answer", answer)
+    monkeypatch.setattr(sessions, "seconds_alone", lambda *_: (0.0, 1.0))
+    job = replace(job, budget=Budget(4.0, began=monotonic() - gone))
+    result = Session(job, tmp_path, seen.append).run()
+    (plan,) = [step for step in seen if isinstance(step, Planned)]
+    assert plan == Planned(16, (8 + 16 + 6) * 16.0)
+    assert {most for most, _ in asked} == {16}
+    if gone:
+        assert len(result.scorer.traces.texts) == 8
+        assert len({answer.prompt for answer in result.check.answers}) == 2
+        assert len(result.timings.configurations) <= 3 + 5
+
+
+def test_answers_are_as_long_as_the_budget_allows_and_stay_so_when_it_goes_on(job, tmp_path, monkeypatch):
+    def planned(seconds, token):
+        seen = []
+        monkeypatch.setattr(sessions, "seconds_alone", lambda *_: (0.0, token))
+        session = Session(replace(job, most=256, budget=Budget(seconds)), tmp_path, seen.append, resume=True)
+        return session.plan(None), seen[0].tokens
+
+    assert planned(600.0, 1e-4) == (256, 256)
+    (tmp_path / "length.json").unlink()
+    assert planned(321.0, 0.1) == (40, 40)  # a fifth of the time for 16 answers
+    assert planned(9000.0, 0.1) == (40, 40)
+    Session(job, tmp_path)  # begun anew
+    assert planned(9000.0, 0.1) == (256, 256)
 
 
 def test_all_prompts_to_check_with_are_new(job, tmp_path):

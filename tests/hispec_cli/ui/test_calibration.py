@@ -9,9 +9,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from hispec.budget import Budget
 from hispec.calibration.replay import Outcome
 from hispec.calibration.search import PLAIN, Configuration, Score, Space
-from hispec.calibration.session import Phase, Scored, Timed
+from hispec.calibration.session import Phase, Planned, Scored, Timed
 from hispec.calibration.timing import TimedAnswer, Timings
 from hispec.calibration.traces import Reader
 from hispec_cli.ui import calibration
@@ -285,10 +286,11 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     monkeypatch.setattr(calibration, "monotonic", clock := Clock())
+    monkeypatch.setattr("hispec.budget.monotonic", clock)
     return clock
 
 
-JOB = SimpleNamespace(space=space(), budget=100.0, target="m")
+JOB = SimpleNamespace(space=space(), budget=Budget(100.0, began=0.0), target="m")
 
 
 def test_without_a_terminal_it_is_a_line_for_each_phase_and_one_every_half_minute(clock, capfd):
@@ -311,6 +313,27 @@ def test_other_processes_say_nothing(capfd):
     with CalibrationView(JOB, quiet=True) as view:
         view.see(Phase("costs", 0.0))
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("spent", "plan", "said"),
+    [
+        (0, Planned(256, 9.0), []),
+        (0, Planned(93, 9.0), ["answers are cut to 93 tokens"]),
+        (
+            50,
+            Planned(16, 99.0),
+            ["budget of 100 s cannot be kept: 50 s have gone by, and the least", "cut to 16 tokens"],
+        ),
+        (130, Planned(16, 99.0), ["budget of 100 s cannot be kept: 130 s have gone by; doing", "cut to 16 tokens"]),
+    ],
+)
+def test_what_a_budget_costs_is_said_once_and_before_it_is_spent(clock, capfd, spent, plan, said):
+    clock.now = float(spent)
+    with CalibrationView(SimpleNamespace(**vars(JOB), most=256)) as view:
+        view.see(plan)
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == len(said) and all(part in line for part, line in zip(said, lines, strict=True)), lines
 
 
 def test_on_a_terminal_it_draws_seldom_and_only_when_told(clock, monkeypatch):
