@@ -1,11 +1,13 @@
 """What the benchmarks of calibration share: the shipped model with costs and traces, and interleaved timing."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
 from hispec import Engine
+from hispec.budget import Budget
 from hispec.calibration.adapting import Fitter
 from hispec.calibration.job import job_of
 from hispec.calibration.search import Configuration, Scorer
@@ -41,17 +43,21 @@ class Laboratory:
     def __init__(self, budget: float = 60.0, prompts: Sequence[str] = (), exits: Sequence[int] = ()) -> None:
         self.engine = Engine.from_profile("tiny")
         self.prompts = encoded(self.engine, prompts or sample_questions())
-        self.job: Job = job_of(self.engine, self.prompts, budget, exits=exits, most=MOST)
+        self.job: Job = job_of(self.engine, self.prompts, Budget(budget), exits=exits, most=MOST)
+
+    def session(self, folder: str) -> Session:
+        """A calibration whose budget begins now."""
+        return Session(replace(self.job, budget=Budget(self.job.budget.seconds)), Path(folder))
 
     def calibrate(self) -> Calibrated:
         """A whole calibration."""
         with TemporaryDirectory() as folder:
-            return Session(self.job, Path(folder)).run()
+            return self.session(folder).run()
 
     def scorer(self) -> Scorer:
         """Costs and traces only: what replays need."""
         with TemporaryDirectory() as folder:
-            session = Session(self.job, Path(folder))
+            session = self.session(folder)
             costs, traces = session.costs(), session.traces()
         return self.scorer_of(costs, traces)
 

@@ -7,6 +7,9 @@ import sys
 import warnings
 from types import FrameType
 
+SHOW_CURSOR = b"\r\x1b[K\x1b[?25h"
+"""What a terminal needs where a bar was being drawn: its line cleared, and the cursor that it hid."""
+
 
 def main() -> None:
     """Run the command line and exit with its code."""
@@ -29,6 +32,8 @@ def _end_at_once(_signal: int, _frame: FrameType | None) -> None:
     Raising KeyboardInterrupt instead would surface as whatever error the import under way makes of it.
     """
     with contextlib.suppress(OSError):
+        if os.isatty(2) and os.environ.get("TERM") != "dumb":
+            os.write(2, SHOW_CURSOR)
         os.write(2, b"error: interrupted\n")
     os._exit(130)
 

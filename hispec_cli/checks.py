@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec_cli.options import DecodingOptions, ModelOptions, ProfileOptions
 from hispec_cli.ui.console import say
@@ -180,7 +181,7 @@ def check_exits(model: ProfileOptions, name: str, depth: int | None) -> None:
     for option, exit_layer in (("--draft-exit", model.draft_exit), ("--intermediate-exit", model.intermediate_exit)):
         if exit_layer is not None and exit_layer >= depth:
             raise UsageError(
-                f"{option} is {exit_layer}, and {name} has {depth} layers",
+                f"{option} is {exit_layer}, and {name} has {counted(depth, 'layer')}",
                 f"choose an exit from 1 to {depth - 1}" if depth > 1 else "choose a deeper model",
             )
 

@@ -283,7 +283,7 @@ def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
     elif lengths and settings.draft_tokens > settings.validate_every:
         found.append(
             f"draft_tokens {settings.draft_tokens} is above validate_every {settings.validate_every}: the target "
-            f"validates up to {settings.draft_tokens} tokens at once; give validate_every at least "
+            f"validates up to {counted(settings.draft_tokens, 'token')} at once; give validate_every at least "
             f"{settings.draft_tokens} for the intermediate level to pay"
         )
     return found

@@ -15,6 +15,7 @@ from hispec.models.dummy import dummy_tokenizer
 from hispec_cli.ui.fit_progress import FitProgress
 from tests.hispec.models.test_families import SMALL
 from tests.hispec_cli.conftest import assert_cause_and_cure
+from tests.hispec_cli.ui.terminal import Terminal
 from tests.support import random_model
 
 VOCAB = 300
@@ -278,3 +279,12 @@ def test_the_verdict_is_in_the_record(fit):
     (one, three) = json.loads(fit("--exits", "1,3", "--format", "json").out)["exits"]
     for row in (one, three):
         assert row["pays"] == (row["best_speedup"] >= 1.05)
+
+
+def test_ctrl_c_while_loading_ends_at_once_and_gives_the_cursor_back(model, text, tmp_path):
+    terminal = Terminal("fit-exits", "--model", model, "--text", text, "--row-tokens", 64, "--out", tmp_path / "a.yaml")
+    terminal.until(lambda seen: "loading the model" in seen.text)
+    terminal.child.send("\x03")
+    assert terminal.end() == 130
+    assert "error: interrupted" in terminal.text and "loading" not in terminal.text
+    assert terminal.sent.rfind(b"\x1b[?25h") > terminal.sent.rfind(b"\x1b[?25l") > 0

@@ -1,7 +1,5 @@
 """All arms write the same tokens on the same weights, end alike, and tell the times at which tokens became final."""
 
-from types import SimpleNamespace
-
 import pytest
 import yaml
 from transformers import AutoTokenizer
@@ -81,6 +79,6 @@ def test_the_exit_of_single_layer_is_a_draft_exit_too(engine):
     for draft in (guesses, other, None):
         profile = engine.profile.model_copy(update={"draft": draft, "intermediate": None, "single_layer": None})
         with pytest.raises(UsageError, match="arm hf-early-exit needs a draft exit"):
-            check_arms(["hf-early-exit"], SimpleNamespace(profile=profile))
+            check_arms(["hf-early-exit"], profile)
         tuned = profile.model_copy(update={"single_layer": SingleLayer(exit_layer=2, draft_tokens=4)})
-        check_arms(["hf-early-exit", "single-layer"], SimpleNamespace(profile=tuned))
+        check_arms(["hf-early-exit", "single-layer"], tuned)
