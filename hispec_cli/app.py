@@ -5,29 +5,38 @@ import traceback
 from typing import Annotated
 
 import typer
+from typer.completion import get_completion_inspect_parameters, install_callback, show_callback
 
 from hispec.errors import HispecError, UnavailableError, is_out_of_memory
 from hispec_cli.commands import bench, calibrate, chat, doctor, fit_exits, generate, profile
+from hispec_cli.completion import Shell, with_shell
+from hispec_cli.help import Command, Group, examples
 from hispec_cli.ui.console import report_error, say
 from hispec_cli.ui.output import ReaderLeft, write
 
+NAME = "hispec"
 BUG, USAGE, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
-    name="hispec",
+    name=NAME,
+    cls=Group,
     help="Hierarchical speculative decoding: faster text, token for token what the target model alone would write.",
+    epilog=examples(
+        'hispec generate "Anna has 3 apples. Ben has 4 times as many. How many apples do they have together?"'
+    ),
     no_args_is_help=True,
+    add_completion=False,  # its own options take no shell
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(name="generate")(generate.generate)
-app.command(name="chat")(chat.chat)
+app.command("generate", cls=Command, epilog=generate.EXAMPLES)(generate.generate)
+app.command("chat", cls=Command, epilog=chat.EXAMPLES)(chat.chat)
 app.add_typer(bench.app, name="bench")
-app.command(name="calibrate")(calibrate.calibrate)
+app.command("calibrate", cls=Command, epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.add_typer(profile.app, name="profile")
-app.command(name="doctor")(doctor.doctor)
-app.command(name="fit-exits")(fit_exits.fit_exits)
+app.command("doctor", cls=Command, epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("fit-exits", cls=Command, epilog=fit_exits.EXAMPLES)(fit_exits.fit_exits)
 
 
 def _show_version(asked: bool) -> None:
@@ -43,6 +52,24 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    show_completion: Annotated[
+        Shell | None,
+        typer.Option(
+            callback=show_callback,
+            is_eager=True,
+            show_default="yours, as SHELL says",
+            help="Print the completion script of a shell.",
+        ),
+    ] = None,
+    install_completion: Annotated[
+        Shell | None,
+        typer.Option(
+            callback=install_callback,
+            is_eager=True,
+            show_default="yours, as SHELL says",
+            help="Let a shell complete commands, options, profiles, sessions and datasets.",
+        ),
+    ] = None,
 ) -> None:
     pass
 
@@ -58,7 +85,9 @@ def run(arguments: list[str]) -> int:
     """
     debug = "--debug" in arguments or bool(os.environ.get("HISPEC_DEBUG"))
     try:
-        code = app(arguments, prog_name="hispec", standalone_mode=False) or 0
+        if f"_{NAME.upper()}_COMPLETE" in os.environ:
+            get_completion_inspect_parameters()  # registers the shells that the library can answer
+        code = app(with_shell(arguments), prog_name=NAME, standalone_mode=False) or 0
     except ReaderLeft:
         return 0
     except typer.TyperException as error:

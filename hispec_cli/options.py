@@ -4,10 +4,12 @@ import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from hispec_cli import completion
 from hispec_cli.ui.console import choose_color
 
 
@@ -82,6 +84,19 @@ class Policy(StrEnum):
     adaptive = "adaptive"
 
 
+_model = partial(typer.Option, rich_help_panel="Model")
+_decoding = partial(typer.Option, rich_help_panel="Decoding")
+_sampling = partial(typer.Option, rich_help_panel="Sampling")
+_hardware = partial(typer.Option, rich_help_panel="Weights and devices")
+message_option = partial(typer.Option, rich_help_panel="Text")
+"""An option in the section on what the model reads and where it ends."""
+output_option = partial(typer.Option, rich_help_panel="Output")
+"""An option in the section on what is written where, and how it looks."""
+
+OF_PROFILE = "the profile's"
+"""The default of an option that a profile answers."""
+
+
 @dataclass(frozen=True)
 class CommonOptions:
     """What every command takes."""
@@ -104,20 +119,37 @@ class ProfileOptions:
 
     profile: Annotated[
         str | None,
-        typer.Option(help="Name or path of a profile; HISPEC_PROFILE, else tiny, the shipped model, by default."),
+        _model(
+            metavar="NAME|FILE",
+            autocompletion=completion.profiles,
+            show_default="HISPEC_PROFILE, else tiny, the shipped model",
+            help="A profile, which names the models and how to decode with them.",
+        ),
     ] = None
     model: Annotated[
-        str | None, typer.Option(help="An early-exit checkpoint without a profile: a folder or a hub id.")
+        str | None,
+        _model(metavar="ID|PATH", help="An early-exit checkpoint without a profile: a hub id or a folder."),
     ] = None
     draft_exit: Annotated[
-        int | None, typer.Option(min=1, help="Layers that draft; with --model an eighth of the depth by default.")
+        int | None,
+        _model(
+            min=1,
+            metavar="N",
+            show_default=f"{OF_PROFILE}; with --model an eighth of the depth",
+            help="Layers that draft.",
+        ),
     ] = None
     intermediate_exit: Annotated[
         int | None,
-        typer.Option(min=1, help="Layers that judge drafts; with --model a quarter of the depth by default."),
+        _model(
+            min=1,
+            metavar="N",
+            show_default=f"{OF_PROFILE}; with --model a quarter of the depth",
+            help="Layers that judge drafts.",
+        ),
     ] = None
     offline: Annotated[
-        bool, typer.Option("--offline", envvar="HISPEC_OFFLINE", help="Never touch the network, as HF_HUB_OFFLINE=1.")
+        bool, _model("--offline", envvar="HISPEC_OFFLINE", help="Never touch the network, as HF_HUB_OFFLINE=1.")
     ] = False
 
 
@@ -125,56 +157,103 @@ class ProfileOptions:
 class ModelOptions(ProfileOptions):
     """Which model to load."""
 
-    force: Annotated[
-        bool, typer.Option("--force", help="Load models that do not seem to fit the memory that is free.")
-    ] = False
+    force: Annotated[bool, _model("--force", help="Load models that do not seem to fit the memory that is free.")] = (
+        False
+    )
+
+
+DeviceOption = Annotated[
+    str | None,
+    _hardware(
+        metavar="DEVICE", autocompletion=completion.devices, show_default="auto", help="auto, cpu, cuda or cuda:N."
+    ),
+]
+DtypeOption = Annotated[Dtype | None, _hardware(show_default="auto", help="Of the weights; auto: the checkpoint's.")]
+StackOption = Annotated[
+    Stack | None,
+    _hardware(
+        show_default="auto",
+        help="What runs the layers; auto: the fused stack, which is the faster, for every model that it can run.",
+    ),
+]
+LoadFormatOption = Annotated[
+    LoadFormat | None,
+    _hardware(
+        show_default="auto", help="dummy: random weights, no download; speed and memory are real, the text is noise."
+    ),
+]
+MaxNewTokensOption = Annotated[
+    int | None, _decoding(metavar="N", show_default="the profile's, else 256", help="Most tokens of an answer.")
+]
+ModeOption = Annotated[
+    Mode | None,
+    _decoding(show_default="hispec", help="All levels, draft and target only, or the target alone."),
+]
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
     """How to decode. Unset options come from HISPEC_* variables, the profile, the target's generation config."""
 
-    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of the answer; 256 by default.")] = None
-    draft_tokens: Annotated[int | None, typer.Option(help="Tokens drafted before the intermediate level judges.")] = (
-        None
-    )
-    validate_every: Annotated[int | None, typer.Option(help="Waiting tokens at which the target validates.")] = None
-    policy: Annotated[Policy | None, typer.Option(help="What decides between drafting on and judging.")] = None
-    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens; 0: from all.")] = None
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that have this probability.")] = (
-        None
-    )
-    min_p: Annotated[float | None, typer.Option(help="Draw from tokens this share as likely as the likeliest.")] = None
-    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 disfavours tokens already there.")] = None
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer on the same machine.")] = None
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None
-    dtype: Annotated[str | None, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")] = None
-    stack: Annotated[
-        Stack | None,
-        typer.Option(help="What runs the layers: auto takes the fused one, the faster, for every model it can run."),
+    max_new_tokens: MaxNewTokensOption = None
+    draft_tokens: Annotated[
+        int | None,
+        _decoding(metavar="N", show_default=OF_PROFILE, help="Tokens drafted before the intermediate level judges."),
     ] = None
+    validate_every: Annotated[
+        int | None,
+        _decoding(metavar="N", show_default=OF_PROFILE, help="Waiting tokens at which the target validates."),
+    ] = None
+    policy: Annotated[
+        Policy | None, _decoding(show_default=OF_PROFILE, help="What decides between drafting on and judging.")
+    ] = None
+    temperature: Annotated[
+        float | None,
+        _sampling(
+            metavar="T",
+            show_default="the profile's, the checkpoint's, else 0",
+            help="0 always takes the likeliest token.",
+        ),
+    ] = None
+    top_k: Annotated[int | None, _sampling(metavar="N", help="Draw from the N likeliest tokens; 0: from all.")] = None
+    top_p: Annotated[
+        float | None, _sampling(metavar="P", help="Draw from the likeliest tokens that have this probability.")
+    ] = None
+    min_p: Annotated[
+        float | None, _sampling(metavar="P", help="Draw from tokens this share as likely as the likeliest.")
+    ] = None
+    repetition_penalty: Annotated[
+        float | None, _sampling(metavar="X", help="Above 1 disfavours tokens already there.")
+    ] = None
+    seed: Annotated[
+        int | None,
+        _sampling(metavar="N", show_default="drawn", help="The same seed gives the same answer on the same machine."),
+    ] = None
+    device: DeviceOption = None
+    dtype: DtypeOption = None
+    stack: StackOption = None
     device_map: Annotated[
         DeviceMap | None,
-        typer.Option(help="auto: spread the layers over all GPUs, then the CPU's memory, then the disk."),
+        _hardware(
+            show_default="none", help="auto: spread the layers over all GPUs, then the CPU's memory, then the disk."
+        ),
     ] = None
     max_memory: Annotated[
-        str | None, typer.Option(help="What --device-map may use, for example 0=20GB,1=20GB,cpu=60GB.")
+        str | None,
+        _hardware(metavar="DEVICE=SIZE,...", help="What --device-map may use, for example 0=20GB,1=20GB,cpu=60GB."),
     ] = None
     quantization: Annotated[
-        Quantization | None, typer.Option(help="Quantize the weights while loading; needs bitsandbytes.")
+        Quantization | None,
+        _hardware(show_default=OF_PROFILE, help="Quantize the weights while loading; needs bitsandbytes."),
     ] = None
     tensor_parallel: Annotated[
         bool | None,
-        typer.Option("--tensor-parallel", help="Share every matrix among the processes that torchrun started."),
+        _hardware("--tensor-parallel", help="Share every matrix among the processes that torchrun started."),
     ] = None
-    load_format: Annotated[
-        LoadFormat | None,
-        typer.Option(help="dummy: random weights, no download; speed and memory are real, the text is noise."),
-    ] = None
+    load_format: LoadFormatOption = None
     dummy_agreement: Annotated[
         str | None,
-        typer.Option(
+        _hardware(
             metavar="SHARE,...",
             help="Of random weights: how often each exit, shallow to deep, agrees with the whole model, e.g. 0.55,0.75.",
         ),
@@ -189,10 +268,7 @@ class DecodingOptions:
 class AnswerOptions(DecodingOptions):
     """How to decode one answer."""
 
-    mode: Annotated[
-        Mode | None,
-        typer.Option(help="All levels, draft and target only, or the target alone; hispec by default."),
-    ] = None
+    mode: ModeOption = None
 
 
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -269,14 +269,14 @@ def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
     asked = [name for name in Settings.model_fields if origins.get(name) in ("option", "environment")]
     found = []
     if settings.temperature == 0 and (ignored := [name for name in WARPERS if name in asked]):
-        found.append(f"{_listed(ignored)} changes nothing at temperature 0: the likeliest token is always taken")
+        found.append(f"{_change(ignored)} nothing at temperature 0: the likeliest token is always taken")
     lengths = [name for name in ("draft_tokens", "validate_every") if name in asked]
     if settings.mode == "autoregressive":
         if lengths:
-            found.append(f"{_listed(lengths)} changes nothing in mode autoregressive: nothing is drafted")
+            found.append(f"{_change(lengths)} nothing in mode autoregressive: nothing is drafted")
     elif settings.policy == "adaptive":
         if lengths:
-            found.append(f"{_listed(lengths)} changes nothing with the adaptive policy, which chooses lengths itself")
+            found.append(f"{_change(lengths)} nothing with the adaptive policy, which chooses lengths itself")
     elif settings.mode == "single-layer":
         if "draft_tokens" in asked:
             found.append("draft_tokens changes nothing in mode single-layer: validate_every is how much is drafted")
@@ -289,8 +289,8 @@ def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(names)
+def _change(names: Sequence[str]) -> str:
+    return f"{' and '.join(names)} {'change' if len(names) > 1 else 'changes'}"
 
 
 def _first(sources: Mapping[str, Mapping[str, Any]], name: str) -> Any:

@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +14,22 @@ from hispec.errors import UnavailableError, UsageError
 from hispec.limits import MOST
 from hispec_cli.checks import choose
 from hispec_cli.commands.generate import INTERRUPTED
-from hispec_cli.options import CommonOptions, DecodingOptions, Format, ModelOptions, grouped
+from hispec_cli.completion import arms as completed_arms
+from hispec_cli.completion import datasets, formats
+from hispec_cli.help import Group, examples
+from hispec_cli.options import CommonOptions, DecodingOptions, Format, ModelOptions, grouped, output_option
 from hispec_cli.ui.console import say
 from hispec_cli.ui.output import ReaderLeft, write, write_json
 from hispec_cli.ui.safe_text import visible
 
 GATE_FAILED, DIFFERS = 3, 4
 
-app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+EXAMPLES = examples(
+    "hispec bench --report bench.html", "hispec bench --dataset gsm8k --arms hispec,hf,autoregressive --limit 50"
+)
+_run = partial(typer.Option, rich_help_panel="What is measured")
+
+app = typer.Typer(cls=Group, epilog=EXAMPLES, invoke_without_command=True, rich_markup_mode=None)
 
 
 @dataclass(frozen=True)
@@ -28,21 +37,32 @@ class RunOptions:
     """What is measured."""
 
     dataset: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="A dataset's name, or a JSONL file with prompt or question.")
+        str,
+        _run(
+            metavar="NAME|FILE",
+            autocompletion=datasets,
+            help="A dataset's name, or a JSONL file with prompt or question.",
+        ),
     ] = "sample"
     format_as: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Read the file as this dataset's: its prompts and scores.")
+        str | None,
+        _run(metavar="NAME", autocompletion=formats, help="Read the file as this dataset's: its prompts and scores."),
     ] = None
-    limit: Annotated[int, typer.Option(min=0, max=MOST, help="Rows to answer; 0 takes all.")] = 32
-    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="How often each row is answered.")] = 1
-    warmup: Annotated[int, typer.Option(min=0, max=MOST, help="Rows answered before, not measured.")] = 2
+    limit: Annotated[int, _run(min=0, max=MOST, metavar="N", help="Rows to answer; 0 takes all.")] = 32
+    repeats: Annotated[int, _run(min=1, max=10_000, metavar="N", help="How often each row is answered.")] = 1
+    warmup: Annotated[int, _run(min=0, max=MOST, metavar="N", help="Rows answered before, not measured.")] = 2
     arms: Annotated[
-        str, typer.Option(metavar="A,B,...", help=f"Of {', '.join(ARMS)}; the first is the one under test.")
+        str,
+        _run(
+            metavar="A,B,...",
+            autocompletion=completed_arms,
+            help=f"Of {', '.join(ARMS)}; the first is the one under test.",
+        ),
     ] = "hispec,single-layer,autoregressive"
     allow_code_execution: Annotated[
-        bool, typer.Option("--allow-code-execution", help="Let humaneval run what the model writes, within limits.")
+        bool, _run("--allow-code-execution", help="Let humaneval run what the model writes, within limits.")
     ] = False
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False
+    resume: Annotated[bool, _run("--resume", help="Continue a run that was cut off.")] = False
 
 
 @dataclass(frozen=True)
@@ -51,18 +71,18 @@ class ReportOptions:
 
     output: Annotated[
         list[Path] | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write the report: .json, .csv or .md; repeatable."),
+        output_option("--output", "-o", metavar="FILE", help="Write the report: .json, .csv or .md; repeatable."),
     ] = None
-    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with charts.")] = None
+    report: Annotated[Path | None, output_option(metavar="FILE.html", help="Write a page with charts.")] = None
     fail_if: Annotated[
         list[str] | None,
-        typer.Option(metavar="GATE", help="Exit 3 where this surely holds, e.g. 'speedup<1.2'; repeatable."),
+        output_option(metavar="GATE", help="Exit 3 where this surely holds, e.g. 'speedup<1.2'; repeatable."),
     ] = None
-    compare: Annotated[Path | None, typer.Option(metavar="OLD.json", help="Show what changed since a report.")] = None
+    compare: Annotated[Path | None, output_option(metavar="OLD.json", help="Show what changed since a report.")] = None
     step_summary: Annotated[
-        bool, typer.Option("--step-summary", help="Add the report to the summary of a GitHub workflow's step.")
+        bool, output_option("--step-summary", help="Add the report to the summary of a GitHub workflow's step.")
     ] = False
-    format: Annotated[Format, typer.Option("--format", help="How to write the report to stdout.")] = Format.auto
+    format: Annotated[Format, output_option("--format", help="How to write the report to stdout.")] = Format.auto
 
     def written(self) -> list[Path]:
         """All files that the report goes to."""

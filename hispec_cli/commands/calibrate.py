@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,18 @@ from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.limits import LARGEST_SEED, MOST
 from hispec_cli.checks import YAML, choose, depth_of, is_dummy
-from hispec_cli.options import CommonOptions, DecodingOptions, ModelOptions, Stack, grouped
+from hispec_cli.completion import datasets, formats
+from hispec_cli.help import examples
+from hispec_cli.options import (
+    CommonOptions,
+    DecodingOptions,
+    DeviceOption,
+    DtypeOption,
+    ModelOptions,
+    StackOption,
+    grouped,
+    output_option,
+)
 
 FEWEST_PROMPTS = 6
 """Two thirds of them to calibrate on, a third to check with."""
@@ -23,38 +35,50 @@ MOST_EXITS = 1000
 """No model has as many layers."""
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
+EXAMPLES = examples("hispec calibrate --budget 10m", "hispec calibrate --profile layerskip-llama3-8b --dataset gsm8k")
+_search = partial(typer.Option, rich_help_panel="Search")
+
 
 @dataclass(frozen=True)
 class SearchOptions:
     """What is looked at."""
 
-    budget: Annotated[
-        str, typer.Option(metavar="TIME", help="Time to take, loading included, e.g. 90s, 10m or 1h.")
-    ] = "10m"
+    budget: Annotated[str, _search(metavar="TIME", help="Time to take, loading included, e.g. 90s, 10m or 1h.")] = "10m"
     exit_layers: Annotated[
         str | None,
-        typer.Option(metavar="A:B:STEP", help="Exits to look at, B among them; or a list: 1,2,4. Some by default."),
+        _search(metavar="A:B:STEP", help="Exits to look at, B among them; or a list: 1,2,4. Some by default."),
     ] = None
     periods: Annotated[
         str | None,
-        typer.Option(
+        _search(
             metavar="A,B,...", help="Tokens at which the target validates; up to 8 of them also at which to judge."
         ),
     ] = None
     dataset: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="A dataset's name, or a JSONL file with prompt or question.")
+        str,
+        _search(
+            metavar="NAME|FILE",
+            autocompletion=datasets,
+            help="A dataset's name, or a JSONL file with prompt or question.",
+        ),
     ] = "sample"
     format_as: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Read the file as this dataset's: its prompts.")
+        str | None,
+        _search(metavar="NAME", autocompletion=formats, help="Read the file as this dataset's: its prompts."),
     ] = None
     limit: Annotated[
-        int, typer.Option(min=FEWEST_PROMPTS, max=MOST, help="Prompts to take; a third of them is only checked with.")
+        int,
+        _search(
+            min=FEWEST_PROMPTS, max=MOST, metavar="N", help="Prompts to take; a third of them is only checked with."
+        ),
     ] = 90
-    max_new_tokens: Annotated[int | None, typer.Option(min=2, max=MOST, help="Most tokens of an answer.")] = None
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None
-    dtype: Annotated[str | None, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")] = None
-    stack: Annotated[Stack | None, typer.Option(help="What runs the layers.")] = None
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of all that is drawn.")] = 0
+    max_new_tokens: Annotated[int | None, _search(min=2, max=MOST, metavar="N", help="Most tokens of an answer.")] = (
+        None
+    )
+    device: DeviceOption = None
+    dtype: DtypeOption = None
+    stack: StackOption = None
+    seed: Annotated[int, _search(min=0, max=LARGEST_SEED, metavar="N", help="Of all that is drawn.")] = 0
 
 
 @grouped
@@ -63,9 +87,9 @@ def calibrate(
     model: ModelOptions,
     search: SearchOptions,
     write: Annotated[
-        Path | None, typer.Option(metavar="FILE.yaml", help="The profile to write; NAME-calibrated.yaml by default.")
+        Path | None, output_option(metavar="FILE.yaml", help="The profile to write; NAME-calibrated.yaml by default.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with charts.")] = None,
+    report: Annotated[Path | None, output_option(metavar="FILE.html", help="Write a page with charts.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, load no weights.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a calibration that was cut off.")] = False,
     common: CommonOptions,

@@ -13,7 +13,17 @@ from hispec.errors import UsageError
 from hispec.extras import require
 from hispec_cli.checks import Choice, check_message, choose
 from hispec_cli.commands.generate import load_engine
-from hispec_cli.options import AnswerOptions, CommonOptions, Format, ModelOptions, grouped
+from hispec_cli.completion import sessions
+from hispec_cli.help import examples
+from hispec_cli.options import (
+    AnswerOptions,
+    CommonOptions,
+    Format,
+    ModelOptions,
+    grouped,
+    message_option,
+    output_option,
+)
 from hispec_cli.ui.console import say
 from hispec_cli.ui.theme import Palette
 from hispec_cli.ui.views import check_view, choose_view
@@ -25,6 +35,8 @@ if TYPE_CHECKING:
     from hispec_cli.chat.chat import Chat
     from hispec_cli.ui.plain import View
 
+EXAMPLES = examples("hispec chat", "hispec chat --session cooking --system 'Answer in one sentence.'")
+
 
 @grouped
 def chat(
@@ -32,7 +44,10 @@ def chat(
     model: ModelOptions,
     decoding: AnswerOptions,
     session: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Go on with this session, or begin it; by default a new one.")
+        str | None,
+        typer.Option(
+            metavar="NAME", autocompletion=sessions, help="Go on with this session, or begin it; by default a new one."
+        ),
     ] = None,
     continue_: Annotated[
         bool, typer.Option("--continue", help="Go on with the session that was saved last, or with that of --session.")
@@ -45,24 +60,24 @@ def chat(
             help="Keep what is typed, and conversations without --session, on this machine.",
         ),
     ] = True,
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    system: Annotated[str | None, message_option(metavar="TEXT", help="A system message.")] = None,
     stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="End answers before this text; repeatable.")
+        list[str] | None, message_option(metavar="TEXT", help="End answers before this text; repeatable.")
     ] = None,
     markdown: Annotated[
-        bool, typer.Option("--markdown", envvar="HISPEC_MARKDOWN", help="Render finished answers as Markdown.")
+        bool, output_option("--markdown", envvar="HISPEC_MARKDOWN", help="Render finished answers as Markdown.")
     ] = False,
     format: Annotated[  # noqa: A002
-        Format, typer.Option("--format", help="How to write answers to stdout; json and jsonl: objects, one a line.")
+        Format, output_option("--format", help="How to write answers to stdout; json and jsonl: objects, one a line.")
     ] = Format.auto,
     live: Annotated[
         bool | None,
-        typer.Option(
+        output_option(
             "--live/--no-live", envvar="HISPEC_LIVE", help="The live view; by default on a terminal, not with pipes."
         ),
     ] = None,
     palette: Annotated[
-        Palette, typer.Option(envvar="HISPEC_PALETTE", help="Colours of the live view.")
+        Palette, output_option(envvar="HISPEC_PALETTE", help="Colours of the live view.")
     ] = Palette.default,
     common: CommonOptions,
 ) -> None:

@@ -8,7 +8,19 @@ import typer
 
 from hispec.limits import MOST
 from hispec_cli.checks import choose_profile, depth_of, is_dummy, load_depth, mode_of, prepare_hub
-from hispec_cli.options import AnswerOptions, CommonOptions, LoadFormat, Mode, ProfileOptions, grouped
+from hispec_cli.help import examples
+from hispec_cli.options import (
+    AnswerOptions,
+    CommonOptions,
+    DeviceOption,
+    DtypeOption,
+    LoadFormatOption,
+    MaxNewTokensOption,
+    ModeOption,
+    ProfileOptions,
+    grouped,
+    output_option,
+)
 from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
 
@@ -18,23 +30,22 @@ if TYPE_CHECKING:
 
 OK, NO, NOTE = "ok", "no", "--"
 WIDTH = 14
+EXAMPLES = examples("hispec doctor", "hispec doctor --profile llama-3b-70b", "hispec doctor --model ./my-model --json")
 
 
 @grouped
 def doctor(
     *,
     model: ProfileOptions,
-    mode: Annotated[
-        Mode | None, typer.Option(help="Of the profile: its levels decide which models are loaded.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")] = None,
-    load_format: Annotated[LoadFormat | None, typer.Option(help="dummy: random weights need no download.")] = None,
+    mode: ModeOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    load_format: LoadFormatOption = None,
     prompt_tokens: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="Length of the prompt; 1024 by default.")
+        int | None, typer.Option(min=1, max=MOST, metavar="N", show_default="1024", help="Length of the prompt.")
     ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of the answer; 256 by default.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    max_new_tokens: MaxNewTokensOption = None,
+    json: Annotated[bool, output_option("--json", help="One JSON object.")] = False,
     common: CommonOptions,
 ) -> None:
     """Show what this machine has, and whether a profile or a model runs on it; where not, exit 5, or 2 for a fault in it."""

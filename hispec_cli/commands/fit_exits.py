@@ -15,6 +15,8 @@ from hispec.limits import LARGEST_SEED, MOST
 from hispec_cli.checks import check_model, depth_of, prepare_hub
 from hispec_cli.commands.calibrate import seconds_of
 from hispec_cli.commands.generate import INTERRUPTED
+from hispec_cli.completion import devices
+from hispec_cli.help import examples
 from hispec_cli.options import CommonOptions, Dtype, Format, ProfileOptions, grouped
 from hispec_cli.ui.console import say
 from hispec_cli.ui.output import write, write_json
@@ -32,6 +34,8 @@ MENDS = {
     "interrupted": "fit longer",
 }
 """What helps exits that are too weak, by why the fit ended."""
+
+EXAMPLES = examples("hispec fit-exits --model Qwen/Qwen3-0.6B --text corpus.txt --exits 7,14")
 
 
 @grouped
@@ -55,7 +59,7 @@ def fit_exits(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
-    steps: Annotated[int, typer.Option(min=1, max=MOST, help="The most updates.")] = 250,
+    steps: Annotated[int, typer.Option(min=1, max=MOST, metavar="N", help="The most updates.")] = 250,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -63,16 +67,23 @@ def fit_exits(
         ),
     ] = None,
     row_tokens: Annotated[
-        int, typer.Option(min=16, max=MOST, help="Tokens of a row of text; fewer take less memory.")
+        int, typer.Option(min=16, max=MOST, metavar="N", help="Tokens of a row of text; fewer take less memory.")
     ] = 512,
-    batch_tokens: Annotated[int, typer.Option(min=16, max=MOST, help="Tokens of an update.")] = 4096,
+    batch_tokens: Annotated[int, typer.Option(min=16, max=MOST, metavar="N", help="Tokens of an update.")] = 4096,
     learning_rate: Annotated[
         float | None,
-        typer.Option(min=1e-8, max=1.0, help="Peak rate; 0.5 over the hidden size by default."),
+        typer.Option(min=1e-8, max=1.0, metavar="X", show_default="0.5 over the hidden size", help="Peak rate."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Decides the order of the text.")] = 0,
-    revision: Annotated[str | None, typer.Option(help="Of a hub model: a branch, tag or commit.")] = None,
-    device: Annotated[str, typer.Option(envvar="HISPEC_DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, metavar="N", help="Decides the order of the text.")] = 0,
+    revision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a hub model: a branch, tag or commit.")
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            envvar="HISPEC_DEVICE", metavar="DEVICE", autocompletion=devices, help="auto, cpu, cuda or cuda:N."
+        ),
+    ] = "auto",
     dtype: Annotated[Dtype, typer.Option(envvar="HISPEC_DTYPE", help="Of the weights.")] = Dtype.auto,
     offline: Annotated[
         bool, typer.Option("--offline", envvar="HISPEC_OFFLINE", help="Never touch the network, as HF_HUB_OFFLINE=1.")

@@ -15,7 +15,17 @@ from hispec.counts import counted
 from hispec.errors import LosslessnessError, OutOfMemoryError, UnavailableError, UsageError, is_out_of_memory
 from hispec.events import Finished
 from hispec_cli.checks import check_message, choose
-from hispec_cli.options import AnswerOptions, CommonOptions, DecodingOptions, Format, ModelOptions, grouped
+from hispec_cli.help import examples
+from hispec_cli.options import (
+    AnswerOptions,
+    CommonOptions,
+    DecodingOptions,
+    Format,
+    ModelOptions,
+    grouped,
+    message_option,
+    output_option,
+)
 from hispec_cli.ui.console import say
 from hispec_cli.ui.downloads import DownloadProgress
 from hispec_cli.ui.panels import summary
@@ -29,6 +39,10 @@ if TYPE_CHECKING:
     from hispec_cli.checks import Choice
 
 INTERRUPTED = 130
+EXAMPLES = examples(
+    'hispec generate "Ben has 12 cards. Mei gives Ben 5 more. How many cards does Ben have?" --verify',
+    "hispec generate @question.txt --profile layerskip-llama3-8b --format json",
+)
 
 
 @grouped
@@ -37,33 +51,35 @@ def generate(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PROMPT|-|@FILE]", help="Text, - for standard input, @FILE for a file. Piped input comes first."
+            metavar="PROMPT|-|@FILE", help="Text, - for standard input, @FILE for a file. Piped input comes first."
         ),
     ] = None,
     model: ModelOptions,
     decoding: AnswerOptions,
-    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End before this text; repeatable.")] = None,
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="No chat template.")] = False,
+    stop: Annotated[list[str] | None, message_option(metavar="TEXT", help="End before this text; repeatable.")] = None,
+    system: Annotated[str | None, message_option(metavar="TEXT", help="A system message.")] = None,
+    raw: Annotated[bool, message_option("--raw", help="No chat template.")] = False,
     verify: Annotated[
         bool,
         typer.Option("--verify", help="Decode again with the target alone and compare ids; exit 4 on a difference."),
     ] = False,
-    trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every event there as JSON lines.")] = None,
-    format: Annotated[Format, typer.Option("--format", help="How to write the answer to stdout.")] = Format.auto,  # noqa: A002
+    trace: Annotated[Path | None, output_option(metavar="FILE", help="Write every event there as JSON lines.")] = None,
+    format: Annotated[Format, output_option("--format", help="How to write the answer to stdout.")] = Format.auto,  # noqa: A002
     live: Annotated[
         bool | None,
-        typer.Option(
+        output_option(
             "--live/--no-live", envvar="HISPEC_LIVE", help="The live view; by default on a terminal, not with pipes."
         ),
     ] = None,
     palette: Annotated[
-        Palette, typer.Option(envvar="HISPEC_PALETTE", help="Colours of the live view.")
+        Palette, output_option(envvar="HISPEC_PALETTE", help="Colours of the live view.")
     ] = Palette.default,
     replay: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Play what --trace recorded, without a model or a prompt.")
+        Path | None, output_option(metavar="FILE", help="Play what --trace recorded, without a model or a prompt.")
     ] = None,
-    speed: Annotated[float | None, typer.Option(min=0, help="Of --replay; 1 is its own pace, 0 does not wait.")] = None,
+    speed: Annotated[
+        float | None, output_option(min=0, metavar="X", help="Of --replay; 1 is its own pace, 0 does not wait.")
+    ] = None,
     common: CommonOptions,
 ) -> None:
     """Answer one prompt, token for token as the target model alone would."""

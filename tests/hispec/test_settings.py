@@ -3,8 +3,8 @@
 import pytest
 
 from hispec.errors import UsageError
-from hispec.profile import Decoding, Profile, Target, load_profile
-from hispec.settings import resolve_settings
+from hispec.profile import Decoding, Profile, Target, list_profiles, load_profile
+from hispec.settings import Settings, resolve_settings, without_effect
 
 PROFILE = Profile(name="p", target=Target(model="m", dtype="bfloat16"), decoding=Decoding(draft_tokens=3))
 SOURCES = {
@@ -68,3 +68,78 @@ def test_mode_single_layer_takes_the_length_that_it_was_tuned_for():
         ({}, {}, profile.decoding.validate_every),
     ):
         assert resolve_settings(options, profile, environ=environ)[0].validate_every == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"draft_tokens": 13}, "draft_tokens 13 is above validate_every 12"),
+        ({"validate_every": 1}, "draft_tokens 2 is above validate_every 1"),
+        ({"draft_tokens": 12}, None),
+        ({"draft_tokens": 3, "mode": "single-layer"}, "changes nothing in mode single-layer"),
+        ({"validate_every": 3, "mode": "single-layer"}, None),
+        ({"validate_every": 3, "mode": "autoregressive"}, "nothing is drafted"),
+        ({"draft_tokens": 3, "policy": "adaptive"}, "draft_tokens changes nothing with the adaptive policy"),
+        ({"top_k": 5, "min_p": 0.1}, "top_k and min_p change nothing at temperature 0"),
+        ({"top_k": 5, "temperature": 1.0}, None),
+        ({}, None),
+    ],
+)
+def test_what_changes_nothing_is_told(options, said):
+    profile = load_profile("tiny")
+    for given, environ in (
+        (options, {}),
+        ({}, {f"HISPEC_{key.upper()}": str(value) for key, value in options.items()}),
+    ):
+        notes = without_effect(*resolve_settings(given, profile, environ=environ))
+        assert [said in note for note in notes] == ([True] if said else [])
+
+
+@pytest.mark.parametrize("name", sorted(dict(list_profiles())))
+def test_a_shipped_profile_has_nothing_to_be_told(name):
+    profile = load_profile(name)
+    settings, _ = resolve_settings({}, profile)
+    as_if_asked = {key: "option" for key, value in profile.decoding.model_dump().items() if value is not None}
+    assert without_effect(settings.model_copy(update={"policy": "static"}), as_if_asked) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("seed", 0, 2**63 - 1),
+        ("draft_tokens", 1, 2**31 - 1),
+        ("validate_every", 1, 2**31 - 1),
+        ("max_new_tokens", 1, 2**31 - 1),
+        ("intermediate_top_k", 1, 2**31 - 1),
+        ("top_k", 0, 2**31 - 1),
+        ("temperature", 0.0, 1e4),
+        ("top_p", 1e-9, 1.0),
+        ("min_p", 0.0, 1.0),
+        ("repetition_penalty", 0.01, 100.0),
+    ],
+)
+def test_numbers_have_both_ends_wherever_they_come_from(name, least, most):
+    profile = load_profile("tiny")
+
+    def resolved(value, as_option):
+        given, environ = ({name: value}, {}) if as_option else ({}, {f"HISPEC_{name.upper()}": str(value)})
+        return getattr(resolve_settings(given, profile, environ=environ)[0], name)
+
+    beyond = (least - 1, most + 1, most * 2**70, float("nan"))
+    for as_option in (True, False):
+        assert (resolved(least, as_option), resolved(most, as_option)) == (least, most)
+        for value in beyond:
+            with pytest.raises(UsageError, match=f"{name.replace('_', '.')}|{name.upper()}"):
+                resolved(value, as_option)
+
+
+def test_every_number_among_the_settings_is_in_the_test_above():
+    fields = Settings.model_json_schema()["properties"]
+    kinds = {name: [field, *field.get("anyOf", ())] for name, field in fields.items()}
+    numbers = {
+        name for name, options in kinds.items() if any(one.get("type") in ("integer", "number") for one in options)
+    }
+    assert numbers == {
+        *("seed", "draft_tokens", "validate_every", "max_new_tokens", "intermediate_top_k"),
+        *("top_k", "temperature", "top_p", "min_p", "repetition_penalty"),
+    }
