@@ -169,10 +169,10 @@ def load(choice: "Choice", earlier: dict[str, Any]) -> "tuple[Engine, dict[str, 
     from hispec_cli.chat.chat import asked
     from hispec_cli.chat.commands import KEYS
 
-    given = {key: value for key, value in choice.decoding.given().items() if key in KEYS}
+    options = earlier | {key: value for key, value in choice.decoding.given().items() if key in KEYS}
     if earlier:
-        engine = engine.with_settings(**asked(earlier))
-    return engine, earlier | given
+        engine = engine.with_settings(**asked(options))
+    return engine, options
 
 
 def welcome(talk: "Chat") -> None:

@@ -212,3 +212,45 @@ def test_a_call_that_fails_or_hangs_has_another_answer():
     assert within(5, lambda: 1 // 0, 7) == 7
     assert within(5, lambda: 3, 7) == 3
     never.set()
+
+
+def test_a_model_without_a_profile_is_examined_as_one_with(hispec, host, shipped_model):
+    host(30)
+    by_model, by_profile = (
+        as_json(hispec, *which)[1] for which in (("--model", "builtin:tiny"), ("--profile", "tiny"))
+    )
+    assert by_model["runs"] and by_model["name"] == "builtin:tiny"
+    assert by_model["models"][0]["weights_bytes"] == by_profile["models"][0]["weights_bytes"]
+    text = hispec("doctor", "--model", shipped_model, "--draft-exit", 3, "--intermediate-exit", 8)
+    assert text.code == 0 and f"profile {shipped_model}: yes, it runs here" in text.out
+    assert hispec("doctor", "--model", shipped_model, "--draft-exit", 8, "--intermediate-exit", 3).code == 2
+
+
+def test_a_model_that_lacks_its_weights_does_not_run(hispec, host, tmp_path, shipped_model):
+    host(30)
+    (tmp_path / "config.json").write_text((shipped_model / "config.json").read_text())
+    profile = as_json(hispec, "--model", tmp_path, code=5)[1]
+    assert not profile["runs"] and profile["weights"] == {str(tmp_path): "missing"}
+
+
+def test_a_model_of_a_hub_is_examined_by_its_configuration_and_headers(process, hub):
+    environment = {"HF_HOME": str(hub / "home"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": ""}
+    command = ("doctor", "--model", "some-org/early-exit", "--json")
+    with serve(hub / "hub") as (endpoint, _):
+        child = process(*command, HF_ENDPOINT=endpoint, **environment)
+        out, err = child.communicate(timeout=120)
+    profile = json.loads(out)["profile"]
+    assert (child.returncode, err, profile["runs"]) == (0, b"", True)
+    assert profile["models"][0]["layers"] == 16 and not list(Path(hub / "home").rglob("*.safetensors*"))
+
+
+def test_a_model_of_a_silent_hub_is_not_waited_for(process, hub):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        child = process(
+            *("doctor", "--model", "some-org/early-exit", "--json"),
+            **{"HF_ENDPOINT": endpoint, "HF_HOME": str(hub / "home"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": ""},
+        )
+        out, _ = child.communicate(timeout=120)
+    profile = json.loads(out)["profile"]
+    assert child.returncode == 5 and profile["weights"] == {"some-org/early-exit": "unknown"}

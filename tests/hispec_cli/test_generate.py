@@ -178,3 +178,29 @@ def test_control_characters_from_a_model_never_reach_a_terminal():
     from hispec_cli.ui.safe_text import visible
 
     assert visible("a\x1b[31mb\x07\u202ec\r\x9b\n\td é €") == "a\\x1b[31mb\\x07\\u202ec\\r\\x9b\n\td é €"
+
+
+def test_a_mode_without_an_intermediate_level_does_not_ask_where_it_is(hispec, monkeypatch):
+    plain = as_json(hispec, QUESTION)["token_ids"]
+    for exit_layer in (2, 5, 15):  # the profile's intermediate exit is 2
+        record = as_json(hispec, QUESTION, "--mode", "single-layer", "--draft-exit", exit_layer)
+        assert [level["exit_layer"] for level in record["stats"]["levels"]] == [exit_layer]
+        assert record["token_ids"] == plain
+    assert as_json(hispec, QUESTION, "--mode", "autoregressive", "--draft-exit", 5)["token_ids"] == plain
+    monkeypatch.setenv("HISPEC_MODE", "single-layer")
+    assert as_json(hispec, QUESTION, "--draft-exit", 5)["token_ids"] == plain
+    both = hispec("generate", QUESTION, "--draft-exit", 5, "--intermediate-exit", 4)
+    assert both.code == 2 and "must be deeper" in both.err
+
+
+def test_lengths_that_do_not_go_together_are_told_and_answered(hispec):
+    outcome = hispec("generate", QUESTION, "--draft-tokens", 20, "--format", "json")
+    assert outcome.code == 0 and json.loads(outcome.out)["finish_reason"] == "eos"
+    assert outcome.err.startswith("note: draft_tokens 20 is above validate_every 12")
+
+
+def test_the_largest_seed_answers_again_and_the_next_is_refused(hispec):
+    options = ("--temperature", 1.5, "--max-new-tokens", 20)
+    largest = [as_json(hispec, QUESTION, *options, "--seed", 2**63 - 1) for _ in range(2)]
+    assert largest[0]["token_ids"] == largest[1]["token_ids"] and largest[0]["seed"] == 2**63 - 1
+    assert hispec("generate", QUESTION, *options, "--seed", 2**63).code == 2

@@ -55,6 +55,8 @@ def test_events_of_every_turn_one_a_line(hispec):
         (b"/undu\n", "there is no command /undu", "did you mean /undo? "),
         (b"ok \xff\n", "line 1 of standard input is not UTF-8 text", "iconv"),
         (b"/set temperature -1\n", "temperature is '-1'", "at least 0"),
+        (b"/set seed 9223372036854775808\n", "seed is '9223372036854775808'", "at most 9223372036854775807"),
+        (b"/set draft_tokens 2147483648\n", "draft-tokens is '2147483648'", "at most 2147483647"),
         (b"/load none.json\n", "none.json cannot be read", "check the path"),
     ],
 )
@@ -175,3 +177,21 @@ def test_markdown_is_rendered_without_losing_or_obeying_anything(capsys, monkeyp
     monkeypatch.setenv("COLUMNS", "80")
     write_markdown(written)
     assert [line.strip(" ┃┏┓┗┛━") for line in capsys.readouterr().out.splitlines() if line.strip(" ┃┏┓┗┛━")] == shown
+
+
+def test_a_session_goes_on_with_its_mode_and_exits_and_what_is_asked_for_now(hispec, sessions):
+    begun = ("chat", "--session", "talk", "--mode", "single-layer", "--draft-exit", 5, "--format", "json")
+    first = records(hispec(*begun, stdin=CARDS + "\n"))[0]
+    assert [level["exit_layer"] for level in first["stats"]["levels"]] == [5]
+    again = records(hispec("chat", "--session", "talk", "--validate-every", 1, "--format", "json", stdin=CARDS + "\n"))[
+        0
+    ]
+    assert [level["exit_layer"] for level in again["stats"]["levels"]] == [5]
+    assert again["stats"]["tokens_per_target_pass"] <= 2
+    assert read_session(sessions / "talk.json").options == {"mode": "single-layer", "validate_every": 1}
+
+
+def test_a_setting_that_changes_nothing_says_so(hispec):
+    outcome = hispec("chat", stdin="/set top_k 5\n/set draft_tokens 13\n/set validate_every 13\n")
+    notes = [line for line in outcome.err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 2 and "top_k changes nothing" in notes[0] and "13 is above validate_every 12" in notes[1]
