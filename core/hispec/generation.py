@@ -154,6 +154,10 @@ class GenerationOptions:
         options = dict(self.values) | {name: getattr(settings, name) for name in own}
         return options if settings.temperature > 0 else {key: options[key] for key in options.keys() - WARPERS.keys()}
 
+    def to_record(self) -> dict[str, Any]:
+        """Return the options as a generation config has them, empty where none is applied."""
+        return {**self.values, **({"stop_strings": list(self.stop)} if self.stop else {})}
+
     def sampling(self, settings: Settings, conditions: Conditions) -> Sampling:
         """Return how tokens are chosen for one prompt.
 

@@ -174,7 +174,7 @@ def configuration(
         "profile": {"name": engine.profile.name, **levels},
         "files": digests_of_profile(engine.profile, dummy=engine.settings.load_format == "dummy"),
         "settings": engine.settings.model_dump(mode="json") | {"max_new_tokens": max_new_tokens},
-        "generation_config": {**engine.generation.values, "stop_strings": list(engine.generation.stop)},
+        **({"generation_config": options} if (options := engine.generation.to_record()) else {}),
         "arms": list(arms),
         "dataset": dataset,
         "repeats": repeats,

@@ -49,6 +49,7 @@ def test_hf_assisted_uses_the_profiles_draft_model(tmp_path, shipped_model):
     tokenizer = AutoTokenizer.from_pretrained(shipped_model)
     random_model("llama", layers=2, vocab=len(tokenizer)).save_pretrained(tmp_path / "small")
     tokenizer.save_pretrained(tmp_path / "small")
+    (tmp_path / "small" / "generation_config.json").write_text('{"num_beams": 3, "min_new_tokens": 9}')
     path = tmp_path / "mine.yaml"
     levels = {"target": {"model": "builtin:tiny", "dtype": "float32"}, "draft": {"model": str(tmp_path / "small")}}
     path.write_text(yaml.safe_dump(levels))
