@@ -139,7 +139,7 @@ def test_a_prompt_fills_the_context_exactly_or_is_refused(engine):
     assert (len(answer.token_ids), answer.finish_reason) == (1, "length")
     longer = engine.generate("a" + " a" * (room - 21), raw=True)
     assert len(longer.token_ids) == 20 or longer.finish_reason == "eos"
-    with pytest.raises(UsageError, match=f"has {room} tokens"):
+    with pytest.raises(UsageError, match=f"has {room:,} tokens"):
         engine.generate(text + " a", raw=True)
 
 
