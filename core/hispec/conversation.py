@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 from hispec.api import Engine, Generation
 from hispec.decoding.state import PrefixCache
@@ -9,6 +10,22 @@ from hispec.errors import UsageError
 from hispec.events import Committed, Event, Finished
 from hispec.session import Turn
 from hispec.text import encode_prompt
+
+ATTEMPTS = 1_000_000
+"""Seeds that a turn has to itself."""
+SEEDS = 2**64
+
+
+def turn_seed(seed: int, turn: int, attempt: int = 0) -> int:
+    """Return what a turn is sampled with: its own random numbers, and others for every attempt at it.
+
+    Args:
+        seed: of the conversation; also that of the first turn's first attempt.
+        turn: how many turns are before it.
+        attempt: how often it was answered before.
+    """
+    further = turn * ATTEMPTS + attempt
+    return (seed + further) % SEEDS if further else seed
 
 
 class Conversation:
@@ -34,11 +51,9 @@ class Conversation:
         self.system = system
         self.turns = list(turns)
         self._prefix = PrefixCache()
-        self._attempt = 0
-        """How often the last turn was answered anew."""
 
     def ask(self, prompt: str, *, stop: Sequence[str] = (), draft_text: bool = False) -> Generator[Event]:
-        """Answer a prompt, event by event; arguments and errors as `Engine.stream`.
+        """Answer a prompt, event by event; arguments and errors as `Engine.stream`, the seed that of `turn_seed`.
 
         The turn is kept once the generator is exhausted or closed, if anything was validated.
 
@@ -46,18 +61,22 @@ class Conversation:
             UsageError: the conversation leaves no room in the context; it stays as it is.
             OutOfMemoryError: as `Engine.stream`; the next turn may be asked.
         """
-        return self._answer(prompt, self.turns, 0, stop, draft_text)
+        return self._answer(prompt, self.turns, self._seed(len(self.turns), 0), stop, draft_text)
 
     def retry(self, *, stop: Sequence[str] = (), draft_text: bool = False) -> Generator[Event]:
         """Answer the last prompt anew; the earlier answer is kept until something is validated. Errors as `ask`.
 
-        A seed counts up with every retry: the same would draw the same answer.
+        It counts as one attempt more than the earlier answer, whose seed would draw the same again.
 
         Raises:
             UsageError: there is no turn.
         """
         last = self._last()
-        return self._answer(last.prompt, self.turns[:-1], self._attempt + 1, stop, draft_text)
+        number = len(self.turns) - 1
+        first = self._seed(number, 0)
+        before = 0 if first is None or last.seed is None else (last.seed - first) % SEEDS
+        attempt = before + 1 if before < ATTEMPTS else 1  # another seed was in force
+        return self._answer(last.prompt, self.turns[:-1], self._seed(number, attempt), stop, draft_text)
 
     def undo(self) -> Turn:
         """Take the last turn back; returns it.
@@ -66,12 +85,12 @@ class Conversation:
             UsageError: there is no turn.
         """
         turn = self._last()
-        self.turns, self._attempt = self.turns[:-1], 0
+        self.turns = self.turns[:-1]
         return turn
 
     def restart(self, system: str | None, turns: Iterable[Turn]) -> None:
         """Go on from other turns; what they share with those until now is still not run again."""
-        self.system, self.turns, self._attempt = system, list(turns), 0
+        self.system, self.turns = system, list(turns)
 
     def length(self) -> int:
         """Tokens of all turns, the template's included."""
@@ -88,35 +107,38 @@ class Conversation:
             raise UsageError("there is no turn yet", "write something first")
         return self.turns[-1]
 
-    def _answer(
-        self, prompt: str, before: list[Turn], attempt: int, stop: Sequence[str], draft_text: bool
-    ) -> Generator[Event]:
+    def _seed(self, turn: int, attempt: int) -> int | None:
         seed = self.engine.settings.seed
+        return None if seed is None else turn_seed(seed, turn, attempt)
+
+    def _answer(
+        self, prompt: str, before: list[Turn], seed: int | None, stop: Sequence[str], draft_text: bool
+    ) -> Generator[Event]:
         events = self.engine.stream(
             prompt,
             system=self.system,
             stop=stop,
             draft_text=draft_text,
             history=[(turn.prompt, turn.answer) for turn in before],
-            seed=None if seed is None else seed + attempt,
+            seed=seed,
             prefix=self._prefix,
         )
-        return self._keep(prompt, before, attempt, events)
+        sampled = self.engine.settings.temperature > 0
+        return self._keep(Turn(prompt, "", (), "interrupted", seed if sampled else None), before, events)
 
-    def _keep(self, prompt: str, before: list[Turn], attempt: int, events: Generator[Event]) -> Generator[Event]:
-        """Pass events on, and keep the turn, however they end."""
-        turn = Turn(prompt, "", (), "interrupted")
+    def _keep(self, turn: Turn, before: list[Turn], events: Generator[Event]) -> Generator[Event]:
+        """Pass events on, and keep the turn that they fill, however they end."""
         try:
             with closing(events):
                 for event in events:
                     match event:
                         case Committed():
-                            turn = Turn(
-                                prompt, turn.answer + event.text, turn.token_ids + event.token_ids, "interrupted"
+                            turn = replace(
+                                turn, answer=turn.answer + event.text, token_ids=turn.token_ids + event.token_ids
                             )
                         case Finished(result=Generation() as answer):
-                            turn = Turn(prompt, turn.answer, turn.token_ids, event.finish_reason, answer.seed)
+                            turn = replace(turn, finish_reason=event.finish_reason, seed=answer.seed)
                     yield event
         finally:
             if turn.token_ids:
-                self.turns, self._attempt = [*before, turn], attempt
+                self.turns = [*before, turn]

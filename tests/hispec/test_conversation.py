@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hispec import Engine
-from hispec.conversation import Conversation
+from hispec.conversation import Conversation, turn_seed
 from hispec.errors import OutOfMemoryError, UsageError
 from hispec.events import Committed, Finished, Prefilled
 from hispec.session import Turn
@@ -37,9 +37,7 @@ def fresh(engine):
 
     def copy(conversation):
         settings = conversation.engine.settings.model_dump()
-        twin = Conversation(other.with_settings(**settings), conversation.system, conversation.turns)
-        twin._attempt = conversation._attempt
-        return twin
+        return Conversation(other.with_settings(**settings), conversation.system, conversation.turns)
 
     return copy
 
@@ -105,6 +103,25 @@ def test_an_answer_left_at_any_event_keeps_what_was_validated_and_a_right_cache(
     reference = fresh(conversation)
     cached, turn = ask(conversation, SECOND)
     assert turn == ask(reference, SECOND)[1] and cached > 0
+
+
+def test_every_turn_and_every_attempt_at_it_has_random_numbers_of_its_own(engine):
+    assert len({turn_seed(7, turn, attempt) for turn in range(20) for attempt in range(20)}) == 400
+    assert turn_seed(7, 0) == 7 and turn_seed(2**64 - 1, 1) == 999_999
+    conversation = Conversation(engine.with_settings(**SAMPLED))
+    first = [ask(conversation, FIRST)[1] for _ in range(3)]
+    assert [turn.seed for turn in first] == [5, 1_000_005, 2_000_005]
+    ask(conversation)
+    events = conversation.retry()
+    while len(conversation.turns) == 3 and not isinstance(next(events), Committed):
+        pass
+    events.close()  # what is kept of a broken-off attempt knows its seed too
+    seeds = [conversation.turns[-1].seed, ask(conversation)[1].seed]
+    assert seeds == [2_000_007, 2_000_008]
+    again = Conversation(engine.with_settings(**SAMPLED), turns=conversation.turns)
+    assert ask(again)[1].seed == 2_000_009
+    again.engine = engine.with_settings(**{**SAMPLED, "seed": 6})
+    assert [ask(again)[1].seed, ask(again)[1].seed] == [2_000_010, 2_000_011]
 
 
 def test_a_retry_draws_another_answer_and_failing_keeps_the_first(engine):
