@@ -18,8 +18,11 @@ def main() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115, PTH123
     from hispec_cli.app import run
-    from hispec_cli.ui.console import show_warning
+    from hispec_cli.ui.console import forget_impossible_size, show_warning
+    from hispec_cli.ui.output import escape_what_cannot_be_encoded
 
+    escape_what_cannot_be_encoded()
+    forget_impossible_size()
     warnings.showwarning = show_warning
     code = run(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: a Ctrl-C during shut-down has nothing to stop

@@ -28,9 +28,10 @@ from hispec_cli.options import (
 )
 from hispec_cli.ui.console import say
 from hispec_cli.ui.downloads import DownloadProgress
-from hispec_cli.ui.panels import summary
+from hispec_cli.ui.panels import glyphs_for, summary
 from hispec_cli.ui.theme import Palette
 from hispec_cli.ui.trace import Trace
+from hispec_cli.ui.typeahead import typeahead_kept
 from hispec_cli.ui.views import check_view, choose_view
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def generate(
         view = choose_view(format, live, palette, engine.new_stats())
         draft_text = view.draft_text or trace is not None
         problem: Exception | None = None
-        with interruptible(engine), view:
+        with interruptible(engine), typeahead_kept(view.stream), view:
             try:
                 for event in engine.stream(text, system=system, raw=raw, stop=stop or (), draft_text=draft_text):
                     view.see(event)
@@ -136,7 +137,7 @@ def play(path: Path, speed: float, format_: Format, live: bool | None, palette: 
     view = choose_view(format_, live, palette, recording.stats, share=1)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with view:
+        with typeahead_kept(view.stream), view:
             for event in recording.play(speed, view.sleep):
                 view.see(event)
         view.finish(recording.result)
@@ -160,7 +161,7 @@ def speaks(decoding: DecodingOptions, *, debug: bool) -> bool:
         )
     if os.environ["RANK"] == "0":
         return True
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 (for the rest of the process)
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 (for the rest of the process)
     if os.environ["LOCAL_RANK"] != "0" and not debug:
         sys.stderr = sys.stdout
     return False
@@ -270,7 +271,7 @@ def check(engine: "Engine", generation: "Generation") -> Exception | None:
 def report(stats: "Stats") -> None:
     """One line of figures, for a person only."""
     if sys.stderr.isatty():
-        say(summary(stats))
+        say(summary(stats, glyphs_for(sys.stderr.encoding)))
 
 
 def _is_piped(stream: object) -> bool:

@@ -34,6 +34,7 @@ from hispec_cli.ui.calibration_panels import (
 )
 from hispec_cli.ui.calibration_state import CalibrationState, Seen, Standing, initial, reduce
 from hispec_cli.ui.console import say, stderr
+from hispec_cli.ui.output import is_unicode
 from hispec_cli.ui.safe_text import visible
 
 INTERVAL = 0.125
@@ -162,7 +163,7 @@ def summary(state: CalibrationState, target: str) -> str:
 
 def glyphs_for(console: Console) -> Glyphs:
     """Signs that a console can write."""
-    return UNICODE if console.encoding.startswith("utf") else ASCII
+    return UNICODE if is_unicode(console.encoding) else ASCII
 
 
 def show_result(job: Job, result: Calibrated) -> None:

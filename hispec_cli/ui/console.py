@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import TextIO
 
 from rich.console import Console
@@ -24,6 +25,14 @@ def choose_color(choice: str) -> str:
     return choice
 
 
+def forget_impossible_size() -> None:
+    """Drop a COLUMNS or LINES that no terminal has, which rich would believe: the terminal's own size counts."""
+    for name, least in (("COLUMNS", 10), ("LINES", 2)):
+        text = os.environ.get(name, "")
+        if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) >= least):
+            os.environ.pop(name, None)
+
+
 class _Stderr(Console):
     def on_broken_pipe(self) -> None:
         """Nobody listens: the answer and the exit code say it too."""
@@ -41,6 +50,14 @@ class _Stderr(Console):
 def stderr() -> Console:
     """A console on stderr that marks nothing up by itself."""
     return _Stderr(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
+
+
+def breaking_width(console: Console) -> int | None:
+    """Return the width at which the terminal breaks rows if it is the width that rows are made for, else None."""
+    with suppress(OSError, ValueError):
+        if os.get_terminal_size(console.file.fileno()).columns == console.width:
+            return console.width
+    return None
 
 
 def say(message: str, style: str = "dim", console: Console | None = None) -> None:
@@ -76,6 +93,11 @@ def report_error(cause: str, cure: str | None) -> None:
 
 def _one_line(text: str) -> str:
     return visible(" ".join(text.split()))
+
+
+def end_on_request(number: int, _frame: FrameType | None) -> None:
+    """Handle a request to end, which by default would leave the terminal as the program needs it."""
+    raise SystemExit(128 + number)
 
 
 @contextmanager

@@ -7,6 +7,9 @@ is bounded too: events are collected, which costs well under a microsecond each,
 most ten times a second and only while all drawing so far is below a hundredth of the time gone by.
 `benchmarks/view.py` measures what is left.
 
+What stays in the scrollback is broken at spaces, by the terminal itself: a row is filled up to the last column, so that
+the next one goes on with it, and a paragraph that is copied has no line breaks but its own.
+
 How it draws. Between frames the cursor rests, hidden, at the tail's first cell. So the tail is erased by "erase to the
 end of the screen" whatever has become of its rows since, which is what makes resizing safe; the size is asked anew
 for every frame. Rows of the tail are cut by the terminal, not wrapped, should it have shrunk in the meantime.
@@ -25,14 +28,15 @@ from rich.segment import Segment, Segments
 
 from hispec.events import Event, Finished
 from hispec.metrics import Stats
+from hispec_cli.ui.console import breaking_width, end_on_request
 from hispec_cli.ui.panels import (
-    ASCII,
-    UNICODE,
     Row,
     Span,
     figures_row,
+    glyphs_for,
     panel,
     printable,
+    rows_for_terminal,
     stream_row,
     stream_runs,
     wrap,
@@ -47,7 +51,8 @@ SHARE = 0.01
 """Of the time gone by, what drawing may take."""
 
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
-_ERASE = "\r\x1b[J"
+_ERASE = "\r \x1b[J\r"
+"""Erases the tail. A row that is erased from its first cell on no longer belongs to the row before (tmux, kitty)."""
 _CUT_ROWS, _WRAP_ROWS = "\x1b[?7l", "\x1b[?7h"
 
 
@@ -78,7 +83,7 @@ class LiveView:
         self._screen, self._styles = screen, styles_of(palette)
         self._answer = answer or self._write
         self._share, self._clock = share, clock
-        self._glyphs = UNICODE if screen.encoding.startswith("utf") else ASCII
+        self._glyphs = glyphs_for(screen.encoding)
         self._events: list[Event] = []
         self._settled = 0
         """Characters of the state's settled text that have been taken over into `_pending` or further."""
@@ -100,7 +105,7 @@ class LiveView:
 
     def __enter__(self) -> "LiveView":
         if self._screen.file.isatty():
-            for number, handler in ((signal.SIGTSTP, self._suspend), (signal.SIGTERM, _end)):
+            for number, handler in ((signal.SIGTSTP, self._suspend), (signal.SIGTERM, end_on_request)):
                 self._handlers[number] = signal.signal(number, handler)
         self._open = True
         self._started = self._clock()
@@ -141,7 +146,8 @@ class LiveView:
         width = self._screen.width
         self._write(_ERASE + _SHOW_CURSOR)
         if rest:
-            self._answer("".join(rest[span.start : span.end] + "\n" for span in wrap(rest.removesuffix("\n"), width)))
+            rest = rest.removesuffix("\n")
+            self._answer(rows_for_terminal(rest, list(wrap(rest, width)), breaking_width(self._screen)))
         elif self.state.finish_reason is not None and not self._printed:
             self._answer("\n")
 
@@ -175,7 +181,7 @@ class LiveView:
         count = sum(span.following <= len(self._pending) for span in spans[: max(count, 0)])
         if count:
             self._write(_ERASE)
-            self._answer("".join(text[span.start : span.end] + "\n" for span in spans[:count]))
+            self._answer(rows_for_terminal(text, spans[:count], breaking_width(self._screen)))
             self._pending = self._pending[spans[count - 1].following :]
             self._printed = True
         return count
@@ -199,14 +205,13 @@ class LiveView:
             file.write(text.encode(self._screen.encoding, "backslashreplace").decode(self._screen.encoding))
             file.flush()
 
-    def _suspend(self, number: int, _frame: FrameType | None) -> None:
+    def _suspend(self, number: int, frame: FrameType | None) -> None:
         """Ctrl-Z: hand the terminal back clean, and go on at the next frame once resumed."""
         self._write(_ERASE + _SHOW_CURSOR)
-        before = signal.signal(number, signal.SIG_DFL)
+        before = self._handlers[signal.Signals(number)]
+        if callable(before):  # it has something to hand back too
+            before(number, frame)
+            return
+        handler = signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-        signal.signal(number, before)
-
-
-def _end(number: int, _frame: FrameType | None) -> None:
-    """A request to end, which by default would leave the cursor hidden."""
-    raise SystemExit(128 + number)
+        signal.signal(number, handler)

@@ -1,12 +1,20 @@
 """stdout, where answers go and nothing else."""
 
 import contextlib
+import io
 import json
 import os
 import sys
 from typing import Any
 
 from hispec.errors import UnavailableError
+
+
+def escape_what_cannot_be_encoded() -> None:
+    """Let stdout and stderr write a character that their encoding lacks as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class ReaderLeft(Exception):  # noqa: N818 (not an error: `| head -1` has seen enough)
@@ -34,8 +42,13 @@ def write(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """One JSON value on one line; errors as `write`."""
-    write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    """One JSON value on one line; errors as `write`. Where stdout is not Unicode, JSON's own escapes keep it ASCII."""
+    write(json.dumps(value, ensure_ascii=not is_unicode(sys.stdout.encoding), default=str) + "\n")
+
+
+def is_unicode(encoding: str) -> bool:
+    """Whether an encoding can write every character."""
+    return encoding.lower().startswith("utf")
 
 
 def forget() -> None:

@@ -3,7 +3,8 @@
 Rows are laid out by hand rather than by rich's tables and texts: a frame must cost about a millisecond.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.cells import cell_len, get_character_cell_size, set_cell_size
@@ -12,6 +13,7 @@ from rich.style import Style
 
 from hispec.counts import counted
 from hispec.metrics import LevelStats, Stats
+from hispec_cli.ui.output import is_unicode
 from hispec_cli.ui.safe_text import visible
 from hispec_cli.ui.state import Mark, Standing, ViewState
 
@@ -24,6 +26,9 @@ _WIDEST = 100
 """Columns that the panel takes at most: what is wider is harder to read."""
 _FIGURE = 10
 """Columns of a figure."""
+_LAST_COLUMN = "\x1b[9999G"
+_UNCERTAIN = re.compile("[\u200d\ufe0f\U0001f000-\U0001ffff]")
+"""Signs to which terminals give different widths."""
 
 
 class Glyphs(NamedTuple):
@@ -43,6 +48,11 @@ UNICODE = Glyphs()
 ASCII = Glyphs("o", "+", "x", ".", "-", "#", "|", "\\n")
 
 
+def glyphs_for(encoding: str) -> Glyphs:
+    """Signs that an encoding can write."""
+    return UNICODE if is_unicode(encoding) else ASCII
+
+
 class Span(NamedTuple):
     """A row of wrapped text: characters `start` to `end`, the next row's from `following`."""
 
@@ -57,13 +67,15 @@ def printable(text: str) -> str:
 
 
 def wrap(text: str, width: int) -> Iterator[Span]:
-    """Break text into rows of at most `width` cells, at spaces where there are any."""
-    start = 0
+    """Break text into rows of at most `width` cells (at least 1), at spaces where there are any."""
+    start, width = 0, max(width, 1)
     for line in text.split("\n"):
         stop = start + len(line)
         while stop - start > (fits := _fitting(text, start, stop, width)):
             end = start + fits
-            space = text.rfind(" ", start, end + 1)
+            space = text.rfind(" ", start, end)  # which has a place in the row, see `rows_for_terminal`
+            if space <= start and text[end] == " ":
+                space = end
             if space > start and not text[start:space].isspace():
                 yield Span(start, space, space + 1)
                 start = space + 1
@@ -72,6 +84,35 @@ def wrap(text: str, width: int) -> Iterator[Span]:
                 start = end
         yield Span(start, stop, stop + 1)
         start = stop + 1
+
+
+def rows_for_terminal(text: str, spans: Sequence[Span], width: int | None) -> str:
+    """Return rows as a terminal is sent them, with the cursor at the beginning of the next row after them.
+
+    Args:
+        text: that was wrapped.
+        spans: consecutive rows of it.
+        width: of the terminal that breaks the rows of a paragraph itself, so that a paragraph which is copied from it
+            is one line; None ends every row with a line feed.
+    """
+    endings = [_ending(text, span, width) for span in spans]
+    rows = "".join(text[span.start : span.end] + ending for span, ending in zip(spans, endings, strict=True))
+    last = spans[-1]
+    if endings[-1] == "\n":
+        return rows
+    if endings[-1]:
+        return f"{rows} \r"
+    return rows + ("\n" if _UNCERTAIN.search(text, last.start, last.end) else f"{text[last.end]}\r")
+
+
+def _ending(text: str, span: Span, width: int | None) -> str:
+    """What a row ends with: nothing where it is full, a space in the last column where it was broken at one."""
+    gap = text[span.end : span.following]
+    if width is None or gap == "\n" or span.end == len(text):
+        return "\n"
+    if not gap:
+        return ""
+    return f"{_LAST_COLUMN} " if cell_len(text[span.start : span.end]) < width else "\n"
 
 
 def stream_runs(state: ViewState, glyphs: Glyphs = UNICODE) -> list[tuple[str, Standing]]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TextIO
 
 from hispec.events import Committed, Event, Finished, to_record
 from hispec_cli.ui.output import write, write_json
@@ -17,6 +17,11 @@ class View(AbstractContextManager["View"]):
 
     draft_text: ClassVar[bool] = False
     """Whether it shows the text of drafts."""
+
+    @property
+    def stream(self) -> TextIO:
+        """Where it shows the answer."""
+        return sys.stdout
 
     def see(self, event: Event) -> None:
         """Take one event into account."""

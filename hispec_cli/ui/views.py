@@ -4,7 +4,7 @@ import os
 import stat
 import sys
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from hispec.errors import UsageError
 from hispec.events import Event
@@ -72,6 +72,11 @@ class LiveAnswer(View):
         self._plain = PlainView() if keep and not together else View()
         answer = write if together else None
         self.live = LiveView(stderr(), stats, palette, answer=answer if keep else _nowhere, share=share)
+
+    @property
+    def stream(self) -> TextIO:
+        """The terminal."""
+        return sys.stderr
 
     def __enter__(self) -> "LiveAnswer":
         self.live.__enter__()

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tests.hispec_cli.conftest import QUESTION
+from tests.hispec_cli.ui.terminal import Terminal
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,66 @@ def test_streams_that_are_closed_or_full(redirection, code, out, err):
     assert done.returncode == code, done.stderr
     assert out in done.stdout and (done.stderr.startswith(err) if err else done.stderr == "")
     assert "bug" not in done.stderr and "error" not in done.stdout
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory, shipped_model):
+    """The shipped model, which here writes letters and signs of other scripts in the place of its own."""
+    model = shutil.copytree(shipped_model, tmp_path_factory.mktemp("foreign") / "model")
+    tokenizer = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    written = {"type": "Replace", "pattern": {"String": "="}, "content": "\u00e9\u6f22\U0001f600"}
+    tokenizer["decoder"] = {"type": "Sequence", "decoders": [tokenizer["decoder"], written]}
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("encoding", "arguments"),
+    [
+        ("cp1252", ("generate", QUESTION)),
+        ("latin-1", ("generate", QUESTION, "--format", "json")),
+        ("ascii", ("generate", QUESTION, "--format", "jsonl")),
+        ("koi8-r", ("chat",)),
+        ("ascii:strict", ("chat", "--format", "json")),
+    ],
+)
+def test_what_stdout_cannot_encode_becomes_an_escape(foreign, arguments, encoding):
+    done = subprocess.run(
+        [sys.executable, "-m", "hispec_cli", *arguments, "--model", foreign, "--max-new-tokens", "12"],
+        capture_output=True,
+        input=f"{QUESTION}\n/system \u6f22\u5b57\n".encode() if arguments[0] == "chat" else b"",
+        env={**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    codec = encoding.partition(":")[0]
+    out = done.stdout.decode(codec)
+    if "--format" in arguments:  # still JSON, and none of it lost
+        assert any(
+            "\u00e9\u6f22\U0001f600" in json.dumps(json.loads(line), ensure_ascii=False) for line in out.splitlines()
+        )
+    else:
+        assert "\u00e9\u6f22\U0001f600".encode(codec, "backslashreplace").decode(codec) in out
+    if arguments == ("chat",):
+        assert b"system: \\u6f22\\u5b57" in done.stderr
+
+
+def test_tables_and_messages_that_stdout_cannot_encode(tmp_path):
+    profile = tmp_path / "漢字.yaml"
+    profile.write_text("target: {model: builtin:tiny}\ndescription: 漢字\n", encoding="utf-8")
+    bench = ("bench", "--limit", "1", "--warmup", "0", "--max-new-tokens", "4", "--arms", "autoregressive")
+    environment = {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(tmp_path)}
+    for arguments, code in (
+        ((*bench, "--profile", profile), 0),
+        (("profile", "show", profile), 0),
+        (("profile", "show", "漢字"), 2),
+        (("doctor", "--profile", profile), 0),
+    ):
+        command = [sys.executable, "-m", "hispec_cli", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, env={**os.environ, **environment})
+        assert done.returncode == code, done.stderr
+        assert b"\\u6f22\\u5b57" in done.stdout + done.stderr and b"bug" not in done.stderr
+    terminal = Terminal(*bench, "--profile", profile, **environment)  # where the table is drawn
+    assert terminal.end() == 0 and "\\u6f22\\u5b57 on sample" in terminal.text
 
 
 def test_a_closed_stderr_shows_no_error_on_stdout():

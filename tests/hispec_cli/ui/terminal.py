@@ -10,7 +10,32 @@ import pyte
 
 
 class Screen(pyte.HistoryScreen):
-    """Knows dim text too, which the emulator does not: it takes the place of blinking."""
+    """Knows dim text too, which the emulator does not: it takes the place of blinking; and which rows go on below."""
+
+    def __init__(self, *arguments, **options):
+        self.wrapped = set()
+        super().__init__(*arguments, **options)
+
+    def draw(self, data):
+        for character in data:
+            row = len(self.history.top) + self.cursor.y
+            full = self.cursor.x == self.columns
+            super().draw(character)
+            if full and len(self.history.top) + self.cursor.y == row + 1:
+                self.wrapped.add(row)
+
+    def erase_in_line(self, how=0, private=False):
+        self._cut(0)
+        super().erase_in_line(how, private)
+
+    def erase_in_display(self, how=0, *arguments, **options):
+        self._cut(how)
+        super().erase_in_display(how, *arguments, **options)
+
+    def _cut(self, how):
+        """A row that is erased from its first cell on does not belong to the one before."""
+        if how or self.cursor.x == 0:
+            self.wrapped.discard(len(self.history.top) + self.cursor.y - 1)
 
     def select_graphic_rendition(self, *attributes):
         known, rest = [], list(attributes)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import signal
 from itertools import pairwise
@@ -217,6 +218,68 @@ def test_a_request_to_end_restores_the_terminal_and_keeps_the_text(held_at):
     terminal.child.kill(signal.SIGTERM)
     assert terminal.end() == 128 + signal.SIGTERM
     assert not terminal.screen.cursor.hidden and terminal.lines == ["6 * 24 = 14"]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"COLUMNS": "0"}, {"COLUMNS": "1", "LINES": "0"}, {"COLUMNS": "\u00b2", "LINES": "1"}, {"COLUMNS": "9" * 30}],
+)
+def test_a_size_that_no_terminal_has_is_ignored(tmp_path, environment):
+    terminal = replayed(write_trace(tmp_path / "t", records()), "--speed", 5, **environment)
+    assert terminal.end() == 0 and terminal.lines[:3] == ANSWER.split("\n") and len(terminal.lines) == 4
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(0, 0), (1, 24), (2, 1), (5, 3), (10, 2)])
+def test_the_smallest_terminals_get_the_whole_answer(tmp_path, columns, rows):
+    trace = write_trace(tmp_path / "t", [{**line, "t": line.get("t", 0) / 5} for line in records()])
+    command = f"stty columns {columns} rows {rows}; exec hispec generate --replay {trace}"
+    terminal = Terminal(shell=command, columns=columns or 80, rows=rows or 24)
+    assert terminal.end() == 0
+    assert "".join(terminal.text.split()).startswith("".join(ANSWER.split()))
+
+
+def unwrapped(terminal):
+    """What is copied from a terminal: rows that end in its last column go on in the next one."""
+    width = terminal.screen.columns
+    rows = ["".join(row[column].data for column in range(width)) for row in terminal.screen.history.top]
+    rows += terminal.screen.display
+    return "".join(row if number in terminal.screen.wrapped else row.rstrip() + "\n" for number, row in enumerate(rows))
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [f"{'word' * (number % 4)}{number} " for number in range(300)],
+        ["漢字仮名交じり文"[number % 8] for number in range(600)],
+        ["unbroken"] * 150 + ["\n\n", "end"],
+    ],
+)
+@pytest.mark.parametrize("columns", [60, 100])  # even: the emulator knows no wide sign at the end of a row
+def test_a_paragraph_is_one_line_to_whoever_copies_it_and_no_word_is_broken(tmp_path, pieces, columns):
+    lines, answer = [records()[0]], "".join(pieces)
+    for number, piece in enumerate(pieces):
+        at = {"t": 0.1 + number / 200}
+        lines.append({"event": "drafted", **at, "level": "draft", "token_ids": [1], "texts": [piece]})
+        lines.append({"event": "judged", **at, "level": "target", "proposed": 1, "accepted": 1})
+        lines.append({"event": "committed", **at, "token_ids": [1], "text": piece})
+    trace = write_trace(tmp_path / "t", [*lines, {**records()[-1], "t": 3.2, "text": answer}])
+    terminal = replayed(trace, columns=columns, rows=9)
+    assert terminal.end() == 0 and terminal.screen.history.top
+    paragraphs = [re.sub(" +", " " if " " in answer else "", line).strip() for line in unwrapped(terminal).split("\n")]
+    assert paragraphs[: answer.count("\n") + 1] == [line.strip() for line in answer.split("\n")]
+    assert not any(line.endswith("word") for line in terminal.lines)
+
+
+def test_what_is_typed_meanwhile_is_not_shown_and_belongs_to_the_shell_afterwards(held_at):
+    command = f"trap : INT; hispec generate --replay {held_at(46)}; stty -a | grep -c -- '[^-]echo '; read line; echo got $line"
+    terminal = Terminal(shell=command)
+    terminal.until(frame("this cycle"))
+    terminal.press("typed\n")
+    terminal.settle()
+    assert "typed" not in terminal.text
+    terminal.press("\x03")  # which would empty the terminal's queue
+    terminal.end()
+    assert terminal.lines[-2:] == ["1", "got typed"] or terminal.lines[-3:] == ["1", "typed", "got typed"]
 
 
 class Clock:

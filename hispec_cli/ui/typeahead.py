@@ -1,0 +1,71 @@
+"""What is typed while an answer is written: not echoed into it, and kept for whoever reads the terminal next."""
+
+import os
+import signal
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, TextIO
+
+from hispec_cli.ui.console import end_on_request
+
+
+@contextmanager
+def typeahead_kept(terminal: TextIO) -> Iterator[None]:
+    """Let the terminal queue what is typed without echoing it, and let Ctrl-C not empty the queue.
+
+    Ctrl-Z hands the terminal back as it was until the program goes on. Nothing is changed where the stream is no
+    terminal, or where another program has the terminal now.
+    """
+    if not _is_ours(terminal):
+        yield
+        return
+    mode = _Mode(terminal.fileno())
+    wanted = {signal.SIGTSTP: mode.suspend, signal.SIGTERM: end_on_request}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    mode.set()
+    try:
+        yield
+    finally:
+        mode.restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Mode:
+    """The mode of a terminal, before and during an answer."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def set(self) -> None:
+        """Switch to the mode for an answer, and remember the one before."""
+        self._before = termios.tcgetattr(self._descriptor)
+        mode = termios.tcgetattr(self._descriptor)
+        mode[3] = mode[3] & ~(termios.ECHO | termios.ICANON) | termios.NOFLSH  # a line of the driver's ends at 4096
+        self._change(mode)
+
+    def restore(self) -> None:
+        """Switch back. What was typed stays in the queue."""
+        self._change(self._before)
+
+    def suspend(self, number: int, _frame: FrameType | None) -> None:
+        """Stop, with the terminal as it was, and go on once resumed."""
+        self.restore()
+        handler = signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        signal.signal(number, handler)
+        self.set()
+
+    def _change(self, mode: list[Any]) -> None:
+        with suppress(OSError, termios.error):  # the terminal has gone
+            if os.tcgetpgrp(self._descriptor) == os.getpgrp():  # else the change would stop this process
+                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, mode)
+
+
+def _is_ours(terminal: TextIO) -> bool:
+    try:
+        return terminal.isatty() and os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        return False
