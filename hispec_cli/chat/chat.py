@@ -19,9 +19,11 @@ from hispec.session import Session, SessionStore, Turn
 from hispec.settings import without_effect
 from hispec_cli.chat import commands
 from hispec_cli.commands.generate import INTERRUPTED, interruptible, report
-from hispec_cli.ui.console import report_error, say
+from hispec_cli.ui.console import breaking_width, end_on_request, report_error, say, stderr
 from hispec_cli.ui.markdown import write_markdown
+from hispec_cli.ui.panels import printable, rows_for_terminal, wrap
 from hispec_cli.ui.plain import View
+from hispec_cli.ui.typeahead import typeahead_kept
 
 
 class Chat:
@@ -61,6 +63,7 @@ class Chat:
             HispecError: as commands and answers.
             commands.Leave: the user leaves.
         """
+        self.interrupted = False
         if text.startswith("/") and not text.startswith("//"):
             commands.run(self, text.rstrip())
             return
@@ -118,7 +121,10 @@ class Chat:
         """Remind of where the conversation was left."""
         if turns := self.conversation.turns:
             say(f"{counted(len(turns), 'turn')}, the last of them:")
-            say(f"> {turns[-1].prompt}\n{turns[-1].answer.rstrip()}", "none")
+            say(f"> {turns[-1].prompt}", "bold")
+            console, answer = stderr(), printable(turns[-1].answer.rstrip())
+            spans = list(wrap(answer, console.width))
+            console.out(rows_for_terminal(answer, spans, breaking_width(console)), end="", highlight=False)
 
     def _show(self, ask: Callable[..., Generator[Event]], prompt: str, *, replaces: bool) -> None:
         """Show an answer and keep it, however it ends."""
@@ -180,9 +186,15 @@ class Chat:
         return None
 
 
-def converse(chat: Chat, read: Callable[[], str]) -> None:
-    """Take what is typed until the user leaves. No mistake and no failure of an answer ends it."""
-    wanted = {signal.SIGINT: _ignore, signal.SIGTERM: _end}
+def converse(chat: Chat, read: Callable[[], str], offer: Callable[[], None] = lambda: None) -> None:
+    """Take what is typed until the user leaves. No mistake and no failure of an answer ends it.
+
+    Args:
+        chat: takes it.
+        read: gives what was sent.
+        offer: lets the next `read` offer what was typed before an answer was stopped, rather than send it.
+    """
+    wanted = {signal.SIGINT: _ignore, signal.SIGTERM: end_on_request}
     before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
         while True:
@@ -195,10 +207,13 @@ def converse(chat: Chat, read: Callable[[], str]) -> None:
                 return
             try:
                 if text.strip():
-                    with _stoppable():
+                    with _stoppable(), typeahead_kept(sys.stdin):
                         chat.take(text)
+                        if chat.interrupted:
+                            offer()
             except KeyboardInterrupt:
                 say("stopped at once; what was validated is kept")
+                offer()
             except HispecError as error:
                 report_error(error.cause, error.cure)
             except commands.Leave:
@@ -223,11 +238,6 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
 
     While something is typed, Ctrl-C is a key like others.
     """
-
-
-def _end(number: int, _frame: FrameType | None) -> None:
-    """A request to end, which by default would leave the terminal as line editing needs it."""
-    raise SystemExit(128 + number)
 
 
 def feed(chat: Chat, lines: Iterable[bytes]) -> None:

@@ -32,6 +32,17 @@ FILES = ("",)
 """Choices of a command that takes a file."""
 KEYS = tuple(name for name in Settings.model_fields if name not in FIXED)
 SWITCH = ("on", "off")
+KEYBOARD = {
+    "Enter": "send; what is typed during an answer waits until it has ended",
+    "Alt-Enter": "another line; so does Enter after a backslash",
+    "Tab": "complete a command, a setting or a file name",
+    "Up, Down": "earlier inputs",
+    "Ctrl-R": "search them: Enter sends, Esc edits, Ctrl-C gives up",
+    "Ctrl-X Ctrl-E": "edit in $EDITOR",
+    "Ctrl-C": "stop an answer, or clear what is typed",
+    "Ctrl-D": "leave",
+}
+"""Keys that a person may not guess, and what they do."""
 
 
 class Leave(Exception):  # noqa: N818 (not an error)
@@ -84,11 +95,10 @@ def run(chat: "Chat", text: str) -> None:
 
 
 def _help(chat: "Chat", _: str) -> None:
-    width = max(len(f"/{command.name} {command.takes}") for command in COMMANDS.values())
-    for command in COMMANDS.values():
-        say(f"{f'/{command.name} {command.takes}':<{width}}  {command.help}", "none")
-    say("Alt-Enter, or a backslash at the end, begins another line.", "none")
-    say("Ctrl-C stops an answer, Ctrl-D leaves.", "none")
+    rows = {f"/{command.name} {command.takes}": command.help for command in COMMANDS.values()} | {"": ""} | KEYBOARD
+    width = max(map(len, rows))
+    for name, does in rows.items():
+        say(f"{name:<{width}}  {does}".rstrip(), "none")
 
 
 def _reset(chat: "Chat", _: str) -> None:
@@ -113,6 +123,7 @@ def _system(chat: "Chat", text: str) -> None:
         say("/system TEXT gives another, /system off removes it")
         return
     chat.conversation.system = None if text == "off" else text
+    say(f"system: {_short(chat.conversation.system or 'none')}")
     chat.save()
 
 
@@ -244,7 +255,7 @@ def _short(text: str) -> str:
 COMMANDS = {
     command.name: command
     for command in (
-        Command("help", "", "list these commands", _help),
+        Command("help", "", "list commands and keys", _help),
         Command("reset", "", "begin a new conversation", _reset),
         Command("undo", "", "take the last turn back", _undo),
         Command("retry", "", "answer the last prompt anew", _retry),

@@ -8,17 +8,27 @@ from pathlib import Path
 import platformdirs
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application.current import get_app
+from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
+from prompt_toolkit.filters import control_is_searchable, is_searching
 from prompt_toolkit.history import FileHistory, InMemoryHistory
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
+from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent, merge_key_bindings
+from prompt_toolkit.key_binding.key_bindings import KeyBindingsBase
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
 from prompt_toolkit.output import create_output
+from prompt_toolkit.search import SearchDirection, accept_search, start_search, stop_search
+from prompt_toolkit.styles import Style
 
 from hispec_cli.chat.commands import COMMANDS, FILES, split
 from hispec_cli.ui.safe_text import visible
+from hispec_cli.ui.theme import PROMPT_STYLES, Palette
 
 PROMPT, CONTINUED = "> ", "  "
+_ENDS_LINE = (Keys.ControlM, Keys.ControlJ)
+_LEAVES = (Keys.ControlC, Keys.ControlD)
 
 
 class Keyboard:
@@ -29,11 +39,14 @@ class Keyboard:
 
     Args:
         keep_history: between runs, in a file for its owner alone.
+        palette: how what is typed looks; NO_COLOR leaves the shapes.
     """
 
-    def __init__(self, keep_history: bool) -> None:
+    def __init__(self, keep_history: bool, palette: Palette = Palette.default) -> None:
+        look = PROMPT_STYLES[palette]
         self._session: PromptSession[str] = PromptSession(
-            message=PROMPT,
+            message=[("", "\n"), ("class:prompt", PROMPT)],
+            style=Style.from_dict({"": look, "prompt": look}),
             prompt_continuation=lambda width, _line, _soft: CONTINUED,
             multiline=True,
             history=PrivateHistory(history_file()) if keep_history else InMemoryHistory(),
@@ -55,6 +68,20 @@ class Keyboard:
             KeyboardInterrupt: Ctrl-C on an empty line.
         """
         return self._session.prompt()
+
+    def offer(self) -> None:
+        """Let the next `read` begin with what was typed in the meantime, unsent."""
+        input_ = self._session.input
+        keys = get_typeahead(input_)
+        with input_.raw_mode():
+            while more := input_.read_keys():
+                keys += more
+        while keys and keys[-1].key in _ENDS_LINE:
+            keys.pop()
+        another_line = [KeyPress(Keys.Escape), KeyPress(Keys.ControlM)]
+        for key in keys:
+            if key.key not in _LEAVES:
+                store_typeahead(input_, another_line if key.key in _ENDS_LINE else [key])
 
 
 class PrivateHistory(FileHistory):
@@ -128,24 +155,18 @@ def history_file() -> Path:
     return platformdirs.user_state_path("hispec") / "chat-history"
 
 
-def _bindings() -> KeyBindings:
+def _bindings() -> KeyBindingsBase:
     bindings = KeyBindings()
 
-    @bindings.add("enter")
+    @bindings.add("enter", filter=~is_searching)
     def _send(event: KeyPressEvent) -> None:
-        buffer = event.current_buffer
-        if buffer.document.text_before_cursor.endswith("\\"):
-            buffer.delete_before_cursor()
-            buffer.newline(copy_margin=False)
-        elif buffer.text.strip():
-            buffer.cursor_position = len(buffer.text)  # or the rows below the cursor would be written over
-            buffer.validate_and_handle()
+        _send_or_go_on(event.current_buffer)
 
-    @bindings.add("escape", "enter")
+    @bindings.add("escape", "enter", filter=~is_searching)
     def _another_line(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=False)
 
-    @bindings.add("c-c")
+    @bindings.add("c-c", filter=~is_searching)
     def _clear(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if buffer.text.strip():
@@ -153,4 +174,73 @@ def _bindings() -> KeyBindings:
         else:
             get_app().exit(exception=KeyboardInterrupt())
 
+    return merge_key_bindings([bindings, _search_bindings()])
+
+
+def _search_bindings() -> KeyBindings:
+    """Search in the history as in a shell: Enter sends what was found, Ctrl-C brings back what was typed before.
+
+    The bindings that prompt_toolkit has of its own keep what was found when a search is given up, and let the keys
+    that move and delete act on what is searched for.
+    """
+    bindings = KeyBindings()
+    before = (0, 0)
+    """The entry of the history and the place in it where the search began."""
+
+    def begin(event: KeyPressEvent, direction: SearchDirection) -> None:
+        nonlocal before
+        before = (event.current_buffer.working_index, event.current_buffer.cursor_position)
+        start_search(direction=direction)
+
+    @bindings.add("c-r", filter=control_is_searchable)
+    def _backward(event: KeyPressEvent) -> None:
+        begin(event, SearchDirection.BACKWARD)
+
+    @bindings.add("c-s", filter=control_is_searchable)
+    def _forward(event: KeyPressEvent) -> None:
+        begin(event, SearchDirection.FORWARD)
+
+    @bindings.add("c-c", filter=is_searching)
+    @bindings.add("c-g", filter=is_searching)
+    def _give_up(event: KeyPressEvent) -> None:
+        stop_search()
+        buffer = event.app.current_buffer
+        buffer.working_index, buffer.cursor_position = before
+
+    @bindings.add("enter", filter=is_searching)
+    def _send_found(event: KeyPressEvent) -> None:
+        wanted = event.current_buffer.text
+        _take_over(wanted)
+        if wanted in event.app.current_buffer.text:
+            _send_or_go_on(event.app.current_buffer)
+
+    @bindings.add("escape", filter=is_searching, eager=True)
+    def _found(event: KeyPressEvent) -> None:
+        _take_over(event.current_buffer.text)
+
+    for key in ("c-a", "c-b", "c-d", "c-e", "c-f", "c-k", "c-x", "delete", "end", "home", "left", "right", "tab"):
+
+        @bindings.add(key, filter=is_searching)
+        def _found_and_more(event: KeyPressEvent) -> None:
+            _take_over(event.current_buffer.text)
+            event.key_processor.feed(event.key_sequence[-1], first=True)
+
     return bindings
+
+
+def _take_over(wanted: str) -> None:
+    """End a search with what it has found."""
+    if wanted:
+        accept_search()
+    else:
+        stop_search()  # accepting would look for what was wanted the last time
+
+
+def _send_or_go_on(buffer: Buffer) -> None:
+    """Send what is typed; a backslash before the cursor asks for another line instead."""
+    if buffer.document.text_before_cursor.endswith("\\"):
+        buffer.delete_before_cursor()
+        buffer.newline(copy_margin=False)
+    elif buffer.text.strip():
+        buffer.cursor_position = len(buffer.text)  # or the rows below the cursor would be written over
+        buffer.validate_and_handle()

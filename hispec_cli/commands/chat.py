@@ -134,7 +134,8 @@ def chat(
             from hispec_cli.chat.keyboard import Keyboard
 
             welcome(talk)
-            converse(talk, Keyboard(history).read)
+            keyboard = Keyboard(history, palette)
+            converse(talk, keyboard.read, keyboard.offer)
             if store is not None and talk.conversation.turns:
                 say(f"go on with: hispec chat --session {store.name}")
             elif store is not None and session is None and not continue_:

@@ -44,6 +44,13 @@ _COLORS: dict[Palette, dict[Standing, str]] = {
     Palette.mono: {},
 }
 
+PROMPT_STYLES = {
+    Palette.default: "bold #2E8B57",
+    Palette.high_contrast: "bold",
+    Palette.mono: "bold",
+}
+"""How a person's own words look in a chat, for prompt_toolkit and rich. Bold alone has the most contrast there is."""
+
 
 def styles_of(palette: Palette) -> Mapping[Standing, Style]:
     """The style of each standing."""

@@ -33,7 +33,9 @@ class Person:
 
     @property
     def lines(self):
-        return self.terminal.lines
+        """What is to be seen, without the blank lines above prompts."""
+        lines = self.terminal.lines
+        return [line for line, next_ in zip(lines, [*lines[1:], ""], strict=True) if line or not next_.startswith(">")]
 
     def wait(self):
         """Until it waits for input, with nothing typed."""

@@ -23,7 +23,7 @@ def test_ctrl_c_between_answers_does_nothing_and_in_one_stops_it(capsys):
             taken.append("not stopped")
 
     before = signal.getsignal(signal.SIGINT)
-    converse(SimpleNamespace(take=take), read)
+    converse(SimpleNamespace(take=take, interrupted=False), read)
     assert taken == ["slow", "quick"]
     assert "stopped at once" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before

@@ -9,6 +9,7 @@ import pytest
 from hispec import Engine
 from hispec.conversation import Conversation
 from hispec.session import Session, Turn, write_session
+from hispec_cli.chat.commands import COMMANDS
 from tests.hispec_cli.chat.conftest import APPLES, CARDS, WHO, Person
 from tests.hispec_cli.conftest import assert_cause_and_cure
 
@@ -105,7 +106,7 @@ def test_set_and_spec(talk):
 
 def test_system_show_and_stats(talk):
     assert talk.send("/system") == ["system: none", "/system TEXT gives another, /system off removes it"]
-    talk.send("/system Be brief.")
+    assert talk.send("/system Be brief.") == ["system: Be brief."]
     talk.send(WHO)
     assert talk.session("talk").system == "Be brief."
     shown = "\n".join(talk.send("/show"))
@@ -140,6 +141,9 @@ def test_save_and_load(talk, answers, tmp_path):
 
 def test_what_is_no_command_is_refused_and_two_slashes_are_one(talk):
     assert talk.send("/undoo")[1].startswith("hint: did you mean /undo? /help lists them")
+    shown = "\n".join(talk.send("/help"))
+    assert all(f"/{name}" in shown for name in COMMANDS)
+    assert all(key in shown for key in ("Alt-Enter", "Tab", "Ctrl-R", "Ctrl-C", "Ctrl-D", "Ctrl-X Ctrl-E"))
     assert talk.send("/help me")[0] == "error: /help takes nothing after it"
     talk.send("//usr")
     assert talk.session("talk").turns[0].prompt == "/usr"
@@ -208,6 +212,85 @@ def test_ctrl_c_while_idle_clears_the_line_which_the_history_keeps(talk):
     talk.type("\x1b[A", "> half a thought")
     talk.terminal.press("\x03")
     talk.wait()
+
+
+def test_ctrl_r_searches_as_a_shell_does(talk):
+    talk.send("/set max_new_tokens 4")
+    talk.send("Tom has 24 pens.")
+    for end in ("\x03", "\x07"):  # typed text comes back, even after a second find
+        talk.type("half typed", "> half typed")
+        talk.terminal.press("\x12s\x12")
+        talk.terminal.settle()
+        assert talk.lines[-1] == "I-search backward: s"
+        talk.terminal.press(end)
+        talk.type(" on", "> half typed on")
+        talk.terminal.press("\x03")
+        talk.wait()
+    talk.terminal.press("\x12m has")
+    talk.terminal.until(lambda seen: seen.lines[-1] == "I-search backward: m has")
+    assert [line for line in talk.lines if line][-2] == "> Tom has 24 pens."
+    talk.terminal.press("\x1b[F?")  # a key that moves ends the search and moves
+    talk.type("", "> Tom has 24 pens.?")
+    talk.terminal.press("\x03")
+    talk.wait()
+    talk.terminal.press("\x12m has 24 pens.\x7f")
+    talk.terminal.until(lambda seen: seen.lines[-1] == "I-search backward: m has 24 pens")
+    talk.send("")  # Enter sends what was found
+    assert [turn.prompt for turn in talk.session("talk").turns] == ["Tom has 24 pens.", "Tom has 24 pens.?"]
+    talk.type("\x12nowhere", "I-search backward: nowhere")
+    talk.terminal.press("\r")  # nothing was found: nothing is sent
+    talk.wait()
+    assert len(talk.session("talk").turns) == 2
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another person, who may leave."""
+    person = Person(tmp_path, "--session", "other", columns=120)
+    yield person
+    person.terminal.child.close(force=True)
+
+
+def test_what_is_typed_during_an_answer_is_not_shown_in_it_and_kept(other, answers):
+    other.hold("target 2", CARDS)
+    other.terminal.press("Why\x7fy i\rs\r")
+    other.terminal.settle()
+    assert "Wh" not in other.terminal.text and other.lines[-1] == "reading the prompt"
+    other.terminal.press("\x03")  # what was typed before is offered, not sent
+    other.terminal.until(lambda seen: seen.lines[-2:] == ["> Why i", "  s"])
+    assert [turn.prompt for turn in other.session("other").turns] == [CARDS]
+    other.terminal.press("\x03")
+    other.wait()
+    other.hold("target 2", CARDS)
+    other.terminal.press(WHO + "\r")
+    other.terminal.settle()
+    other.terminal.press("\x03\x03")
+    other.terminal.until(lambda seen: seen.lines[-1] == "> " + WHO)
+    other.terminal.press("\x03")
+    other.wait()
+    other.control.write_text("slow")
+    before = other.prompts()
+    other.terminal.press(CARDS + "\r")
+    other.terminal.until(lambda seen: "this cycle" in seen.text)
+    other.terminal.press(WHO + "\r")  # an answer that ends by itself: Enter sends, as in a shell
+    other.control.unlink()
+    other.terminal.until(lambda seen: other.prompts() > before + 1 and seen.lines[-1] == ">")
+    assert [turn.prompt for turn in other.session("other").turns][-2:] == [CARDS, WHO]
+    other.terminal.press("\x12\x04")  # Ctrl-D on an empty line leaves, from within a search too
+    assert other.terminal.end() == 0
+
+
+def test_a_blank_line_and_a_colour_tell_turns_apart(tmp_path):
+    for environment, looks in (({}, ("bold", "2e8b57")), ({"NO_COLOR": "1"}, ("bold",))):
+        person = Person(tmp_path, "--no-history", **environment)
+        person.send(WHO)
+        rows = [line.rstrip() for line in person.terminal.screen.display]
+        at = rows.index("> " + WHO)
+        ((text, look),) = person.terminal.runs(at)
+        assert text.strip() == "> " + WHO and look[0] == "bold"
+        assert len(look) == len(looks) and rows[at - 1] == "" and rows[at + 1].startswith("I am tiny")
+        assert rows[at + 3] == "" and rows[at + 4] == ">"
+        assert person.leave() == 0
 
 
 def test_several_lines_by_alt_enter_and_backslash(talk):
