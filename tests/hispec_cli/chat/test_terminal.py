@@ -111,7 +111,7 @@ def test_system_show_and_stats(talk):
     assert talk.session("talk").system == "Be brief."
     shown = "\n".join(talk.send("/show"))
     assert "target    builtin:tiny, 16 layers, float32 on cpu" in shown and "system    Be brief." in shown
-    assert "draft exit 1" in shown and " of 2048 tokens" in shown and "session   talk, " in shown
+    assert "draft exit 1" in shown and " of 2,048 tokens" in shown and "session   talk, " in shown
     talk.send(APPLES)
     stats = "\n".join(talk.send("/stats"))
     assert "of them already in the cache; first token after" in stats and "% accepted" in stats
@@ -196,7 +196,7 @@ def test_when_memory_ends_the_program_goes_on_with_what_was_validated(talk, answ
     before = talk.hold("memory 2", CARDS)
     talk.go_on(before)
     lines = talk.lines[talk.lines.index(next(line for line in talk.lines if line.startswith("error: out of memory"))) :]
-    assert lines[0].endswith("tokens of the answer, which are kept") and lines[1].startswith("hint: ")
+    assert lines[0].endswith("tokens of the answer, kept") and lines[1].startswith("hint: ")
     assert [turn.finish_reason for turn in talk.session("talk").turns] == ["eos", "interrupted"]
     assert answers(APPLES, CARDS)[1].splitlines()[-1] in talk.send("/retry")
 
@@ -362,7 +362,7 @@ def test_killed_in_mid_answer_it_goes_on_with_all_that_was_validated(tmp_path, a
     assert len(noted) > 5 and [turn.prompt for turn in shown.turns] == [WHO]
 
     heir = Person(tmp_path, "--continue", columns=120)
-    assert f"the last answer was cut off; its {len(noted)} validated tokens are kept, /retry answers anew" in heir.lines
+    assert f"the last answer was cut off; its {len(noted)} validated tokens kept, /retry answers anew" in heir.lines
     turn = heir.session("victim").turns[1]
     whole = answers(WHO, CARDS)[1]
     assert list(turn.token_ids) == noted and whole.startswith(turn.answer) and turn.answer
