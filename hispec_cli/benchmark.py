@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from platformdirs import user_state_path
 
 from hispec.api import Engine
-from hispec.bench.journal import SUFFIX, Journal
+from hispec.bench.journal import Journal
 from hispec.bench.processes import Processes
 from hispec.bench.record import DatasetInfo, Measurement, Report, Setup
 from hispec.bench.runner import Runner, configuration, describe_machine, hash_of, tasks
@@ -23,7 +22,7 @@ from hispec.datasets.base import Row
 from hispec.datasets.humaneval import HumanEval
 from hispec.errors import UnavailableError, UsageError
 from hispec_cli.checks import Choice
-from hispec_cli.commands.bench import ReportOptions, RunOptions
+from hispec_cli.commands.bench import ReportOptions, RunOptions, journal_path
 from hispec_cli.commands.generate import load_engine
 from hispec_cli.options import DecodingOptions, Format
 from hispec_cli.ui.console import ctrl_c, say
@@ -49,7 +48,7 @@ def measure(
         chosen, warmup = _choose(rows, runner, run)
         setup = _setup(run, arms, engine, rows, chosen, limit, processes)
         share = processes.share_of(tasks(chosen, run.repeats))
-        keys, path = [task.key for task in share], _journal_path(reports, processes)
+        keys, path = [task.key for task in share], journal_path(reports, processes)
         with Journal(path, setup.config, keys, arms, resume=run.resume) as journal:
             if journal.set_aside is not None:
                 say(f"an earlier run's answers are now in {journal.set_aside}")
@@ -148,21 +147,6 @@ def _setup(
         config=config,
         config_hash=hash_of(config),
     )
-
-
-def _journal_path(reports: ReportOptions, processes: Processes) -> Path:
-    """Beside the report that is asked for, else where programs keep their state."""
-    asked = reports.written()
-    if asked:
-        base = asked[0]
-    else:
-        base = user_state_path("hispec") / "bench"
-        try:
-            base.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UnavailableError(f"{base.parent} cannot be made: {error.strerror}", "pass -o FILE.json") from None
-    part = f".{processes.rank}" if processes.count > 1 else ""
-    return base.with_name(base.name + part + SUFFIX)
 
 
 def write_files(report: Report, context: Context, reports: ReportOptions) -> None:

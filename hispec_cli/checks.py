@@ -62,6 +62,7 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
         UnavailableError: a package that is missing; a model without a profile whose configuration is not to be had.
     """
     from hispec.extras import require
+    from hispec.launched import check_launched
     from hispec.settings import without_effect
 
     prepare_hub(model)
@@ -71,6 +72,8 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
     settings, origins = choice.resolve()
     if settings.tensor_parallel and not shared:
         raise UsageError("--tensor-parallel is for hispec generate alone", "leave it out")
+    if settings.tensor_parallel:
+        check_launched()
     if settings.quantization != "none":
         require("quantization", f"--quantization {settings.quantization}")
     check_profile_files(profile, settings.mode, dummy=dummy)

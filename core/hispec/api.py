@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hispec.adaptation import knowledge
-from hispec.counts import counted
 from hispec.decoding.adaptive import AdaptivePolicy, Knowledge
 from hispec.decoding.engine import Ending, decode
 from hispec.decoding.guesses import Guesser
@@ -32,6 +31,7 @@ from hispec.models.agreement import set_agreement
 from hispec.models.checkpoint import Download
 from hispec.models.graphs import GraphedStack, with_graphs
 from hispec.models.loading import (
+    check_stack,
     choose_device,
     fetch_weights,
     load_config,
@@ -56,7 +56,7 @@ from hispec.profile import (
 )
 from hispec.ranks import Ranks, SharedPolicy, SharedRule, check_ranks
 from hispec.settings import Settings, check_verifiable, parse_memory, resolve_settings
-from hispec.text import DraftText, TextStream, check_stop, encode_prompt
+from hispec.text import DraftText, TextStream, check_room, check_stop, encode_prompt
 from hispec.vocabulary import check_vocabulary
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ class Engine:
         prompt_tokens: int | None = None,
         force: bool = False,
         watch: Callable[[Download], None] = lambda _: None,
+        check: "Callable[[PreTrainedTokenizerBase, int], None]" = lambda *_: None,
         **options: Any,
     ) -> "Engine":
         """Load a profile's target and tokenizer.
@@ -172,6 +173,8 @@ class Engine:
             prompt_tokens: what will be read, for the estimate of the KV cache; see `hispec.memory`.
             force: load what does not seem to fit the device's memory.
             watch: told how far the download of weights is, if there is one.
+            check: given the tokenizer and the positions of the context before weights are downloaded or read; what it
+                raises ends the loading.
             options: any field of `hispec.settings.Settings`.
 
         Raises:
@@ -188,6 +191,7 @@ class Engine:
         for model, revision in models.items():  # everything that can be refused is, before any weights are read
             configs[model] = load_config(resolve_model(model), revision, dummy=dummy)
             check_depths(profile, model, configs[model].num_layers)
+            check_stack(configs[model], model, settings.stack, placement)
         if translators is not None:
             translators.check_shape(own, configs[own].hidden_size, configs[own].num_layers)
         if placement.tensor_parallel:
@@ -205,6 +209,7 @@ class Engine:
             check_vocabulary(tokenizers[own], tokenizers[model], own, model)
         if dummy:
             tokenizer = load_dummy_tokenizer(resolve_model(own), configs[own].vocab_size)
+            check(tokenizer, configs[own].context)
             built = {
                 model: load_dummy_stack(resolve_model(model), revision, settings.dtype, device, model, settings.stack)
                 for model, revision in models.items()
@@ -216,6 +221,7 @@ class Engine:
                 asked = list(settings.dummy_agreement)
                 environment["agreement"] = {"asked": asked, "measured": [round(share, 3) for share in reached]}
             return cls(profile, settings, stacks, tokenizer, (), environment)  # random weights know no end
+        check(tokenizers[own], configs[own].context)
         fetch_weights({resolve_model(model): revision for model, revision in models.items()}, watch)
         stacks = {
             model: with_graphs(
@@ -324,13 +330,7 @@ class Engine:
         ids = encode_prompt(
             self.tokenizer, prompt, system=system, raw=raw, template=self.profile.chat_template, history=history
         )
-        room = self.context - len(ids)
-        if room < 1:
-            raise UsageError(
-                f"the {'conversation' if history else 'prompt'} has {counted(len(ids), 'token')}, "
-                f"and the context of {self.profile.name} holds {self.context}",
-                f"{'leave out earlier turns, or ' if history else ''}shorten the prompt by at least {counted(1 - room, 'token')}",
-            )
+        room = check_room(ids, self.context, self.profile.name, conversation=bool(history))
         self._interrupted = False
         drafts = DraftText(self.tokenizer) if draft_text else None
         seed = self.settings.seed if seed is None else seed

@@ -3,17 +3,23 @@
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from hispec.api import Engine, Generation
 from hispec.decoding.state import PrefixCache
 from hispec.errors import UsageError
 from hispec.events import Committed, Event, Finished
+from hispec.limits import LARGEST_SEED
+from hispec.profile import Profile
 from hispec.session import Turn
 from hispec.text import encode_prompt
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 ATTEMPTS = 1_000_000
 """Seeds that a turn has to itself."""
-SEEDS = 2**64
+SEEDS = LARGEST_SEED + 1
 
 
 def turn_seed(seed: int, turn: int, attempt: int = 0) -> int:
@@ -25,7 +31,21 @@ def turn_seed(seed: int, turn: int, attempt: int = 0) -> int:
         attempt: how often it was answered before.
     """
     further = turn * ATTEMPTS + attempt
-    return (seed + further) % SEEDS if further else seed
+    return (seed + further) % SEEDS
+
+
+def check_template(profile: Profile, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Refuse a conversation with a model whose turns could not be told apart.
+
+    Raises:
+        UsageError: neither the profile nor the tokenizer has a chat template.
+    """
+    if not (profile.chat_template or tokenizer.chat_template):
+        raise UsageError(
+            f"{profile.target.model} has no chat template: it is a base model, which continues text",
+            "give its profile one, chat_template: \"{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\\n"
+            '{% endfor %}assistant:", and end answers with --stop "\\nuser:"; or use hispec generate',
+        )
 
 
 class Conversation:
@@ -37,16 +57,11 @@ class Conversation:
         turns: earlier ones.
 
     Raises:
-        UsageError: a model without a chat template, whose turns could not be told apart.
+        UsageError: see `check_template`.
     """
 
     def __init__(self, engine: Engine, system: str | None = None, turns: Iterable[Turn] = ()) -> None:
-        if not (engine.profile.chat_template or engine.tokenizer.chat_template):
-            raise UsageError(
-                f"{engine.profile.target.model} has no chat template: it is a base model, which continues text",
-                "give its profile one, chat_template: \"{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\\n"
-                '{% endfor %}assistant:", and end answers with --stop "\\nuser:"; or use hispec generate',
-            )
+        check_template(engine.profile, engine.tokenizer)
         self.engine = engine
         self.system = system
         self.turns = list(turns)

@@ -6,7 +6,6 @@ from rank 0.
 """
 
 import atexit
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,11 +17,7 @@ from hispec.decoding.logits import Logits
 from hispec.decoding.policies import Policy, Step
 from hispec.decoding.rules import Speculative, Verdict
 from hispec.errors import UsageError
-
-
-def started_by_torchrun() -> int:
-    """How many processes torchrun started, 1 where it did not."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+from hispec.launched import check_launched, started_by_torchrun
 
 
 def check_ranks(heads: Mapping[str, int]) -> None:
@@ -34,12 +29,8 @@ def check_ranks(heads: Mapping[str, int]) -> None:
     Raises:
         UsageError: torchrun did not start several processes, or their number does not divide some heads.
     """
+    check_launched()
     count = started_by_torchrun()
-    if count < 2:
-        raise UsageError(
-            "--tensor-parallel needs one process for each device",
-            "start them: torchrun --nproc-per-node 2 -m hispec_cli generate --tensor-parallel ...",
-        )
     for model, number in heads.items():
         if number % count:
             fit = ", ".join(str(n) for n in range(2, number + 1) if number % n == 0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 from tokenizers.decoders import DecodeStream
 
+from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.events import Committed, Drafted, Event, Judged
 
@@ -36,6 +37,29 @@ def check_stop(stop: Sequence[str]) -> None:
         raise UsageError("a stop text is empty", "pass --stop a text of at least one character")
     for text in stop:
         check_utf8(text, "a stop text")
+
+
+def check_room(ids: Sequence[int], context: int, name: str, *, conversation: bool = False) -> int:
+    """Return how many tokens an answer may have.
+
+    Args:
+        ids: that the model reads.
+        context: positions of the model.
+        name: of the model or profile, for the error.
+        conversation: whether earlier turns are among the ids.
+
+    Raises:
+        UsageError: none.
+    """
+    room = context - len(ids)
+    if room < 1:
+        raise UsageError(
+            f"the {'conversation' if conversation else 'prompt'} has {counted(len(ids), 'token')}, "
+            f"and the context of {name} holds {context}",
+            f"{'leave out earlier turns, or ' if conversation else ''}shorten the prompt by at least "
+            f"{counted(1 - room, 'token')}",
+        )
+    return room
 
 
 def encode_prompt(

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from hispec_cli.options import CommonOptions, DecodingOptions, Format, ModelOpti
 from hispec_cli.ui.console import say
 from hispec_cli.ui.output import ReaderLeft, write, write_json
 from hispec_cli.ui.safe_text import visible
+
+if TYPE_CHECKING:
+    from hispec.bench.processes import Processes
 
 GATE_FAILED, DIFFERS = 3, 4
 
@@ -106,6 +109,8 @@ def bench(
         return
     from hispec.bench.compare import compare, read_report
     from hispec.bench.gates import parse_gate
+    from hispec.bench.journal import check_journal
+    from hispec.bench.processes import Processes
     from hispec.bench.record import Report
     from hispec.datasets import load
     from hispec_cli.ui.report.context import Context
@@ -119,6 +124,7 @@ def bench(
     _check_outputs(reports)
     choice = choose(model, decoding)
     check_arms(arms, choice.profile)
+    check_journal(journal_path(reports, Processes()), resume=run.resume)
     rows = load(
         run.dataset, format_as=run.format_as, offline=model.offline, allow_code_execution=run.allow_code_execution
     )
@@ -191,3 +197,22 @@ def _check_outputs(reports: ReportOptions) -> None:
         check_output(reports.report, (".html",))
     if reports.step_summary and not os.environ.get("GITHUB_STEP_SUMMARY"):
         raise UsageError("--step-summary needs GITHUB_STEP_SUMMARY, which GitHub sets", "leave it out elsewhere")
+
+
+def journal_path(reports: ReportOptions, processes: "Processes") -> Path:
+    """Return where the answers are kept: beside the report that is asked for, else where programs keep their state."""
+    from platformdirs import user_state_path
+
+    from hispec.bench.journal import SUFFIX
+
+    asked = reports.written()
+    if asked:
+        base = asked[0]
+    else:
+        base = user_state_path("hispec") / "bench"
+        try:
+            base.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnavailableError(f"{base.parent} cannot be made: {error.strerror}", "pass -o FILE.json") from None
+    part = f".{processes.rank}" if processes.count > 1 else ""
+    return base.with_name(base.name + part + SUFFIX)

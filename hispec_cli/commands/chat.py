@@ -29,6 +29,8 @@ from hispec_cli.ui.theme import Palette
 from hispec_cli.ui.views import check_view, choose_view
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from hispec.api import Engine
     from hispec.metrics import Stats
     from hispec.session import Session, SessionStore
@@ -166,7 +168,13 @@ def choose_with(model: ModelOptions, decoding: AnswerOptions, saved: "Session") 
 
 def load(choice: "Choice", earlier: dict[str, Any]) -> "tuple[Engine, dict[str, Any]]":
     """Load the model: (engine, the settings that are asked for now or were in the session)."""
-    engine = load_engine(choice)
+
+    def check(tokenizer: "PreTrainedTokenizerBase", _: int) -> None:
+        from hispec.conversation import check_template
+
+        check_template(choice.profile, tokenizer)
+
+    engine = load_engine(choice, check=check)
     from hispec_cli.chat.chat import asked
     from hispec_cli.chat.commands import KEYS
 

@@ -4,7 +4,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ import typer
 from hispec.counts import counted
 from hispec.errors import LosslessnessError, OutOfMemoryError, UnavailableError, UsageError, is_out_of_memory
 from hispec.events import Finished
+from hispec.launched import started_by_torchrun
 from hispec_cli.checks import check_message, choose
 from hispec_cli.help import examples
 from hispec_cli.options import (
@@ -35,6 +36,8 @@ from hispec_cli.ui.typeahead import typeahead_kept
 from hispec_cli.ui.views import check_view, choose_view
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from hispec.api import Engine, Generation
     from hispec.metrics import Stats
     from hispec_cli.checks import Choice
@@ -100,8 +103,16 @@ def generate(
         from hispec.settings import check_verifiable
 
         check_verifiable(choice.settings)
+
+    def check_prompt(tokenizer: "PreTrainedTokenizerBase", context: int) -> None:
+        from hispec.text import check_room, encode_prompt
+
+        if text:  # the first of several ranks alone has it
+            ids = encode_prompt(tokenizer, text, system=system, raw=raw, template=choice.profile.chat_template)
+            check_room(ids, context, choice.profile.name)
+
     with Trace(trace if first else None) as traced:
-        engine = load_engine(choice, text or None)
+        engine = load_engine(choice, text or None, check_prompt)
         if engine.ranks is not None:
             text = engine.ranks.share(text)
         if verify:
@@ -152,7 +163,7 @@ def speaks(decoding: DecodingOptions, *, debug: bool) -> bool:
     The first on each other machine still tells its errors: its weights or devices may be lacking.
     """
     asked = decoding.tensor_parallel or os.environ.get("HISPEC_TENSOR_PARALLEL", "").lower() in ("1", "true", "yes")
-    if not started_by_torchrun():
+    if started_by_torchrun() < 2:
         return True
     if not asked:
         raise UsageError(
@@ -165,11 +176,6 @@ def speaks(decoding: DecodingOptions, *, debug: bool) -> bool:
     if os.environ["LOCAL_RANK"] != "0" and not debug:
         sys.stderr = sys.stdout
     return False
-
-
-def started_by_torchrun() -> bool:
-    """Whether this process has peers; known without torch."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def read_prompt(argument: str | None) -> str:
@@ -199,12 +205,17 @@ def read_prompt(argument: str | None) -> str:
     return text
 
 
-def load_engine(choice: "Choice", prompt: str | None = None) -> "Engine":
+def load_engine(
+    choice: "Choice",
+    prompt: str | None = None,
+    check: "Callable[[PreTrainedTokenizerBase, int], None]" = lambda *_: None,
+) -> "Engine":
     """Load what was chosen.
 
     Args:
         choice: see `hispec_cli.checks.choose`.
         prompt: what will be read, where that is known, for the estimate of the memory needed.
+        check: as for `Engine.from_profile`.
     """
     from hispec.api import Engine
     from hispec.memory import prompt_size
@@ -217,6 +228,7 @@ def load_engine(choice: "Choice", prompt: str | None = None) -> "Engine":
         prompt_tokens=None if prompt is None else prompt_size(prompt),
         force=choice.model.force,
         watch=DownloadProgress().see,
+        check=check,
         **choice.decoding.given(),
     )
     found = (engine.profile.calibrated or {}).get("threads")

@@ -43,7 +43,7 @@ from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
         (("generate", "x", "--temperature", "0.5", "--verify"), "sampled answer cannot be verified", "--temperature 0"),
         (("generate", "x", "--mode", "fast"), "'--mode': 'fast' is not one of", "--help"),
         (("generate", "x", "--stack", "tall"), "'--stack': 'tall' is not one of", "--help"),
-        (("generate", "x", "--dtype", "int4"), "--dtype is 'int4'", "'float32'"),
+        (("generate", "x", "--dtype", "int4"), "'--dtype': 'int4' is not one of 'auto', 'float32'", "--help"),
         (("generate", "x", "--device", "abacus"), "'abacus' is not a device", "cpu"),
         (("generate", "x", "--stop", ""), "a stop text is empty", "--stop"),
         (("generate", "x", "--raw", "--system", "s"), "a system message needs a chat template", "--raw"),

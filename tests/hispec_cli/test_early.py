@@ -5,10 +5,12 @@ All command lines run in one process in which torch cannot be imported: whatever
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+from transformers import GPTNeoXConfig
 
 RUN = """
 import io, json, os, sys
@@ -129,6 +131,8 @@ CASES = [
     case(DOCTOR, "--profile", "tiny", "--max-new-tokens", BEYOND, says="--max-new-tokens"),
     case(("generate",), "--replay", "x", "--speed", "nan", says="Invalid value for"),
     case(FIT, "--learning-rate", "nan", says="Invalid value for"),
+    case(BENCH, "--resume", "-o", "report.json", says="there is nothing to resume"),
+    case(GENERATE, "--tensor-parallel", says="--tensor-parallel needs one process for each device"),
     # names
     case(GENERATE, "--device", "abacus", says="'abacus' is not a device"),
     case(CALIBRATE, "--device", "meta", says="'meta' is not a device"),
@@ -197,3 +201,49 @@ def test_it_is_refused_without_torch(outcomes, at):
     lines = errors.splitlines()
     assert len(lines) == 2 and lines[0].startswith("error: ") and lines[1].startswith("hint: "), errors
     assert CASES[at][2] in errors
+
+
+@pytest.fixture
+def base_model(tmp_path, shipped_model):
+    """A folder whose tokenizer has no chat template."""
+    model = shutil.copytree(shipped_model, tmp_path / "base")
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    return model
+
+
+@pytest.fixture
+def foreign_model(tmp_path):
+    """A folder with the configuration of a model that only `transformers` runs."""
+    GPTNeoXConfig(vocab_size=32, hidden_size=16, num_hidden_layers=3, num_attention_heads=2).save_pretrained(
+        tmp_path / "foreign"
+    )
+    return tmp_path / "foreign"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (("generate", "word " * 2100), "tokens, and the context of tiny holds 2048"),
+        (("generate", "x", "--model", "base_model", "--system", "s"), "a system message needs a chat template"),
+        (("generate", "x", "--profile", "template"), "the chat template fails"),
+        (("chat", "--model", "base_model"), "has no chat template"),
+        (("generate", "x", "--model", "foreign_model", "--stack", "fused"), "does not run on the fused stack"),
+        (("bench", "--model", "foreign_model", "--stack", "fused"), "does not run on the fused stack"),
+    ],
+)
+def test_what_the_tokenizer_or_the_configuration_tells_is_refused_before_weights_are_had(
+    hispec, monkeypatch, tmp_path, request, arguments, cause
+):
+    def loads(*_, **__):
+        raise AssertionError("weights were asked for")
+
+    for name in ("fetch_weights", "load_stack", "load_dummy_stack"):
+        monkeypatch.setattr(f"hispec.api.{name}", loads)
+    (tmp_path / "broken.yaml").write_text("target: {model: 'builtin:tiny'}\nchat_template: '{{ bad'\n")
+    places = {"template": tmp_path / "broken.yaml"}
+    given = [request.getfixturevalue(word) if word.endswith("_model") else places.get(word, word) for word in arguments]
+    outcome = hispec(*given, stdin="x\n" if arguments[0] == "chat" else None)
+    assert outcome.code == 2 and cause in outcome.err, outcome.err

@@ -22,6 +22,18 @@ WIDTH = 60
 """Characters of a value that it shows."""
 
 
+def check_journal(path: Path, *, resume: bool) -> None:
+    """Refuse a journal that can be neither begun nor continued.
+
+    Raises:
+        UsageError: nothing to resume, or no ordinary file.
+    """
+    if resume and not path.exists():
+        raise UsageError(f"there is nothing to resume: no {path}", "run without --resume, or with the same -o")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not an ordinary file", "choose another place with -o")
+
+
 class Journal:
     """A file whose first line says what is being measured, and each further one the answers to one prompt.
 
@@ -50,10 +62,7 @@ class Journal:
         self.measured: list[Measurement] = []
         self.set_aside: Path | None = None
         """Where an earlier journal that was not resumed went."""
-        if resume and not path.exists():
-            raise UsageError(f"there is nothing to resume: no {path}", "run without --resume, or with the same -o")
-        if path.exists() and not path.is_file():
-            raise UsageError(f"{path} is not an ordinary file", "choose another place with -o")
+        check_journal(path, resume=resume)
         try:
             self._file = path.open("ab")
             self._lock = hold(path, UsageError(f"another run is writing {path}", "wait for it, or choose another -o"))

@@ -139,7 +139,7 @@ def load_dummy_stack(
     config = load_config(model, revision, dummy=True)
     if config.quantized:
         raise UsageError(f"{name} has quantized weights, which cannot be drawn", "choose a model that is not quantized")
-    reason = _check_fused(config, name, stack)
+    reason = check_stack(config, name, stack)
     dtype = _faster(dtype, config, device)
     own = DTYPES[dtype if dtype in DTYPES else config.dtype if config.dtype in DTYPES else "float32"]
     source = str(shipped_config(model) or model)
@@ -160,8 +160,14 @@ def load_dummy_modules(model: str, revision: str | None, stack: FusedStack) -> A
     return modules_on(stack, _load_original_config(str(shipped_config(model) or model), revision))
 
 
-def _check_fused(config: ModelConfig, name: str, stack: str, placement: Placement = ALONE) -> str | None:
-    """Why a model does not run on the fused stack, None where it does; an error where that one is asked for."""
+def check_stack(config: ModelConfig, name: str, stack: str, placement: Placement = ALONE) -> str | None:
+    """Return why a model does not run on the fused stack, None where it does.
+
+    Raises:
+        UsageError: the fused stack is asked for and cannot run it, or quantized weights shall be quantized again.
+    """
+    if config.quantized and placement.quantization != "none":
+        raise UsageError(f"the weights of {name} are quantized already", "leave out --quantization")
     reason = why_not_fused(config) or placement.special
     if stack == "fused" and reason is not None:
         raise UsageError(f"{name} does not run on the fused stack: {reason}", "use --stack auto or transformers")
@@ -229,7 +235,7 @@ def load_stack(
     """
     config = load_config(model, revision)
     dtype = _faster(dtype, config, device, placement)
-    reason = _check_fused(config, name, stack, placement)
+    reason = check_stack(config, name, stack, placement)
     if stack == "transformers" or reason is not None:
         return _load_transformers_stack(model, revision, dtype, device, name, placement)
     try:
