@@ -43,9 +43,10 @@ class Processors:
             return logits
         text = torch.tensor([[*prefix, *waiting]], dtype=torch.long, device=logits.device)
         scores = logits.to(torch.float32, copy=True)  # as `generate` does; some processors write into what they get
-        scores.masked_fill_(scores.isneginf(), LACKING)
-        rows = [self._process(text[:, : len(prefix) + i], row[None]) for i, row in enumerate(scores)]
-        return _forced(torch.cat(rows))
+        scores.clamp_(min=LACKING)
+        for i, row in enumerate(scores):
+            row.copy_(self._process(text[:, : len(prefix) + i], row[None])[0])
+        return _forced(scores)
 
     def _process(self, text: Tensor, scores: Tensor) -> Tensor:
         for processor in self._processors:
@@ -55,6 +56,7 @@ class Processors:
 
 def _forced(scores: Tensor) -> Tensor:
     """Give the words with +inf a finite score, and all others of their rows none."""
-    endless = scores.isposinf()
-    only = torch.zeros_like(scores).masked_fill_(~endless, -torch.inf)
-    return torch.where(endless.any(-1, keepdim=True), only, scores)
+    rows = scores.amax(-1).isposinf()
+    if rows.any():
+        scores[rows] = torch.where(scores[rows].isposinf(), 0.0, -torch.inf)
+    return scores
