@@ -1,6 +1,7 @@
 """Files that a reader sees as they were or as they are, never a part of, and that one process at a time writes."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -31,7 +32,8 @@ def write_whole(path: Path, data: bytes, cure: str, *, mode: int = 0o666) -> Non
     except OSError as error:
         raise UnavailableError(f"{path} cannot be written: {error.strerror}", cure) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def hold(path: Path, held: HispecError) -> FileLock:

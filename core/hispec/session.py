@@ -4,14 +4,16 @@
 target validated of the answer under way, a line each time; its lock also keeps the session to one process.
 """
 
+import difflib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -129,10 +131,90 @@ def latest_session(folder: Path | None = None) -> str:
     Raises:
         UsageError: there is none.
     """
-    saved = [path for path in (folder or sessions_folder()).glob("*.json") if _NAME.fullmatch(path.stem)]
+    saved = _saved(folder)
     if not saved:
         raise UsageError("there is no earlier session", "begin one: hispec chat")
-    return max(saved, key=lambda path: path.stat().st_mtime).stem
+    return saved[0].stem
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A session of a list.
+
+    Attributes:
+        path: of its file, which is named after it.
+        saved_at: when it was saved last, in seconds since 1970.
+        session: None where the file is damaged.
+    """
+
+    path: Path
+    saved_at: float
+    session: Session | None
+
+
+def list_sessions(folder: Path | None = None) -> list[Listed]:
+    """Return all sessions, the one that was saved last first."""
+    listed = []
+    for path in _saved(folder):
+        session = None
+        with suppress(UsageError):
+            session = read_session(path)
+        listed.append(Listed(path, path.stat().st_mtime, session))
+    return listed
+
+
+def similar_session(name: str, folder: Path | None = None) -> str | None:
+    """Return the name of the session that may have been meant, None where no name is like the given one."""
+    near = difflib.get_close_matches(name, [path.stem for path in _saved(folder)], n=1)
+    return near[0] if near else None
+
+
+def rename_session(name: str, new: str, folder: Path | None = None) -> None:
+    """Give a session another name; an answer that a killed process left is taken over first.
+
+    Raises:
+        UsageError: there is no such session, one has the new name, or another process has one of them open.
+        UnavailableError: the files cannot be used.
+    """
+    with _existing(name, folder) as store:
+        store.read()
+        with closing(SessionStore(new, folder)) as other:
+            if other.exists():
+                raise UsageError(f"there is a session {new} already", "choose another name, or delete that one first")
+            with _usable(store.path, "check its folder"):
+                store.path.rename(other.path)
+
+
+def delete_session(name: str, folder: Path | None = None) -> None:
+    """Remove a session; errors as `rename_session`."""
+    with _existing(name, folder) as store:
+        store.discard()
+
+
+@contextmanager
+def _existing(name: str, folder: Path | None) -> Iterator["SessionStore"]:
+    path = (folder or sessions_folder()) / f"{name}.json"
+    if not _NAME.fullmatch(name) or not path.exists():
+        near = similar_session(name, folder)
+        hint = f"did you mean {near}? " if near else ""
+        raise UsageError(f"there is no session {name}", f"{hint}list them: hispec chat --list-sessions")
+    with closing(SessionStore(name, folder)) as store:
+        yield store
+
+
+def _saved(folder: Path | None) -> list[Path]:
+    """Return the files of all sessions, the latest first."""
+    saved = [path for path in (folder or sessions_folder()).glob("*.json") if _NAME.fullmatch(path.stem)]
+    return sorted(saved, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+@contextmanager
+def _usable(path: Path, cure: str) -> Iterator[None]:
+    """Raise what keeps a file from being used as an `UnavailableError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be used: {error.strerror}", cure) from None
 
 
 class SessionStore:
@@ -168,7 +250,8 @@ class SessionStore:
                 ),
             )
             descriptor = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            self._journal: IO[bytes] = os.fdopen(descriptor, "r+b")
+            # Without a buffer: what could not be written would be written again at the next chance.
+            self._journal = os.fdopen(descriptor, "r+b", buffering=0)
         except OSError as error:
             raise UnavailableError(
                 f"the session {self.path} cannot be used: {error.strerror}",
@@ -181,7 +264,7 @@ class SessionStore:
         Raises:
             UsageError: a damaged file.
         """
-        if not self.path.exists():
+        if not self.exists():
             return None
         session = read_session(self.path)
         self._journal.seek(0)
@@ -205,6 +288,11 @@ class SessionStore:
             self.save(session)
             self.recovered = turn
         return session
+
+    def exists(self) -> bool:
+        """Return whether it has ever been saved."""
+        with _usable(self.path, "check its folder"):
+            return self.path.exists()
 
     def save(self, session: Session) -> None:
         """Save after an answer or a change; errors as `write_session`."""
@@ -235,27 +323,27 @@ class SessionStore:
 
     def discard(self) -> None:
         """Remove a session in which nothing was said."""
-        self.path.unlink(missing_ok=True)
+        with _usable(self.path, "check its folder"):
+            self.path.unlink(missing_ok=True)
         self._empty()
 
     def close(self) -> None:
         """Let others have the session."""
         if not self._journal.closed:
-            if self._journal.seek(0, os.SEEK_END) == 0:
-                self._journal_path.unlink(missing_ok=True)
+            with suppress(OSError):  # an empty journal that stays does no harm
+                if self._journal.seek(0, os.SEEK_END) == 0:
+                    self._journal_path.unlink(missing_ok=True)
             self._journal.close()
             self._lock.release()
 
     def _write(self, record: dict[str, Any]) -> None:
-        try:
+        with _usable(self._journal_path, "make room"):
             self._journal.write(json.dumps(record).encode() + b"\n")
-            self._journal.flush()
-        except OSError as error:
-            raise UnavailableError(f"{self._journal_path} cannot be written: {error.strerror}", "make room") from None
 
     def _empty(self) -> None:
-        self._journal.seek(0)
-        self._journal.truncate()
+        with _usable(self._journal_path, "check its folder"):
+            self._journal.seek(0)
+            self._journal.truncate()
 
 
 def _whole_lines(data: bytes) -> list[dict[str, Any]]:

@@ -1,10 +1,13 @@
 """One chat: asks, shows the answer, keeps it; and the loop around that."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
+from pathlib import Path
+from tempfile import mkstemp
 from types import FrameType
 from typing import Any
 
@@ -15,7 +18,7 @@ from hispec.counts import counted
 from hispec.errors import HispecError, UnavailableError, UsageError
 from hispec.events import Committed, Event, Finished
 from hispec.metrics import Stats
-from hispec.session import Session, SessionStore, Turn
+from hispec.session import Session, SessionStore, Turn, write_session
 from hispec.settings import without_effect
 from hispec_cli.chat import commands
 from hispec_cli.commands.generate import INTERRUPTED, interruptible, report
@@ -55,6 +58,10 @@ class Chat:
         self.answers, self.tokens, self.seconds = 0, 0, 0.0
         self.interrupted = False
         """Whether the last answer was."""
+        self._unsaved: UnavailableError | None = None
+        """What kept the session from being saved the last time."""
+        self._kept: tuple[Path, Session] | None = None
+        """Where it was written to last by the user's wish, and what of it."""
 
     def take(self, text: str) -> None:
         """Do what was typed: a command, or a prompt, which `//` begins where its first sign is a slash.
@@ -88,10 +95,10 @@ class Chat:
             raise UsageError(error.cause.removeprefix("--"), error.cure) from None
         self.conversation.engine = engine
         self.options = {**options, key: getattr(engine.settings, key)}
-        self.save()
         say(f"{key} {'none' if self.options[key] is None else self.options[key]}")
         for note in without_effect(engine.settings, {key: "option"}):
             say(f"note: {note}", "yellow")
+        self.save()
 
     def replace(self, system: str | None, turns: Iterable[Turn]) -> None:
         """Go on with another conversation. The one until now is set aside where it is saved at all."""
@@ -114,8 +121,67 @@ class Chat:
             UnavailableError: the disk is full, or gone.
         """
         self._session = self.snapshot()
-        if self.store is not None and (self._session.turns or self.store.path.exists()):
-            self.store.save(self._session)
+        if self.store is None:
+            return
+        try:
+            if self._session.turns or self.store.exists():
+                self.store.save(self._session)
+            self._unsaved = None
+        except UnavailableError as error:
+            self._unsaved = error
+            raise UnavailableError(
+                f"the conversation is not saved: {error.cause}",
+                "write it elsewhere with /save FILE; the next turn tries again",
+            ) from None
+
+    def save_as(self, path: Path) -> None:
+        """Write the conversation to a file of the user's; errors as `write_session`."""
+        write_session(path, self.snapshot())
+        self._kept = path, self.snapshot()
+
+    def leave(self, *, named: bool) -> None:
+        """Say how to go on.
+
+        Args:
+            named: whether the user named the session, which is then kept without a turn too.
+
+        Raises:
+            UnavailableError: the session could not be saved, not now either.
+        """
+        if self.store is None:
+            return
+        if not self.conversation.turns:
+            if not named:
+                self.store.discard()
+            return
+        if self._unsaved is not None:
+            with suppress(UnavailableError):
+                self.save()
+        if self._unsaved is None:
+            say(f"go on with: hispec chat --session {self.store.name}")
+            return
+        path = self._kept[0] if self._kept is not None and self._kept[1] == self.snapshot() else self._rescue()
+        raise UnavailableError(
+            f"the session {self.store.name} was not saved: {self._unsaved.cause}",
+            "before leaving, write a conversation elsewhere with /save FILE"
+            if path is None
+            else f"it is kept: start hispec chat, then write /load {path}",
+        )
+
+    def _rescue(self) -> Path | None:
+        """Write the conversation to the folder for temporary files, if that can be."""
+        try:
+            descriptor, name = mkstemp(prefix="hispec-", suffix=".json")
+            os.close(descriptor)
+        except OSError:
+            return None
+        path = Path(name)
+        try:
+            write_session(path, self.snapshot())
+        except UnavailableError:
+            path.unlink(missing_ok=True)
+            return None
+        return path
 
     def show_last_turn(self) -> None:
         """Remind of where the conversation was left."""
@@ -133,7 +199,7 @@ class Chat:
         events = ask(stop=self._session.stop, draft_text=view.draft_text)
         begin = partial(SessionStore.begin, session=self.snapshot(), prompt=prompt, replaces=replaces)
         problem = self._attempt(begin)
-        finished = False
+        finished = broken = False
         try:
             with interruptible(engine), closing(events), view:
                 for event in events:
@@ -144,12 +210,18 @@ class Chat:
                         finished = True
                         self._finish(view, event)
         except BaseException:
+            broken = True
             if not finished:
                 view.break_off()
             raise
         finally:
             self._session = self._session.model_copy(update={"answers": self._session.answers + 1})
-            self.save()
+            try:
+                self.save()
+            except UnavailableError as error:
+                problem = error
+            if broken and problem is not None:
+                report_error(problem.cause, problem.cure)
         if problem is not None:
             raise problem
 

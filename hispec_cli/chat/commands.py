@@ -107,8 +107,8 @@ def _reset(chat: "Chat", _: str) -> None:
 
 def _undo(chat: "Chat", _: str) -> None:
     turn = chat.conversation.undo()
-    chat.save()
     say(f"taken back: {_short(turn.prompt)}")
+    chat.save()
 
 
 def _retry(chat: "Chat", _: str) -> None:
@@ -199,7 +199,7 @@ def _stats(chat: "Chat", _: str) -> None:
 
 
 def _save(chat: "Chat", text: str) -> None:
-    from hispec.session import read_session, write_session
+    from hispec.session import read_session
 
     path = _path(text, "save")
     if not chat.conversation.turns:
@@ -209,7 +209,7 @@ def _save(chat: "Chat", text: str) -> None:
             read_session(path)
         except UsageError:
             raise UsageError(f"{path} is there and is no saved conversation", "choose another name") from None
-    write_session(path, chat.snapshot())
+    chat.save_as(path)
     say(f"saved: {path}")
 
 

@@ -3,13 +3,14 @@
 import os
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hispec.counts import counted
-from hispec.errors import UsageError
+from hispec.errors import HispecError, UsageError
 from hispec.extras import require
 from hispec_cli.checks import Choice, check_message, choose
 from hispec_cli.commands.generate import load_engine
@@ -38,6 +39,47 @@ if TYPE_CHECKING:
     from hispec_cli.ui.plain import View
 
 EXAMPLES = examples("hispec chat", "hispec chat --session cooking --system 'Answer in one sentence.'")
+
+
+session_option = partial(typer.Option, rich_help_panel="Saved sessions")
+
+
+@dataclass(frozen=True)
+class SessionsOptions:
+    """What to do with saved sessions, in the place of a chat."""
+
+    list_sessions: Annotated[
+        bool, session_option("--list-sessions", help="List sessions, the latest first, and exit.")
+    ] = False
+    rename_session: Annotated[
+        tuple[str, str] | None, session_option(metavar="OLD NEW", help="Give a session another name, and exit.")
+    ] = None
+    delete_session: Annotated[
+        list[str] | None,
+        session_option(metavar="NAME", autocompletion=sessions, help="Delete a session, and exit; repeatable."),
+    ] = None
+
+    def carry_out(self, format_: Format) -> bool:
+        """Do the one thing that is asked for; False where nothing is.
+
+        Raises:
+            UsageError: more than one, no such session, or one that is in use.
+        """
+        if sum(map(bool, (self.list_sessions, self.rename_session, self.delete_session))) > 1:
+            raise UsageError(
+                "--list-sessions, --rename-session and --delete-session exclude each other", "give one of them"
+            )
+        from hispec_cli.chat.sessions import delete, rename, show_sessions
+
+        if self.list_sessions:
+            show_sessions(format_)
+        elif self.rename_session is not None:
+            rename(*self.rename_session)
+        elif self.delete_session:
+            delete(self.delete_session)
+        else:
+            return False
+        return True
 
 
 @grouped
@@ -81,17 +123,21 @@ def chat(
     palette: Annotated[
         Palette, output_option(envvar="HISPEC_PALETTE", help="Colours of the live view.")
     ] = Palette.default,
+    saved_sessions: SessionsOptions,
     common: CommonOptions,
 ) -> None:
     """Talk with a model, which answers token for token as the target alone would. /help lists the commands.
 
     Input that is not a terminal is one turn a line.
     """
+    if saved_sessions.carry_out(format):
+        return
     if markdown and format is not Format.auto:
         raise UsageError(f"--markdown and --format {format} exclude each other", "leave out one of them")
     check_view(format, live)
     check_message(system, stop)
     from hispec.session import ModelChoice, Session, latest_session
+    from hispec_cli.chat.sessions import say_new
 
     if sys.stdin.isatty():
         require("chat", "a conversation on a terminal")
@@ -101,6 +147,8 @@ def chat(
     try:
         if continue_ and saved is None:
             raise UsageError(f"there is no session {session}", "leave out --continue to begin it")
+        if session is not None and saved is None:
+            say_new(session)
         # A session that goes on elsewhere, or later, is with the same model, wherever its name came from.
         saved = saved or Session.new(model=ModelChoice(profile=os.environ.get("HISPEC_PROFILE") or None))
         chosen = ModelChoice(**{key: getattr(model, key) for key in ModelChoice.model_fields})
@@ -138,10 +186,7 @@ def chat(
             welcome(talk)
             keyboard = Keyboard(history, palette)
             converse(talk, keyboard.read, keyboard.offer)
-            if store is not None and talk.conversation.turns:
-                say(f"go on with: hispec chat --session {store.name}")
-            elif store is not None and session is None and not continue_:
-                store.discard()
+            talk.leave(named=session is not None or continue_)
         else:
             feed(talk, sys.stdin.buffer)
     finally:
@@ -203,7 +248,7 @@ def open_session(name: str) -> "tuple[SessionStore, Session | None]":
     store = SessionStore(name)
     try:
         return store, store.read()
-    except UsageError:
+    except HispecError:
         store.close()
         raise
 

@@ -2,11 +2,21 @@
 
 import json
 import os
+import resource
 
 import pytest
 
 from hispec.errors import UnavailableError, UsageError
-from hispec.session import Session, SessionStore, Turn, latest_session, read_session, write_session
+from hispec.session import (
+    Session,
+    SessionStore,
+    Turn,
+    latest_session,
+    list_sessions,
+    read_session,
+    rename_session,
+    write_session,
+)
 
 TURN = Turn("Why?", "Because \x1b[31m\u202e é", (1, 2, 4), "eos")
 OTHER = Turn("And?", "So", (5, 4), "length", seed=7)
@@ -135,6 +145,53 @@ def test_a_disk_that_is_full_keeps_what_was_there(store, monkeypatch):
             talk.save(Session.new())
     assert talk.read() == SESSION
     assert names(talk.folder) == ["talk.journal", "talk.json"]
+
+
+def test_no_failure_to_write_is_anything_but_unavailable(store, monkeypatch):
+    talk = store()
+    talk.begin(SESSION, "More?", False)
+
+    def refuse(*_, **__):
+        raise PermissionError(30, "Read-only file system")
+
+    for name, act in (
+        ("exists", talk.exists),
+        ("unlink", talk.discard),
+        ("rename", lambda: rename_session("talk", "other", talk.folder)),
+    ):
+        with monkeypatch.context() as patch, pytest.raises((UnavailableError, UsageError)) as error:
+            patch.setattr(f"pathlib.Path.{name}", refuse)
+            if name == "rename":
+                talk.close()
+            act()
+        assert "Read-only file system" in error.value.cause
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", refuse)
+        store("other").close()
+
+
+def test_a_note_that_did_not_fit_is_not_written_later(store):
+    talk = store()
+    talk.begin(SESSION, "More?", False)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (talk._journal_path.stat().st_size, resource.RLIM_INFINITY))
+    try:
+        with pytest.raises(UnavailableError, match="cannot be used"):
+            talk.note([6], "Ye")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        talk.note([7], "s")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    assert store().read().turns[-1].token_ids == (7,)
+
+
+def test_an_answer_that_was_left_is_renamed_too(store):
+    talk = store()
+    talk.begin(SESSION, "More?", False)
+    talk.note([6], "Yes")
+    talk.close()
+    rename_session("talk", "other", talk.folder)
+    assert [one.path.stem for one in list_sessions(talk.folder)] == ["other"]
+    assert store("other").read().turns[-1] == Turn("More?", "Yes", (6,), "interrupted")
 
 
 def test_the_latest_is_the_one_saved_last(store, tmp_path):

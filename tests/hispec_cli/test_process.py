@@ -24,7 +24,9 @@ def endless(tmp_path_factory, shipped_model):
     return ("generate", QUESTION, "--model", model, "--max-new-tokens", 1800, "--mode", "autoregressive")
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("generate", "--help"), ("profile", "list")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), ("generate", "--help"), ("profile", "list"), ("chat", "--list-sessions")]
+)
 def test_answers_without_importing_torch(arguments):
     code = f"""
 import sys

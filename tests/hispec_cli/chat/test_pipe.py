@@ -1,13 +1,15 @@
 """`hispec chat` without a terminal: one turn a line, plain answers; and what is refused before anything is said."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
-from hispec.session import Session, SessionStore, Turn, read_session
+from hispec.session import Session, SessionStore, Turn, read_session, write_session
 from tests.hispec_cli.chat.conftest import APPLES, CARDS, WHO
 from tests.hispec_cli.conftest import assert_cause_and_cure
 
@@ -116,6 +118,45 @@ def test_what_is_damaged_missing_or_in_use_is_refused(hispec, sessions):
     assert_cause_and_cure(
         hispec("chat", "--markdown", "--format", "json", stdin="a\n"), 2, "exclude each other", "leave out"
     )
+
+
+def test_sessions_are_listed_renamed_and_deleted(hispec, sessions):
+    empty = hispec("chat", "--list-sessions")
+    assert (empty.code, empty.out) == (0, "") and "begin one: hispec chat" in empty.err
+    for at, name in enumerate(("cooking", "travel", "sums")):
+        turns = tuple(Turn(f"{name} \x1b[31m?\n" * 9, "a", (1,), "eos") for _ in range(at + 1))
+        write_session(sessions / f"{name}.json", Session.new(model={"profile": "tiny"}, turns=turns))
+        os.utime(sessions / f"{name}.json", (at, at))
+    (sessions / "torn.json").write_text("{")
+    lines = hispec("chat", "--list-sessions").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["NAME", "torn", "sums", "travel", "cooking"]
+    assert "(damaged)" in lines[1] and " tiny " in lines[2] and "sums \\x1b[31m? sums" in lines[2]
+    (listed,) = records(hispec("chat", "--list-sessions", "--format", "json"))
+    assert [one["turns"] for one in listed] == [None, 3, 2, 1] and listed[1]["path"] == str(sessions / "sums.json")
+    assert hispec("chat", "--rename-session", "cooking", "kitchen").code == 0
+    assert len(read_session(sessions / "kitchen.json").turns) == 1 and not (sessions / "cooking.json").exists()
+    refused = [
+        (("--rename-session", "kitchen", "sums"), "there is a session sums already", "choose another name"),
+        (("--rename-session", "kitchen", "a/b"), "cannot name a session", "letters"),
+        (("--rename-session", "kichen", "a"), "there is no session kichen", "did you mean kitchen? "),
+        (("--delete-session", "../sums"), "there is no session ../sums", "--list-sessions"),
+        (("--list-sessions", "--delete-session", "sums"), "exclude each other", "one of them"),
+    ]
+    for arguments, cause, cure in refused:
+        assert_cause_and_cure(hispec("chat", *arguments), 2, cause, cure)
+    with closing(SessionStore("travel", sessions)):
+        for arguments in (("--rename-session", "travel", "x"), ("--delete-session", "travel")):
+            assert_cause_and_cure(hispec("chat", *arguments), 2, "travel is open in another process", "leave it there")
+    assert hispec("chat", "--delete-session", "travel", "--delete-session", "torn").code == 0
+    assert sorted(path.name for path in sessions.glob("[a-z]*")) == ["kitchen.json", "sums.json"]
+
+
+def test_a_session_that_begins_says_so(hispec, sessions):
+    write_session(sessions / "cooking.json", Session.new(turns=(Turn("a", "b", (1,), "eos"),)))
+    said = hispec("chat", "--session", "coking", stdin="/quit\n").err
+    assert said == "coking is a new session; did you mean cooking? hispec chat --session cooking\n"
+    assert hispec("chat", "--session", "else", stdin="/quit\n").err == "else is a new session\n"
+    assert hispec("chat", "--session", "cooking", stdin="/quit\n").err == ""
 
 
 def test_a_folder_that_cannot_be_written(hispec, home):

@@ -1,17 +1,21 @@
 """`hispec chat` at a terminal, as a person meets it."""
 
 import json
+import resource
+import shutil
 import signal
 import termios
+from pathlib import Path
 
 import pytest
 
 from hispec import Engine
 from hispec.conversation import Conversation
-from hispec.session import Session, Turn, write_session
+from hispec.session import Session, Turn, read_session, write_session
 from hispec_cli.chat.commands import COMMANDS
 from tests.hispec_cli.chat.conftest import APPLES, CARDS, WHO, Person
 from tests.hispec_cli.conftest import assert_cause_and_cure
+from tests.hispec_cli.ui.terminal import Terminal
 
 
 @pytest.fixture
@@ -278,6 +282,46 @@ def test_what_is_typed_during_an_answer_is_not_shown_in_it_and_kept(other, answe
     assert [turn.prompt for turn in other.session("other").turns][-2:] == [CARDS, WHO]
     other.terminal.press("\x12\x04")  # Ctrl-D on an empty line leaves, from within a search too
     assert other.terminal.end() == 0
+
+
+def test_a_session_whose_folder_has_gone_is_not_said_to_be_saved(tmp_path, answers, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    folder = tmp_path / "data" / "hispec" / "sessions"
+    for leaves in ("kept in a temporary file", "kept by hand", "there again"):
+        person = Person(tmp_path, "--session", leaves[:4], columns=300)
+        person.send(WHO)
+        shutil.rmtree(folder)
+        text = "\n".join(person.send(CARDS))
+        assert text.count("is not saved") == 1 and "/save FILE" in text and answers(WHO, CARDS)[1] in text
+        if leaves == "kept by hand":
+            person.send(f"/save {tmp_path}/mine.json")
+        if leaves == "there again":
+            folder.mkdir()
+        assert person.leave() == (0 if leaves == "there again" else 5)
+        *_, error, hint = person.lines
+        if leaves == "there again":
+            assert hint == "go on with: hispec chat --session ther" and len(person.session("ther").turns) == 2
+            continue
+        assert error.startswith("error: the session kept was not saved: ") and "go on with" not in person.terminal.text
+        path = hint.split("/load ")[1]
+        assert path == f"{tmp_path}/mine.json" or leaves != "kept by hand"
+        assert [turn.prompt for turn in read_session(Path(path)).turns] == [WHO, CARDS]
+
+
+def test_a_disk_on_which_nothing_can_be_written(tmp_path):
+    folders = {"XDG_DATA_HOME": f"{tmp_path}/data", "XDG_STATE_HOME": f"{tmp_path}/state", "TMPDIR": str(tmp_path)}
+    terminal = Terminal("chat", "--session", "full", columns=200, **folders)
+    terminal.until(lambda seen: seen.lines and seen.lines[-1] == ">")
+    resource.prlimit(terminal.child.pid, resource.RLIMIT_FSIZE, (0, 0))
+    for count, text in enumerate((WHO, APPLES, "/reset", "/undo"), start=1):
+        terminal.until(lambda seen, count=count: seen.sent.count(b"\x1b[?2004h") == count and seen.lines[-1] == ">")
+        terminal.press(text + "\r")
+    terminal.until(lambda seen: seen.sent.count(b"\x1b[?2004h") == 5)
+    terminal.press("\x04")
+    assert terminal.end() == 5
+    assert terminal.text.count("error: the conversation is not saved") == 3  # two answers and what was taken back
+    assert "a bug in" not in terminal.text and "go on with" not in terminal.text
+    assert terminal.lines[-2].startswith("error: the session full was not saved") and "/save FILE" in terminal.lines[-1]
 
 
 def test_a_blank_line_and_a_colour_tell_turns_apart(tmp_path):

@@ -1,0 +1,75 @@
+"""What `hispec chat` does with sessions without opening one: list, rename, delete. Imports no torch."""
+
+import time
+
+from hispec.session import Listed, delete_session, list_sessions, rename_session, similar_session
+from hispec_cli.options import Format
+from hispec_cli.ui.console import say
+from hispec_cli.ui.output import write, write_json
+from hispec_cli.ui.safe_text import visible
+
+HEADER = ("NAME", "TURNS", "SAVED", "MODEL", "FIRST PROMPT")
+PROMPT_CHARACTERS = 60
+
+
+def show_sessions(format_: Format) -> None:
+    """Write the list of sessions to stdout, the latest first."""
+    listed = list_sessions()
+    if format_ in (Format.json, Format.jsonl):
+        records = [_record(one) for one in listed]
+        for record in [records] if format_ is Format.json else records:
+            write_json(record)
+        return
+    if not listed:
+        say("there are no sessions; begin one: hispec chat")
+        return
+    rows = [HEADER, *(_row(one) for one in listed)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    for row in rows:
+        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        write(visible(line.rstrip()) + "\n")
+
+
+def rename(name: str, new: str) -> None:
+    """Rename a session; errors as `rename_session`."""
+    rename_session(name, new)
+    say(f"{name} is now {new}; go on with: hispec chat --session {new}")
+
+
+def delete(names: list[str]) -> None:
+    """Delete sessions; errors as `delete_session`."""
+    for name in names:
+        delete_session(name)
+        say(f"deleted: {name}")
+
+
+def say_new(name: str) -> None:
+    """Say that a name begins a session, which may be news to whoever mistyped it."""
+    near = similar_session(name)
+    say(f"{name} is a new session" + (f"; did you mean {near}? hispec chat --session {near}" if near else ""))
+
+
+def _record(listed: Listed) -> dict[str, object]:
+    session = listed.session
+    return {
+        "name": listed.path.stem,
+        "saved_at": _time(listed, "%Y-%m-%dT%H:%M:%S%z"),
+        "turns": None if session is None else len(session.turns),
+        "model": None if session is None else session.model.model or session.model.profile,
+        "prompt": session.turns[0].prompt if session is not None and session.turns else None,
+        "path": str(listed.path),
+    }
+
+
+def _row(listed: Listed) -> tuple[str, ...]:
+    record, saved = _record(listed), _time(listed, "%Y-%m-%d %H:%M")
+    if record["turns"] is None:
+        return (listed.path.stem, "", saved, "", "(damaged)")
+    prompt = " ".join(str(record["prompt"] or "").split())
+    if len(prompt) > PROMPT_CHARACTERS:
+        prompt = prompt[: PROMPT_CHARACTERS - 3] + "..."
+    return (listed.path.stem, str(record["turns"]), saved, str(record["model"] or "the default"), prompt)
+
+
+def _time(listed: Listed, form: str) -> str:
+    return time.strftime(form, time.localtime(listed.saved_at))
