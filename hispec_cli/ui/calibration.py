@@ -127,7 +127,7 @@ class CalibrationView:
         """Say what the budget costs: shorter answers, or that it cannot be kept."""
         if not self._warned:
             self._warned = say_if_not_kept(self._job.budget, self._console, plan.least)
-        if plan.tokens < self._job.most:
+        if plan.tokens is not None and plan.tokens < self._job.most:
             said = (
                 f"answers are cut to {counted(plan.tokens, 'token')} to save time; a longer --budget gives longer ones"
             )

@@ -126,7 +126,7 @@ class CalibrationState:
         return "replay" in self.ended
 
     def progress_of(self, phase: str, at: float) -> float:
-        """The share of a phase that is over, by what it says or by the time that it may take."""
+        """The share of a phase that is over, by what it says or by the time that it may take, while that lasts."""
         if phase in self.ended:
             return 1.0
         if phase not in self.began:
@@ -134,7 +134,7 @@ class CalibrationState:
         start = min(self.began.values())
         began, end = self.began[phase], start + ENDS[phase] * (self.budget - start)
         by_time = (at - began) / (end - began) if end > began else 1.0
-        return max(self.share, min(0.99, by_time))
+        return max(self.share, min(0.99, by_time)) if by_time < 1 else self.share
 
     @cached_property
     def finalists(self) -> list[Finalist]:

@@ -21,6 +21,9 @@ from hispec.models.stack import LayerStack, ReducedHead
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 """Rows of the spans that are timed; in between, and beyond, costs are taken as linear."""
 
+FEWEST_WIDTHS = 6
+"""Of these, how many are timed however short the time."""
+
 CONTEXTS = (32, 256, 1024)
 """Positions at which they are timed, where the model's context allows."""
 
@@ -101,7 +104,8 @@ def measure(
         features: of confidence, to be timed too.
         repeats: of each; the median counts.
         progress: told the share that is done.
-        out_of_time: asked now and then; the rest is timed only once then, and spans at one context length.
+        out_of_time: asked now and then; the rest is timed only once then, at one context length and the first
+            `FEWEST_WIDTHS`.
     """
     spans: dict[str, SpanCost] = {}
     for name, stack in stacks.items():
@@ -113,6 +117,8 @@ def measure(
         layers: list[Curve] = []
         for at, width in enumerate(widths):
             progress(at / len(widths))
+            if at >= FEWEST_WIDTHS and out_of_time():
+                break
             rows: list[tuple[float, float]] = []
             for context in contexts:
                 if rows and out_of_time():
@@ -124,10 +130,23 @@ def measure(
         spans[name] = SpanCost(tuple(calls), tuple(layers))
     curves, sure = {}, 0.0
     for (name, words), head in heads.items():
-        repeats = 1 if out_of_time() else repeats
-        curves[name, words], sure = _time_head(stacks[name], head, features, repeats)
+        late = out_of_time()
+        rows_of = WIDTHS[:FEWEST_WIDTHS] if late else WIDTHS
+        curves[name, words], sure = _time_head(stacks[name], head, features, 1 if late else repeats, rows_of)
     progress(1.0)
     return Costs(spans, curves, confidence=sure)
+
+
+@torch.inference_mode()
+def seconds_of_a_pass(stack: LayerStack) -> float:
+    """Return what one token through all layers and the head takes, at the beginning of a context."""
+    stack.lease = None
+    stack.reserve(1)
+
+    def work() -> object:
+        return stack.head(stack.run(stack.embed([0]), 0, stack.num_layers, 0))
+
+    return _median_seconds(stack.device, work, 1)
 
 
 @torch.inference_mode()
@@ -147,7 +166,7 @@ def _time_spans(stack: LayerStack, width: int, position: int, repeats: int) -> t
 
 @torch.inference_mode()
 def _time_head(
-    stack: LayerStack, head: ReducedHead | None, features: Sequence[str], repeats: int
+    stack: LayerStack, head: ReducedHead | None, features: Sequence[str], repeats: int, widths: tuple[int, ...]
 ) -> tuple[Curve, float]:
     """Seconds of a head and of finding its best words, by width; and of finding confidence, per row."""
     ids = None if head is None else head.ids
@@ -160,10 +179,10 @@ def _time_head(
         logits = read(width)
         return lambda: logits().best()
 
-    seconds = tuple(_median_seconds(stack.device, best(width), repeats) for width in WIDTHS)
+    seconds = tuple(_median_seconds(stack.device, best(width), repeats) for width in widths)
     one = read(1)()
     sure = _median_seconds(stack.device, lambda: one.confidence(features), repeats) if features else 0.0
-    return Curve(WIDTHS, seconds), sure
+    return Curve(widths, seconds), sure
 
 
 def _median_seconds(device: torch.device, work: Callable[[], object], repeats: int) -> float:

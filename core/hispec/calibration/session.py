@@ -12,7 +12,7 @@ from hispec.bench.caveats import few_prompts
 from hispec.bench.processes import Processes
 from hispec.budget import Budget
 from hispec.calibration.adapting import Fitter
-from hispec.calibration.costs import Costs, measure, seconds_alone
+from hispec.calibration.costs import Costs, measure, seconds_alone, seconds_of_a_pass
 from hispec.calibration.kept import Kept
 from hispec.calibration.search import PLAIN, Configuration, Found, Score, Scorer, Space, Workbench, search
 from hispec.calibration.steps import with_steps
@@ -30,6 +30,9 @@ ENDS = {"costs": 0.15, "traces": 0.4, "replay": 0.6, "timing": 0.8, "check": 1.0
 
 SHORTEST = 16
 """Tokens of an answer, however short the time."""
+
+COSTS_PASSES, LEAST_ANSWERS = 100, 30
+"""The least work, about: passes of a token to know costs, and answers in all that comes after."""
 
 FINALISTS, FEWEST_FINALISTS = 8, 3
 """Configurations that are timed, beside the best of each kind; the second where time is short."""
@@ -66,14 +69,14 @@ class Timed:
 
 @dataclass(frozen=True)
 class Planned:
-    """What the budget allows, known once costs are measured.
+    """What the budget allows: guessed from one token at the start, known once costs are measured.
 
     Attributes:
-        tokens: of an answer.
-        least: seconds that recording, timing and checking as little as gives a result take, about.
+        tokens: of an answer, None at the start.
+        least: seconds that as little as gives a result still takes, about.
     """
 
-    tokens: int
+    tokens: int | None
     least: float
 
 
@@ -248,6 +251,8 @@ class Session:
         job, target = self.job, self.job.stacks[self.job.target]
         heads: dict[tuple[str, int], ReducedHead | None] = {(name, 0): None for name in job.stacks}
         heads |= {(reader.model, reader.words): head for reader, head in job.heads.items()}
+        passes = COSTS_PASSES + LEAST_ANSWERS * min(SHORTEST, job.most)
+        self.listen(Planned(None, passes * seconds_of_a_pass(target)))
         late = lambda: self._late("costs")  # noqa: E731
         costs = measure(
             job.stacks, heads, ("margin",), progress=lambda share: self._tell("costs", 0.7 * share), out_of_time=late

@@ -20,10 +20,12 @@ from hispec.decoding.state import DecodingState
 from hispec.events import Drafted, Judged, Prefilled
 from hispec.models.stack import LayerStack, ReducedHead
 
-FEWEST = 12
-"""Answers that are timed, however short the time: each kind of step has to happen."""
+FIRST = (2, 0, 1)
+"""Exits of the first answers, which are timed however short the time: with them each kind of step happens."""
 SHORT = 12
 """Tokens of an answer where time is short."""
+SHORT_PROMPT = 32
+"""Tokens of a prompt where time is short."""
 
 
 @dataclass(frozen=True)
@@ -141,15 +143,16 @@ def with_steps(
         most: tokens of each answer.
         rounds: how many answers.
         dice: draws exits, heads and periods.
-        out_of_time: asked before every answer; only the first `FEWEST` are given then, of `SHORT` tokens.
+        out_of_time: asked before every answer; only the `FIRST` are given then, short ones to short prompts.
     """
     timed: list[TimedStep] = []
     target = Level("target", stack, stack.num_layers)
     for at in range(rounds):
         late = out_of_time()
-        if late and at >= FEWEST:
+        if late and at >= len(FIRST):
             break
-        count = min(stack.num_layers - 1, dice.choice((0, 1, 1, 2, 2)))
+        count = min(stack.num_layers - 1, FIRST[at] if at < len(FIRST) else dice.choice((0, 1, 1, 2, 2)))
+        prompt = prompts[at % len(prompts)]
         exits = sorted(_shallow(stack.num_layers, count, dice))
         head = heads[dice.choice(sorted(heads))]
         levels = [Level(f"exit {exit_}", stack, exit_, head) for exit_ in exits]
@@ -158,7 +161,7 @@ def with_steps(
             [*levels, target],
             costs,
             periods[: count + 1] if count else [1],
-            prompts[at % len(prompts)],
+            prompt[:SHORT_PROMPT] if late else prompt,
             min(most, SHORT) if late else most,
         )
     return replace(costs, steps=fit_steps(timed))

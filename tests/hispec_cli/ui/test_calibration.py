@@ -319,6 +319,8 @@ def test_other_processes_say_nothing(capfd):
     ("spent", "plan", "said"),
     [
         (0, Planned(256, 9.0), []),
+        (0, Planned(None, 9.0), []),
+        (60, Planned(None, 99.0), ["budget of 100 s cannot be kept: 60 s have gone by, and the least"]),
         (0, Planned(93, 9.0), ["answers are cut to 93 tokens"]),
         (
             50,
@@ -361,3 +363,9 @@ def test_on_a_terminal_it_draws_seldom_and_only_when_told(clock, monkeypatch):
         assert drawn[-1] == pytest.approx(clock.now - 0.03)
         assert view.state.scored == 2000
     assert "exit 1" in screen_.getvalue()
+
+
+def test_a_phase_beyond_its_time_is_as_far_as_it_says():
+    state = reduce(initial(space(), 100), Seen(50.0, Phase("costs", 0.0)), Seen(51.0, Phase("costs", 0.3)))
+    assert state.progress_of("costs", 54.0) == pytest.approx(4 / 7.5)  # 15 % of what loading has left
+    assert state.progress_of("costs", 70.0) == 0.3
