@@ -1,7 +1,6 @@
 """Everything that options, environment, profile and files alone can refuse, before torch is imported or weights are read."""
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec_cli.options import DecodingOptions, ModelOptions, ProfileOptions
 from hispec_cli.ui.console import say
+from hispec_cli.ui.loading import Loading
 
 if TYPE_CHECKING:
     from hispec.profile import Profile, Target
@@ -67,16 +67,17 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
 
     prepare_hub(model)
     dummy = is_dummy(decoding)
-    profile = choose_profile(model, mode=mode_of(decoding), dummy=dummy)
-    choice = Choice(model, decoding, profile)
-    settings, origins = choice.resolve()
-    if settings.tensor_parallel and not shared:
-        raise UsageError("--tensor-parallel is for hispec generate alone", "leave it out")
-    if settings.tensor_parallel:
-        check_launched()
-    if settings.quantization != "none":
-        require("quantization", f"--quantization {settings.quantization}")
-    check_profile_files(profile, settings.mode, dummy=dummy)
+    with Loading("reading the profile"):
+        profile = choose_profile(model, mode=mode_of(decoding), dummy=dummy)
+        choice = Choice(model, decoding, profile)
+        settings, origins = choice.resolve()
+        if settings.tensor_parallel and not shared:
+            raise UsageError("--tensor-parallel is for hispec generate alone", "leave it out")
+        if settings.tensor_parallel:
+            check_launched()
+        if settings.quantization != "none":
+            require("quantization", f"--quantization {settings.quantization}")
+        check_profile_files(profile, settings.mode, dummy=dummy)
     for note in without_effect(settings, origins):
         say(f"note: {note}", "yellow")
     return choice
@@ -110,13 +111,13 @@ def choose_profile(
         UsageError: no such profile or folder, exits out of order or too deep.
         UnavailableError: as `find_depth`.
     """
-    from hispec.profile import Target, load_profile, profile_for_model, with_exits
+    from hispec.profile import Target, profile_for_model, with_exits
 
     if model.model is not None and model.profile is not None:
         raise UsageError("--model and --profile were both given", "give one of them")
     exits = (model.draft_exit, model.intermediate_exit)
     if model.model is None:
-        profile = load_profile(model.profile or os.environ.get("HISPEC_PROFILE") or "tiny")
+        profile = load_named(model.profile or default_profile())
         check_exits(model, profile.target.model, depth_of(profile.target, dummy=dummy))
         return with_exits(profile, *exits, mode)
     check_model(model.model, dummy=dummy)
@@ -126,6 +127,22 @@ def choose_profile(
         depth = find_depth(target, dummy)
     check_exits(model, model.model, depth)
     return profile_for_model(model.model, depth, *exits)
+
+
+def default_profile() -> str:
+    """Return the profile that is taken where none is named."""
+    return os.environ.get("HISPEC_PROFILE") or "tiny"
+
+
+def load_named(name: str) -> "Profile":
+    """Read a profile, and say so where it is one of the user's own that hides a shipped one; errors as `load_profile`."""
+    from hispec.profile import find_profile, read_profile, shadows
+
+    path = find_profile(name)
+    profile = read_profile(path)
+    if shadows(path) and name == path.stem:
+        say(f"profile {name} is your own, {path}: it replaces the shipped one of this name", "yellow")
+    return profile
 
 
 def check_message(system: str | None, stop: Sequence[str] | None, *, raw: bool = False) -> None:
@@ -232,5 +249,4 @@ def prepare_hub(model: ProfileOptions) -> None:
     """Tell the hub's client how to behave; it reads this when it is first imported."""
     if model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    if not sys.stderr.isatty():
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # `Loading` shows what is downloaded

@@ -28,7 +28,6 @@ from hispec.lossless import Difference, diagnose, first_difference
 from hispec.memory import check_profile
 from hispec.metrics import Stats
 from hispec.models.agreement import set_agreement
-from hispec.models.checkpoint import Download
 from hispec.models.graphs import GraphedStack, with_graphs
 from hispec.models.loading import (
     check_stack,
@@ -54,6 +53,7 @@ from hispec.profile import (
     profile_for_model,
     resolve_model,
 )
+from hispec.progress import Watch, unwatched
 from hispec.ranks import Ranks, SharedPolicy, SharedRule, check_ranks
 from hispec.settings import Settings, check_verifiable, parse_memory, resolve_settings
 from hispec.text import DraftText, TextStream, check_room, check_stop, encode_prompt
@@ -161,7 +161,7 @@ class Engine:
         environ: Mapping[str, str] | None = None,
         prompt_tokens: int | None = None,
         force: bool = False,
-        watch: Callable[[Download], None] = lambda _: None,
+        watch: Watch = unwatched,
         check: "Callable[[PreTrainedTokenizerBase, int], None]" = lambda *_: None,
         **options: Any,
     ) -> "Engine":
@@ -172,7 +172,7 @@ class Engine:
             environ: environment variables whose `HISPEC_*` count; none by default.
             prompt_tokens: what will be read, for the estimate of the KV cache; see `hispec.memory`.
             force: load what does not seem to fit the device's memory.
-            watch: told how far the download of weights is, if there is one.
+            watch: told how far downloading and reading the weights is.
             check: given the tokenizer and the positions of the context before weights are downloaded or read; what it
                 raises ends the loading.
             options: any field of `hispec.settings.Settings`.
@@ -233,6 +233,7 @@ class Engine:
                     model,
                     settings.stack,
                     replace(placement, shallow=deepest_exit(profile, model)),
+                    watch,
                 ),
                 settings.graphs,
             )

@@ -19,6 +19,7 @@ from hispec_cli.completion import datasets, formats
 from hispec_cli.help import Group, examples
 from hispec_cli.options import CommonOptions, DecodingOptions, Format, ModelOptions, grouped, output_option
 from hispec_cli.ui.console import say
+from hispec_cli.ui.loading import Loading
 from hispec_cli.ui.output import ReaderLeft, write, write_json
 from hispec_cli.ui.safe_text import visible
 
@@ -125,10 +126,12 @@ def bench(
     choice = choose(model, decoding)
     check_arms(arms, choice.profile)
     check_journal(journal_path(reports, Processes()), resume=run.resume)
-    rows = load(
-        run.dataset, format_as=run.format_as, offline=model.offline, allow_code_execution=run.allow_code_execution
-    )
-    from hispec_cli.benchmark import measure, show, write_files  # takes seconds: torch
+    with Loading(f"reading the dataset {run.dataset}"):
+        rows = load(
+            run.dataset, format_as=run.format_as, offline=model.offline, allow_code_execution=run.allow_code_execution
+        )
+    with Loading("importing torch"):
+        from hispec_cli.benchmark import measure, show, write_files
 
     report, interrupted = measure(run, rows, arms, choice, reports)
     if report is None:

@@ -26,6 +26,7 @@ from hispec_cli.options import (
     grouped,
     output_option,
 )
+from hispec_cli.ui.loading import Loading
 
 FEWEST_PROMPTS = 6
 """Two thirds of them to calibrate on, a third to check with."""
@@ -109,13 +110,15 @@ def calibrate(
     check_exit_layers(exits, target.model, depth_of(target, dummy=is_dummy(choice.decoding)))
     written = write or Path(f"{choice.profile.name.replace('/', '-')}-calibrated.yaml")
     check_output(written, YAML)
-    rows = load(search.dataset, format_as=search.format_as, limit=search.limit, offline=model.offline)
+    with Loading(f"reading the dataset {search.dataset}"):
+        rows = load(search.dataset, format_as=search.format_as, limit=search.limit, offline=model.offline)
     if len(rows.rows) < FEWEST_PROMPTS:
         raise UsageError(
             f"{search.dataset} has {counted(len(rows.rows), 'prompt')}, too few to calibrate on",
             f"give a file of at least {FEWEST_PROMPTS}, or another dataset",
         )
-    from hispec_cli.calibration import plan, run  # takes seconds: torch
+    with Loading("importing torch"):
+        from hispec_cli.calibration import plan, run
 
     if dry_run:
         plan(choice, rows, budget.seconds, exits, periods)

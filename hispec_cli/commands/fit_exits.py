@@ -19,6 +19,7 @@ from hispec_cli.completion import devices
 from hispec_cli.help import examples
 from hispec_cli.options import CommonOptions, Dtype, Format, ProfileOptions, grouped
 from hispec_cli.ui.console import say
+from hispec_cli.ui.loading import Loading
 from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
 
@@ -99,23 +100,22 @@ def fit_exits(
     prepare_hub(ProfileOptions(offline=offline))
     request = Request(model, text, layers, out, revision, row_tokens, batch_tokens, device, dtype.value, force)
     _check(request)
-    from hispec.exits.fit import FitSettings  # takes seconds: torch
-    from hispec.exits.job import Job
-    from hispec_cli.ui.fit_progress import FitProgress
+    with Loading("importing torch") as loading:
+        from hispec.exits.fit import FitSettings
+        from hispec.exits.job import Job
+        from hispec_cli.ui.fit_progress import FitProgress
 
-    job = Job(
-        request,
-        FitSettings(steps=steps, learning_rate=learning_rate, seed=seed),
-        limit,
-    )
+        loading.now("reading the text")
+        job = Job(request, FitSettings(steps=steps, learning_rate=learning_rate, seed=seed), limit)
     say(
         f"fitting {' and '.join(f'exit {exit_}' for exit_ in job.exits)} on {job.rows.numel():,} tokens, "
         f"{job.held_out.numel():,} held out"
     )
-    with FitProgress(steps, limit) as progress:
-        stack = job.load()
-        with _interruptible(progress.say) as interrupted:
-            fit = job.run(stack, progress.see, interrupted)
+    progress = FitProgress(steps, limit)
+    with Loading("loading the model") as loading:
+        stack = job.load(loading.see)
+    with progress, _interruptible(progress.say) as interrupted:
+        fit = job.run(stack, progress.see, interrupted)
     job.save(fit)
     _show(job, fit, format)
     if fit.ended == "interrupted":

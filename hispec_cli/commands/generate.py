@@ -28,7 +28,7 @@ from hispec_cli.options import (
     output_option,
 )
 from hispec_cli.ui.console import say
-from hispec_cli.ui.downloads import DownloadProgress
+from hispec_cli.ui.loading import Loading
 from hispec_cli.ui.panels import glyphs_for, summary
 from hispec_cli.ui.theme import Palette
 from hispec_cli.ui.trace import Trace
@@ -217,24 +217,27 @@ def load_engine(
         prompt: what will be read, where that is known, for the estimate of the memory needed.
         check: as for `Engine.from_profile`.
     """
-    from hispec.api import Engine
-    from hispec.memory import prompt_size
-    from hispec.profile import calibrated_elsewhere
-    from hispec.threads import tune_threads
+    with Loading("importing torch") as loading:
+        from hispec.api import Engine
+        from hispec.memory import prompt_size
+        from hispec.profile import calibrated_elsewhere
+        from hispec.threads import tune_threads
 
-    engine = Engine.from_profile(
-        choice.profile,
-        environ=os.environ,
-        prompt_tokens=None if prompt is None else prompt_size(prompt),
-        force=choice.model.force,
-        watch=DownloadProgress().see,
-        check=check,
-        **choice.decoding.given(),
-    )
-    found = (engine.profile.calibrated or {}).get("threads")
-    engine.environment["threads"] = tune_threads(
-        engine.hierarchy.stack_of(-1), os.environ, found if isinstance(found, int) else None
-    )
+        loading.now(f"opening {choice.profile.name}")
+        engine = Engine.from_profile(
+            choice.profile,
+            environ=os.environ,
+            prompt_tokens=None if prompt is None else prompt_size(prompt),
+            force=choice.model.force,
+            watch=loading.see,
+            check=check,
+            **choice.decoding.given(),
+        )
+        found = (engine.profile.calibrated or {}).get("threads")
+        loading.hold("measuring threads")
+        engine.environment["threads"] = tune_threads(
+            engine.hierarchy.stack_of(-1), os.environ, found if isinstance(found, int) else None
+        )
     if engine.settings.load_format == "dummy":
         say("synthetic weights: speed and memory are those of the model, its text is noise", "yellow")
     if changed := calibrated_elsewhere(engine.profile, engine.environment):

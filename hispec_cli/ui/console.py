@@ -47,9 +47,16 @@ class _Stderr(Console):
             self._buffer.clear()
 
 
-def stderr() -> Console:
-    """A console on stderr that marks nothing up by itself."""
-    return _Stderr(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
+class _SteadyStderr(_Stderr):
+    def show_cursor(self, show: bool = True) -> bool:
+        """Leave the cursor alone: whoever is killed for want of memory cannot bring it back."""
+        return False
+
+
+def stderr(*, steady: bool = False) -> Console:
+    """A console on stderr that marks nothing up by itself; a steady one never hides the cursor."""
+    kind = _SteadyStderr if steady else _Stderr
+    return kind(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
 
 
 def breaking_width(console: Console) -> int | None:

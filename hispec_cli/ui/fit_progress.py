@@ -27,8 +27,8 @@ class FitProgress:
     def __init__(self, steps: int, budget: Budget) -> None:
         self._steps, self._budget = steps, budget
         self._said, self._said_at, self._doing = 0.0, monotonic(), ""
-        self._warned = False
         self._console = console = stderr()
+        self._warned = say_if_not_kept(budget, console)
         self._bar = (
             Progress(BarColumn(), TextColumn("{task.description}", markup=False), console=console, transient=True)
             if console.is_terminal
@@ -36,10 +36,9 @@ class FitProgress:
         )
 
     def __enter__(self) -> Self:
-        self._warned = say_if_not_kept(self._budget, self._console)
         if self._bar is not None:
             self._bar.start()
-            self._task = self._bar.add_task("loading the model", total=None)
+            self._task = self._bar.add_task("measuring the plain exits", total=None)
         return self
 
     def __exit__(

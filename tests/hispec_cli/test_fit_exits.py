@@ -244,7 +244,7 @@ def test_a_second_ctrl_c_does_not_wait(fit, monkeypatch):
 
 
 def test_a_budget_that_cannot_be_kept_is_said_before_the_weights_are_read(fit, monkeypatch):
-    def none(*_):
+    def none(*_, **__):
         raise UnavailableError("there are no weights", "get some")
 
     monkeypatch.setattr("hispec.exits.job.load_stack", none)
@@ -287,4 +287,4 @@ def test_ctrl_c_while_loading_ends_at_once_and_gives_the_cursor_back(model, text
     terminal.child.send("\x03")
     assert terminal.end() == 130
     assert "error: interrupted" in terminal.text and "loading" not in terminal.text
-    assert terminal.sent.rfind(b"\x1b[?25h") > terminal.sent.rfind(b"\x1b[?25l") > 0
+    assert b"\x1b[?25h" in terminal.sent.rpartition(b"\x1b[?25l")[2]

@@ -18,11 +18,12 @@ from hispec.exits.request import Request, check_exits
 from hispec.exits.text import read_rows, split
 from hispec.exits.verdict import WORTH, best_speedup
 from hispec.files import write_whole
-from hispec.models.loading import choose_device, load_config, load_stack, load_tokenizer
+from hispec.models.loading import choose_device, fetch_weights, load_config, load_stack, load_tokenizer
 from hispec.models.metadata import read_commit
 from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import Provenance, digest_of_model, save_translators
 from hispec.profile import BUILTIN, Draft, Intermediate, Profile, Target, resolve_model
+from hispec.progress import Watch, unwatched
 
 MOST_HELD_OUT_TOKENS = 16_384
 READING_SHARE = 0.2
@@ -72,11 +73,14 @@ class Job:
         self.rows, self.held_out = split(text, most_held_out)
         self._text_digest = hashlib.sha256(text.numpy().tobytes()).hexdigest()
 
-    def load(self) -> TransformersStack:
-        """Load the model; errors as `load_stack`."""
+    def load(self, watch: Watch = unwatched) -> TransformersStack:
+        """Load the model, telling `watch` how far it is; errors as `load_stack`."""
         request = self.request
+        fetch_weights({self._folder: request.revision}, watch)
         # The modules of `transformers` are what gradients can pass; what is fitted on them serves every stack.
-        stack = load_stack(self._folder, request.revision, request.dtype, self._device, request.model, "transformers")
+        stack = load_stack(
+            self._folder, request.revision, request.dtype, self._device, request.model, "transformers", watch=watch
+        )
         assert isinstance(stack, TransformersStack)
         return stack
 

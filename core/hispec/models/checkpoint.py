@@ -3,17 +3,20 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from hispec.counts import counted
 from hispec.errors import UnavailableError
 from hispec.machine import disk_free
 from hispec.models.explain import explain
+from hispec.progress import Progress, Watch
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -29,21 +32,6 @@ VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spi
 """What tokenizers without a `tokenizer.json` are made from."""
 GB = 1e9
 """Bytes of a gigabyte, as the hub counts them."""
-
-
-@dataclass(frozen=True)
-class Download:
-    """How far a download is.
-
-    Attributes:
-        files: that are fetched.
-        size: their bytes, all together.
-        done: bytes that are here.
-    """
-
-    files: int
-    size: int
-    done: int = 0
 
 
 class Checkpoint:
@@ -253,7 +241,7 @@ def _commit(model: str, revision: str | None) -> str | None:
         return revision
 
 
-def download(missing: list[tuple[Checkpoint, str, int]], watch: Callable[[Download], None]) -> None:
+def download(missing: list[tuple[Checkpoint, str, int]], watch: Watch) -> None:
     """Fetch files that are not here yet; the client resumes what was begun.
 
     Args:
@@ -265,7 +253,7 @@ def download(missing: list[tuple[Checkpoint, str, int]], watch: Callable[[Downlo
     """
     if not missing:
         return
-    state = Download(len(missing), sum(size for *_, size in missing))
+    state = Progress("downloading", counted(len(missing), "file"), sum(size for *_, size in missing))
     _check_disk(state.size)
     watch(state)
     finished = 0
@@ -324,3 +312,12 @@ def read_tensors(files: dict[str, Path], names: list[str]) -> Iterator[tuple[str
             if path not in known:
                 known[path] = opened.enter_context(safe_open(path, framework="pt"))
             yield name, known[path].get_tensor(name)
+
+
+def read_shapes(files: dict[str, Path], names: list[str]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of some tensors of a checkpoint, from the headers of its files alone."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, held in groupby(sorted(names, key=lambda name: files[name]), key=lambda name: files[name]):
+        with safe_open(path, framework="pt") as file:
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in held}
+    return shapes

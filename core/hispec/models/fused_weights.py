@@ -1,6 +1,6 @@
 """Weights packed for few large multiplications, filled tensor by tensor so that no second copy ever exists."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hispec.models.checkpoint import read_tensors
+from hispec.models.checkpoint import read_shapes, read_tensors
 from hispec.models.config import ModelConfig
 
 
@@ -54,23 +54,27 @@ class FusedWeights:
             self.embedding = torch.empty(config.vocab_size, hidden, dtype=dtype, device=device)
             self.parts["model.embed_tokens.weight"] = self.embedding
 
-    def fill(self, files: dict[str, Path]) -> list[str]:
+    def fill(self, files: dict[str, Path], read: Callable[[int], None] = lambda _: None) -> list[str]:
         """Read a checkpoint: a file is mapped for one layer at a time, or what was read of it would pile up in memory.
 
         Args:
             files: which file holds each tensor.
+            read: told after each tensor how many bytes it has in its file.
 
         Returns:
-            Names of tensors that are missing or misshapen there; if any, the weights are not usable.
+            As `misfits`; if any, nothing is read.
         """
-        wrong = [name for name in self.parts if name not in files]
-        for names in self._groups():
-            for name, tensor in read_tensors(files, [name for name in names if name in files]):
-                if tensor.shape == self.parts[name].shape:
-                    self.parts[name].copy_(tensor)
-                else:
-                    wrong.append(name)
-        return sorted(wrong)
+        wrong = self.misfits(files)
+        for names in self._groups() if not wrong else ():
+            for name, tensor in read_tensors(files, names):
+                self.parts[name].copy_(tensor)
+                read(tensor.nbytes)
+        return wrong
+
+    def misfits(self, files: dict[str, Path]) -> list[str]:
+        """Return the names of tensors that are missing in a checkpoint or misshapen; only its headers are read."""
+        shapes = read_shapes(files, [name for name in self.parts if name in files])
+        return sorted(name for name, part in self.parts.items() if shapes.get(name) != tuple(part.shape))
 
     def _groups(self) -> Iterator[list[str]]:
         """Names of `parts`, layer by layer, the large tables one by one."""

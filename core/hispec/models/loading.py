@@ -1,8 +1,9 @@
 """From a model's name to a loaded layer stack, with every failure named."""
 
 import json
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor
 
 from hispec.errors import UnavailableError, UsageError
-from hispec.models.checkpoint import Checkpoint, Download, download, read_tensors
+from hispec.models.checkpoint import WEIGHTS, Checkpoint, download, read_tensors
 from hispec.models.config import FAMILIES, ModelConfig, check_rotary, describe_foreign, parse_config, rope_type_of
 from hispec.models.dummy import build_dummy, dummy_tokenizer, modules_on
 from hispec.models.explain import explain
@@ -20,9 +21,11 @@ from hispec.models.fused_weights import FusedWeights
 from hispec.models.metadata import check_folder, shipped_config
 from hispec.models.parts import check_architecture, not_in_spans
 from hispec.models.placement import Placement
+from hispec.models.reading import Reading
 from hispec.models.shape import fastest_dtype
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
+from hispec.progress import Doing, Watch, unwatched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -189,7 +192,7 @@ def load_generation_config(model: str, revision: str | None) -> dict[str, Any]:
         raise explain(error, model, revision) from error
 
 
-def fetch_weights(models: Mapping[str, str | None], watch: Callable[[Download], None] = lambda _: None) -> None:
+def fetch_weights(models: Mapping[str, str | None], watch: Watch = unwatched) -> None:
     """Download the weights of models that are not on this machine, all that lacks being known before anything is fetched.
 
     Args:
@@ -209,6 +212,29 @@ def fetch_weights(models: Mapping[str, str | None], watch: Callable[[Download], 
     download(missing, watch)
 
 
+def check_weights(model: str, revision: str | None) -> None:
+    """Refuse weights that are here and cannot be loaded, by the headers of their files; those of a hub may be yet to come.
+
+    Raises:
+        UnavailableError: weights that are missing, damaged or do not fit the configuration.
+        UsageError: as `load_config`.
+    """
+    config = load_config(model, revision)
+    try:
+        checkpoint = Checkpoint(model, revision)
+        if not checkpoint.is_local and not all(map(checkpoint.find, checkpoint.shards() or [WEIGHTS])):
+            return
+        files = checkpoint.weight_files()
+        absent: list[str] = []
+        if why_not_fused(config) is None:
+            weights = FusedWeights(config, torch.float32, torch.device("meta"))
+            kinds = set(map(_kind, files))  # a kind that is nowhere has a name that `transformers` may know
+            absent = [name for name in weights.misfits(files) if _kind(name) in kinds]
+    except Exception as error:
+        raise explain(error, model, revision) from error
+    _check_complete(absent, model)
+
+
 def load_stack(
     model: str,
     revision: str | None,
@@ -217,6 +243,7 @@ def load_stack(
     name: str,
     stack: str = "auto",
     placement: Placement = ALONE,
+    watch: Watch = unwatched,
 ) -> LayerStack:
     """Load weights (safetensors only) into a layer stack.
 
@@ -228,6 +255,7 @@ def load_stack(
         name: how users know the model.
         stack: `fused`, `transformers`, or `auto` for the fused one where it applies.
         placement: over several devices or processes, or quantized.
+        watch: told at the start how many bytes will be read, and again as it goes on.
 
     Raises:
         UnavailableError: weights that are missing, truncated or do not fit the configuration; no memory; no network.
@@ -237,14 +265,14 @@ def load_stack(
     dtype = _faster(dtype, config, device, placement)
     reason = check_stack(config, name, stack, placement)
     if stack == "transformers" or reason is not None:
-        return _load_transformers_stack(model, revision, dtype, device, name, placement)
+        return _load_transformers_stack(model, revision, dtype, device, name, placement, watch)
     try:
         files = Checkpoint(model, revision).weight_files()
         weights = FusedWeights(config, _choose_dtype(dtype, config, files), device)
         if stack == "auto" and not weights.parts.keys() <= files.keys():  # under names that `transformers` may know
             del weights  # two copies never exist at once
-            return _load_transformers_stack(model, revision, dtype, device, name, placement)
-        absent = weights.fill(files)
+            return _load_transformers_stack(model, revision, dtype, device, name, placement, watch)
+        absent = weights.fill(files, Reading("reading", name, files.values(), watch).add)
     except Exception as error:
         raise explain(error, model, revision) from error
     _check_complete(absent, model)
@@ -252,7 +280,7 @@ def load_stack(
 
 
 def _load_transformers_stack(
-    model: str, revision: str | None, dtype: str, device: torch.device, name: str, placement: Placement
+    model: str, revision: str | None, dtype: str, device: torch.device, name: str, placement: Placement, watch: Watch
 ) -> TransformersStack:
     """The stack of a model as `transformers` loads it; arguments and errors as `load_stack`."""
     config = _load_original_config(model, revision)
@@ -263,18 +291,20 @@ def _load_transformers_stack(
         files = checkpoint.weight_files()  # names what is wrong with them, which the library does not always
         shape = load_config(model, revision)
         options = placement.options(config, name, _choose_dtype(dtype, shape, files), device)
-        loaded, report = AutoModelForCausalLM.from_pretrained(
-            model,
-            config=config,
-            revision=checkpoint.commit,
-            dtype=DTYPES.get(dtype, "auto"),
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            generation_config=GenerationConfig(),  # the checkpoint's own is read, and its options applied, elsewhere
-            **options,
-        )
+        doing: Doing = "reading" if placement.quantization == "none" else "quantizing"
+        with Reading(doing, name, files.values(), watch).by_transformers():
+            loaded, report = AutoModelForCausalLM.from_pretrained(
+                model,
+                config=config,
+                revision=checkpoint.commit,
+                dtype=DTYPES.get(dtype, "auto"),
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                generation_config=GenerationConfig(),  # the checkpoint's own is read, and its options applied, elsewhere
+                **options,
+            )
         if not options:
             loaded = loaded.to(device)
     except Exception as error:
@@ -311,6 +341,11 @@ def _choose_dtype(dtype: str, config: ModelConfig, files: dict[str, Path]) -> to
         return DTYPES[config.dtype]
     _, tensor = next(read_tensors(files, [min(files)])) if files else ("", torch.empty(0))
     return tensor.dtype
+
+
+def _kind(name: str) -> str:
+    """The name of a tensor without the number of its layer."""
+    return re.sub(r"\.\d+\.", ".", name)
 
 
 def _check_complete(absent: list[str], model: str) -> None:

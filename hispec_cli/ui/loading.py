@@ -1,0 +1,162 @@
+"""A sign of life until a command can begin: what is under way, and how many bytes are downloaded or read.
+
+On a terminal it is one line with a spinner, gone when it ends. Elsewhere it is a plain line now and then, of what takes
+long and of downloads.
+"""
+
+import os
+import sys
+from threading import Event, Lock, Thread
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.progress import Progress as Line
+from rich.progress import ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Column
+from rich.text import Text
+
+from hispec_cli.ui.console import say, stderr
+
+if TYPE_CHECKING:
+    from hispec.progress import Progress
+
+FRAME_S, TICK_S = 0.1, 1.0
+"""Between two frames on a terminal, and two looks at the clock elsewhere."""
+EVERY_S, SHARE = 30.0, 0.1
+"""After which a plain line is due."""
+SHORT_S = 10.0
+"""Of what is over sooner no plain line is said."""
+DOING = {"downloading": "downloading", "reading": "reading", "quantizing": "reading and quantizing"}
+
+
+class _Bar(ProgressColumn):
+    """A bar, where it is known how much there is."""
+
+    def render(self, task: Task) -> ProgressBar | Text:
+        """Return what is drawn of a task."""
+        return Text() if task.total is None else ProgressBar(task.total, task.completed, width=20)
+
+
+class Loading:
+    """Shows what is under way while it is entered.
+
+    Args:
+        doing: what, as long as nobody says otherwise.
+    """
+
+    def __init__(self, doing: str) -> None:
+        self._quiet = os.environ.get("RANK", "0") != "0"  # of the processes that torchrun started, the first shows it
+        self._ended, self._lock = Event(), Lock()
+        self._ticker = Thread(target=self._tick, daemon=True)
+        self._line: Line | None = None
+        self._progress: Progress | None = None
+        self._begin(doing)
+
+    def __enter__(self) -> Self:
+        if self._quiet:
+            return self
+        if _draws():
+            one = Column(no_wrap=True, overflow="ellipsis")
+            self._line = Line(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False, table_column=one),
+                _Bar(),
+                TextColumn("{task.fields[amount]}", markup=False, table_column=Column(no_wrap=True)),
+                TimeElapsedColumn(),
+                console=stderr(steady=True),
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+            )
+            self._task = self._line.add_task(self._doing, total=None, amount="")
+            self._line.start()
+            self._line.refresh()
+        self._ticker.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+        if self._line is not None:
+            self._line.stop()
+
+    def see(self, progress: "Progress") -> None:
+        """Take news into account: bytes downloaded or read."""
+        doing = f"{DOING[progress.doing]} {progress.what}"
+        if doing != self._doing:
+            self._begin(doing)
+            if progress.doing == "downloading" and self._line is None and not self._quiet:
+                say(f"{doing}, {_shown(progress.size)}")
+                self._short_s = 0.0  # what comes over a network is worth saying
+        self._progress = progress
+        if self._line is not None:
+            amount = f"{_shown(progress.done)} of {_shown(progress.size)}"
+            self._line.update(
+                self._task, description=doing, total=max(progress.size, 1), completed=progress.done, amount=amount
+            )
+        elif not self._quiet:
+            self._tell()
+
+    def now(self, doing: str) -> None:
+        """Show that something else is under way."""
+        self._begin(doing)
+        if self._line is not None:
+            self._line.update(self._task, description=doing, total=None, amount="")
+
+    def hold(self, doing: str) -> None:
+        """Show what is under way and stand still: it measures time, and drawing would cost some."""
+        self._stop()
+        self.now(doing)
+        if self._line is not None:
+            self._line.refresh()
+
+    def _begin(self, doing: str) -> None:
+        self._doing, self._progress, self._short_s = doing, None, SHORT_S
+        self._said, self._began = 0.0, monotonic()
+        self._said_at = self._began
+
+    def _stop(self) -> None:
+        self._ended.set()
+        if self._ticker.is_alive():
+            self._ticker.join()
+
+    def _tick(self) -> None:
+        while not self._ended.wait(TICK_S if self._line is None else FRAME_S):
+            if self._line is None:
+                self._tell()
+            else:
+                self._line.refresh()
+
+    def _tell(self) -> None:
+        """Say how far it is, if that is due."""
+        with self._lock:
+            now, progress = monotonic(), self._progress
+            late = now >= self._said_at + EVERY_S
+            if progress is None:
+                if late:
+                    self._said_at = now
+                    say(f"still {self._doing}, for {now - self._began:.0f} s")
+                return
+            share = progress.done / max(progress.size, 1)
+            more = share >= self._said + SHARE - 1e-9 or share >= 1 > self._said
+            if late or (more and now >= self._began + self._short_s):
+                self._said, self._said_at = share, now
+                of = f"{_shown(progress.done)} of {_shown(progress.size)}"
+                say(f"downloaded {of}" if progress.doing == "downloading" else f"{self._doing}: {of}")
+
+
+def _draws() -> bool:
+    """Whether stderr is a terminal on which a line can be drawn over."""
+    console = stderr()
+    return sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
+
+
+def _shown(size: int) -> str:
+    """Bytes as the hub shows them, in thousands."""
+    if size < 1000:
+        return f"{size} B"
+    power = min(4, (len(str(size)) - 1) // 3)
+    return f"{size / 1000**power:.1f} {'kMGT'[power - 1]}B"
