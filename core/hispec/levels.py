@@ -65,6 +65,11 @@ class _Heads:
             ids = frequent_ids(self._profile, words)
             both = min(stack.vocab_size, self._target_vocab)
             own = sorted(id_ for id_ in ids if id_ < both)
+            if not own:
+                raise ProfileError(
+                    f"profile {self._profile.name}: none of the {words} most frequent tokens is one of {stack.name}",
+                    "count them again with: python -m hispec.frequencies; then name the file as the profile's frequencies",
+                )
             self._known[stack.name, words] = stack.reduce_head(torch.tensor(own))
         return self._known[stack.name, words]
 

@@ -314,6 +314,16 @@ def list_profiles() -> Iterator[tuple[str, Path]]:
             yield from sorted((path.stem, path) for path in folder.glob("*.yaml"))
 
 
+def is_own(path: Path) -> bool:
+    """Return whether a file lies in the user's folder of profiles."""
+    return path.parent == user_folder()
+
+
+def shadows(path: Path) -> bool:
+    """Return whether a profile of the user's own hides a shipped one of the same name."""
+    return is_own(path) and (shipped_folder() / path.name).is_file()
+
+
 def shipped_folder() -> Path:
     """Where the package's profiles lie: inside it when installed, at the repository's root when edited in place."""
     inside = Path(__file__).parent / "profiles"
@@ -331,14 +341,52 @@ def read_profile(path: Path) -> Profile:
     Raises:
         ProfileError: with the key at fault and what it accepts.
     """
+    return parse_profile(read_text(path), path)
+
+
+def read_text(path: Path) -> str:
+    """Return what a profile's file says; errors as `read_profile`."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ProfileError(f"profile {path} is not UTF-8 text", "save it as UTF-8") from None
     except OSError as error:
         raise ProfileError(
             f"profile {path} cannot be read: {error.strerror}", "check the file and its permissions"
         ) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader that refuses a key that is given twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        first: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in first:
+                raise _TwiceError(str(key.value), first[key.value], line)
+            first[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
+class _TwiceError(Exception):
+    """A key that is given twice, and on which lines."""
+
+    def __init__(self, key: str, first: int, second: int) -> None:
+        self.key, self.first, self.second = key, first, second
+
+
+def parse_profile(text: str, path: Path) -> Profile:
+    """Read a profile's text as if it were in a file; see `read_profile`."""
+    try:
+        data = yaml.load(text, _Loader)
+    except _TwiceError as twice:
+        raise ProfileError(
+            f"profile {path}, line {twice.second} gives {twice.key} again, which line {twice.first} has given",
+            "keep one of them",
+        ) from None
     except RecursionError:
         raise ProfileError(f"profile {path} is nested too deeply", "mend its structure") from None
     except yaml.YAMLError as error:
@@ -359,15 +407,26 @@ def read_profile(path: Path) -> Profile:
     except ValidationError as error:
         cause, cure = explain(error, data)
         raise ProfileError(f"profile {path}: {cause}", cure) from None
-    model = profile.target.model
-    if model.startswith(("./", "../")):
-        profile = profile.model_copy(
-            update={"target": profile.target.model_copy(update={"model": str(path.parent / model)})}
-        )
-    beside = {name: getattr(profile, name) for name in ("frequencies", "translators")}
     folder = path.parent.absolute()  # a profile made of this one may lie elsewhere
-    found = {name: str(folder / Path(file).expanduser()) for name, file in beside.items() if file is not None}
+    found: dict[str, Any] = {}
+    for name in ("target", "draft", "intermediate"):
+        level = getattr(profile, name)
+        if level is not None and (level.model or "").startswith(("./", "../")):
+            found[name] = level.model_copy(update={"model": str(folder / level.model)})
+    beside = {name: getattr(profile, name) for name in ("frequencies", "translators")}
+    found |= {name: str(folder / Path(file).expanduser()) for name, file in beside.items() if file is not None}
     return profile.model_copy(update=found) if found else profile
+
+
+def to_yaml(profile: Profile, *, unicode: bool = True) -> str:
+    """Return a profile as the text of a file that reads back as an equal one.
+
+    Args:
+        profile: what of it is not set is left out.
+        unicode: write letters of all scripts as they are; else as escapes, and so is all that is not ASCII.
+    """
+    data = {"schema": 1} | profile.model_dump(by_alias=True, exclude_unset=True, exclude_none=True)
+    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=unicode, width=100))
 
 
 def resolve_model(model: str) -> str:

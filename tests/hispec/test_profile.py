@@ -1,10 +1,25 @@
 """Profiles are found where they should be, and refused with the key at fault."""
 
+from datetime import date
+from pathlib import Path
+
 import pytest
 
 from hispec import profile as profiles
 from hispec.errors import ProfileError
-from hispec.profile import check_depths, load_profile, models_of, profile_for_model, read_profile, with_exits
+from hispec.profile import (
+    Profile,
+    Sampling,
+    Target,
+    check_depths,
+    load_profile,
+    models_of,
+    parse_profile,
+    profile_for_model,
+    read_profile,
+    to_yaml,
+    with_exits,
+)
 
 GOOD = """
 schema: 1
@@ -58,6 +73,9 @@ def test_a_good_profile_is_read(write):
         ("", "holds no keys", "target"),
         ("no: 1\n", "not text", "quote"),
         (b"name: \xff\xfe", "UTF-8", "UTF-8"),
+        (GOOD + "name: other", "line 7 gives name again, which line 3", "keep one"),
+        (GOOD.replace("exit_layer: 2", "exit_layer: 2, 'exit_layer': 3"), "gives exit_layer again", "keep one"),
+        (GOOD + "calibrated:\n  over: {a: 1,\n    a: 1}", "line 9 gives a again, which line 8", "keep one"),
     ],
 )
 def test_a_bad_profile_is_refused_with_its_key_and_the_cure(write, text, cause, cure):
@@ -82,6 +100,35 @@ def test_a_users_own_profile_replaces_its_namesake(tmp_path, monkeypatch):
 def test_a_relative_model_is_meant_relative_to_the_file(write):
     path = write(GOOD.replace("some/model", "./weights"))
     assert read_profile(path).target.model == str(path.parent / "weights")
+
+
+def test_other_relative_models_are_too_and_all_are_found_from_anywhere(write, monkeypatch, tmp_path):
+    text = GOOD.replace("{exit_layer: 2}", "{model: ../small}").replace(
+        "{exit_layer: 4}", "{model: ./mid, exit_layer: 4}"
+    )
+    write(text.replace("some/model", "./weights"))
+    monkeypatch.chdir(tmp_path)
+    profile = read_profile(Path("mine.yaml"))
+    models = [level.model for level in (profile.target, profile.draft, profile.intermediate)]
+    assert models == [str(tmp_path / name) for name in ("weights", "../small", "mid")]
+
+
+AWKWARD = Profile(
+    name="no",
+    description="two  blanks\t, 'quotes': # and \u2028 and é",
+    target=Target(model="~/a b", revision="0123", dtype="float16"),
+    sampling=Sampling(temperature=1e-4, top_p=1e-300),
+    chat_template="{{ a }}\r\n  \x1b[31m\u202e \ud800 \n\n",
+    calibrated={"none": None, "date": date(2026, 1, 2), "number": "1e3", "list": [[], {}], "large": 1e22},
+)
+
+
+@pytest.mark.parametrize("unicode", [True, False])
+def test_a_profile_as_yaml_reads_back_equal(unicode):
+    shipped = [read_profile(path) for _, path in profiles.list_profiles()]
+    assert len(shipped) > 5
+    for profile in [*shipped, AWKWARD]:
+        assert parse_profile(to_yaml(profile, unicode=unicode), Path("/elsewhere/other.yaml")) == profile
 
 
 def test_the_shipped_profiles_are_valid():

@@ -22,18 +22,29 @@ def looks_local(model: str) -> bool:
 
 
 def check_folder(model: str) -> None:
-    """Refuse a name that can only be a folder, and is no folder of a model.
+    """Refuse a name that neither a folder of a model nor a repository of the hub can have.
 
     Args:
         model: a local folder or a hub id, as `resolve_model` returns it.
 
     Raises:
-        UsageError: it has no config.json.
+        UsageError: a folder without config.json, or a name that no repository has.
     """
-    if looks_local(model) and not (Path(model) / "config.json").is_file():
+    if looks_local(model):
+        if not (Path(model) / "config.json").is_file():
+            raise UsageError(
+                f"no model at {model}: it has no config.json", "pass a folder saved by save_pretrained, or a hub id"
+            )
+        return
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
         raise UsageError(
-            f"no model at {model}: it has no config.json", "pass a folder saved by save_pretrained, or a hub id"
-        )
+            f"{model!r} is neither a folder nor an id that a hub could have", "give a folder, or an id such as org/name"
+        ) from None
 
 
 def read_generation_config(target: Target) -> dict[str, Any]:

@@ -78,10 +78,19 @@ class Placement:
         elif self.quantization != "none" or getattr(config, "quantization_config", None):
             found = {"device_map": {"": device}}  # quantized weights are made where they stay
         if self.quantization != "none":
-            if getattr(config, "quantization_config", None):
-                raise UsageError(f"the weights of {name} are quantized already", "leave out --quantization")
+            check_not_quantized(name, bool(getattr(config, "quantization_config", None)))
             found["quantization_config"] = _bitsandbytes(self.quantization, dtype)
         return found
+
+
+def check_not_quantized(name: str, quantized: bool) -> None:
+    """Refuse to quantize weights that are quantized as they are stored.
+
+    Raises:
+        UsageError: naming the model.
+    """
+    if quantized:
+        raise UsageError(f"the weights of {name} are quantized already", "leave out --quantization")
 
 
 def check_quantization(quantization: str) -> None:
