@@ -1,15 +1,18 @@
-"""`hispec profile list|show|validate`: what profiles there are, and what they say."""
+"""`hispec profile list|show|new|validate`: what profiles there are, what they say, and a new one made of them."""
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from hispec.errors import UsageError
-from hispec_cli.options import CommonOptions, Format, grouped
+from hispec_cli.checks import default_profile, prepare_hub
+from hispec_cli.checks import load_named as load
+from hispec_cli.options import CommonOptions, Format, ProfileOptions, grouped
 from hispec_cli.ui.console import say
+from hispec_cli.ui.loading import Loading
 from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from hispec.machine import Device
     from hispec.profile import Profile
 
-app = typer.Typer(help="List, show and check profiles.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List, show, begin and check profiles.", no_args_is_help=True, rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(metavar="NAME|PATH", help="A profile's name, or the path of a YAML file.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to write it.")]
@@ -26,33 +29,63 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How to write it.
 @app.command("list")
 @grouped
 def list_(*, format: FormatOption = Format.auto, common: CommonOptions) -> None:  # noqa: A002
-    """List all profiles, the shipped ones and your own, and whether the memory that is free now would hold them."""
-    from hispec.errors import ProfileError
-    from hispec.memory import gigabytes
-    from hispec.profile import list_profiles, read_profile
-
-    rows: list[dict[str, Any]] = []
-    places: dict[str, Device | None] = {}
-    for name, path in dict(list_profiles()).items():
-        row: dict[str, Any] = dict.fromkeys(("fits", "needed_bytes", "free_bytes", "device"))
-        try:
-            profile = read_profile(path)
-            row |= {"description": profile.description} | _fit(profile, places)
-        except ProfileError as error:
-            row["description"] = f"(broken: {error.cause})"
-        rows.append({"name": name, **row, "path": str(path)})
+    """List all profiles: the shipped ones and your own, what is downloaded, and what the memory free now would hold."""
+    rows = _rows()
     if format in (Format.json, Format.jsonl):
         for record in [rows] if format is Format.json else rows:
             write_json(record)
         return
-    width = max((len(row["name"]) for row in rows), default=0)
+    from hispec.memory import gigabytes
+
+    table = [("NAME", "FROM", "WEIGHTS", "MEMORY", "NEEDED", "DESCRIPTION")]
     for row in rows:
-        fits = {True: "fits", False: "too large", None: "unknown"}[row["fits"]]
+        origin = "yours" if row["own"] else "shipped"
         size = gigabytes(row["needed_bytes"]) if row["needed_bytes"] is not None else ""
-        write(visible(f"{row['name']:<{width}}  {fits:<9}  {size:>9}  {row['description']}") + "\n")
-    for place in places.values():
-        if place is not None and sys.stderr.isatty():
-            say(f"{gigabytes(place.free)} free on {place.name}; what is in the way: hispec doctor --profile NAME")
+        table.append(
+            (
+                row["name"],
+                origin + ", replaces shipped" * row["shadows"] + ", default" * row["default"],
+                {True: "here", False: "not here", None: "unknown"}[row["downloaded"]],
+                {True: "fits", False: "too large", None: "unknown"}[row["fits"]],
+                size,
+                row["description"],
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for name, origin, weights, fits, size, description in table:
+        cells = [name.ljust(widths[0]), origin.ljust(widths[1]), weights.ljust(widths[2]), fits.ljust(widths[3])]
+        write(visible("  ".join([*cells, size.rjust(widths[4]), description]).rstrip()) + "\n")
+    for device, free in dict.fromkeys((row["device"], row["free_bytes"]) for row in rows):
+        if device is not None and sys.stderr.isatty():
+            say(f"{gigabytes(free)} free on {device}; what is in the way: hispec doctor --profile NAME")
+
+
+def _rows() -> list[dict[str, Any]]:
+    """What is listed of each profile, for JSON."""
+    from hispec.errors import ProfileError
+    from hispec.profile import is_own, list_profiles, read_profile, shadows
+
+    rows: list[dict[str, Any]] = []
+    places: dict[str, Device | None] = {}
+    for name, path in dict(list_profiles()).items():
+        row: dict[str, Any] = dict.fromkeys(("downloaded", "fits", "needed_bytes", "free_bytes", "device"))
+        try:
+            profile = read_profile(path)
+            row |= {"description": profile.description, "downloaded": _downloaded(profile)} | _fit(profile, places)
+        except ProfileError as error:
+            row["description"] = f"(broken: {error.cause})"
+        marks = {"own": is_own(path), "shadows": shadows(path), "default": name == default_profile()}
+        rows.append({"name": name, **row, **marks, "path": str(path)})
+    return rows
+
+
+def _downloaded(profile: "Profile") -> bool:
+    """Whether the weights of all models of a profile are on this machine."""
+    from hispec.models.headers import read_headers
+    from hispec.profile import Target, models_of
+
+    models = models_of(profile, "hispec").items()
+    return all(read_headers(Target(model=model, revision=revision)) is not None for model, revision in models)
 
 
 def _fit(profile: "Profile", places: dict[str, "Device | None"]) -> dict[str, Any]:
@@ -85,43 +118,70 @@ def show(
     format: FormatOption = Format.auto,  # noqa: A002
     common: CommonOptions,
 ) -> None:
-    """Show a profile and the decoding values in force with it."""
+    """Show a profile, as YAML that is one, and in comments the decoding values in force with it."""
     from hispec.models.metadata import read_generation_config
-    from hispec.profile import load_profile
     from hispec.settings import resolve_settings
 
-    profile = load_profile(name)
+    profile = load(name)
     settings, origins = resolve_settings(
         {}, profile, environ=os.environ, generation_config=read_generation_config(profile.target)
     )
-    record: dict[str, Any] = profile.model_dump(by_alias=True, exclude_none=True)
-    record |= {"decoding": settings.model_dump()}
     if format in (Format.json, Format.jsonl):
+        record: dict[str, Any] = profile.model_dump(by_alias=True, exclude_none=True)
+        record |= {"decoding": settings.model_dump()}
         write_json(record | ({"origin": origins} if origin else {}))
         return
-    section = ""
-    for line in yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=100).splitlines():
-        key = line.strip().partition(":")[0]
-        section = key if not line.startswith(" ") else section
-        explained = origin and section == "decoding" and key in origins
-        write(visible(f"{line:<32}# {origins[key]}" if explained else line) + "\n")
+    write(_safe_yaml(profile))
+    write("\n# In force with it, options apart:\n")
+    for key, value in settings.model_dump().items():
+        line = f"#   {key}: {json.dumps(value)}"
+        write(visible(f"{line:<36}# {origins[key]}" if origin else line) + "\n")
+
+
+@app.command()
+@grouped
+def new(
+    *,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.")],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="PROFILE", help="Name or path of the profile to begin with; the default one."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace your profile of this name.")] = False,
+    common: CommonOptions,
+) -> None:
+    """Begin a profile of your own with what another one says, comments included."""
+    from hispec.own_profiles import copy_text, save_own
+    from hispec.profile import find_profile, shadows
+
+    begun_with = source or default_profile()
+    path = save_own(name, copy_text(find_profile(begun_with), name), force=force)
+    write(visible(str(path)) + "\n")
+    say(f"begun with {begun_with}; edit it, then: hispec profile validate {name}, hispec generate --profile {name}")
+    if shadows(path):
+        say(f"it replaces the shipped profile {name}; remove the file to have that one back", "yellow")
 
 
 @app.command()
 @grouped
 def validate(*, name: Name, common: CommonOptions) -> None:
-    """Check a profile; exits 2 and says what is wrong where it is."""
-    from hispec.models.metadata import read_depth
-    from hispec.profile import check_depths, find_profile, read_profile
-    from hispec.settings import resolve_settings
+    """Check a profile and all that it needs and is on this machine; says what is wrong and where. Loads no weights."""
+    prepare_hub(ProfileOptions(offline=True))
+    from hispec.profile import find_profile
+    from hispec.validation import check_at_hand
 
     path = find_profile(name)
-    profile = read_profile(path)
-    resolve_settings({}, profile)
-    if (depth := read_depth(profile.target)) is not None:
-        check_depths(profile, profile.target.model, depth)
-    if profile.translators is not None:
-        from hispec.levels import open_translators  # takes seconds: torch
-
-        open_translators(profile)
+    profile = load(name)
+    with Loading("checking"):
+        absent = check_at_hand(profile)
     write(visible(f"{path} is a valid profile") + "\n")
+    if absent:
+        say(f"not on this machine, and therefore not looked at: {', '.join(absent)}")
+
+
+def _safe_yaml(profile: "Profile") -> str:
+    """A profile as YAML without characters that a terminal obeys."""
+    from hispec.profile import to_yaml
+
+    text = to_yaml(profile)
+    return text if visible(text) == text else to_yaml(profile, unicode=False)
