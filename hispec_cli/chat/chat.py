@@ -24,7 +24,7 @@ from hispec_cli.chat import commands
 from hispec_cli.commands.generate import INTERRUPTED, interruptible, report
 from hispec_cli.ui.console import breaking_width, end_on_request, report_error, say, stderr
 from hispec_cli.ui.markdown import write_markdown
-from hispec_cli.ui.panels import printable, rows_for_terminal, wrap
+from hispec_cli.ui.panels import lines_of, printable, rows_for_terminal, wrap
 from hispec_cli.ui.plain import View
 from hispec_cli.ui.typeahead import typeahead_kept
 
@@ -189,8 +189,8 @@ class Chat:
             say(f"{counted(len(turns), 'turn')}, the last of them:")
             say(f"> {turns[-1].prompt}", "bold")
             console, answer = stderr(), printable(turns[-1].answer.rstrip())
-            spans = list(wrap(answer, console.width))
-            console.out(rows_for_terminal(answer, spans, breaking_width(console)), end="", highlight=False)
+            lines = lines_of(answer, wrap(answer, console.width))
+            console.out(rows_for_terminal(lines, breaking_width(console)), end="", highlight=False)
 
     def _show(self, ask: Callable[..., Generator[Event]], prompt: str, *, replaces: bool) -> None:
         """Show an answer and keep it, however it ends."""

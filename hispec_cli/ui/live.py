@@ -23,17 +23,19 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.segment import Segment, Segments
 
 from hispec.events import Event, Finished
 from hispec.metrics import Stats
 from hispec_cli.ui.console import breaking_width, end_on_request
 from hispec_cli.ui.panels import (
+    Line,
     Row,
     Span,
     figures_row,
     glyphs_for,
+    lines_of,
     panel,
     printable,
     rows_for_terminal,
@@ -52,7 +54,8 @@ SHARE = 0.01
 
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 _ERASE = "\r \x1b[J\r"
-"""Erases the tail. A row that is erased from its first cell on no longer belongs to the row before (tmux, kitty)."""
+"""Erases the tail. From the first cell of the screen on, tmux would keep what is erased in its scrollback."""
+_ROW_ABOVE = "\x1b[A"
 _CUT_ROWS, _WRAP_ROWS = "\x1b[?7l", "\x1b[?7h"
 
 
@@ -90,6 +93,9 @@ class LiveView:
         self._pending = ""
         """Settled text that is not in the scrollback yet, as it is printed."""
         self._printed = False
+        self._unfinished: tuple[Line, ConsoleDimensions] | None = None
+        """The row above the tail if its paragraph goes on, and the terminal's size when it was printed. It is printed
+        anew with what follows: were the tail a part of its paragraph, a window that is resized would move the two."""
         self._tail_rows = 0
         """Rows of the stream in the tail; they never become fewer, or the panel would jump."""
         self._spent = 0.0
@@ -147,7 +153,7 @@ class LiveView:
         self._write(_ERASE + _SHOW_CURSOR)
         if rest:
             rest = rest.removesuffix("\n")
-            self._answer(rows_for_terminal(rest, list(wrap(rest, width)), breaking_width(self._screen)))
+            self._print(lines_of(rest, wrap(rest, width)))
         elif self.state.finish_reason is not None and not self._printed:
             self._answer("\n")
 
@@ -181,10 +187,21 @@ class LiveView:
         count = sum(span.following <= len(self._pending) for span in spans[: max(count, 0)])
         if count:
             self._write(_ERASE)
-            self._answer(rows_for_terminal(text, spans[:count], breaking_width(self._screen)))
+            self._print(lines_of(text, spans[:count]))
             self._pending = self._pending[spans[count - 1].following :]
             self._printed = True
         return count
+
+    def _print(self, lines: list[Line]) -> None:
+        """Print rows where the tail was, as the continuation of the row above where that one goes on."""
+        width, size = breaking_width(self._screen), self._screen.size
+        above = ""
+        if self._unfinished is not None and width is not None and self._unfinished[1] == size:
+            lines, above = [self._unfinished[0], *lines], _ROW_ABOVE
+        self._answer(above + rows_for_terminal(lines, width))
+        last = lines[-1]
+        goes_on = last.gap != "\n" and last.certain and size.height > 1  # else the row above is not on the screen
+        self._unfinished = (last, size) if goes_on else None
 
     def _draw_rows(self, rows: list[Row]) -> None:
         """Draw the tail where the cursor is, and return there."""
@@ -208,6 +225,7 @@ class LiveView:
     def _suspend(self, number: int, frame: FrameType | None) -> None:
         """Ctrl-Z: hand the terminal back clean, and go on at the next frame once resumed."""
         self._write(_ERASE + _SHOW_CURSOR)
+        self._unfinished = None
         before = self._handlers[signal.Signals(number)]
         if callable(before):  # it has something to hand back too
             before(number, frame)

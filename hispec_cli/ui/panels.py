@@ -86,33 +86,43 @@ def wrap(text: str, width: int) -> Iterator[Span]:
         start = stop + 1
 
 
-def rows_for_terminal(text: str, spans: Sequence[Span], width: int | None) -> str:
-    """Return rows as a terminal is sent them, with the cursor at the beginning of the next row after them.
+class Line(NamedTuple):
+    """A row as it is printed, and what was left out after it: a line break, the space that it was broken at, nothing."""
+
+    text: str
+    gap: str
+
+    @property
+    def certain(self) -> bool:
+        """Whether all terminals give it the same width."""
+        return not _UNCERTAIN.search(self.text)
+
+
+def lines_of(text: str, spans: Iterable[Span]) -> list[Line]:
+    """Return rows of a wrapped text; the end of the text counts as a line break."""
+    size = len(text)
+    return [Line(text[s.start : s.end], text[s.end : s.following] if s.following <= size else "\n") for s in spans]
+
+
+def rows_for_terminal(lines: Sequence[Line], width: int | None) -> str:
+    """Return what a terminal is sent for rows.
 
     Args:
-        text: that was wrapped.
-        spans: consecutive rows of it.
-        width: of the terminal that breaks the rows of a paragraph itself, so that a paragraph which is copied from it
-            is one line; None ends every row with a line feed.
+        lines: the rows; the last one ends with a line feed, whatever follows it.
+        width: of the terminal, which then breaks the rows of a paragraph itself, so that a paragraph which is copied
+            from it is one line; None ends every row with a line feed.
     """
-    endings = [_ending(text, span, width) for span in spans]
-    rows = "".join(text[span.start : span.end] + ending for span, ending in zip(spans, endings, strict=True))
-    last = spans[-1]
-    if endings[-1] == "\n":
-        return rows
-    if endings[-1]:
-        return f"{rows} \r"
-    return rows + ("\n" if _UNCERTAIN.search(text, last.start, last.end) else f"{text[last.end]}\r")
+    *others, last = lines
+    return "".join(line.text + _ending(line, width) for line in others) + last.text + "\n"
 
 
-def _ending(text: str, span: Span, width: int | None) -> str:
+def _ending(line: Line, width: int | None) -> str:
     """What a row ends with: nothing where it is full, a space in the last column where it was broken at one."""
-    gap = text[span.end : span.following]
-    if width is None or gap == "\n" or span.end == len(text):
+    if width is None or line.gap == "\n":
         return "\n"
-    if not gap:
+    if not line.gap:
         return ""
-    return f"{_LAST_COLUMN} " if cell_len(text[span.start : span.end]) < width else "\n"
+    return f"{_LAST_COLUMN} " if cell_len(line.text) < width else "\n"
 
 
 def stream_runs(state: ViewState, glyphs: Glyphs = UNICODE) -> list[tuple[str, Standing]]:

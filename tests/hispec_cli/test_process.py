@@ -25,7 +25,14 @@ def endless(tmp_path_factory, shipped_model):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("--version",), ("generate", "--help"), ("profile", "list"), ("chat", "--list-sessions")]
+    "arguments",
+    [
+        ("--help",),
+        ("--version",),
+        ("generate", "--help"),
+        ("profile", "list"),
+        ("chat", "--list-sessions", "--format", "json"),
+    ],
 )
 def test_answers_without_importing_torch(arguments):
     code = f"""

@@ -270,6 +270,21 @@ def test_a_paragraph_is_one_line_to_whoever_copies_it_and_no_word_is_broken(tmp_
     assert not any(line.endswith("word") for line in terminal.lines)
 
 
+def test_a_row_that_goes_on_is_not_printed_again_in_another_window(tmp_path):
+    lines, words = [records()[0]], [f"word{number} " for number in range(300)]
+    for number, word in enumerate(words):
+        at = {"t": 0.1 if number < 150 else 4.0}
+        lines.append({"event": "drafted", **at, "level": "draft", "token_ids": [1], "texts": [word]})
+        lines.append({"event": "judged", **at, "level": "target", "proposed": 1, "accepted": 1})
+        lines.append({"event": "committed", **at, "token_ids": [1], "text": word})
+    trace = write_trace(tmp_path / "t", [*lines, {**records()[-1], "t": 5.0, "text": "".join(words)}])
+    terminal = replayed(trace, columns=60, rows=16)
+    terminal.until(frame("word140"))
+    terminal.resize(90, 20)
+    assert terminal.end() == 0
+    assert " ".join(terminal.lines[:-1]).split() == [word.strip() for word in words]
+
+
 def test_what_is_typed_meanwhile_is_not_shown_and_belongs_to_the_shell_afterwards(held_at):
     command = f"trap : INT; hispec generate --replay {held_at(46)}; stty -a | grep -c -- '[^-]echo '; read line; echo got $line"
     terminal = Terminal(shell=command)
