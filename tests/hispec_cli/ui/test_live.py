@@ -280,8 +280,11 @@ def test_a_row_that_goes_on_is_not_printed_again_in_another_window(tmp_path):
     trace = write_trace(tmp_path / "t", [*lines, {**records()[-1], "t": 5.0, "text": "".join(words)}])
     terminal = replayed(trace, columns=60, rows=16)
     terminal.until(frame("word140"))
+    terminal.settle()
     terminal.resize(90, 20)
+    at = len(terminal.sent)
     assert terminal.end() == 0
+    assert b"\x1b[A" not in terminal.sent[at:].split(b"\n")[0]  # where that row is now nobody knows
     assert " ".join(terminal.lines[:-1]).split() == [word.strip() for word in words]
 
 
