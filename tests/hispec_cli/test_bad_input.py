@@ -148,9 +148,18 @@ def test_weights_that_lack_a_layer_exit_5(hispec, tmp_path, shipped_model):
 def test_a_broken_config_or_tokenizer_is_told(hispec, tmp_path, shipped_model):
     model = shutil.copytree(shipped_model, tmp_path / "model")
     (model / "tokenizer.json").write_text("{")
-    assert_cause_and_cure(hispec("generate", "x", "--model", model), 5, "cannot be loaded", "complete")
+    assert_cause_and_cure(hispec("generate", "x", "--model", model), 5, "tokenizer", "complete")
     (model / "config.json").write_text("{")
-    assert_cause_and_cure(hispec("generate", "x", "--model", model), 5, "cannot be loaded", "complete")
+    assert_cause_and_cure(hispec("generate", "x", "--model", model), 5, "config.json", "download or save")
+
+
+def test_a_configuration_with_a_wrong_value_is_refused_by_the_key(hispec, tmp_path, shipped_model):
+    model = shutil.copytree(shipped_model, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "rope_parameters": None, "rope_theta": None}))
+    assert_cause_and_cure(hispec("generate", "x", "--model", model), 2, "rope_theta", "correct config.json")
+    (model / "config.json").write_text(json.dumps({**config, "rms_norm_eps": "small"}))
+    assert_cause_and_cure(hispec("generate", "x", "--model", model), 2, "rms_norm_eps", "correct config.json")
 
 
 def test_an_unsupported_architecture_exits_2(hispec, tmp_path):

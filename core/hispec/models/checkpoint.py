@@ -30,6 +30,8 @@ TOKENIZER = (
 )
 VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 """What tokenizers without a `tokenizer.json` are made from."""
+ROWS = 4096
+"""Of two tables that are compared: as many are read at once."""
 GB = 1e9
 """Bytes of a gigabyte, as the hub counts them."""
 
@@ -321,3 +323,13 @@ def read_shapes(files: dict[str, Path], names: list[str]) -> dict[str, tuple[int
         with safe_open(path, framework="pt") as file:
             shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in held}
     return shapes
+
+
+def holds_equal(files: dict[str, Path], one: str, other: str) -> bool:
+    """Return whether two tensors of a checkpoint have the same shape and values; both are read."""
+    with safe_open(files[one], framework="pt") as first, safe_open(files[other], framework="pt") as second:
+        slices = first.get_slice(one), second.get_slice(other)
+        rows, *_ = shape = slices[0].get_shape()
+        if shape != slices[1].get_shape():
+            return False
+        return all(bool((slices[0][at : at + ROWS] == slices[1][at : at + ROWS]).all()) for at in range(0, rows, ROWS))

@@ -15,6 +15,46 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings that do not depend on how long the text has become."""
 
+DIRECT = frozenset(
+    [
+        "architectures",
+        "attention_bias",
+        "attention_dropout",
+        "bos_token_id",
+        "dtype",
+        "eos_token_id",
+        "head_dim",
+        "hidden_act",
+        "hidden_size",
+        "initializer_range",
+        "intermediate_size",
+        "layer_types",
+        "max_position_embeddings",
+        "max_window_layers",
+        "mlp_bias",
+        "model_type",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "pad_token_id",
+        "pretraining_tp",
+        "quantization_config",
+        "rms_norm_eps",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "sliding_window",
+        "tie_word_embeddings",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+        "use_sliding_window",
+        "vocab_size",
+        "_name_or_path",
+    ]
+)
+"""Keys of `config.json` that are read here or shape nothing. With any other, `transformers` reads the file."""
+
 SIZES = (
     "num_hidden_layers",
     "hidden_size",
@@ -106,6 +146,32 @@ def context_of(max_positions: int, sliding_window: int | None) -> int:
     return min(max_positions, sliding_window or max_positions)
 
 
+def rope_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of the rotary embedding: `transformers` lets `rope_scaling` replace `rope_parameters`."""
+    return values.get("rope_scaling") or values.get("rope_parameters") or {}
+
+
+def window_of(values: Mapping[str, Any]) -> int | None:
+    """Return the sliding window of a model's layers, None where none of them has one.
+
+    Qwen's layers have one only where the configuration puts it to use. Llama's modules know none, but the cache that
+    `generate` of `transformers` makes for them keeps no more positions than it says: only inside it do the two agree.
+
+    Args:
+        values: of `config.json`, or of a configuration of `transformers`, whose defaults stand for absent ones.
+    """
+    family, kinds = values.get("model_type"), values.get("layer_types")
+    window: int | None = values.get("sliding_window", 4096 if family in ("mistral", "qwen2", "qwen3") else None)
+    if family not in ("llama", "qwen2", "qwen3"):
+        return window
+    if family != "llama":
+        if not values.get("use_sliding_window"):
+            return None
+        if kinds is None and values.get("max_window_layers", 28) >= values.get("num_hidden_layers", 32):
+            return None
+    return window if kinds is None or "sliding_attention" in kinds else None
+
+
 def parse_config(values: Mapping[str, Any], original: Any = None) -> ModelConfig:
     """Read a configuration that leaves nothing to defaults, which differ between families and releases.
 
@@ -114,12 +180,16 @@ def parse_config(values: Mapping[str, Any], original: Any = None) -> ModelConfig
         original: the `transformers` configuration that they are from.
 
     Raises:
-        KeyError: something is not said, or not as it should be: let `transformers` read it.
+        KeyError: something is not said, or not as it should be, or not known: let `transformers` read it.
     """
     family = values["model_type"]
     if family not in FAMILIES:
         raise KeyError(family)
-    rope = values["rope_parameters"]
+    if original is None and (unknown := values.keys() - DIRECT):
+        raise KeyError(min(unknown))
+    if family == "mistral" and "layer_types" in values:  # `transformers` takes it for another family
+        raise KeyError("layer_types")
+    rope = rope_of(values)
     if original is None and rope.get("rope_type") != "default":  # these are computed from the whole configuration
         raise KeyError("rope_type")
     heads = values["num_attention_heads"]
@@ -129,6 +199,10 @@ def parse_config(values: Mapping[str, Any], original: Any = None) -> ModelConfig
             raise KeyError("head_dim")
         size = values["hidden_size"] // heads
     windowed = values["use_sliding_window"] if family.startswith("qwen") else family == "mistral"
+    if windowed and "sliding_window" not in values:
+        raise KeyError("sliding_window")
+    if windowed and family != "mistral" and not values.keys() & {"layer_types", "max_window_layers"}:
+        raise KeyError("max_window_layers")
     biased = bool(values["attention_bias"]) if family in ("llama", "qwen3") else False
     if not all(type(values[name]) is int and values[name] > 0 for name in SIZES):
         raise KeyError("sizes")
@@ -141,7 +215,7 @@ def parse_config(values: Mapping[str, Any], original: Any = None) -> ModelConfig
         num_kv_heads=values["num_key_value_heads"],
         head_size=size,
         vocab_size=values["vocab_size"],
-        context=context_of(values["max_position_embeddings"], values["sliding_window"] if windowed else None),
+        context=context_of(values["max_position_embeddings"], window_of(values)),
         norm_eps=values["rms_norm_eps"],
         activation=values["hidden_act"],
         tied=values["tie_word_embeddings"],
@@ -150,7 +224,7 @@ def parse_config(values: Mapping[str, Any], original: Any = None) -> ModelConfig
         mlp_bias=bool(values["mlp_bias"]) if family == "llama" else False,
         rope_type=rope["rope_type"],
         rope_theta=rope["rope_theta"],
-        quantized=bool(values.get("quantization_config")),
+        quantized=values.get("quantization_config") is not None,
         dtype=values.get("dtype") or values.get("torch_dtype"),
         eos_ids=as_ids(values["eos_token_id"]),
         original=original,

@@ -7,6 +7,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from safetensors import SafetensorError
 
@@ -19,6 +20,18 @@ NOT_TO_BE_HAD = (*HfHubHTTPError.__bases__, HFValidationError)
 HTTP library below the hub's client, httpx or httpx2 by its version; the client's own error derives from the same base."""
 
 
+def explain_tokenizer(error: Exception, model: str, revision: str | None = None) -> HispecError:
+    """Translate an error that a model's tokenizer raised; arguments as `explain`."""
+    if isinstance(error, (HispecError, *NOT_TO_BE_HAD)) or is_out_of_memory(error):
+        return explain(error, model, revision)
+    if "auto_map" in (read_json(Target(model=model, revision=revision), "tokenizer_config.json") or {}):
+        return _own_code(model)
+    return UnavailableError(
+        f"the tokenizer of {model} cannot be loaded: {_first_line(error)}",
+        "check that its files are complete, or download or save the model again",
+    )
+
+
 def explain(error: Exception, model: str, revision: str | None = None) -> HispecError:
     """Translate an error; what is unknown is reported in its own first line.
 
@@ -27,7 +40,7 @@ def explain(error: Exception, model: str, revision: str | None = None) -> Hispec
         model: that was to be loaded.
         revision: of it.
     """
-    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    line = _first_line(error)
     if isinstance(error, HispecError):
         return error
     if isinstance(error, SafetensorError):
@@ -35,6 +48,11 @@ def explain(error: Exception, model: str, revision: str | None = None) -> Hispec
     if is_out_of_memory(error):
         return UnavailableError(
             f"not enough memory for {model}", "choose a smaller model, a smaller dtype or another device"
+        )
+    if isinstance(error, StrictDataclassError):  # of a configuration: the first line names the key, the last says why
+        reason = " ".join(str(error).split())
+        return UsageError(
+            f"config.json of {model}: {reason}", "correct config.json, or download or save the model again"
         )
     if isinstance(error, ValueError | KeyError) and (unknown := _unknown(model, revision)) is not None:
         return unknown
@@ -45,6 +63,11 @@ def explain(error: Exception, model: str, revision: str | None = None) -> Hispec
     if (refusal := _refused_by_hub(error, model, revision)) is not None:
         return refusal
     if isinstance(error, NOT_TO_BE_HAD):
+        if constants.HF_HUB_OFFLINE:
+            return UnavailableError(
+                f"{model} is not on this machine, and the hub is not asked while offline",
+                "check the name, run once without --offline and HF_HUB_OFFLINE, or pass a local folder",
+            )
         return UnavailableError(
             f"{model} is neither here nor to be had from the hub: {line}",
             "check the name and the network, or pass a local folder",
@@ -60,11 +83,19 @@ def _unknown(model: str, revision: str | None) -> HispecError | None:
     if config is None or config.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return None
     if "auto_map" in config:
-        return UsageError(
-            f"{model} wants to run code of its own, and hispec runs none that comes with a checkpoint",
-            "choose a model that transformers knows by itself",
-        )
+        return _own_code(model)
     return UsageError(f"{model} has an architecture that is not known here", "choose a Llama, Mistral or Qwen model")
+
+
+def _own_code(model: str) -> UsageError:
+    return UsageError(
+        f"{model} wants to run code of its own, and hispec runs none that comes with a checkpoint",
+        "choose a model that transformers knows by itself",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _refused_by_hub(error: Exception, model: str, revision: str | None) -> HispecError | None:

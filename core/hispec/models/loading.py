@@ -4,6 +4,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +13,22 @@ from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor
 
 from hispec.errors import UnavailableError, UsageError
-from hispec.models.checkpoint import WEIGHTS, Checkpoint, download, read_tensors
+from hispec.models.checkpoint import WEIGHTS, Checkpoint, download, holds_equal, read_tensors
 from hispec.models.config import FAMILIES, ModelConfig, check_rotary, describe_foreign, parse_config, rope_type_of
 from hispec.models.dummy import build_dummy, dummy_tokenizer, modules_on
-from hispec.models.explain import explain
+from hispec.models.explain import explain, explain_tokenizer
 from hispec.models.fused_stack import FusedStack, why_not_fused
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.metadata import check_folder, shipped_config
 from hispec.models.parts import check_architecture, not_in_spans
 from hispec.models.placement import Placement
 from hispec.models.reading import Reading
+from hispec.models.rotary import check_frequencies
 from hispec.models.shape import fastest_dtype
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
+from hispec.models.values import CURE as VALUE_CURE
+from hispec.models.values import check_values
 from hispec.progress import Doing, Watch, unwatched
 
 if TYPE_CHECKING:
@@ -87,13 +91,18 @@ def load_config(model: str, revision: str | None, *, dummy: bool = False) -> Mod
         checkpoint.find("config.json")
     except Exception as error:  # told at once: `transformers` would try, and wait, all over again
         raise explain(error, model, revision) from error
+    values = _read_config(checkpoint)
+    check_values(values, model)
+    _check_names(values, model)
     try:
-        return parse_config(checkpoint.read_json("config.json"))
-    except (KeyError, TypeError, AttributeError, ValueError):  # something is left to defaults, or is wrong
+        return parse_config(values)
+    except KeyError:  # something is left to defaults, or not known here
         config = _load_original_config(model, revision)
     check_rotary(rope_type_of(config), model)
     if config.model_type in FAMILIES:
-        return parse_config(config.to_dict(), config)
+        parsed = parse_config(config.to_dict(), config)
+        check_frequencies(parsed, model)
+        return parsed
     try:
         check_architecture(config, model)
         return describe_foreign(config, model)
@@ -101,6 +110,34 @@ def load_config(model: str, revision: str | None, *, dummy: bool = False) -> Mod
         raise not_in_spans(config.model_type, model, f"a configuration of its own: {error}") from error
     except Exception as error:
         raise explain(error, model, revision) from error
+
+
+def _read_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what `config.json` says; a file that is no JSON object is an `UnavailableError`."""
+    try:
+        return checkpoint.read_json("config.json")
+    except ValueError as error:
+        raise UnavailableError(
+            f"config.json of {checkpoint.model} is no JSON object: {error}", "download or save the model again"
+        ) from error
+
+
+def _check_names(values: Mapping[str, Any], name: str) -> None:
+    """Refuse a dtype or an activation that does not exist.
+
+    Raises:
+        UsageError: naming the key.
+    """
+    if values.get("model_type") not in FAMILIES:
+        return
+    for key in ("dtype", "torch_dtype"):
+        if (dtype := values.get(key)) and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise UsageError(f"config.json of {name}: {key} {dtype!r} is no dtype", VALUE_CURE)
+    if (activation := values.get("hidden_act", "silu")) != "silu":
+        from transformers.activations import ACT2FN
+
+        if activation not in ACT2FN:
+            raise UsageError(f"config.json of {name}: hidden_act {activation!r} is no activation", VALUE_CURE)
 
 
 def load_tokenizer(model: str, revision: str | None) -> "PreTrainedTokenizerBase":
@@ -120,7 +157,7 @@ def load_tokenizer(model: str, revision: str | None) -> "PreTrainedTokenizerBase
             checkpoint.tokenizer_folder(), trust_remote_code=False
         )
     except Exception as error:
-        raise explain(error, model, revision) from error
+        raise explain_tokenizer(error, model, revision) from error
     return tokenizer
 
 
@@ -268,6 +305,7 @@ def load_stack(
         return _load_transformers_stack(model, revision, dtype, device, name, placement, watch)
     try:
         files = Checkpoint(model, revision).weight_files()
+        config = _untied(config, files)
         weights = FusedWeights(config, _choose_dtype(dtype, config, files), device)
         if stack == "auto" and not weights.parts.keys() <= files.keys():  # under names that `transformers` may know
             del weights  # two copies never exist at once
@@ -277,6 +315,17 @@ def load_stack(
         raise explain(error, model, revision) from error
     _check_complete(absent, model)
     return FusedStack(config, weights, name)
+
+
+def _untied(config: ModelConfig, files: dict[str, Path]) -> ModelConfig:
+    """Return the configuration, not tied where the checkpoint holds a head that is not its embedding.
+
+    `transformers` then uses that head, whatever the configuration says.
+    """
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    if config.tied and {head, embedding} <= files.keys() and not holds_equal(files, head, embedding):
+        return replace(config, tied=False)
+    return config
 
 
 def _load_transformers_stack(

@@ -1,8 +1,11 @@
 """The rotary embedding of every position, tabulated once."""
 
+from math import isfinite
+
 import torch
 from torch import Tensor
 
+from hispec.errors import UsageError
 from hispec.models.config import ModelConfig
 
 
@@ -18,6 +21,31 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
 
     frequencies, scale = ROPE_INIT_FUNCTIONS[config.rope_type](config.original, torch.device("cpu"))
     return frequencies, float(scale)
+
+
+def check_frequencies(config: ModelConfig, name: str) -> None:
+    """Refuse a rotary embedding that cannot be computed, or that turns only a part of each head.
+
+    Args:
+        config: the shape.
+        name: the model, as the user named it.
+
+    Raises:
+        UsageError: naming the parameters.
+    """
+    try:
+        frequencies, scale = inverse_frequencies(config)
+    except (TypeError, ValueError, KeyError, ArithmeticError) as error:
+        reason = f"{error}" or type(error).__name__
+    else:
+        if 2 * len(frequencies) == config.head_size and frequencies.isfinite().all() and isfinite(scale):
+            return
+        whole = 2 * len(frequencies) == config.head_size
+        reason = "they are not finite" if whole else "partial_rotary_factor leaves a part of each head unturned"
+    raise UsageError(
+        f"config.json of {name}: no {config.rope_type} rotary embedding can be made from its parameters: {reason}",
+        "correct them, or download or save the model again",
+    )
 
 
 def rotary_tables(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hispec.machine import has_bfloat16
+from hispec.models.config import context_of, window_of
 
 FLOATS = {"float32": 32, "bfloat16": 16, "float16": 16}
 """Bits of the dtypes that weights are computed with."""
@@ -114,7 +115,10 @@ def read_shape(values: Mapping[str, Any]) -> Shape | None:
     }
     if not all(type(size) is int and size > 0 for size in sizes.values()):
         return None
-    biased = bool(values.get("attention_bias"))
+    window = window_of({**values, "num_hidden_layers": sizes["layers"]})
+    if isinstance(window, int):
+        sizes["context"] = context_of(sizes["context"], window)
+    biased = bool(values.get("attention_bias")) and family not in ("mistral", "qwen2")
     return Shape(
         family=family,
         tied=bool(values.get("tie_word_embeddings")),

@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from hispec.errors import HispecError, UsageError
 from hispec.models.cache import KVCache
-from hispec.models.config import FAMILIES, check_rotary, context_of, rope_type_of
+from hispec.models.config import FAMILIES, check_rotary, context_of, rope_type_of, window_of
 from hispec.models.parts import find_parts, not_in_spans
 from hispec.models.stack import ReducedHead
 
@@ -49,7 +49,7 @@ class TransformersStack:
         self.model = model.eval()
         self.num_layers: int = len(self._parts.layers)
         self.vocab_size: int = config.vocab_size
-        self.context = context_of(config.max_position_embeddings, getattr(config, "sliding_window", None))
+        self.context = context_of(config.max_position_embeddings, window_of(config.to_dict()))
         self.device = device_of(self._parts.head)
         self.dtype: torch.dtype = self._parts.embedding.weight.dtype
         self.devices = [device_of(layer) for layer in self._parts.layers]
@@ -58,7 +58,9 @@ class TransformersStack:
         heads //= getattr(model, "tp_size", None) or 1  # where the heads are shared among ranks, ours are few
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.cache = KVCache([(heads, size)] * self.num_layers, self.dtype, self.devices)
-        self._cap: float | None = getattr(config, "final_logit_softcapping", None)
+        # The modules of the fused families have no cap, whatever their configuration says.
+        capped = config.model_type not in FAMILIES
+        self._cap: float | None = getattr(config, "final_logit_softcapping", None) if capped else None
         self.lease: object = None
         self._tabulated = 0
         if config.model_type not in FAMILIES and model not in _tried:
