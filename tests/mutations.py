@@ -28,6 +28,7 @@ class Mutation:
 
 DISTRIBUTION, LOSSLESS, CONVERSATION = "test_distribution.py", "test_lossless.py", "../test_conversation.py"
 GRAPHS = "../models/test_graphs.py"
+CONFIGS = "../models/test_odd_configs.py"
 MUTATIONS = (
     Mutation("the draft's q in the target's ratio", "state.py", "if drawn_from:", "if False:", DISTRIBUTION),
     Mutation(
@@ -219,6 +220,41 @@ MUTATIONS = (
         "text[:, : len(prefix) + i]",
         "text",
         "test_processors.py",
+    ),
+    Mutation(
+        "the final soft cap of logits forgotten",
+        "../models/transformers_stack.py",
+        "return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)",
+        "return logits",
+        CONFIGS,
+    ),
+    Mutation(
+        "the window of Qwen and Mistral forgotten",
+        "../models/config.py",
+        'context=context_of(values["max_position_embeddings"], window_of(values))',
+        'context=context_of(values["max_position_embeddings"], window_of(values) if family == "llama" else None)',
+        CONFIGS,
+    ),
+    Mutation(
+        "only the first end of text of the configuration",
+        "../models/config.py",
+        "(value,) if isinstance(value, int) else value)",
+        "(value,) if isinstance(value, int) else value[:1])",
+        CONFIGS,
+    ),
+    Mutation(
+        "rope_scaling beside rope_parameters ignored",
+        "../models/config.py",
+        'return values.get("rope_scaling") or values.get("rope_parameters") or {}',
+        'return values.get("rope_parameters") or {}',
+        CONFIGS,
+    ),
+    Mutation(
+        "the head of a tied checkpoint's own ignored",
+        "../models/loading.py",
+        "        config = _untied(config, files)\n",
+        "",
+        CONFIGS,
     ),
 )
 

@@ -524,7 +524,7 @@ def choose_placement(settings: Settings) -> Placement:
     """Return how the settings want weights to be placed.
 
     Raises:
-        UsageError: they want a library that is not installed.
+        UnavailableError: they want a library that is not installed.
     """
     check_quantization(settings.quantization)
     return Placement(

@@ -158,7 +158,7 @@ REFUSED = {
     "cut": (5, "org/cut are damaged: model-00002-of-", "hf download org/cut model-00002-of-"),
     "noise": (5, "org/noise are damaged: model-00002-of-", "--force-download"),
     "outside": (5, "names a file outside of it: ../sharded/", "another checkpoint"),
-    "misfiled": (5, "the weights of org/misfiled are damaged", "download"),
+    "misfiled": (5, "incomplete: lm_head.weight", "download"),
     "pickled": (5, "are pickled (pytorch_model.bin)", "safetensors"),
     "empty": (5, "org/empty has no weights: neither model.safetensors", "another checkpoint"),
     "foreign": (2, "org/foreign wants to run code of its own", "transformers knows"),
@@ -168,8 +168,7 @@ REFUSED = {
     "pickled folder": (5, "are pickled (pytorch_model.bin)", "safetensors"),
     "empty folder": (5, "has no weights", "the folder is complete"),
 }
-REFUSED |= {f"{name} transformers": REFUSED[name] for name in ("lacking", "cut", "pickled")}
-REFUSED["misfiled transformers"] = (5, "incomplete: lm_head.weight", "download")
+REFUSED |= {f"{name} transformers": REFUSED[name] for name in ("lacking", "cut", "misfiled", "pickled")}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -107,13 +107,13 @@ class Checkpoint:
     def shards(self) -> dict[str, list[str]] | None:
         """The names of the files that hold the weights, as its index has them: of each, its tensors.
 
-        None where one file holds them all, or is to be looked for.
+        None where one file holds them all, or is to be looked for; it wins over an index, as in `transformers`.
 
         Raises:
             UnavailableError: an index that names files outside of the checkpoint.
             ValueError: an index that is none.
         """
-        if not self.is_local and self._cached(WEIGHTS):
+        if (Path(self.model) / WEIGHTS).is_file() if self.is_local else self._cached(WEIGHTS):
             return None
         index = self.read_json(INDEX).get("weight_map")
         if index is None:
@@ -145,7 +145,9 @@ class Checkpoint:
         return {name: size for name, size in sizes.items() if size}
 
     def weight_files(self) -> dict[str, Path]:
-        """The file that holds each tensor; downloads what is missing. Pickled weights are never touched.
+        """The file that holds each tensor, whatever an index says; downloads what is missing.
+
+        Pickled weights are never touched.
 
         Raises:
             UnavailableError: as `missing`, or a file that is damaged.
@@ -155,8 +157,7 @@ class Checkpoint:
         absent = [name for name, path in paths.items() if path is None]
         if absent:
             raise self._without_weights() if shards is None else self._without_shards(absent)
-        held = {name: self._tensors_of(path) for name, path in paths.items() if path is not None}
-        return {tensor: path for name, path in paths.items() for tensor in (shards or held)[name] if path is not None}
+        return {tensor: path for path in paths.values() if path is not None for tensor in self._tensors_of(path)}
 
     def _tensors_of(self, path: Path) -> list[str]:
         """What a file says that it holds; safetensors compares that with its length."""

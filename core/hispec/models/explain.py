@@ -49,6 +49,10 @@ def explain(error: Exception, model: str, revision: str | None = None) -> Hispec
         return UnavailableError(
             f"not enough memory for {model}", "choose a smaller model, a smaller dtype or another device"
         )
+    if isinstance(error, ImportError):  # libraries of the quantization that a checkpoint's configuration names
+        return UnavailableError(
+            f"{model} needs a package that is not installed: {line}", "install it, or choose a model that does without"
+        )
     if isinstance(error, StrictDataclassError):  # of a configuration: the first line names the key, the last says why
         reason = " ".join(str(error).split())
         return UsageError(

@@ -39,6 +39,8 @@ hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 ALONE = Placement()
 """On one device, as the checkpoint has it."""
+ADAPTER = "adapter_config.json"
+"""Where peft is installed, the classes of `transformers` load what it describes on top of the weights."""
 GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -91,6 +93,11 @@ def load_config(model: str, revision: str | None, *, dummy: bool = False) -> Mod
         checkpoint.find("config.json")
     except Exception as error:  # told at once: `transformers` would try, and wait, all over again
         raise explain(error, model, revision) from error
+    if checkpoint.is_local and (Path(model) / ADAPTER).is_file():
+        raise UsageError(
+            f"{model} has an adapter ({ADAPTER}) beside its weights, and hispec applies none",
+            f"merge it into the weights by merge_and_unload of peft, or move {ADAPTER} out of the folder",
+        )
     values = _read_config(checkpoint)
     check_values(values, model)
     _check_names(values, model)

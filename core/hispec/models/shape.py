@@ -13,6 +13,8 @@ PER_WEIGHT = {"4bit": 4.5, "8bit": 8.0}
 """Bits of a quantized weight: NF4 adds a float32 for every 64 of them (QLoRA, arXiv 2305.14314, section 2); the
 float32 that LLM.int8() keeps for every row (arXiv 2208.07339) is not worth counting."""
 
+KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
+"""Key and value heads of families where the configuration is silent; elsewhere there are as many as query heads."""
 BFLOAT16_FROM = 512
 """Hidden size from which bfloat16 is the faster on processors that have it; see docs/performance.md."""
 
@@ -108,7 +110,7 @@ def read_shape(values: Mapping[str, Any]) -> Shape | None:
         "hidden": hidden,
         "inner": values.get("intermediate_size"),
         "heads": heads,
-        "kv_heads": values.get("num_key_value_heads") or heads,
+        "kv_heads": values.get("num_key_value_heads", KV_HEADS.get(family)) or heads,
         "head_size": values.get("head_dim") or (128 if family == "qwen3" else hidden // heads),
         "vocab": values.get("vocab_size"),
         "context": values.get("max_position_embeddings"),

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Olmo2ForCausalLM
 
-from hispec.errors import UsageError
+from hispec.errors import UnavailableError, UsageError
 from hispec.models.config import FAMILIES
 from hispec.models.loading import load_config, load_stack
 from hispec.models.shape import read_shape
@@ -135,6 +135,58 @@ def test_tensors_that_no_module_has_are_left_out(tmp_path):
     unused = "model.layers.0.self_attn.q_proj.bias", "model.layers.9.mlp.up_proj.weight"
     set_tensors(tmp_path, **{name: torch.ones(32) for name in unused})
     assert_logits_equal(tmp_path)
+
+
+def test_what_the_shards_hold_counts_and_not_what_their_index_says(tmp_path):
+    model = random_model("llama")
+    model.config.tie_word_embeddings = True
+    model.save_pretrained(tmp_path, max_shard_size="8KB")
+    index = tmp_path / "model.safetensors.index.json"
+    listed = json.loads(index.read_text())
+    names = listed["weight_map"]
+    other = next(file for file in names.values() if file != names[EMBEDDING])
+    del names[HEAD]
+    names[EMBEDDING] = other
+    index.write_text(json.dumps(listed))
+    assert_logits_equal(tmp_path)
+    assert HEAD in load(tmp_path).parts
+
+
+def test_one_file_wins_over_an_index(tmp_path):
+    random_model("llama", seed=1).save_pretrained(tmp_path, max_shard_size="8KB")
+    shards = {path.name: path.read_bytes() for path in tmp_path.glob("model*")}
+    saved(tmp_path, "llama", {}, {})
+    for name, content in shards.items():
+        (tmp_path / name).write_bytes(content)
+    assert_logits_equal(tmp_path)
+
+
+def test_an_adapter_beside_the_weights_is_refused(tmp_path):
+    saved(tmp_path, "llama", {}, {})
+    (tmp_path / "adapter_config.json").write_text("{}")
+    for stack in ("fused", "transformers"):
+        with pytest.raises(UsageError, match="has an adapter"):
+            load(tmp_path, stack)
+
+
+@pytest.mark.parametrize("method", [{"load_in_4bit": True}, {"load_in_8bit": True, "quant_method": "bitsandbytes"}])
+def test_a_quantized_checkpoint_says_which_library_it_needs(method, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        f"transformers.quantizers.quantizer_bnb_{'4' if 'load_in_4bit' in method else '8'}bit.is_bitsandbytes_available",
+        bool,
+    )
+    saved(tmp_path, "llama", {}, {"quantization_config": method})
+    with pytest.raises(UnavailableError, match=r"needs a package that is not installed: .*bitsandbytes") as caught:
+        load(tmp_path)
+    assert caught.value.cure.startswith("install it")
+
+
+def test_key_value_heads_that_are_not_said_are_counted_as_transformers_makes_them(tmp_path):
+    for family in FAMILIES:
+        values = random_values(family) | {"num_attention_heads": 32, "hidden_size": 64}
+        del values["num_key_value_heads"]
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        assert read_shape(values).kv_heads == load_config(str(tmp_path), None).num_kv_heads
 
 
 WINDOWED = {"use_sliding_window": True, "sliding_window": 16}
