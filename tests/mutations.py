@@ -229,10 +229,10 @@ MUTATIONS = (
         CONFIGS,
     ),
     Mutation(
-        "the window of Qwen and Mistral forgotten",
+        "Qwen's window forgotten when the configuration is read directly",
         "../models/config.py",
         'context=context_of(values["max_position_embeddings"], window_of(values))',
-        'context=context_of(values["max_position_embeddings"], window_of(values) if family == "llama" else None)',
+        'context=context_of(values["max_position_embeddings"], window_of(values) if original or "q" not in family else None)',
         CONFIGS,
     ),
     Mutation(

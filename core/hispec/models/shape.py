@@ -117,9 +117,13 @@ def read_shape(values: Mapping[str, Any]) -> Shape | None:
     }
     if not all(type(size) is int and size > 0 for size in sizes.values()):
         return None
-    window = window_of({**values, "num_hidden_layers": sizes["layers"]})
-    if isinstance(window, int):
+    try:
+        window = window_of(values)
+    except TypeError:  # loading the model will say what is wrong with it
+        return None
+    if isinstance(window, int) and window > 0:
         sizes["context"] = context_of(sizes["context"], window)
+    dtype = values.get("dtype") or values.get("torch_dtype")
     biased = bool(values.get("attention_bias")) and family not in ("mistral", "qwen2")
     return Shape(
         family=family,
@@ -128,7 +132,7 @@ def read_shape(values: Mapping[str, Any]) -> Shape | None:
         output_bias=biased,
         mlp_bias=bool(values.get("mlp_bias")) and family == "llama",
         qk_norm=family == "qwen3",
-        dtype=values.get("dtype") or values.get("torch_dtype"),
+        dtype=dtype if isinstance(dtype, str) else None,
         stored_bits=_stored_bits(values.get("quantization_config")),
         **sizes,
     )

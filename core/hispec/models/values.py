@@ -1,7 +1,7 @@
 """The values of a `config.json`, checked before anything is computed from them: each error names the key."""
 
 import json
-import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value > 0
+    return type(value) in (int, float) and 0 <= value <= sys.float_info.max
 
 
 def _are_ids(value: Any) -> bool:
@@ -35,8 +35,8 @@ def _or_null(kind: Kind) -> Kind:
 
 
 SIZE = Kind("a whole number above 0", _is_size)
-NUMBER = Kind("a number above 0", _is_number)
-NOT_NEGATIVE = Kind("a number, 0 or above", lambda value: value == 0 or _is_number(value))
+NUMBER = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
+NOT_NEGATIVE = Kind("a number, 0 or above", _is_number)
 FLAG = Kind("true or false", lambda value: type(value) is bool)
 NAME = Kind("a name", lambda value: isinstance(value, str) and bool(value))
 IDS = Kind("a token id or a list of token ids", _are_ids)

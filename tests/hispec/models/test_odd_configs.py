@@ -267,7 +267,7 @@ WRONG = {
     "head_dim": ["8", 7],
     "vocab_size": [None],
     "max_position_embeddings": [1e3, None],
-    "rms_norm_eps": [None, "1e-5", -1.0, float("nan")],
+    "rms_norm_eps": [None, "1e-5", -1.0, float("nan"), False],
     "hidden_act": [None, "made_up"],
     "tie_word_embeddings": [None, "yes"],
     "attention_bias": [None, 1],
@@ -278,7 +278,7 @@ WRONG = {
     "quantization_config": ["int8", {}],
     "rope_parameters": [[1], "x"],
     "rope_scaling": ["x", [YARN]],
-    "rope_parameters.rope_theta": [{**ROPE, "rope_theta": value} for value in (None, "x", 0)],
+    "rope_parameters.rope_theta": [{**ROPE, "rope_theta": value} for value in (None, "x", 0, 10**400)],
     "rope_parameters.rope_type": [{**ROPE, "rope_type": value} for value in (None, 5)],
     "rope_parameters.factor": [{**ROPE, "rope_type": "linear"}, {**LLAMA3, "factor": "8"}, {**YARN, "factor": []}],
     "rope_parameters.low_freq_factor": [{**LLAMA3, "low_freq_factor": None}],
@@ -292,6 +292,7 @@ WRONG_ELSEWHERE = {
     "sliding_window": [("mistral", {"sliding_window": value}) for value in ("8", 0)]
     + [("qwen2", {**WINDOWED, "sliding_window": 0, "layer_types": ["sliding_attention"] * 4})],
     "use_sliding_window": [("qwen2", {"use_sliding_window": None})],
+    "max_window_layers": [("qwen2", {**WINDOWED, "max_window_layers": "x", "layer_types": None})],
     "layer_types": [("qwen3", {"layer_types": value}) for value in (5, ["made_up"] * 4, ["full_attention"] * 3)]
     + [("qwen2", {"layer_types": ["sliding_attention"] * 4})],
     "rope_theta": [(family, {"rope_parameters": None, "rope_theta": None}) for family in ("qwen2", "phi3")],
@@ -307,6 +308,8 @@ REFUSED = [
 def test_a_value_that_cannot_be_used_is_refused_by_its_key(family, key, edits, tmp_path):
     values = {"model_type": family, **SOUND[family]} if family == "phi3" else random_values(family)
     (tmp_path / "config.json").write_text(json.dumps(values | edits))
+    if (shape := read_shape(values | edits)) is not None:  # the memory is estimated before
+        assert shape.context > 0 and isinstance(shape.dtype, str | None)
     with pytest.raises(UsageError) as caught:
         load_config(str(tmp_path), None)
     assert caught.value.cause.startswith(f"config.json of {tmp_path}: ")
