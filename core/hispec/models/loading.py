@@ -135,12 +135,10 @@ def _check_names(values: Mapping[str, Any], name: str) -> None:
     Raises:
         UsageError: naming the key.
     """
-    if values.get("model_type") not in FAMILIES:
-        return
     for key in ("dtype", "torch_dtype"):
         if (dtype := values.get(key)) and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise UsageError(f"config.json of {name}: {key} {dtype!r} is no dtype", VALUE_CURE)
-    if (activation := values.get("hidden_act", "silu")) != "silu":
+    if values.get("model_type") in FAMILIES and (activation := values.get("hidden_act", "silu")) != "silu":
         from transformers.activations import ACT2FN
 
         if activation not in ACT2FN:

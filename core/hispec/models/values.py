@@ -89,6 +89,15 @@ READ_BY_FAMILY: dict[str, dict[str, Kind]] = {
     "qwen2": WINDOW,
     "qwen3": {**WINDOW, "attention_bias": FLAG, "head_dim": SIZE},
 }
+_SIZE_ELSEWHERE = Kind(SIZE.words, lambda value: not isinstance(value, int | str) or _is_size(value))
+READ_ELSEWHERE: dict[str, Kind] = {
+    **dict.fromkeys(
+        ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"), _SIZE_ELSEWHERE
+    ),
+    "sliding_window": Kind("a whole number, or null", lambda value: not isinstance(value, str)),
+    **{key: READ[key] for key in ("dtype", "torch_dtype", "quantization_config")},
+}
+"""Keys of other families; `transformers` knows which of them may be null or have one value for each layer."""
 
 ROPE_NUMBERS = {
     "linear": ("factor",),
@@ -111,7 +120,7 @@ def check_values(values: Mapping[str, Any], name: str) -> None:
     """Refuse a value that is null, of another type or impossible, among those that are read; absent ones have defaults.
 
     Args:
-        values: of `config.json`. Outside of `FAMILIES`, only the rotary embedding is looked at.
+        values: of `config.json`. Outside of `FAMILIES`, sizes, dtypes and the rotary embedding are looked at.
         name: the model, as the user named it.
 
     Raises:
@@ -120,12 +129,12 @@ def check_values(values: Mapping[str, Any], name: str) -> None:
     family = values.get("model_type")
     if "model_type" in values:
         _check("model_type", family, NAME, name)
+    for key, kind in ({**READ, **READ_BY_FAMILY[family]} if family in FAMILIES else READ_ELSEWHERE).items():
+        if key in values:
+            _check(key, values[key], kind, name)
     if family not in FAMILIES:
         _check_rope(values, name)
         return
-    for key, kind in {**READ, **READ_BY_FAMILY[family]}.items():
-        if key in values:
-            _check(key, values[key], kind, name)
     _check_window(values, name)
     _check_heads(values, name)
     _check_rope(values, name)

@@ -296,6 +296,10 @@ WRONG_ELSEWHERE = {
     "layer_types": [("qwen3", {"layer_types": value}) for value in (5, ["made_up"] * 4, ["full_attention"] * 3)]
     + [("qwen2", {"layer_types": ["sliding_attention"] * 4})],
     "rope_theta": [(family, {"rope_parameters": None, "rope_theta": None}) for family in ("qwen2", "phi3")],
+    "hidden_size": [("phi3", {"hidden_size": -1})],
+    "num_attention_heads": [("phi3", {"num_attention_heads": value}) for value in (0, "4", None)],
+    "dtype": [("phi3", {"dtype": value}) for value in ("float99", 5, [])],
+    "quantization_config": [("phi3", {"quantization_config": value}) for value in ("int8", 0)],
     "partial_rotary_factor": [("llama", {"partial_rotary_factor": 0.5, "rope_scaling": YARN})],
 }
 REFUSED = [
