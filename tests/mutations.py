@@ -187,6 +187,28 @@ MUTATIONS = (
         GRAPHS,
     ),
     Mutation(
+        "masks measured by a cache that has grown without them",
+        "../models/fused_stack.py",
+        "narrow(1, self._tabulated - position, position + rows)",
+        "narrow(1, self.cache.positions - position, position + rows)",
+        GRAPHS,
+    ),
+    Mutation(
+        "recordings given up only once the cache has grown",
+        "../models/graphs.py",
+        "            self._recorded.clear()  # they replay into memory that is no more once the first layer has grown\n"
+        "        super().reserve(positions)\n",
+        "            super().reserve(positions)\n            self._recorded.clear()\n",
+        GRAPHS,
+    ),
+    Mutation(
+        "no numbers kept in the rows that pad a span",
+        "../models/graphs.py",
+        "            self._rows.zero_()  # a span",
+        "            pass  # a span",
+        GRAPHS,
+    ),
+    Mutation(
         "custom_generate penalises in the model's dtype",
         "processors.py",
         "logits.to(torch.float32, copy=True)",

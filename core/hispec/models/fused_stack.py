@@ -60,6 +60,7 @@ class FusedStack:
         self._group = config.num_heads // config.num_kv_heads
         self._buffers: dict[int, Buffers] = {}
         self._tabulated = 0
+        """Positions that the tables have, fewer than the cache where memory ran out between the two."""
 
     @property
     def parts(self) -> dict[str, Tensor]:
@@ -69,13 +70,15 @@ class FusedStack:
     def reserve(self, positions: int) -> None:
         """See `LayerStack.reserve`; also tabulates the rotary embeddings and the masks."""
         self.cache.grow(positions)
-        if self._tabulated == self.cache.positions:
-            return
-        places = self.cache.positions
-        with torch.inference_mode(False):
-            self._cos, self._sin = rotary_tables(self.config, places, self.dtype, self.device)
-            self._masks = _causal_bias(WIDEST, places, 2 * places, self._group, self.dtype, self.device)
-        self._tabulated = places
+        if self._tabulated != self.cache.positions:
+            with torch.inference_mode(False):
+                self._tabulate(self.cache.positions)
+
+    def _tabulate(self, places: int) -> None:
+        """Make the tables of so many positions; where memory runs out, those in use stay as they are, together."""
+        cos, sin = rotary_tables(self.config, places, self.dtype, self.device)
+        masks = _causal_bias(WIDEST, places, 2 * places, self._group, self.dtype, self.device)
+        self._cos, self._sin, self._masks, self._tabulated = cos, sin, masks, places
 
     def embed(self, token_ids: list[int]) -> Tensor:
         """See `LayerStack.embed`."""
@@ -164,7 +167,7 @@ class FusedStack:
             return None
         if rows > WIDEST:
             return _causal_bias(rows, position, position + rows, 1, self.dtype, self.device)
-        return self._masks[: rows * self._group].narrow(1, self.cache.positions - position, position + rows)
+        return self._masks[: rows * self._group].narrow(1, self._tabulated - position, position + rows)
 
     def _buffers_for(self, rows: int) -> "Buffers":
         buffers = self._buffers.get(rows)

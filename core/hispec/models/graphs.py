@@ -77,16 +77,22 @@ class GraphedStack(FusedStack):
 
         What was never written must be numbers all the same: a mask turns a number into nothing, but not what is none.
         """
-        before = self._tabulated
-        super().reserve(positions + WIDTHS[-1])
+        positions += WIDTHS[-1]
+        if positions > self.cache.positions or self._tabulated != self.cache.positions:
+            self._recorded.clear()  # they replay into memory that is no more once the first layer has grown
+        super().reserve(positions)
         with torch.inference_mode(False):
+            self._rows.zero_()  # a span writes the rows that pad it to the cache, too
             for layer in self.cache.layers:
                 layer.narrow(3, 0, self._written_to).nan_to_num_(0, 0, 0)
                 layer.narrow(3, self._written_to, self.cache.positions - self._written_to).zero_()
-            if self._tabulated != before:
-                self._recorded.clear()  # they replay into memory that is no more
-                self._columns = torch.arange(self._tabulated, device=self.device)
         self._written_to = self.cache.positions
+
+    def _tabulate(self, places: int) -> None:
+        """See `FusedStack._tabulate`; also numbers the columns of the masks."""
+        columns = torch.arange(places, device=self.device)
+        super()._tabulate(places)
+        self._columns = columns
 
     def embed(self, token_ids: list[int]) -> Tensor:
         """See `LayerStack.embed`; without waiting for the device."""
@@ -174,7 +180,7 @@ class GraphedStack(FusedStack):
 
     def _length(self, end: int) -> int:
         """The shortest length that reaches as far as `end`."""
-        return min(max(SHORTEST, 1 << (end - 1).bit_length()), self.cache.positions)
+        return min(max(SHORTEST, 1 << (end - 1).bit_length()), self._tabulated)
 
     def _do(self, key: Hashable, work: Work) -> None:
         """Do some work, recorded where it has been; `key` is equal for equal work."""

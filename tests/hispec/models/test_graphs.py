@@ -1,7 +1,7 @@
 """Fixed shapes compute what the fused stack computes, also where they are recorded, and where recording fails."""
 
 import warnings
-from itertools import pairwise
+from itertools import count, pairwise
 from random import Random
 
 import pytest
@@ -136,8 +136,56 @@ def test_what_is_no_number_does_not_outlive_its_text():
     stack.reserve(20)
     with torch.inference_mode():
         stack.run(torch.full((6, 32), torch.nan), 0, 4, 0)
-    stack.reserve(20)
-    assert stack.run(stack.embed(TEXT[:2]), 0, 4, 0).isfinite().all()
+    for rows in (2, 3, 5):  # the last two are padded with rows that held what is no number
+        stack.reserve(20)
+        assert stack.run(stack.embed(TEXT[:rows]), 0, 4, 0).isfinite().all()
+
+
+class Exhausted(TorchDispatchMode):
+    """Memory that runs out after so many kernels."""
+
+    def __init__(self, kernels):
+        super().__init__()
+        self.left = kernels
+
+    def __torch_dispatch__(self, kernel, types, args=(), kwargs=None):
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("out of memory")
+        return kernel(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("kind", ["fused", "fixed", "recorded", "transformers"])
+@torch.inference_mode()
+def test_an_answer_goes_on_as_it_was_wherever_memory_runs_out_while_more_is_reserved(kind):
+    model = random_model("qwen3", max_position_embeddings=4 * STEP, layers=2)
+    first, second = (Random(seed).choices(range(24), k=2 * STEP) for seed in (2, 3))
+    expected = fused_stack(model)
+    expected.reserve(len(first))
+    make = {"fused": lambda: fused_stack(model), "transformers": lambda: TransformersStack(model, "random")}
+
+    def write(stack, start, text):
+        spans = [(at, at + 1) for at in range(start, start + 8)]
+        for begin, end in (*spans, (start + 8, start + 11)):
+            run_both((stack, expected), begin, end, [(0, 1), (1, 2)], text)
+
+    for kernels in count():
+        stack = make.get(kind, lambda: fixed(model, recorded=kind == "recorded")[0])()
+        stack.reserve(10)
+        write(stack, 0, first)
+        try:
+            with Exhausted(kernels):
+                stack.reserve(len(first))
+        except RuntimeError:
+            write(stack, 11, first)
+            stack.reserve(20)  # the next answer is a short one
+            write(stack, 0, second)
+        else:
+            assert kernels > 4
+            break
+        stack.reserve(len(second))
+        run_both((stack, expected), 11, len(second) - 20, [(0, 1), (1, 2)], second)
+        write(stack, len(second) - 20, second)
 
 
 @pytest.mark.parametrize("recorded", [False, True])
