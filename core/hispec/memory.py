@@ -302,7 +302,8 @@ def _dtype(settings: Settings, shape: Shape, headers: Headers | None) -> str:
     if shape.dtype in FLOATS:
         device = device_named(settings.device)
         return str(fastest_dtype(shape.dtype, shape.hidden, device.name if device is not None else settings.device))
-    first = headers.tensors[min(headers.tensors)].dtype if headers is not None else ""
+    stored = headers.tensors.values() if headers is not None else ()
+    first = next((tensor.dtype for tensor in stored if tensor.dtype in SAFETENSORS_FLOATS), "")
     return NAMES.get(first, "float32")
 
 

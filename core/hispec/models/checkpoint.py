@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -30,6 +31,8 @@ TOKENIZER = (
 )
 VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 """What tokenizers without a `tokenizer.json` are made from."""
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Dtypes that weights are computed with, by their names in safetensors."""
 ROWS = 4096
 """Of two tables that are compared: as many are read at once."""
 GB = 1e9
@@ -324,6 +327,15 @@ def read_shapes(files: dict[str, Path], names: list[str]) -> dict[str, tuple[int
         with safe_open(path, framework="pt") as file:
             shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in held}
     return shapes
+
+
+def first_dtype(files: dict[str, Path]) -> torch.dtype | None:
+    """Return the dtype of the first tensor that weights are computed with, as `transformers` does; None without any."""
+    if not files:
+        return None
+    with safe_open(min(files.values()), framework="pt") as file:
+        stored = (file.get_slice(name).get_dtype() for name in file.keys())  # noqa: SIM118 (not a dict)
+        return next((FLOATS[name] for name in stored if name in FLOATS), None)
 
 
 def holds_equal(files: dict[str, Path], one: str, other: str) -> bool:

@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor
 
 from hispec.errors import UnavailableError, UsageError
-from hispec.models.checkpoint import WEIGHTS, Checkpoint, download, holds_equal, read_tensors
+from hispec.models.checkpoint import WEIGHTS, Checkpoint, download, first_dtype, holds_equal
 from hispec.models.config import FAMILIES, ModelConfig, check_rotary, describe_foreign, parse_config, rope_type_of
 from hispec.models.dummy import build_dummy, dummy_tokenizer, modules_on
 from hispec.models.explain import explain, explain_tokenizer
@@ -41,6 +41,7 @@ ALONE = Placement()
 """On one device, as the checkpoint has it."""
 ADAPTER = "adapter_config.json"
 """Where peft is installed, the classes of `transformers` load what it describes on top of the weights."""
+HEAD = "lm_head.weight"
 GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -163,6 +164,11 @@ def load_tokenizer(model: str, revision: str | None) -> "PreTrainedTokenizerBase
         )
     except Exception as error:
         raise explain_tokenizer(error, model, revision) from error
+    if not tokenizer.is_fast:
+        raise UsageError(
+            f"the tokenizer of {model} is a {type(tokenizer).__name__}, which has no tokenizer.json and cannot be streamed",
+            "choose a model with a tokenizer.json",
+        )
     return tokenizer
 
 
@@ -319,6 +325,7 @@ def load_stack(
     except Exception as error:
         raise explain(error, model, revision) from error
     _check_complete(absent, model)
+    _tell_unused(files.keys() - weights.parts.keys() - {HEAD}, name)
     return FusedStack(config, weights, name)
 
 
@@ -327,7 +334,7 @@ def _untied(config: ModelConfig, files: dict[str, Path]) -> ModelConfig:
 
     `transformers` then uses that head, whatever the configuration says.
     """
-    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    head, embedding = HEAD, "model.embed_tokens.weight"
     if config.tied and {head, embedding} <= files.keys() and not holds_equal(files, head, embedding):
         return replace(config, tied=False)
     return config
@@ -364,6 +371,7 @@ def _load_transformers_stack(
     except Exception as error:
         raise explain(error, model, revision) from error
     _check_complete(sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]), model)
+    _tell_unused(report["unexpected_keys"], name)
     return TransformersStack(loaded, name)
 
 
@@ -393,8 +401,15 @@ def _choose_dtype(dtype: str, config: ModelConfig, files: dict[str, Path]) -> to
         return DTYPES[dtype]
     if config.dtype in DTYPES:
         return DTYPES[config.dtype]
-    _, tensor = next(read_tensors(files, [min(files)])) if files else ("", torch.empty(0))
-    return tensor.dtype
+    return first_dtype(files) or torch.float32
+
+
+def _tell_unused(names: Collection[str], model: str) -> None:
+    """Warn of tensors of a checkpoint that no part of its model uses, as `transformers` does, which has no use for them."""
+    unused = sorted(name for name in names if not name.endswith(".rotary_emb.inv_freq"))  # computed anew
+    if unused:
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        warnings.warn(f"{model} has no use for {unused[0]}{more} of its checkpoint, left out", stacklevel=2)
 
 
 def _kind(name: str) -> str:

@@ -45,6 +45,8 @@ class TransformersStack:
                 f"{name} is loaded with {config._attn_implementation!r} attention, which masks in another way",
                 'load it with attn_implementation="sdpa"',
             )
+        if not getattr(config, "is_causal", True):
+            raise not_in_spans(config.model_type, name, "attention to what comes after (is_causal is false)")
         self.name = name
         self.model = model.eval()
         self.num_layers: int = len(self._parts.layers)

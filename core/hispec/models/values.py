@@ -42,6 +42,7 @@ NAME = Kind("a name", lambda value: isinstance(value, str) and bool(value))
 IDS = Kind("a token id or a list of token ids", _are_ids)
 OBJECT = Kind("an object that is not empty", lambda value: isinstance(value, dict) and bool(value))
 ROTARY = Kind("an object", lambda value: isinstance(value, dict))
+CAUSAL = Kind("true, since only attention to what came before can be decoded", lambda value: value is True)
 ABSENT = Kind("absent, since no stack here applies it", lambda value: value is None)
 
 LAYERS = {
@@ -77,6 +78,7 @@ READ: dict[str, Kind] = {
     "dtype": _or_null(NAME),
     "torch_dtype": _or_null(NAME),
     "quantization_config": _or_null(OBJECT),
+    "is_causal": CAUSAL,
     "per_layer_config": ABSENT,
     "attention_chunk_size": ABSENT,
     "kv_sharing_modes": ABSENT,
@@ -142,10 +144,10 @@ def check_values(values: Mapping[str, Any], name: str) -> None:
 
 def _check_window(values: Mapping[str, Any], name: str) -> None:
     """Refuse a window of no size, and layers that shall attend inside one where there is none."""
-    window, kinds = window_of(values), values.get("layer_types") or ()
+    window, kinds = window_of(values), values.get("layer_types")
     if window is not None and window < 1:
         raise _wrong("sliding_window", window, SIZE, name)
-    if values["model_type"] == "mistral" or not kinds:
+    if values["model_type"] == "mistral" or kinds is None:
         return
     if len(kinds) != values.get("num_hidden_layers", len(kinds)):
         kind = Kind(f"a list with one entry for each of {values['num_hidden_layers']} layers", bool)

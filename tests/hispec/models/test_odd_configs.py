@@ -284,6 +284,7 @@ WRONG = {
     "rope_parameters.low_freq_factor": [{**LLAMA3, "low_freq_factor": None}],
     "rope_parameters.full_attention": [{"full_attention": ROPE}],
     "rope_scaling.beta_fast": [{**YARN, "beta_fast": "32"}],
+    "is_causal": [False, None],
     "per_layer_config": [{"1": {"rms_norm_eps": 0.5}}],
     "transformers_weights": ["other.safetensors"],
     "model_type": [None, ["llama"]],
@@ -293,7 +294,7 @@ WRONG_ELSEWHERE = {
     + [("qwen2", {**WINDOWED, "sliding_window": 0, "layer_types": ["sliding_attention"] * 4})],
     "use_sliding_window": [("qwen2", {"use_sliding_window": None})],
     "max_window_layers": [("qwen2", {**WINDOWED, "max_window_layers": "x", "layer_types": None})],
-    "layer_types": [("qwen3", {"layer_types": value}) for value in (5, ["made_up"] * 4, ["full_attention"] * 3)]
+    "layer_types": [("qwen3", {"layer_types": value}) for value in (5, ["made_up"] * 4, ["full_attention"] * 3, [])]
     + [("qwen2", {"layer_types": ["sliding_attention"] * 4})],
     "rope_theta": [(family, {"rope_parameters": None, "rope_theta": None}) for family in ("qwen2", "phi3")],
     "hidden_size": [("phi3", {"hidden_size": -1})],
