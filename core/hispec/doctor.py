@@ -17,6 +17,7 @@ from hispec.memory import PROMPT_TOKENS, ModelNeed, Need, check_fits, estimate, 
 from hispec.models.headers import read_headers
 from hispec.models.hub import State, access_to, fetch_config, hub_state, within
 from hispec.models.metadata import read_json
+from hispec.models.values import check_values
 from hispec.profile import Profile, Target, check_depths, models_of, resolve_model
 from hispec.settings import Settings
 from hispec.vocabulary import check_vocabulary
@@ -188,6 +189,9 @@ def examine_profile(
     )
     place = together() if settings.device_map == "auto" else device_named(settings.device)
     verdict = Verdict(profile.name, place, need, weights)
+    for target in targets:
+        if (values := read_json(target, "config.json")) is not None:
+            _tell(verdict, partial(check_values, values, target.model))
     for check in (_memory, _disk, _downloads, _depths):
         check(verdict, profile, machine)
     if len(targets) > 1 and settings.load_format != "dummy":
@@ -197,6 +201,8 @@ def examine_profile(
 
 def _memory(verdict: Verdict, profile: Profile, machine: Machine) -> None:
     need, device = verdict.need, verdict.device
+    if need is None and verdict.problems:
+        return  # a configuration that is wrong
     if need is None:
         verdict.problems.append(
             UnavailableError(

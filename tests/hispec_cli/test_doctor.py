@@ -226,6 +226,17 @@ def test_a_model_without_a_profile_is_examined_as_one_with(hispec, host, shipped
     assert hispec("doctor", "--model", shipped_model, "--draft-exit", 8, "--intermediate-exit", 3).code == 2
 
 
+@pytest.mark.parametrize(("key", "value"), [("rms_norm_eps", None), ("hidden_size", "128"), ("is_causal", False)])
+def test_a_model_whose_configuration_is_wrong_does_not_run(key, value, hispec, host, tmp_path, shipped_model):
+    host(30)
+    model = shutil.copytree(shipped_model, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, key: value}))
+    problems = as_json(hispec, "--model", model, code=2)[1]["problems"]
+    assert len(problems) == 1
+    assert f"config.json of {model}: {key} must be" in problems[0]["cause"]
+
+
 def test_a_model_that_lacks_its_weights_does_not_run(hispec, host, tmp_path, shipped_model):
     host(30)
     (tmp_path / "config.json").write_text((shipped_model / "config.json").read_text())
