@@ -27,7 +27,7 @@ LAYERS, EXITS, AGREEMENT = 8, (1, 3), (0.55, 0.75)
 
 def decode(engine: Engine, prompt: list[int], count: int) -> list[int]:
     """The ids of an answer."""
-    events = engine.decode_ids(engine.hierarchy, prompt, count, engine.eos_ids)
+    events = engine.decoder().decode(prompt, count)
     return [token for event in events if isinstance(event, Committed) for token in event.token_ids]
 
 

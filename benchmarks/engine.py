@@ -72,7 +72,7 @@ class Own:
         engine, ids, moments = self.engine, [], []
         meter = Meter(engine.hierarchy, self.sizes)
         began = perf_counter()
-        for event in engine.decode_ids(engine.hierarchy, prompt, count, engine.eos_ids):
+        for event in engine.decoder().decode(prompt, count):
             meter.see(event)
             if isinstance(event, Committed):
                 ids += event.token_ids

@@ -17,7 +17,7 @@ from common import environment, save
 from transformers import AutoConfig
 
 from hispec.machine import has_bfloat16
-from hispec.models.fused_weights import right_factor
+from hispec.models.linear import right_factor
 from hispec.models.loading import load_dummy_stack, load_stack
 from hispec.models.stack import LayerStack
 from hispec.profile import resolve_model

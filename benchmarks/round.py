@@ -20,7 +20,7 @@ def decode(engine: Engine, prompts: list[list[int]]) -> dict[str, float]:
     """Answer every prompt; rounds, tokens and seconds by phase, prompts left out."""
     spent: dict[str, float] = {"rounds": 0, "tokens": 0}
     for prompt in prompts:
-        for event in engine.decode_ids(engine.hierarchy, prompt, 96, engine.eos_ids):
+        for event in engine.decoder().decode(prompt, 96):
             if isinstance(event, Prefilled):
                 continue
             if (level := getattr(event, "level", None)) is not None:

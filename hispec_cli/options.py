@@ -227,11 +227,20 @@ class DecodingOptions:
     ] = None
     seed: Annotated[
         int | None,
-        _sampling(metavar="N", show_default="drawn", help="The same seed gives the same answer on the same machine."),
+        _sampling(metavar="N", show_default="drawn", help="The same seed gives the same answer, whatever drafts it."),
     ] = None
     device: DeviceOption = None
     dtype: DtypeOption = None
     stack: StackOption = None
+    width: Annotated[
+        str | None,
+        _hardware(
+            metavar="auto|ROWS|free",
+            show_default="auto",
+            help="Rows of a pass: auto and a number give the same ids in every mode; free is the fastest and may differ "
+            "where rounding decides.",
+        ),
+    ] = None
     device_map: Annotated[
         DeviceMap | None,
         _hardware(

@@ -5,10 +5,10 @@ from itertools import chain, repeat
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hispec.decoding.engine import Ending, decode
+from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import StaticPolicy
-from hispec.decoding.rules import Greedy
+from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.events import Committed
 from hispec.models.config import parse_config
@@ -17,6 +17,7 @@ from hispec.models.fused_weights import FusedWeights
 from hispec.models.transformers_stack import TransformersStack
 
 PROMPT = [3, 1, 4, 1, 5]
+GREEDY = Sampler(Sampling())
 
 
 def random_model(family="llama", *, seed=0, layers=4, vocab=24, **changes):
@@ -59,13 +60,13 @@ def fused_stack(model):
     return FusedStack(config, weights, "fused")
 
 
-def hierarchy_of(model, *exits, guesses=False, words=()):
-    """A hierarchy on fresh caches: guesses if asked, the given exits, then the target.
+def hierarchy_of(model, *exits, guesses=None, words=()):
+    """A hierarchy on fresh caches: n-grams if asked, the given exits, then the target.
 
     Args:
         model: of `transformers`, or a layer stack.
         exits: ascending.
-        guesses: whether there is a level of guesses.
+        guesses: (longest, tokens) of n-grams that are looked up.
         words: ids that the first exits know, one collection each; all others know every word.
     """
     stack = model if hasattr(model, "kind") else TransformersStack(model, "random")
@@ -75,7 +76,7 @@ def hierarchy_of(model, *exits, guesses=False, words=()):
         Level(name, stack, exit_layer, head)
         for name, exit_layer, head in zip(names, exits, chain(heads, repeat(None)), strict=False)
     ]
-    levels = [Level("guesses", None, 0), *levels] if guesses else levels
+    levels = [Level.of_ngrams(*guesses), *levels] if guesses else levels
     return Hierarchy([*levels, Level("target", stack, stack.num_layers)])
 
 
@@ -83,7 +84,7 @@ def decode_ids(hierarchy, periods, *, max_new_tokens=12, eos_ids=(), prompt=PROM
     """All committed ids; `after_event(state, event)` looks in after each event."""
     state = DecodingState(hierarchy, prompt, len(prompt) + max_new_tokens)
     ids = []
-    for event in decode(state, StaticPolicy(periods), Greedy(), Ending(max_new_tokens, eos_ids)):
+    for event in decode(state, StaticPolicy(periods), GREEDY, StopCriteria(max_new_tokens, eos_ids)):
         if isinstance(event, Committed):
             ids += event.token_ids
         if after_event:

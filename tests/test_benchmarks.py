@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from hispec.decoding.engine import Ending, decode
+from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.policies import Draft, Judge, Policy, StaticPolicy
-from hispec.decoding.rules import Greedy
 from hispec.decoding.state import DecodingState
 from hispec.events import Drafted, Judged
 from hispec.models.loading import load_config
-from tests.support import fused_stack, hierarchy_of, random_model
+from tests.support import GREEDY, fused_stack, hierarchy_of, random_model
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -89,7 +88,7 @@ def test_bytes_are_those_of_the_layers_and_heads_that_run(limits, exits, static)
     meter = limits.Meter(hierarchy, sizes)
     state = DecodingState(hierarchy, [3, 1, 4, 1, 5], 45)
     policy = StaticPolicy((1, 2, 4)[: len(exits) + 1]) if static or not exits else Skipping()
-    for event in decode(state, policy, Greedy(), Ending(40)):
+    for event in decode(state, policy, GREEDY, StopCriteria(40)):
         meter.see(event)
         if not isinstance(event, Drafted | Judged) and len(state.tokens) == 6:
             read.clear()  # the prompt is not counted

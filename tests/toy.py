@@ -1,21 +1,18 @@
-"""A toy language model whose every distribution can be written down, and three ways to compare the engine with it.
-
-`enumerate_outcomes` adds up the exact probability of everything that the engine may write, `draw_many` and
-`draw_windows` draw with real randomness and count.
-"""
+"""A toy language model whose every distribution can be written down, and how drawn texts are compared with it."""
 
 from itertools import chain, product, repeat
+from threading import RLock
 
 import torch
 
-from hispec.decoding.engine import Ending, decode
-from hispec.decoding.guesses import Guesser
+from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.noise import GumbelNoise
 from hispec.decoding.policies import StaticPolicy
-from hispec.decoding.rules import Speculative
-from hispec.decoding.sampling import Randomness
+from hispec.decoding.sampling import Sampler
 from hispec.decoding.state import DecodingState
-from hispec.models.stack import ReducedHead
+from hispec.models.rows import RowCounts
+from hispec.models.stack import ReducedHead, write_stepwise
 
 
 class ToyStack:
@@ -29,7 +26,8 @@ class ToyStack:
         self.tables = tables  # per exit 1..L: [vocab, vocab, vocab]
         self.name, self.num_layers, self.context = name, len(tables), 1 << 30
         self.vocab_size = vocab = tables[0].shape[-1]
-        self._seen, self.lease = [[] for _ in tables], None
+        self._seen, self.lease, self.lock = [[] for _ in tables], None, RLock()
+        self.rows, self.device = RowCounts(), torch.device("cpu")
         self._logits = torch.cat((torch.full((vocab**2, vocab), torch.nan), *(t.view(-1, vocab) for t in tables)))
         self._rows = list(torch.arange(len(self._logits))[:, None, None])
         self._logits_of_row = list(self._logits[:, None])
@@ -49,10 +47,16 @@ class ToyStack:
     def reserve(self, positions):
         self._seen = [[None] * positions for _ in self.tables]
 
+    def clear(self):
+        pass
+
     def embed(self, token_ids):
         return self._hidden(token_ids)
 
-    def run(self, hidden, start_layer, end_layer, position):
+    def write_run(self, *arguments):
+        return write_stepwise(self, *arguments)
+
+    def run(self, hidden, start_layer, end_layer, position, *, prompt=False):
         rows = []
         for at, (code,) in enumerate(hidden.tolist(), start=position):
             layer, token = code // self.vocab_size**2, code % self.vocab_size
@@ -89,36 +93,40 @@ def joint(stack, sampling, prompt, length, eos=()):
                 text.append(text[-1])
                 continue
             logits = table[text[-2], text[-1]][None]
-            chance *= float(sampling.distribution(logits, text)[0, token])
+            chance *= float(sampling.warp(sampling.processors(logits, text)[0]).softmax(-1)[token])
             text.append(token)
         probabilities.append(chance)
     return torch.tensor(probabilities, dtype=torch.float64)
 
 
-def write(levels, rule, prompt, length, *, n_d=2, n_i=3, ngram=None, eos=(), policy_of=None):
+def sampler_of(levels, sampling, seed):
+    """What chooses the tokens of one text."""
+    stack = levels[-1].stack
+    return Sampler(sampling, None if sampling.greedy else GumbelNoise(seed, stack.vocab_size, stack.device))
+
+
+def write(levels, sampler, prompt, length, *, n_d=2, n_i=3, eos=(), policy_of=None):
     """One continuation of at most `length` tokens; after an end of text, 0 fills it up."""
     hierarchy = Hierarchy(levels)
     state = DecodingState(hierarchy, prompt, len(prompt) + length)
-    guesser = Guesser(*ngram) if ngram else None
     policy = policy_of(hierarchy) if policy_of else StaticPolicy.of(hierarchy, n_d, n_i)
-    for _ in decode(state, policy, rule, Ending(length, eos), guesser):
+    for _ in decode(state, policy, sampler, StopCriteria(length, eos)):
         pass
     written = state.tokens[len(prompt) : state.committed]
     return written + [0] * (length - len(written))
 
 
 @torch.inference_mode()
-def draw_many(levels, rule_of, prompt, length, draws, **lengths):
+def draw_many(levels, sampling, prompt, length, draws, **lengths):
     """How often each continuation of `length` tokens came out, [vocab ** length]; each has its own seed."""
-    vocab = levels[-1].stack.vocab_size
-    counts = torch.zeros([vocab] * length, dtype=torch.float64)
+    counts = torch.zeros([levels[-1].stack.vocab_size] * length, dtype=torch.float64)
     for seed in range(draws):
-        counts[tuple(write(levels, rule_of(seed), prompt, length, **lengths))] += 1
+        counts[tuple(write(levels, sampler_of(levels, sampling, seed), prompt, length, **lengths))] += 1
     return counts.flatten()
 
 
 @torch.inference_mode()
-def draw_windows(levels, rule_of, windows, history, **lengths):
+def draw_windows(levels, sampling, windows, history, **lengths):
     """How often each word followed each history of that many words, [vocab ** history, vocab].
 
     Texts of thirty words, every one with its own seed as answers have; every word that is written is counted.
@@ -126,7 +134,8 @@ def draw_windows(levels, rule_of, windows, history, **lengths):
     vocab, prompt, each = levels[-1].stack.vocab_size, [0, 1] * history, 30
     counts = torch.zeros([vocab] * (history + 1), dtype=torch.float64)
     for seed in range(-(-windows // each)):
-        text = prompt[-history:] + write(levels, rule_of(seed), prompt[-history:], each, **lengths)
+        sampler = sampler_of(levels, sampling, seed)
+        text = prompt[-history:] + write(levels, sampler, prompt[-history:], each, **lengths)
         for at in range(each):
             counts[tuple(text[at : at + history + 1])] += 1
     return counts.view(-1, vocab)
@@ -135,72 +144,8 @@ def draw_windows(levels, rule_of, windows, history, **lengths):
 def transitions(stack, sampling, history):
     """The exact probability of each word after each history, [vocab ** history, vocab]."""
     table = stack.tables[-1].view(-1, stack.vocab_size)
-    return sampling.distribution(table, []).double().repeat(stack.vocab_size ** (history - 2), 1)
-
-
-class Outcomes(Randomness):
-    """Takes every random decision in turn instead of drawing, so that exact probabilities can be added up.
-
-    Each number of `uniform` is compared once at most, with one threshold: then only which side it fell on matters.
-    """
-
-    def __init__(self):
-        super().__init__(0)
-        self._path = []  # per decision of the run under way: (option taken, number of options)
-        self._depth, self._chance = 0, 1.0
-
-    def of(self, run):
-        """Run it once for every combination of decisions: (what it returns, its probability)."""
-        while True:
-            self._depth, self._chance = 0, 1.0
-            result = run()
-            yield result, self._chance
-            while self._path and self._path[-1][0] + 1 == self._path[-1][1]:
-                self._path.pop()
-            if not self._path:
-                return
-            option, options = self._path[-1]
-            self._path[-1] = option + 1, options
-
-    def uniform(self, level, purpose, count=1):
-        return [_Uniform(self) for _ in range(count)]
-
-    def choose(self, probabilities, level, purpose):
-        return self.decide(probabilities.tolist())
-
-    def decide(self, weights):
-        possible = [index for index, weight in enumerate(weights) if weight > 0]
-        if self._depth == len(self._path):
-            self._path.append((0, len(possible)))
-        taken = possible[self._path[self._depth][0]]
-        self._depth += 1
-        self._chance *= weights[taken] / sum(weights)
-        return taken
-
-
-class _Uniform:
-    """A number in [0, scale) of which only comparisons are asked."""
-
-    def __init__(self, outcomes, scale=1.0):
-        self._outcomes, self._scale = outcomes, scale
-
-    def __mul__(self, factor):
-        return _Uniform(self._outcomes, self._scale * factor)
-
-    def __lt__(self, threshold):
-        below = min(1.0, threshold / self._scale)
-        return self._outcomes.decide([below, 1 - below]) == 0
-
-
-@torch.inference_mode()
-def enumerate_outcomes(levels, sampling, prompt, length, *, blocks=False, **lengths):
-    """The exact probability with which the engine writes each continuation, [vocab ** length]."""
-    outcomes = Outcomes()
-    rule = Speculative(sampling, outcomes, blocks)
-    probabilities = torch.zeros([levels[-1].stack.vocab_size] * length, dtype=torch.float64)
-    for written, chance in outcomes.of(lambda: write(levels, rule, prompt, length, **lengths)):
-        probabilities[tuple(written)] += chance
-    return probabilities.flatten()
+    rows = torch.stack([sampling.warp(row) for row in table])
+    return rows.softmax(-1).double().repeat(stack.vocab_size ** (history - 2), 1)
 
 
 def chi_square(counts, probabilities):
@@ -224,11 +169,11 @@ def chi_square(counts, probabilities):
     return float(torch.special.gammaincc(freedom / 2, statistic / 2))
 
 
-def exits_of(stack, *exits, guesses=False, words=()):
-    """Levels of one stack, with a level of guesses beneath if asked; `words` are those that the first exits know."""
+def exits_of(stack, *exits, guesses=None, words=()):
+    """Levels of one stack; `guesses` are (longest, tokens) of n-grams beneath, `words` those that the first exits know."""
     heads = [None if known is None else stack.reduce_head(torch.tensor(known)) for known in words]
     levels = [
         Level(f"exit {exit_layer}", stack, exit_layer, head)
         for exit_layer, head in zip(exits, chain(heads, repeat(None)), strict=False)
     ]
-    return [*([Level("guesses", None, 0)] if guesses else []), *levels, Level("target", stack, stack.num_layers)]
+    return [*([Level.of_ngrams(*guesses)] if guesses else []), *levels, Level("target", stack, stack.num_layers)]

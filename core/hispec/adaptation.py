@@ -19,9 +19,6 @@ JUDGED = (1, 2, 4, 8, 16, MOST)
 ROW = 0.05
 """Uncalibrated: what one more row adds to the cost of a layer."""
 
-GUESSED = Logistic((0.0, 0.0, 0.0), 0.5, ("margin",))
-"""Of guesses nothing is predicted: they are judged at once."""
-
 
 def level_key(hierarchy: Hierarchy, level: int) -> str:
     """`2` is exit 2 of the target, `org/name@20` an exit of another model, `2/1024` one with a head of 1,024 words."""
@@ -44,17 +41,16 @@ def knowledge(hierarchy: Hierarchy, adaptation: Adaptation | None) -> Knowledge:
     pairs = list(combinations(range(len(hierarchy)), 2))
     predictors: dict[Pair, Predictor] = {
         pair: _predictor(found.acceptance.get(team_key(hierarchy, pair)))
-        if not (hierarchy.guesses and pair[0] == 0)
-        else GUESSED
         for pair in pairs
+        if hierarchy.levels[pair[0]].stack is not None
     }
     costs = _costs(hierarchy, found, pairs)
     known = found.tokens_per_ms if costs is not None else {}
-    fresh = Knowledge(len(hierarchy), costs or uncalibrated_costs(hierarchy), predictors, None, hierarchy.guesses)
+    fresh = Knowledge(len(hierarchy), costs or uncalibrated_costs(hierarchy), predictors)
     if not known:
         return fresh
     paces = {team: known.get(team_key(hierarchy, team), pace) for team, pace in fresh.paces.items()}
-    return Knowledge(len(hierarchy), fresh.costs, predictors, paces, hierarchy.guesses)
+    return Knowledge(len(hierarchy), fresh.costs, predictors, paces)
 
 
 def adaptation_of(hierarchy: Hierarchy, known: Knowledge) -> Adaptation:
@@ -69,7 +65,7 @@ def adaptation_of(hierarchy: Hierarchy, known: Knowledge) -> Adaptation:
         acceptance={
             team_key(hierarchy, pair): acceptance_of(predictor)
             for pair, predictor in known.predictors.items()
-            if not (hierarchy.guesses and pair[0] == 0)
+            if hierarchy.levels[pair[0]].stack is not None
         },
         tokens_per_ms={
             team_key(hierarchy, team): _rounded(pace) for team, pace in known.paces.items() if len(team) > 1
@@ -104,7 +100,7 @@ def uncalibrated_costs(hierarchy: Hierarchy) -> StepCosts:
         done = max((level for level in range(lower + 1) if hierarchy.levels[level].stack is stack), default=-1)
         return (layers(upper, done) + 1) * (1 + ROW * (tokens - 1)) + 1
 
-    draft = [0.1 if hierarchy.guesses and level == 0 else layers(level) + 2.0 for level in levels]
+    draft = [0.1 if hierarchy.levels[level].stack is None else layers(level) + 2.0 for level in levels]
     return StepCosts(
         draft, {pair: [judged(pair, tokens) for tokens in range(1, MOST + 1)] for pair in combinations(levels, 2)}
     )

@@ -13,12 +13,11 @@ import torch
 
 from hispec.adaptation import knowledge
 from hispec.decoding.adaptive import AdaptivePolicy, Knowledge
-from hispec.decoding.engine import Ending, decode
-from hispec.decoding.guesses import Guesser
+from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy
+from hispec.decoding.noise import SEEDS
 from hispec.decoding.policies import Policy, StaticPolicy
-from hispec.decoding.rules import Greedy, Rule, Speculative
-from hispec.decoding.sampling import Randomness, Sampling
+from hispec.decoding.sampling import Sampling
 from hispec.decoding.state import DecodingState, PrefixCache
 from hispec.errors import LosslessnessError, OutOfMemoryError, UsageError, is_out_of_memory
 from hispec.events import Committed, Event, Finished, FinishReason
@@ -54,16 +53,13 @@ from hispec.profile import (
     resolve_model,
 )
 from hispec.progress import Watch, unwatched
-from hispec.ranks import Ranks, SharedPolicy, SharedRule, check_ranks
-from hispec.settings import Settings, check_verifiable, parse_memory, resolve_settings
+from hispec.ranks import Ranks, SharedPolicy, check_ranks
+from hispec.settings import Settings, parse_memory, resolve_settings
 from hispec.text import DraftText, TextStream, check_room, check_stop, encode_prompt
 from hispec.vocabulary import check_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-MEMORY_ENDED = object()
-"""What stands for a result inside the engine where memory ran out."""
 
 
 @dataclass
@@ -218,9 +214,12 @@ class Engine:
             environment = _environment(stacks[own], profile) | {"weights": "dummy"}
             if settings.dummy_agreement is not None:
                 reached = set_agreement(*built[own], exits_of_target(profile), settings.dummy_agreement)
+                del built  # its views of the weights
                 asked = list(settings.dummy_agreement)
                 environment["agreement"] = {"asked": asked, "measured": [round(share, 3) for share in reached]}
-            return cls(profile, settings, stacks, tokenizer, (), environment)  # random weights know no end
+            engine = cls(profile, settings, stacks, tokenizer, (), environment)  # random weights know no end
+            engine.prepare()
+            return engine
         check(tokenizers[own], configs[own].context)
         fetch_weights({resolve_model(model): revision for model, revision in models.items()}, watch)
         stacks = {
@@ -252,7 +251,19 @@ class Engine:
             environment["tensor_parallel"] = ranks.count
         if settings.quantization != "none":
             environment["quantization"] = settings.quantization
-        return cls(profile, settings, stacks, tokenizers[own], eos_ids, environment, ranks, generation)
+        engine = cls(profile, settings, stacks, tokenizers[own], eos_ids, environment, ranks, generation)
+        engine.prepare()
+        return engine
+
+    def prepare(self) -> None:
+        """Make the models ready to run with torch's present number of threads; again after that number was changed.
+
+        Only the target owes one width: what other models say is never the answer.
+        """
+        target = self.hierarchy.stack_of(-1)
+        for stack in self.stacks.values():
+            stack.prepare(self.settings.width if stack is target else "free")
+        self.environment |= {"threads": torch.get_num_threads(), "width": target.rows.describe()}
 
     def with_settings(self, **changes: Any) -> "Engine":
         """The same loaded weights, decoding otherwise; device and dtype stay as they are loaded.
@@ -353,25 +364,26 @@ class Engine:
         """Ask the answer under way to end before its next step. Safe to call from a signal handler."""
         self._interrupted = True
 
-    def decode_ids(
-        self,
-        hierarchy: Hierarchy,
-        prompt_ids: list[int],
-        max_new_tokens: int,
-        eos_ids: Collection[int],
-        seed: int = 0,
-        prefix: PrefixCache | None = None,
-    ) -> Generator[Event]:
-        """Decode token ids through any hierarchy, without text; see `hispec.decoding.engine.decode`."""
-        state = (prefix or PrefixCache()).begin(hierarchy, prompt_ids, len(prompt_ids) + max_new_tokens)
-        ending = Ending(max_new_tokens, eos_ids, self._is_interrupted)
-        rule = self._rule(len(hierarchy) - 1, seed, self._sampling(prompt_ids, max_new_tokens, eos_ids))
-        return decode(state, self._policy(hierarchy), rule, ending, self._guesser(hierarchy))
+    def decoder(self, hierarchy: Hierarchy | None = None) -> Decoder:
+        """Return what decodes token ids, without text, as the settings say.
 
-    def _sampling(self, prompt_ids: list[int], max_new_tokens: int, eos_ids: Collection[int]) -> Sampling:
-        """How tokens are chosen for one prompt."""
+        Args:
+            hierarchy: on the engine's models; its own by default.
+        """
+        hierarchy = hierarchy or self.hierarchy
+        return Decoder(
+            hierarchy,
+            lambda: self._policy(hierarchy),
+            self._sampling,
+            self.settings.intermediate_top_k,
+            self.eos_ids,
+            self._is_interrupted,
+        )
+
+    def _sampling(self, prompt_ids: Sequence[int], max_new_tokens: int) -> Sampling:
+        """Return how tokens are chosen for one prompt."""
         vocab_size = self.hierarchy.stack_of(-1).vocab_size
-        conditions = Conditions.of(prompt_ids, max_new_tokens, eos_ids, vocab_size, self.device)
+        conditions = Conditions.of(prompt_ids, max_new_tokens, self.eos_ids, vocab_size, self.device)
         return self.generation.sampling(self.settings, conditions)
 
     def _policy(self, hierarchy: Hierarchy) -> Policy:
@@ -389,68 +401,58 @@ class Engine:
             self._interrupted = self.ranks.share(self._interrupted)
         return self._interrupted
 
-    def _rule(self, target: int, seed: int, sampling: Sampling) -> Rule:
-        """The rule of the settings."""
-        settings = self.settings
-        if sampling.greedy:
-            return Greedy(sampling, target, settings.intermediate_top_k)
-        rule = Speculative(sampling, Randomness(seed), blocks=settings.verification == "blocks")
-        return rule if self.ranks is None else SharedRule(rule, self.ranks)
-
-    def _guesser(self, hierarchy: Hierarchy) -> Guesser | None:
-        """A fresh guesser where the hierarchy has a level for it."""
-        if not hierarchy.guesses:
-            return None
-        assert self.profile.draft is not None and self.profile.draft.ngram is not None
-        return Guesser(self.profile.draft.ngram.max, self.profile.draft.ngram.tokens)
-
     def verify(self, generation: Generation) -> None:
         """Decode the same prompt with the target alone and compare ids; sets `generation.verified`.
 
+        A sampled answer is decoded with its own seed.
+
         Raises:
-            UsageError: when the answer was sampled: only greedy answers repeat.
-            LosslessnessError: at the first id that differs, with the gap between the target's two best logits,
-                processed as they are before a token is chosen.
+            LosslessnessError: at the first id that differs, with the gap between the target's two best scores.
         """
-        check_verifiable(self.settings)
         self._interrupted = False
         prompt_ids, count = generation.prompt_ids, len(generation.token_ids)
         own_end = generation.finish_reason in ("eos", "length")  # the target must end there too
         limit = min(self.context - len(prompt_ids), self.settings.max_new_tokens)  # which some processors look at
-        events = self.decode_ids(Hierarchy([self.hierarchy.target]), prompt_ids, limit, self.eos_ids)
-        written = (token for event in events if isinstance(event, Committed) for token in event.token_ids)
+        alone = self.decoder(Hierarchy([self.hierarchy.target])).decode(prompt_ids, limit, generation.seed or 0)
+        written = (token for event in alone if isinstance(event, Committed) for token in event.token_ids)
         expected = list(islice(written, None if own_end else count))
         if self._interrupted:
             raise KeyboardInterrupt
-        difference = self.examine(generation.prompt_ids, generation.token_ids, expected)
+        difference = self.examine(prompt_ids, generation.token_ids, expected, generation.seed or 0)
         generation.verified = difference is None
         if difference is not None:
             raise LosslessnessError(
                 f"token {difference.at} differs from the target's own; "
-                f"there, the target's two best logits are {difference.gap:.2g} apart",
+                f"there, the target's two best scores are {difference.gap:.2g} apart",
                 "a gap near 0 is a tie that rounding decides: try --dtype float32; else please report it",
             )
 
     def examine(
-        self, prompt_ids: list[int], ids: list[int], reference: list[int], max_new_tokens: int | None = None
+        self,
+        prompt_ids: list[int],
+        ids: list[int],
+        reference: list[int],
+        max_new_tokens: int | None = None,
+        seed: int = 0,
     ) -> Difference | None:
-        """Compare an output with the target's own for the same prompt: None where they are equal.
+        """Compare an output with the target's own for the same prompt and seed: None where they are equal.
 
         Args:
             prompt_ids: of both.
             ids: new tokens.
             reference: the target's own.
             max_new_tokens: what both were decoded with, which some processors look at; by default the settings'.
+            seed: of the sampling noise.
         """
         at = first_difference(ids, reference)
         if at is None:
             return None
         text = prompt_ids + reference[:at]
-        state = DecodingState(Hierarchy([self.hierarchy.target]), text, len(text))
         limit = max_new_tokens or min(self.context - len(prompt_ids), self.settings.max_new_tokens)
-        processors = self._sampling(prompt_ids, limit, self.eos_ids).processors
-        scores = processors(state.logits(0, len(text) - 1, len(text)).full(), text)
-        best, second = scores[0].nan_to_num().topk(2).values.tolist()  # of excluded words the least number, not -inf
+        decoder = self.decoder(Hierarchy([self.hierarchy.target]))
+        state = DecodingState(decoder.hierarchy, text, len(text))
+        sampler = decoder.sampler(seed, prompt_ids, limit)
+        best, second = sampler.scores(state.logits(0, len(text) - 1, len(text)), text).gap()
         return diagnose(at, best, second, self.environment["dtype"])
 
     def _stream(
@@ -464,27 +466,33 @@ class Engine:
         prefix: PrefixCache | None,
     ) -> Generator[Event]:
         """The engine's events with text added, cut at a stop text."""
-        seed = secrets.randbits(32) if seed is None else seed
+        seed = secrets.randbits(32) if seed is None else seed % SEEDS
         seed = seed if self.ranks is None else self.ranks.share(seed)
         text, stats = TextStream(self.tokenizer, stop), self.new_stats()
 
-        def begin() -> Generator[Event]:
-            return self.decode_ids(self.hierarchy, ids, max_new_tokens, self.eos_ids, seed, prefix)
-
-        with closing(self._until_memory_ends(begin)) as events:
-            for event in events:
-                if isinstance(event, Finished):
-                    end = event
-                    break
-                if drafts is not None:
-                    event = drafts.see(event)
-                if isinstance(event, Committed):
-                    event = _with_text(event, text)
-                stats.see(event)
-                yield event
-                if text.stopped:
-                    end = Finished(event.t, "stop")
-                    break
+        end, memory_ended = Finished(0.0, "interrupted"), False
+        try:
+            with closing(self.decoder().decode(ids, max_new_tokens, seed, prefix)) as events:
+                for event in events:
+                    if isinstance(event, Finished):
+                        end = event
+                        break
+                    end = Finished(event.t, "interrupted")  # unless another event comes
+                    if drafts is not None:
+                        event = drafts.see(event)
+                    if isinstance(event, Committed):
+                        event = _with_text(event, text)
+                    stats.see(event)
+                    yield event
+                    if text.stopped:
+                        end = Finished(event.t, "stop")
+                        break
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            memory_ended = True
+        if memory_ended and self.device.type == "cuda":
+            torch.cuda.empty_cache()  # outside of the handler, whose error holds on to the tensors of the step
         if rest := text.finish():
             yield Committed(end.t, (), rest)
         generation = Generation(
@@ -499,25 +507,8 @@ class Engine:
             seed if self.settings.temperature > 0 else None,
         )
         yield replace(end, result=generation)
-        if end.result is MEMORY_ENDED:
+        if memory_ended:
             raise OutOfMemoryError(generation, len(generation.token_ids))
-
-    def _until_memory_ends(self, begin: Callable[[], Generator[Event]]) -> Generator[Event]:
-        """The events of a decoding; where memory runs out an interruption, whose result is `MEMORY_ENDED`."""
-        at = 0.0
-        try:
-            with closing(begin()) as events:
-                for event in events:
-                    at = event.t
-                    yield event
-            return
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        # Outside of the handler, whose error holds on to the tensors of the step that failed.
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        yield Finished(at, "interrupted", MEMORY_ENDED)
 
 
 def choose_placement(settings: Settings) -> Placement:

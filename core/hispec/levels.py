@@ -33,7 +33,7 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
         draft = Draft(exit_layer=profile.single_layer.exit_layer)
     if draft is not None and mode != "autoregressive":
         if draft.ngram is not None:
-            levels.append(Level("guesses", None, 0))
+            levels.append(Level.of_ngrams(draft.ngram.max, draft.ngram.tokens))
         if draft.exit_layer is not None or draft.model is not None:
             stack = stacks[draft.model or profile.target.model]
             exit_layer = draft.exit_layer or stack.num_layers

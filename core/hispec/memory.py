@@ -251,7 +251,8 @@ def _need(
         quantization=quantization or ("stored" if shape.stored_bits is not None else None),
         weights=weights,
         kv_cache=shape.kv_cache(positions, dtype),
-        workspace=_workspace(shape, settings, positions, item) + _words(profile, target.model) * shape.hidden * item,
+        workspace=_workspace(shape, settings, positions, item)
+        + (_words(profile, target.model) + _packed(shape, settings, dtype)) * shape.hidden * item,
         download=download,
         source="config.json" if headers is None else "safetensors",
     )
@@ -281,7 +282,7 @@ def _workspace(shape: Shape, settings: Settings, positions: int, item: int) -> i
     Activations of the rows of a prompt that are run at once, scores of their attention where a kernel holds them,
     hidden states carried to the next level, logits of judged tokens, tables of rotary embeddings and masks.
     """
-    fused = shape.family in FAMILIES and settings.stack != "transformers" and shape.stored_bits is None
+    fused = _fused(shape, settings)
     rows = min(positions, CHUNK) if fused else positions
     projected = (shape.heads + 2 * shape.kv_heads) * shape.head_size
     activations = rows * (4 * shape.hidden + 2 * projected + 3 * shape.inner) * item
@@ -317,6 +318,17 @@ def _words(profile: Profile, model: str) -> int:
     """How many rows of a model's head are copied for levels that read only some words."""
     levels = [level for level in (profile.draft, profile.intermediate) if level is not None]
     return sum({level.head or 0 for level in levels if (level.model or profile.target.model) == model})
+
+
+def _packed(shape: Shape, settings: Settings, dtype: str) -> int:
+    """How many rows of a tied head are held twice: as the embedding, and packed for a CPU."""
+    device = device_named(settings.device)
+    on_cpu = device is not None and device.name.startswith("cpu")
+    return shape.vocab if on_cpu and shape.tied and dtype != "float16" and _fused(shape, settings) else 0
+
+
+def _fused(shape: Shape, settings: Settings) -> bool:
+    return shape.family in FAMILIES and settings.stack != "transformers" and shape.stored_bits is None
 
 
 def _shipped(model: str) -> dict[str, Any] | None:

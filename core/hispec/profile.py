@@ -6,6 +6,7 @@ A profile is looked up by path, then in the user's own folder, then among those 
 import difflib
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,6 @@ from hispec.errors import ProfileError
 from hispec.limits import MOST
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Verification = Literal["tokens", "blocks"]
 Count = Annotated[int, Field(ge=1, le=MOST)]
 TopK = Annotated[int, Field(ge=0, le=MOST)]
 COOLEST = 1e-4
@@ -134,7 +134,6 @@ class Decoding(_Section):
     validate_every: Count | None = None
     policy: Literal["static", "adaptive"] | None = None
     max_new_tokens: Count | None = None
-    verification: Verification | None = None
     intermediate_top_k: Count | None = None
 
 
@@ -335,6 +334,20 @@ def user_folder() -> Path:
     return platformdirs.user_config_path("hispec") / "profiles"
 
 
+OBSOLETE = {"verification": "sampled tokens are accepted where they are the target's own"}
+"""Keys of `decoding` that older profiles have, and why they mean nothing any more."""
+
+
+def _drop_obsolete(data: dict[str, Any], path: Path) -> None:
+    """Warn of keys that mean nothing any more, and forget them."""
+    decoding = data.get("decoding")
+    if not isinstance(decoding, dict):
+        return
+    for key in OBSOLETE.keys() & decoding.keys():
+        decoding.pop(key)
+        warnings.warn(f"profile {path}: decoding.{key} is ignored: {OBSOLETE[key]}; remove it", stacklevel=3)
+
+
 def read_profile(path: Path) -> Profile:
     """Read one YAML file. Relative paths in it are meant relative to the file.
 
@@ -402,6 +415,7 @@ def parse_profile(text: str, path: Path) -> Profile:
             "YAML reads no, yes, on, off and numbers otherwise: quote them",
         )
     data = {"name": path.stem, **data}
+    _drop_obsolete(data, path)
     try:
         profile = Profile.model_validate(data)
     except ValidationError as error:

@@ -1,8 +1,7 @@
 """The processes of one tensor-parallel decoding: each holds a part of every matrix, and all take the same decisions.
 
 Every rank runs the same loop on the same token ids, because each of its passes waits for all the others. What could
-differ between them (the seed, an interruption, a draw that rounding decides, the pace that a policy measures) is taken
-from rank 0.
+differ between them (the seed, an interruption, the pace that a policy measures) is taken from rank 0.
 """
 
 import atexit
@@ -10,12 +9,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from torch import Tensor
-
 from hispec.decoding.confidence import Confidence
-from hispec.decoding.logits import Logits
 from hispec.decoding.policies import Policy, Step
-from hispec.decoding.rules import Speculative, Verdict
 from hispec.errors import UsageError
 from hispec.launched import check_launched, started_by_torchrun
 
@@ -67,36 +62,6 @@ def _leave() -> None:
     with suppress(Exception):
         if distributed.is_initialized():
             distributed.destroy_process_group()
-
-
-class SharedRule:
-    """Sampling whose draws are those of rank 0: logits are equal on all ranks, sums over them only nearly.
-
-    Args:
-        rule: as each rank would apply it alone.
-        ranks: this process and its peers.
-    """
-
-    takes_best = False
-
-    def __init__(self, rule: Speculative, ranks: Ranks) -> None:
-        self._rule, self._ranks = rule, ranks
-
-    def draw(self, logits: Logits, prefix: Sequence[int], level: int) -> tuple[int, Tensor]:
-        """See `hispec.decoding.rules.Rule.draw`."""
-        token, drawn_from = self._rule.draw(logits, prefix, level)
-        return self._ranks.share(token), drawn_from
-
-    def judge(
-        self, tokens: Sequence[int], q: Sequence[Tensor | None], logits: Logits, prefix: Sequence[int], level: int
-    ) -> Verdict:
-        """See `hispec.decoding.rules.Rule.judge`."""
-        own = self._rule.judge(tokens, q, logits, prefix, level)
-        accepted, correction = self._ranks.share((own.accepted, own.correction))
-        if (own.accepted, own.correction) == (accepted, correction):
-            return own
-        p = self._rule.sampling.distribution(logits.full(), prefix, tokens)  # a number was within rounding of its limit
-        return Verdict(accepted, correction, tuple(p[: accepted + (correction is not None)]))
 
 
 class SharedPolicy(Policy):

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from hispec.counts import counted
 from hispec.errors import UsageError
-from hispec.limits import LARGEST_SEED, MOST
+from hispec.limits import LARGEST_SEED, MOST, WIDEST_PASS
 from hispec.profile import (
     COOLEST,
     HOTTEST,
@@ -22,7 +22,6 @@ from hispec.profile import (
     Share,
     Temperature,
     TopK,
-    Verification,
     exits_of_target,
     explain,
 )
@@ -89,6 +88,17 @@ Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Shares = Annotated[tuple[Share, ...], BeforeValidator(_shares)]
 
 
+def _width(value: Any) -> Any:
+    """Read what an option or a variable says, `8`, as a number."""
+    value = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if value not in ("auto", "free") and not (type(value) is int and 1 <= value <= WIDEST_PASS):
+        raise ValueError(f"{value!r} is no width: give auto, free, or rows from 1 to {WIDEST_PASS}")
+    return value
+
+
+Width = Annotated[int | Literal["auto", "free"], BeforeValidator(_width)]
+
+
 class Settings(BaseModel):
     """How to decode; the values here are the defaults that everything else overrides.
 
@@ -98,10 +108,10 @@ class Settings(BaseModel):
         validate_every: tentatively accepted tokens before the target judges, N_i.
         policy: what decides between drafting on and judging.
         max_new_tokens: the most tokens of an answer.
-        verification: sampled tokens are judged one by one, or in blocks.
-        intermediate_top_k: greedy levels below the target accept a token among their k likeliest.
+        intermediate_top_k: levels below the target accept a token among the k with their highest scores: their
+            likeliest, or when sampling those with the highest sums of log-probability and noise.
         temperature: 0 is greedy decoding; for this and the next four see `hispec.decoding.sampling.Sampling`.
-        seed: equal seeds give equal answers on the same machine; None draws one.
+        seed: equal seeds give equal answers, whatever drafts them; None draws one.
         device: `auto`, or a torch device.
         dtype: of the weights; `auto` is the checkpoint's own, on a CPU with bfloat16 instructions bfloat16 for large
             models in float32.
@@ -110,6 +120,8 @@ class Settings(BaseModel):
         max_memory: what of each device `device_map` may use, as `parse_memory` reads it; by default what is free.
         quantization: of the weights while they are loaded, by bitsandbytes.
         tensor_parallel: share every matrix among the processes that torchrun started.
+        width: rows of the passes that the target's results come from, so that all modes compute the same numbers: `auto`
+            finds the row counts that agree to the last bit, a number pads every pass to that many, `free` pads none.
         graphs: whether the fused stack runs in fixed shapes, recorded as CUDA graphs: `auto` where there is CUDA.
         load_format: `dummy` draws weights at random on the device and downloads nothing but a configuration.
         dummy_agreement: for each exit of the target that a level reads, shallow to deep, how often it shall name the
@@ -123,7 +135,6 @@ class Settings(BaseModel):
     validate_every: Count = 4
     policy: Literal["static", "adaptive"] = "static"
     max_new_tokens: Count = 256
-    verification: Verification = "tokens"
     intermediate_top_k: Count = 1
     temperature: Temperature = 0.0
     top_k: TopK = 0
@@ -138,6 +149,7 @@ class Settings(BaseModel):
     max_memory: Annotated[str, AfterValidator(_memory)] = ""
     quantization: Quantization = "none"
     tensor_parallel: bool = False
+    width: Width = "auto"
     graphs: Graphs = "auto"
     load_format: LoadFormat = "auto"
     dummy_agreement: Shares | None = None
@@ -247,16 +259,6 @@ def check_agreement(shares: Sequence[float], exits: Sequence[int]) -> None:
         raise UsageError(
             f"--dummy-agreement {shown} is not rising between 0 and 1", "a deeper exit agrees more: give 0.55,0.75"
         )
-
-
-def check_verifiable(settings: Settings) -> None:
-    """Refuse to verify what is sampled.
-
-    Raises:
-        UsageError: the temperature is above 0.
-    """
-    if settings.temperature > 0:
-        raise UsageError("a sampled answer cannot be verified: it would be drawn anew", "use --temperature 0")
 
 
 def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:

@@ -10,12 +10,10 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.generation import BaseStreamer, GenerateDecoderOnlyOutput
 
 from hispec.counts import counted
-from hispec.decoding.engine import Ending, decode
+from hispec.decoding.decoder import Decoder
 from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.processors import Processors
-from hispec.decoding.rules import Greedy, Rule, Speculative
-from hispec.decoding.sampling import Randomness, Sampling
-from hispec.decoding.state import DecodingState
+from hispec.decoding.sampling import Sampling
 from hispec.errors import UsageError
 from hispec.events import Committed
 from hispec.levels import build_hierarchy
@@ -67,11 +65,13 @@ def custom_generate(
     validate_every: int = 4,
     translators: str | Path | None = None,
     spec_streamer: BaseStreamer | None = None,
+    seed: int | None = None,
     **model_kwargs: Any,
 ) -> Tensor | GenerateDecoderOnlyOutput:
     """Decode an early-exit model hierarchically; `generate` calls it, and the keyword arguments are passed to that.
 
-    Greedy output is that of `generate` itself, sampled output has its distribution (`torch.manual_seed` repeats it).
+    Greedy output is that of `generate` itself, sampled output has its distribution (`seed` or `torch.manual_seed`
+    repeats it).
     Logits processors are applied to every level; as drafts that are refused are seen by them too, they must depend on
     nothing but their arguments, and they run in inference mode. Stopping criteria see every validated token, one by
     one, and no other (no scores). `generate` does not hand `tokenizer=` on, so instead of `stop_strings=` pass
@@ -89,6 +89,8 @@ def custom_generate(
         validate_every: tentatively accepted tokens before the target judges, N_i.
         translators: a file that `hispec fit-exits` wrote for this model; its first two exits are then the default.
         spec_streamer: receives the prompt, then each validated token (`generate` keeps `streamer` for itself).
+        seed: of sampled output, which is then a function of prompt and seed alone, whatever the exits and lengths; drawn
+            from torch's own generator where it is None.
         model_kwargs: what `generate` prepares for `forward`; only a padding-free attention mask is accepted.
 
     Returns:
@@ -108,7 +110,7 @@ def custom_generate(
     try:
         return _generate(
             model, input_ids, logits_processor, stopping_criteria, generation_config,
-            (draft_exit, intermediate_exit), (draft_tokens, validate_every), translators, spec_streamer,
+            (draft_exit, intermediate_exit), (draft_tokens, validate_every), translators, spec_streamer, seed,
         )  # fmt: skip
     finally:
         for module, before in training.items():
@@ -125,6 +127,7 @@ def _generate(
     periods: tuple[int, int],
     translators: str | Path | None,
     spec_streamer: BaseStreamer | None,
+    seed: int | None,
 ) -> Tensor | GenerateDecoderOnlyOutput:
     """What `custom_generate` does once its arguments are checked."""
     name = model.config.name_or_path or model.config.model_type
@@ -151,12 +154,13 @@ def _generate(
             f"ask for at most {counted(max(0, stack.context - len(prompt)), 'new token')}",
         )
     eos = generation_config._eos_token_tensor
-    events = decode(
-        DecodingState(hierarchy, prompt, len(prompt) + room),
-        StaticPolicy.of(hierarchy, *periods),
-        _rule(generation_config, logits_processor, target=len(hierarchy) - 1),
-        Ending(room, () if eos is None else eos.tolist()),
+    decoder = Decoder(
+        hierarchy,
+        lambda: StaticPolicy.of(hierarchy, *periods),
+        lambda *_: _sampling(generation_config, logits_processor),
+        eos_ids=() if eos is None else eos.tolist(),
     )
+    events = decoder.decode(prompt, room, int(torch.randint(1 << 62, ())) if seed is None else seed)
     if spec_streamer is not None:
         spec_streamer.put(input_ids.cpu())
     text = torch.cat((input_ids, input_ids.new_empty(1, room)), dim=-1)
@@ -174,12 +178,9 @@ def _generate(
     return GenerateDecoderOnlyOutput(sequences=sequences) if generation_config.return_dict_in_generate else sequences
 
 
-def _rule(config: GenerationConfig, processors: LogitsProcessorList, target: int) -> Rule:
-    """Greedy or exact sampling, on processed logits; the seed comes from torch's own stream."""
-    sampling = Sampling(1.0 if config.do_sample else 0.0, processors=Processors(processors))  # warpers are among them
-    if sampling.greedy:
-        return Greedy(sampling, target)
-    return Speculative(sampling, Randomness(int(torch.randint(1 << 62, ()))))
+def _sampling(config: GenerationConfig, processors: LogitsProcessorList) -> Sampling:
+    """Return how tokens are chosen; the processors of `generate` hold its warpers, too."""
+    return Sampling(1.0 if config.do_sample else 0.0, processors=Processors(processors))
 
 
 def _refuse_what_is_not_decoded_here(

@@ -19,6 +19,7 @@ FIXED = (
     "device",
     "dtype",
     "stack",
+    "width",
     "graphs",
     "device_map",
     "max_memory",

@@ -99,10 +99,6 @@ def generate(
     first = speaks(decoding, debug=common.debug)
     text = read_prompt(prompt) if first else ""
     choice = choose(model, decoding, shared=True)
-    if verify:
-        from hispec.settings import check_verifiable
-
-        check_verifiable(choice.settings)
 
     def check_prompt(tokenizer: "PreTrainedTokenizerBase", context: int) -> None:
         from hispec.text import check_room, encode_prompt
@@ -115,8 +111,6 @@ def generate(
         engine = load_engine(choice, text or None, check_prompt)
         if engine.ranks is not None:
             text = engine.ranks.share(text)
-        if verify:
-            check_verifiable(engine.settings)
         view = choose_view(format, live, palette, engine.new_stats())
         draft_text = view.draft_text or trace is not None
         problem: Exception | None = None
@@ -235,9 +229,9 @@ def load_engine(
         )
         found = (engine.profile.calibrated or {}).get("threads")
         loading.hold("measuring threads")
-        engine.environment["threads"] = tune_threads(
-            engine.hierarchy.stack_of(-1), os.environ, found if isinstance(found, int) else None
-        )
+        threads = tune_threads(engine.hierarchy.stack_of(-1), os.environ, found if isinstance(found, int) else None)
+        if threads != engine.environment["threads"]:
+            engine.prepare()
     if engine.settings.load_format == "dummy":
         say("synthetic weights: speed and memory are those of the model, its text is noise", "yellow")
     if changed := calibrated_elsewhere(engine.profile, engine.environment):

@@ -7,7 +7,7 @@ import yaml
 from transformers import AutoTokenizer
 
 from hispec import Engine
-from hispec.decoding.rules import Greedy, Verdict
+from hispec.decoding.engine import DecodeLoop
 from hispec.errors import LosslessnessError, UsageError
 from hispec.events import Committed, Drafted, Finished, Prefilled
 from hispec.profile import load_profile, with_exits
@@ -124,7 +124,7 @@ def test_verify_notices_an_end_that_is_not_the_targets(engine):
 
 def test_a_rule_that_accepts_everything_is_found_out(engine, monkeypatch):
     shallow = Engine.from_profile(with_exits(load_profile("tiny"), 1, None), max_new_tokens=80)
-    monkeypatch.setattr(Greedy, "judge", lambda self, tokens, *_: Verdict(len(tokens), None))
+    monkeypatch.setattr(DecodeLoop, "accepted", lambda self, level, waiting, *_: len(waiting))
     answer = shallow.generate(QUESTION)
     monkeypatch.undo()
     with pytest.raises(LosslessnessError):

@@ -47,8 +47,7 @@ def load(folder, config, **options):
 
 
 def ids_of(engine, prompt=PROMPT):
-    events = engine.decode_ids(engine.hierarchy, prompt, LENGTH, engine.eos_ids)
-    return [token for event in events if isinstance(event, Committed) for token in event.token_ids]
+    return engine.decoder().token_ids(prompt, LENGTH)
 
 
 def by_transformers(folder, prompt=PROMPT, **options):

@@ -11,7 +11,7 @@ from hispec.api import Engine
 from hispec.errors import UnavailableError
 from hispec.machine import Device
 from hispec.memory import check_fits, check_profile, estimate
-from hispec.models import cache, fused_stack
+from hispec.models import cache, rows
 from hispec.models.config import parse_config
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.headers import read_headers
@@ -89,13 +89,13 @@ def test_weights_and_cache_are_those_of_a_loaded_engine(dtype, item):
     (need,) = estimate(engine.profile, engine.settings, prompt_tokens=40).models
     (stack,) = engine.stacks.values()
     assert need.source == "safetensors"
-    assert need.weights == sum(part.numel() for part in stack._weights.parts.values()) * item
+    assert need.weights == sum(part.numel() for part in stack.parts.values()) * item
     stack.reserve(340)
     assert need.kv_cache == sum(layer.numel() for layer in stack.cache.layers) * item
 
 
 def test_the_constants_are_those_of_the_stacks():
-    assert (memory.STEP, memory.CHUNK, memory.WIDEST) == (cache.STEP, fused_stack.CHUNK, fused_stack.WIDEST)
+    assert (memory.STEP, memory.CHUNK, memory.WIDEST) == (cache.STEP, rows.FREE_ROWS, rows.WIDEST)
 
 
 def test_the_cache_grows_with_the_context_and_ends_with_it():

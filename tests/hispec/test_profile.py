@@ -60,7 +60,6 @@ def test_a_good_profile_is_read(write):
         (GOOD + "sampling: {temperature: .inf}", "sampling.temperature is inf", "at most"),
         (GOOD + "sampling: {top_p: 0.0}", "sampling.top_p is 0.0", "more than 0"),
         (GOOD + "sampling: {top_p: 1.5}", "sampling.top_p is 1.5", "at most 1"),
-        (GOOD + "decoding: {verification: magic}", "decoding.verification is 'magic'", "'tokens' or 'blocks'"),
         (GOOD.replace("exit_layer: 2", "exit_layer: 2, model: a/b"), "not both", "mend"),
         (GOOD + "chat_template: no", "chat_template is False", "quote"),
         (GOOD.replace("schema: 1", "schema: 2"), "schema is 2", "1"),
@@ -192,3 +191,9 @@ def test_a_checkpoint_without_a_profile_gets_an_eighth_and_a_quarter(depth, exit
 def test_one_exit_alone_means_single_layer_speculation():
     profile = profile_for_model("org/model", 16, 3, None)
     assert (profile.draft.exit_layer, profile.intermediate) == (3, None)
+
+
+def test_a_key_of_older_profiles_is_ignored_with_a_word(write):
+    with pytest.warns(UserWarning, match=r"decoding\.verification is ignored"):
+        profile = read_profile(write(GOOD + "decoding: {verification: blocks, draft_tokens: 3}"))
+    assert profile.decoding.draft_tokens == 3

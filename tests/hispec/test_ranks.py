@@ -23,9 +23,9 @@ import torch
 from torch import distributed
 
 from hispec import Engine
-from hispec.decoding.engine import Ending, decode
+from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.policies import StaticPolicy
-from hispec.decoding.rules import Greedy
+from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.events import Committed
 from hispec.ranks import SharedPolicy
@@ -55,7 +55,7 @@ found["interrupted"] = [events[-1].finish_reason, events[-1].result.token_ids, l
 
 state = DecodingState(engine.hierarchy, list(range(3, 12)), 60)
 policy = SharedPolicy(StaticPolicy((1, 2, 4) if rank == 0 else (1, 3, 7)), engine.ranks)
-steps = list(decode(state, policy, Greedy(), Ending(20)))
+steps = list(decode(state, policy, Sampler(Sampling()), StopCriteria(20)))
 found["policy"] = [type(step).__name__ for step in steps]
 found["policy ids"] = [token for step in steps if isinstance(step, Committed) for token in step.token_ids]
 

@@ -139,7 +139,21 @@ def test_every_number_among_the_settings_is_in_the_test_above():
     numbers = {
         name for name, options in kinds.items() if any(one.get("type") in ("integer", "number") for one in options)
     }
-    assert numbers == {
+    assert numbers - {"width"} == {
         *("seed", "draft_tokens", "validate_every", "max_new_tokens", "intermediate_top_k"),
         *("top_k", "temperature", "top_p", "min_p", "repetition_penalty"),
     }
+
+
+@pytest.mark.parametrize("given", [1, 64, "8", "auto", "free"])
+def test_a_width_is_a_number_of_rows_or_a_word(given):
+    profile = load_profile("tiny")
+    wanted = int(given) if given not in ("auto", "free") else given
+    assert resolve_settings({"width": given}, profile)[0].width == wanted
+    assert resolve_settings({}, profile, environ={"HISPEC_WIDTH": str(given)})[0].width == wanted
+
+
+@pytest.mark.parametrize("given", [0, -1, 65, 2**70, "x", "1.5", True, 2.0, ""])
+def test_what_is_no_width_is_refused(given):
+    with pytest.raises(UsageError, match="width"):
+        resolve_settings({"width": given}, load_profile("tiny"))

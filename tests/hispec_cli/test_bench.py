@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 from safetensors.torch import load_file, save_file
 
-from hispec.decoding.rules import Greedy, Verdict
+from hispec.decoding.engine import DecodeLoop
 from hispec.profile import resolve_model
 from tests.hispec_cli.conftest import assert_cause_and_cure
 from tests.hub import gsm8k_repository, serve
@@ -156,7 +156,7 @@ def test_what_changed_is_told(hispec, tmp_path):
 
 
 def test_broken_losslessness_exits_4(hispec, monkeypatch):
-    monkeypatch.setattr(Greedy, "judge", lambda self, tokens, *_: Verdict(len(tokens), None))
+    monkeypatch.setattr(DecodeLoop, "accepted", lambda self, level, waiting, *_: len(waiting))
     done = hispec(*QUICK, "--arms", "hispec,autoregressive", "--draft-exit", 1, "--fail-if", "speedup>0")
     assert done.code == 4 and "losslessness is broken" in done.err
 

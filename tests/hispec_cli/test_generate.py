@@ -92,10 +92,10 @@ def test_verify_compares_with_the_target_alone(hispec):
 
 
 def test_verify_exits_4_when_an_id_differs_and_still_shows_the_answer(hispec, monkeypatch):
-    from hispec.decoding.rules import Greedy, Verdict
+    from hispec.decoding.engine import DecodeLoop
 
     # A rule that lets every draft through is what a broken engine would do.
-    monkeypatch.setattr(Greedy, "judge", lambda self, tokens, *_: Verdict(len(tokens), None))
+    monkeypatch.setattr(DecodeLoop, "accepted", lambda self, level, waiting, *_: len(waiting))
     outcome = hispec("generate", QUESTION, "--verify", "--format", "json", "--draft-exit", 1)
     assert outcome.code == 4
     assert json.loads(outcome.out)["verified"] is False

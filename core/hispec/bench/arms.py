@@ -71,7 +71,7 @@ class OwnArm:
         stats, ended = Stats.of(engine.hierarchy), _StopText(engine.tokenizer, stop)
         ids: list[int] = []
         began = perf_counter()
-        for event in engine.decode_ids(engine.hierarchy, prompt_ids, max_new_tokens, engine.eos_ids, seed):
+        for event in engine.decoder().decode(prompt_ids, max_new_tokens, seed):
             stats.see(event)
             if isinstance(event, Committed):
                 new = ended.take(event.token_ids)

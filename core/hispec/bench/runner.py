@@ -13,7 +13,7 @@ import torch
 from pydantic import JsonValue
 
 from hispec.api import Engine
-from hispec.bench.arms import Answer, Arm, make_arms
+from hispec.bench.arms import Answer, Arm, OwnArm, make_arms
 from hispec.bench.journal import Journal
 from hispec.bench.names import REFERENCE
 from hispec.bench.record import LevelCounts, Measurement, TokenComparison
@@ -55,9 +55,8 @@ class Runner:
     ) -> None:
         self.engine, self.dataset, self.max_new_tokens = engine, dataset, max_new_tokens
         self.arms = make_arms(arms, engine, force=force)
-        self._reference = next((arm for arm in self.arms if arm.name == REFERENCE), None)
-        if self._reference is None and engine.settings.temperature == 0:
-            (self._reference,) = make_arms([REFERENCE], engine)
+        own = next((arm for arm in self.arms if arm.name == REFERENCE), None)
+        self._reference = own or make_arms([REFERENCE], engine)[0]
 
     def fits(self, row: Row) -> bool:
         """Whether a row's first turn leaves room for an answer in the context."""
@@ -88,10 +87,17 @@ class Runner:
             with _PeakMemory(self.engine) as peak:
                 answers[arm.name] = self._ask(arm, task.row, seed)
             memory[arm.name] = peak.bytes
-        reference = None
-        if self._reference is not None and self.engine.settings.temperature == 0:
-            reference = answers.get(REFERENCE) or self._ask(self._reference, task.row, seed)
-        return [self._measurement(arm.name, task, answers[arm.name], memory[arm.name], reference) for arm in self.arms]
+        reference = answers.get(REFERENCE) or self._ask(self._reference, task.row, seed)
+        return [
+            self._measurement(
+                arm.name,
+                task,
+                answers[arm.name],
+                memory[arm.name],
+                self._compare(arm, answers[arm.name], reference, seed),
+            )
+            for arm in self.arms
+        ]
 
     def _ask(self, arm: Arm, row: Row, seed: int) -> list[Answer]:
         """All turns of a row; a conversation ends early where the context is full."""
@@ -113,7 +119,7 @@ class Runner:
         return encode_prompt(self.engine.tokenizer, said, raw=self.dataset.raw, template=template, history=history)
 
     def _measurement(
-        self, arm: str, task: Task, answers: Sequence[Answer], memory: int | None, reference: Sequence[Answer] | None
+        self, arm: str, task: Task, answers: Sequence[Answer], memory: int | None, lossless: TokenComparison | None
     ) -> Measurement:
         stats = [answer.stats for answer in answers if answer.stats is not None]
         first = answers[0]
@@ -135,15 +141,22 @@ class Runner:
             levels=_levels(answers),
             peak_memory_bytes=memory,
             score=self.dataset.score(task.row, answers[-1].text),
-            lossless=None if reference is None or arm == REFERENCE else self._compare(answers, reference),
+            lossless=lossless,
         )
 
-    def _compare(self, answers: Sequence[Answer], reference: Sequence[Answer]) -> TokenComparison:
-        """The first difference of a conversation; turns after it answer to another text."""
+    def _compare(
+        self, arm: Arm, answers: Sequence[Answer], reference: Sequence[Answer], seed: int
+    ) -> TokenComparison | None:
+        """Return the first difference of a conversation; turns after it answer to another text.
+
+        None where there is nothing to compare: the target's own answers, and those sampled with other noise.
+        """
+        if arm.name == REFERENCE or (self.engine.settings.temperature > 0 and not isinstance(arm, OwnArm)):
+            return None
         before = 0
         for answer, expected in zip(answers, reference, strict=False):
             limit = min(self.engine.context - len(answer.prompt_ids), self.max_new_tokens)
-            difference = self.engine.examine(answer.prompt_ids, answer.token_ids, expected.token_ids, limit)
+            difference = self.engine.examine(answer.prompt_ids, answer.token_ids, expected.token_ids, limit, seed)
             if difference is not None:
                 return TokenComparison(
                     identical=False, at=before + difference.at, gap=difference.gap, kind=difference.kind

@@ -7,9 +7,8 @@ from hispec.calibration.fitting import fit, samples_of
 from hispec.calibration.replay import Replay, readers_of
 from hispec.calibration.traces import Reader, Trace
 from hispec.decoding.adaptive import MOST, AdaptivePolicy, Knowledge, Pair, StepCosts, all_teams
-from hispec.decoding.guesses import Guesser
 from hispec.decoding.hierarchy import Hierarchy
-from hispec.decoding.prediction import Logistic, Predictor
+from hispec.decoding.prediction import Predictor
 
 CONTEXT = 256
 """The context length whose costs the policy takes for all."""
@@ -19,7 +18,7 @@ def step_costs(replay: Replay) -> StepCosts:
     """Milliseconds of drafting and judging with a hierarchy, what the policy's own features take included."""
     hierarchy, tables = replay.hierarchy, replay.tables(CONTEXT)
     levels = range(len(hierarchy))
-    guesses, target = hierarchy.guesses, levels[-1]
+    target = levels[-1]
     sure = replay.costs.confidence
 
     def spans(level: int, rows: int, above: int = -1) -> float:
@@ -36,7 +35,7 @@ def step_costs(replay: Replay) -> StepCosts:
 
     draft = [
         replay.costs.guess
-        if guesses and level == 0
+        if hierarchy.levels[level].stack is None
         else spans(level, 1) + tables[level][1][1] + replay.drafting[level] + (sure if level < target else 0.0)
         for level in levels
     ]
@@ -74,9 +73,7 @@ class Fitter:
         readers = readers_of(hierarchy)
         fitted: dict[Pair, Predictor] = {}
         for lower, upper in combinations(range(len(readers)), 2):
-            if hierarchy.guesses and lower == 0:
-                fitted[lower, upper] = Logistic((0.0,) * 3, 0.5, ("margin",))  # judged at once, predicted by nobody
-            else:
+            if readers[lower].model:  # n-gram drafts are judged at once, predicted by nobody
                 fitted[lower, upper] = self._fit(readers[lower], readers[upper])
         return fitted
 
@@ -87,27 +84,23 @@ class Fitter:
         return self._known[lower, upper]
 
 
-def knowledge_of(
-    replay: Replay, fitter: Fitter, texts: Sequence[Trace], guesser: Callable[[], Guesser] | None = None
-) -> Knowledge:
+def knowledge_of(replay: Replay, fitter: Fitter, texts: Sequence[Trace]) -> Knowledge:
     """What the policy should know of a hierarchy, with the paces of its teams found by replay.
 
     Args:
         replay: of the hierarchy.
         fitter: of predictors.
         texts: to find the paces with.
-        guesser: makes guessers, where the hierarchy guesses.
     """
     hierarchy = replay.hierarchy
     costs, predictors = step_costs(replay), fitter.predictors(hierarchy)
-    levels, guesses = len(hierarchy), hierarchy.guesses
-
+    levels = len(hierarchy)
     paces = {
-        team: replay.pace(texts, _maker(Knowledge(levels, costs, predictors, None, guesses, [team])), guesser)
-        for team in all_teams(levels, guesses=guesses)
+        team: replay.pace(texts, _maker(Knowledge(levels, costs, predictors, None, [team])))
+        for team in all_teams(levels, ngrams=hierarchy.ngrams is not None)
         if len(team) > 1
     }
-    return Knowledge(levels, costs, predictors, paces, guesses)
+    return Knowledge(levels, costs, predictors, paces)
 
 
 def _maker(knowledge: Knowledge) -> Callable[[], AdaptivePolicy]:

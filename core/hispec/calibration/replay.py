@@ -10,7 +10,7 @@ from random import Random
 
 from hispec.calibration.costs import Costs, kind_of
 from hispec.calibration.traces import Reader, Reading, Trace, Traces
-from hispec.decoding.guesses import Guesser
+from hispec.decoding.drafters import NgramDrafter
 from hispec.decoding.hierarchy import Hierarchy
 from hispec.decoding.policies import Draft, Judge, Policy
 
@@ -72,24 +72,20 @@ class Replay:
             self._tables[near] = [self._table(level, NEAR * (near + 0.5)) for level in range(len(self.hierarchy))]
         return self._tables[near]
 
-    def run(self, text: Trace, policy: Policy, guesser: Guesser | None = None) -> Outcome:
+    def run(self, text: Trace, policy: Policy) -> Outcome:
         """Replay one text with a fresh policy."""
-        return _Decoding(self, text, policy, guesser).run()
+        return _Decoding(self, text, policy).run()
 
-    def run_all(
-        self, texts: Sequence[Trace], policy: Callable[[], Policy], guesser: Callable[[], Guesser] | None = None
-    ) -> Outcome:
-        """Replay several texts, each with a fresh policy and guesser."""
+    def run_all(self, texts: Sequence[Trace], policy: Callable[[], Policy]) -> Outcome:
+        """Replay several texts, each with a fresh policy."""
         total = Outcome()
         for text in texts:
-            total.add(self.run(text, policy(), guesser() if guesser else None))
+            total.add(self.run(text, policy()))
         return total
 
-    def pace(
-        self, texts: Sequence[Trace], policy: Callable[[], Policy], guesser: Callable[[], Guesser] | None = None
-    ) -> float:
+    def pace(self, texts: Sequence[Trace], policy: Callable[[], Policy]) -> float:
         """Tokens per millisecond, the prompts and the tokens that come with them left out."""
-        total = self.run_all(texts, policy, guesser)
+        total = self.run_all(texts, policy)
         prompts = sum(self.prefill_seconds(len(text.prompt)) for text in texts)
         return max(1, total.tokens - len(texts)) / (1e3 * max(1e-9, total.seconds - prompts))
 
@@ -104,7 +100,7 @@ class Replay:
 
     def _table(self, level: int, position: float) -> tuple[list[float], list[float]]:
         reader = self.readers[level]
-        if self.hierarchy.guesses and level == 0:
+        if not reader.model:
             return [], []
         call, layer = self.costs.spans[reader.model].at(position)
         layers = reader.exit_layer - self.hierarchy.first_layer(level)
@@ -118,7 +114,7 @@ def _listed(curve: Callable[[int], float]) -> list[float]:
 
 
 def readers_of(hierarchy: Hierarchy) -> list[Reader]:
-    """What each level reads; a level of guesses reads nothing."""
+    """What each level reads; a level of n-grams reads nothing."""
     return [
         Reader(
             level.stack.name if level.stack else "",
@@ -132,8 +128,10 @@ def readers_of(hierarchy: Hierarchy) -> list[Reader]:
 class _Decoding:
     """One text under way. Indexes count from the first token after the prompt."""
 
-    def __init__(self, replay: Replay, text: Trace, policy: Policy, guesser: Guesser | None) -> None:
-        self.replay, self.text, self.policy, self.guesser = replay, text, policy, guesser
+    def __init__(self, replay: Replay, text: Trace, policy: Policy) -> None:
+        self.replay, self.text, self.policy = replay, text, policy
+        ngrams = replay.hierarchy.ngrams
+        self.ngrams = NgramDrafter(ngrams.longest, ngrams.tokens, replay.eos_ids) if ngrams else None
         hierarchy, levels = replay.hierarchy, len(replay.hierarchy)
         self.target = levels - 1
         self.own = [text.readings[reader] if reader.model else None for reader in replay.readers]
@@ -163,16 +161,14 @@ class _Decoding:
         return self.outcome
 
     def draft(self, wanted: int, level: int, limit: int) -> None:
-        """See `_Round.draft`."""
+        """See `DecodeLoop.draft`."""
         tokens = self.tokens
-        if self.guesser is not None and level == 0:
+        if self.ngrams is not None and level == 0:
             self.outcome.seconds += self.replay.costs.guess
-            guess = self.guesser.guess(self.text.prompt + tokens, limit - len(tokens))
-            if guess:
-                for token in guess:
-                    self.append(token, 0)
-                    if token in self.replay.eos_ids:
-                        break
+            found = self.ngrams.propose(self.text.prompt + tokens, limit - len(tokens))
+            for token in found:
+                self.append(token, 0)
+            if found:
                 return
             level, wanted = 1, 1
         count = 1 if level == self.target else min(wanted, limit - len(tokens))
@@ -194,7 +190,7 @@ class _Decoding:
             self.outcome.target_passes += 1
 
     def judge(self, level: int) -> None:
-        """See `_Round.judge`."""
+        """See `DecodeLoop.verify`."""
         tokens, since, told = self.tokens, self.judged[level], self.told
         proposed = len(tokens) - since
         cost = self.replay.judging[level] + self.advance(level, len(tokens) - 1) + self._head(level, proposed)
@@ -215,8 +211,8 @@ class _Decoding:
             tail = tokens[kept + 1 :]
             self.rewind(kept)
             self.append(correction, level)
-            if self.guesser is not None:
-                self.guesser.offer(tail)
+            if self.ngrams is not None:
+                self.ngrams.rejected(tail)
         if told:
             self.policy.judged(level, proposed, accepted, sure)
         self.outcome.seconds += cost

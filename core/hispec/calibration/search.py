@@ -11,7 +11,6 @@ from hispec.calibration.replay import Outcome, Replay
 from hispec.calibration.traces import Reader, Trace, Traces
 from hispec.counts import counted
 from hispec.decoding.adaptive import AdaptivePolicy, Knowledge
-from hispec.decoding.guesses import Guesser
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.models.stack import LayerStack, ReducedHead
@@ -103,7 +102,7 @@ class Space:
 
 
 class Workbench:
-    """Makes hierarchies, policies and guessers of configurations, on loaded models.
+    """Makes hierarchies of configurations, on loaded models.
 
     Args:
         stacks: by model.
@@ -120,13 +119,13 @@ class Workbench:
         translators: Mapping[tuple[str, int], Translator] | None = None,
     ) -> None:
         self.stacks, self.target, self.heads, self.translators = stacks, target, heads or {}, translators or {}
-        self._known: dict[tuple[tuple[Reader, ...], bool], Hierarchy] = {}
+        self._known: dict[tuple[tuple[Reader, ...], tuple[int, int] | None], Hierarchy] = {}
 
     def hierarchy(self, configuration: Configuration) -> Hierarchy:
         """Its levels, the same object for the same levels."""
-        key = configuration.readers, configuration.ngram is not None
+        key = configuration.readers, configuration.ngram
         if key not in self._known:
-            levels = [Level("guesses", None, 0)] if configuration.ngram else []
+            levels = [Level.of_ngrams(*configuration.ngram)] if configuration.ngram else []
             for name, reader in zip(NAMES, configuration.readers, strict=False):
                 translator = self.translators.get((reader.model, reader.exit_layer))
                 stack, head = self.stacks[reader.model], self.heads.get(reader)
@@ -134,14 +133,6 @@ class Workbench:
             own = self.stacks[self.target]
             self._known[key] = Hierarchy([*levels, Level("target", own, own.num_layers)])
         return self._known[key]
-
-    @staticmethod
-    def guesser(configuration: Configuration) -> Callable[[], Guesser] | None:
-        """What makes its guessers."""
-        if configuration.ngram is None:
-            return None
-        longest, tokens = configuration.ngram
-        return lambda: Guesser(longest, tokens)
 
 
 @dataclass(frozen=True)
@@ -194,7 +185,7 @@ class Scorer:
         replay = self._replay(configuration)
         replay.dice = Random(self.seed)
         policy = self.policy(configuration)
-        outcome = replay.run_all(texts, policy, self.bench.guesser(configuration))
+        outcome = replay.run_all(texts, policy)
         return Score(configuration, outcome, len(texts))
 
     def policy(self, configuration: Configuration) -> Callable[[], Policy]:
@@ -211,8 +202,7 @@ class Scorer:
         """What the adaptive policy knows of its hierarchy."""
         hierarchy = self.bench.hierarchy(configuration)
         if hierarchy not in self._known:
-            replay, guesser = self._replay(configuration), self.bench.guesser(configuration)
-            self._known[hierarchy] = knowledge_of(replay, self.fitter, self.traces.texts, guesser)
+            self._known[hierarchy] = knowledge_of(self._replay(configuration), self.fitter, self.traces.texts)
         return self._known[hierarchy]
 
     def _replay(self, configuration: Configuration) -> Replay:

@@ -11,14 +11,11 @@ from torch import Tensor
 
 from hispec.calibration.costs import Costs, kind_of
 from hispec.curve import Curve
-from hispec.decoding.engine import Ending, decode
+from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import StaticPolicy
-from hispec.decoding.rules import Greedy
-from hispec.decoding.sampling import Sampling
-from hispec.decoding.state import DecodingState
 from hispec.events import Drafted, Judged, Prefilled
-from hispec.models.stack import LayerStack, ReducedHead
+from hispec.models.stack import LayerStack, Reader, ReducedHead, write_stepwise
 
 FIRST = (2, 0, 1)
 """Exits of the first answers, which are timed however short the time: with them each kind of step happens."""
@@ -53,20 +50,26 @@ class MeteredStack:
         self._curves: dict[int, tuple[Curve, Curve]] = {}
         self.modelled = 0.0
 
-    def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int) -> Tensor:
+    def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int, *, prompt: bool = False) -> Tensor:
         """See `LayerStack.run`."""
         near = position // 64
         if near not in self._curves:
             self._curves[near] = self._costs.spans[self._stack.name].at(64.0 * near + 32)
         call, layer = self._curves[near]
         self.modelled += call(len(hidden)) + (end_layer - start_layer) * layer(len(hidden))
-        return self._stack.run(hidden, start_layer, end_layer, position)
+        return self._stack.run(hidden, start_layer, end_layer, position, prompt=prompt)
 
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
         """See `LayerStack.head`."""
         words = 0 if reduced is None else len(reduced.ids)
         self.modelled += self._costs.heads[self._stack.name, words](len(hidden))
         return self._stack.head(hidden, reduced)
+
+    def write_run(
+        self, token: Tensor, end_layer: int, position: int, count: int, read: Reader
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `LayerStack.write_run`; every step of it is metered."""
+        return write_stepwise(self, token, end_layer, position, count, read)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stack, name)
@@ -86,14 +89,13 @@ def time_steps(
     """
     metered: dict[str, MeteredStack] = {}
     for level in levels:
-        assert level.stack is not None, "guesses cost nothing that is worth timing"
+        assert level.stack is not None, "n-grams cost nothing that is worth timing"
         metered.setdefault(level.stack.name, MeteredStack(level.stack, costs))
     hierarchy = Hierarchy([replace(level, stack=metered[level.stack.name]) for level in levels if level.stack])
     names = [level.name for level in levels]
     timed: list[TimedStep] = []
     begin = perf_counter()
-    state = DecodingState(hierarchy, list(prompt), len(prompt) + most)
-    for event in decode(state, StaticPolicy(periods), Greedy(Sampling(), len(levels) - 1), Ending(most)):
+    for event in Decoder(hierarchy, lambda: StaticPolicy(periods)).decode(prompt, most):
         now, modelled = perf_counter(), sum(stack.modelled for stack in metered.values())
         match event:
             case Prefilled():

@@ -14,12 +14,8 @@ from hispec.bench.processes import Processes
 from hispec.bench.statistics import interval95, resampled_sums
 from hispec.calibration.costs import synchronize
 from hispec.calibration.search import Configuration, Workbench
-from hispec.decoding.engine import Ending, decode
+from hispec.decoding.decoder import Decoder
 from hispec.decoding.policies import Policy
-from hispec.decoding.rules import Greedy
-from hispec.decoding.sampling import Sampling
-from hispec.decoding.state import DecodingState
-from hispec.events import Committed
 
 RESAMPLES = 2000
 
@@ -58,7 +54,7 @@ class Timer:
     """Answers prompts with configurations.
 
     Attributes:
-        bench: makes hierarchies and guessers.
+        bench: makes hierarchies.
         policies: makes policies.
         eos_ids: that end answers.
         most: tokens of an answer.
@@ -73,19 +69,13 @@ class Timer:
 
     def answer(self, configuration: Configuration, prompt: Sequence[int]) -> tuple[list[int], float]:
         """One answer: (token ids, seconds)."""
-        hierarchy = self.bench.hierarchy(configuration)
-        guesser = self.bench.guesser(configuration)
-        policy = self.policies.policy(configuration)()
-        most = min(self.most, self.context - len(prompt))
-        device = hierarchy.stack_of(-1).device
+        decoder = Decoder(
+            self.bench.hierarchy(configuration), self.policies.policy(configuration), eos_ids=self.eos_ids
+        )
+        device = decoder.hierarchy.stack_of(-1).device
         synchronize(device)
         begin = perf_counter()
-        state = DecodingState(hierarchy, list(prompt), len(prompt) + most)
-        rule = Greedy(Sampling(), len(hierarchy) - 1)
-        ids: list[int] = []
-        for event in decode(state, policy, rule, Ending(most, self.eos_ids), guesser() if guesser else None):
-            if isinstance(event, Committed):
-                ids += event.token_ids
+        ids = decoder.token_ids(prompt, min(self.most, self.context - len(prompt)))
         synchronize(device)
         return ids, perf_counter() - begin
 

@@ -75,7 +75,7 @@ def profile_of(profile: Profile, result: Calibrated, configuration: Configuratio
     keep = {
         key: value
         for key, value in profile.decoding.model_dump(exclude_none=True).items()
-        if key in ("max_new_tokens", "verification", "intermediate_top_k")
+        if key in ("max_new_tokens", "intermediate_top_k")
     }
     if configuration != PLAIN:
         data["draft"] = _level(configuration.readers[0], target) if configuration.readers else {}

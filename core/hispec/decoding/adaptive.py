@@ -13,8 +13,7 @@ judges. This is the rule of optimal stopping for a ratio of sums (Dinkelbach, *O
 1967): at the best achievable pace, go on exactly while the marginal gain is worth its time.
 
 Before each cycle, when nothing waits, the policy also chooses which levels take part, the *team*: all, fewer, or the
-target alone, whichever had the best pace; now and then it tries another. As the choice is made before the tokens are
-drawn, sampling stays exact. All time is counted in costs that were measured before, never by the clock, so that equal
+target alone, whichever had the best pace; now and then it tries another. All time is counted in costs that were measured before, never by the clock, so that equal
 seeds take equal steps.
 """
 
@@ -25,7 +24,7 @@ from math import inf
 
 from hispec.decoding.confidence import Confidence
 from hispec.decoding.policies import Draft, Judge, Policy, Step
-from hispec.decoding.prediction import Predictor, bounded, chance_of, reading
+from hispec.decoding.prediction import Logistic, Predictor, bounded, chance_of, reading
 
 Pair = tuple[int, int]
 """Level whose tokens they are, and the level that judges them."""
@@ -54,13 +53,16 @@ TRIAL = 16
 PRIOR = 40.0
 """Tokens that an expected pace counts for when decoding begins."""
 
+AT_ONCE = Logistic((0.0, 0.0, 0.0), 0.5, ("margin",))
+"""Of n-gram drafts nothing is predicted: they are judged at once."""
+
 
 @dataclass(frozen=True)
 class StepCosts:
     """What steps cost, in any one unit of time.
 
     Attributes:
-        draft: by level, of writing one token; of guesses about 0.
+        draft: by level, of writing one token; of n-grams about 0.
         judge: by pair, item k of judging k + 1 tokens, for up to `MOST`.
     """
 
@@ -151,9 +153,9 @@ class Knowledge:
     Args:
         levels: how many.
         costs: of steps.
-        predictors: by pair, what predicts acceptance.
+        predictors: by pair, what predicts acceptance; a pair without one is a level of n-grams, whose drafts are
+            judged at once, and the level that judges them.
         paces: by team, what to expect of it, tokens per unit of time; the others' are worked out from mean acceptance.
-        guesses: whether the lowest level only guesses; what it guesses is judged at once.
         teams: that may be chosen; all by default.
 
     Attributes:
@@ -167,15 +169,18 @@ class Knowledge:
         costs: StepCosts,
         predictors: Mapping[Pair, Predictor],
         paces: Mapping[Team, float] | None = None,
-        guesses: bool = False,
         teams: Sequence[Team] = (),
     ) -> None:
-        self.levels, self.costs, self.predictors, self.guesses = levels, costs, predictors, guesses
+        self.levels, self.costs = levels, costs
+        self.ngrams = not costs.judge.keys() <= predictors.keys()
+        """Whether the lowest level looks n-grams up."""
+        predictors = {pair: predictors.get(pair, AT_ONCE) for pair in costs.judge}
+        self.predictors = predictors
         self.features = tuple(dict.fromkeys(name for p in predictors.values() for name in p.features)) or ("margin",)
         self.log_odds = {pair: reading(predictor, self.features) for pair, predictor in predictors.items()}
         self.rows = {pair: costs.row(pair) for pair in costs.judge}
         self.stages = {
-            team: expected_paces(team, costs, predictors) for team in teams or all_teams(levels, guesses=guesses)
+            team: expected_paces(team, costs, predictors) for team in teams or all_teams(levels, ngrams=self.ngrams)
         }
         alone = 1 / costs.draft[levels - 1]
         self.paces = {
@@ -258,7 +263,7 @@ class AdaptivePolicy(Policy):
         for stage in self._stages:
             stage.least = stage.pace.value * (each + stage.row) / stage.mean
             each = 1 / stage.pace.value
-        if self._knowledge.guesses and self._team[0] == 0:
+        if self._knowledge.ngrams and self._team[0] == 0:
             self._stages[0].least = inf  # judged at once
 
     def _learn(self, stage: Stage, proposed: int, accepted: int) -> None:
@@ -306,13 +311,13 @@ class AdaptivePolicy(Policy):
         return self._paces[team].value / (1 + self._tried[team])
 
 
-def all_teams(levels: int, *, guesses: bool) -> Iterator[Team]:
-    """Every subset of levels that ends in the target; a level of guesses comes with the next, which steps in for it."""
+def all_teams(levels: int, *, ngrams: bool) -> Iterator[Team]:
+    """Every subset of levels that ends in the target; one of n-grams comes with the next, which steps in for it."""
     *lower, target = range(levels)
     for size in range(levels):
         for chosen in combinations(lower, size):
             team = (*chosen, target)
-            if not (guesses and team[0] == 0 and team[1] != 1):
+            if not (ngrams and team[0] == 0 and team[1] != 1):
                 yield team
 
 

@@ -7,10 +7,22 @@ from torch import Tensor
 Confidence = tuple[float, ...]
 """The features that were asked for, in that order."""
 
+TINY = 1e-30
+
+WIDEST_MARGIN = 1e4
+"""The margin of a token that has no rival, because the head has one token or all others are excluded."""
+
+
+def margin_of(first: float, second: float) -> float:
+    """Return how far apart the two highest logits are, at most `WIDEST_MARGIN`."""
+    return min(first - second, WIDEST_MARGIN)
+
 
 def _margin(logits: Tensor) -> Tensor:
+    if logits.shape[-1] == 1:
+        return logits.new_full(logits.shape[:1], WIDEST_MARGIN)
     two = logits.topk(2).values
-    return two[:, 0] - two[:, 1]
+    return (two[:, 0] - two[:, 1]).clamp(max=WIDEST_MARGIN)
 
 
 def _log_probability(logits: Tensor) -> Tensor:
@@ -18,8 +30,8 @@ def _log_probability(logits: Tensor) -> Tensor:
 
 
 def _entropy(logits: Tensor) -> Tensor:
-    logarithm = logits.log_softmax(-1)
-    return -(logarithm.exp() * logarithm).sum(-1)
+    probabilities = logits.softmax(-1)
+    return -(probabilities * probabilities.clamp(min=TINY).log()).sum(-1)  # what is excluded adds 0
 
 
 FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -34,7 +46,7 @@ def confidence_of(logits: Tensor, features: Sequence[str]) -> list[Confidence]:
     """How sure a level is, row by row.
 
     Args:
-        logits: [n, words], at least two words.
+        logits: [n, words].
         features: some of `FEATURES`; each costs a pass over the words, the margin the cheapest.
     """
     columns = [FEATURES[name](logits.float()).tolist() for name in features]

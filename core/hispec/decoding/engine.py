@@ -1,4 +1,4 @@
-"""The loop that everything hangs off: step by step, draft or judge, and commit what the target let through."""
+"""The loop that everything hangs off: step by step, draft or verify, and commit what the target let through."""
 
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
@@ -6,16 +6,16 @@ from time import perf_counter
 
 import torch
 
-from hispec.decoding.guesses import Guesser
+from hispec.decoding.drafters import Drafter, LevelDrafter, NgramDrafter
 from hispec.decoding.logits import Logits
 from hispec.decoding.policies import Draft, Judge, Policy
-from hispec.decoding.rules import Rule
+from hispec.decoding.sampling import Sampler
 from hispec.decoding.state import DecodingState
 from hispec.events import Committed, Drafted, Event, Finished, FinishReason, Judged, Prefilled
 
 
 @dataclass(frozen=True)
-class Ending:
+class StopCriteria:
     """When decoding ends.
 
     Attributes:
@@ -29,9 +29,7 @@ class Ending:
     interrupted: Callable[[], bool] = field(default=lambda: False)
 
 
-def decode(
-    state: DecodingState, policy: Policy, rule: Rule, ending: Ending, guesser: Guesser | None = None
-) -> Generator[Event]:
+def decode(state: DecodingState, policy: Policy, sampler: Sampler, stop: StopCriteria) -> Generator[Event]:
     """Decode from the prompt in `state`, yielding events as they happen.
 
     The state is consistent between any two events, so a consumer may stop iterating at any of them. Events carry
@@ -40,52 +38,60 @@ def decode(
     Args:
         state: holding the prompt and nothing else, with room for `max_new_tokens` more.
         policy: chooses each step.
-        rule: how levels draw and judge.
-        ending: when to stop.
-        guesser: for a hierarchy whose lowest level only guesses.
+        sampler: chooses the tokens of every level.
+        stop: when to end.
     """
-    return _Round(state, policy, rule, ending, guesser).run()
+    return DecodeLoop(state, policy, sampler, stop).run()
 
 
-class _Round:
-    """One decoding from prompt to end: the arguments of `decode` and the clock."""
+class DecodeLoop:
+    """One decoding from prompt to end; arguments as `decode`."""
 
-    def __init__(
-        self, state: DecodingState, policy: Policy, rule: Rule, ending: Ending, guesser: Guesser | None
-    ) -> None:
-        self.state, self.policy, self.rule, self.ending, self.guesser = state, policy, rule, ending, guesser
-        assert (guesser is not None) == state.hierarchy.guesses, "a level of guesses needs a guesser, no other does"
-        self.names = [level.name for level in state.hierarchy.levels]
-        self.limit = len(state.tokens) + ending.max_new_tokens
-        target = state.hierarchy.stack_of(-1)
-        self.reach = min((s.context for s in state.hierarchy.stacks if s is not target), default=self.limit)
-        """Beyond the context of another model than the target, the target writes alone."""
+    def __init__(self, state: DecodingState, policy: Policy, sampler: Sampler, stop: StopCriteria) -> None:
+        self.state, self.policy, self.sampler, self.stop = state, policy, sampler, stop
+        hierarchy = state.hierarchy
+        self.names = [level.name for level in hierarchy.levels]
+        self.target = len(hierarchy) - 1
+        self.limit = len(state.tokens) + stop.max_new_tokens
+        others = [stack.context for stack in hierarchy.stacks if stack is not hierarchy.target.stack]
+        self.reach = min(others, default=self.limit)
+        """Beyond the context of any other model, the target writes alone."""
+        self.drafters: list[Drafter] = [
+            LevelDrafter(level, sampler, stop.eos_ids, self.goes_on(level)) for level in range(len(hierarchy))
+        ]
+        if hierarchy.ngrams is not None:
+            self.drafters[0] = NgramDrafter(hierarchy.ngrams.longest, hierarchy.ngrams.tokens, stop.eos_ids)
         self.started = perf_counter()
 
     def run(self) -> Generator[Event]:
         """Prefill, then step until the end; every step may commit."""
-        reason: FinishReason | None = "interrupted" if self.ending.interrupted() else None
+        reason: FinishReason | None = "interrupted" if self.stop.interrupted() else None
         step = self.prefill
         while reason is None:
             known = self.state.committed
-            yield step()
+            try:
+                event = step()
+            except Exception:
+                self.state.discard()
+                raise
+            yield event
             if new := self.state.tokens[known : self.state.committed]:
                 yield Committed(self.now(), tuple(new))
                 reason = self.finish_reason(new)
-            if reason is None and self.ending.interrupted():
+            if reason is None and self.stop.interrupted():
                 reason = "interrupted"
-            step = self.draft_or_judge
+            step = self.draft_or_verify
         yield Finished(self.now(), reason)
 
     @torch.inference_mode()
     def prefill(self) -> Event:
         """Run the prompt through every level; as the target has run it, the first token is already its own."""
         begin, length, cached = perf_counter(), len(self.state.tokens), self.state.frontier[-1]
-        self.draw(len(self.names) - 1)
+        self.drafters[self.target].draft(self.state, 1, 1)
         return Prefilled(self.now(), prompt_tokens=length, cached_tokens=cached, seconds=perf_counter() - begin)
 
     @torch.inference_mode()
-    def draft_or_judge(self) -> Event:
+    def draft_or_verify(self) -> Event:
         """Do what the policy wants next."""
         begin = perf_counter()
         match self.policy.next_step(self.state.judged, self.may_draft()):
@@ -93,88 +99,69 @@ class _Round:
                 level, tokens = self.draft(wanted, lowest)
                 return Drafted(self.now(), self.names[level], tokens, seconds=perf_counter() - begin)
             case Judge(level):
-                proposed, accepted, correction = self.judge(level)
+                proposed, accepted, correction = self.verify(level)
                 return Judged(
                     self.now(), self.names[level], proposed, accepted, correction, seconds=perf_counter() - begin
                 )
 
     def draft(self, wanted: int, level: int) -> tuple[int, tuple[int, ...]]:
-        """Guess, or where there is nothing to guess let a model write up to `wanted`: (level, tokens)."""
-        before, target = len(self.state.tokens), len(self.names) - 1
-        if before >= self.reach:
-            level = target
-        if self.guesser is None or level > 0:
-            room = (self.limit if level == target else min(self.reach, self.limit)) - before
-            return level, self.write(level, 1 if level == target else min(wanted, room))
-        guess = self.guesser.guess(self.state.tokens, self.limit - before)
-        if not guess:
-            return 1, self.write(1, 1)
-        for token in guess:
-            self.state.append(token, 0)
-            if token in self.ending.eos_ids:
-                break
-        return 0, tuple(self.state.tokens[before:])
+        """Let a level draft, or the next one where it has nothing to propose: (level, tokens)."""
+        length = len(self.state.tokens)
+        if length >= self.reach:
+            level = self.target
+        if level == self.target:
+            return level, self.drafters[level].draft(self.state, 1, 1)
+        room = min(self.reach, self.limit) - length
+        tokens = self.drafters[level].draft(self.state, wanted, room)
+        return (level, tokens) if tokens else self.draft(1, level + 1)
 
-    def write(self, level: int, count: int) -> tuple[int, ...]:
-        """Let a level add up to `count` tokens, the last of them the only one that may end the text."""
-        before = len(self.state.tokens)
-        goes_on = self.goes_on(level)
-        if self.rule.takes_best:
-            self.state.write(level, count, self.ending.eos_ids, goes_on)
-        else:
-            for _ in range(count):
-                token, logits = self.draw(level)
-                another = goes_on is None or goes_on(logits)
-                if token in self.ending.eos_ids or not another:
-                    break
-        return tuple(self.state.tokens[before:])
-
-    def goes_on(self, level: int) -> Callable[[Logits], bool] | None:
-        """What tells the policy how sure a level is of a token; None where it does not want to know."""
-        drafted, features = self.policy.drafted, self.policy.features
-        if not features or level == len(self.names) - 1:
-            return None
-        return lambda logits: drafted(level, logits.confidence(features)[0])
-
-    def draw(self, level: int) -> tuple[int, Logits]:
-        """Let a level add its own next token: (token, the logits that it was drawn from)."""
-        tokens = self.state.tokens
-        logits = self.state.logits(level, len(tokens) - 1, len(tokens))
-        token, drawn_from = self.rule.draw(logits, tokens, level)
-        self.state.append(token, level, drawn_from)
-        return token, logits
-
-    def judge(self, level: int) -> tuple[int, int, int | None]:
-        """Let a level judge what it has not judged: (proposed, accepted, correction)."""
+    def verify(self, level: int) -> tuple[int, int, int | None]:
+        """Let a level verify what it has not verified: (proposed, accepted, correction)."""
         state, since = self.state, self.state.judged[level]
         waiting = state.tokens[since:]
         logits = state.logits(level, since - 1, len(state.tokens) - 1)
-        verdict = self.rule.judge(waiting, state.drawn_from[since:], logits, state.tokens[:since], level)
-        kept = since + verdict.accepted
-        state.accept(kept, level, verdict.drawn_from[: verdict.accepted])
-        if verdict.correction is not None:
-            state.rewind(kept)
-            state.append(verdict.correction, level, next(iter(verdict.drawn_from[verdict.accepted :]), None))
-            if self.guesser is not None:
-                self.guesser.offer(waiting[verdict.accepted + 1 :])
+        scores = self.sampler.scores(logits, state.tokens[:since], waiting)
+        own = scores.best()
+        accepted = self.accepted(level, waiting, own, scores)
+        state.accept(since + accepted, level)
+        correction = own[accepted] if accepted < len(waiting) else None
+        if correction is not None:
+            state.rewind(since + accepted)
+            state.append(correction, level)
+            self.drafters[0].rejected(waiting[accepted + 1 :])
         if self.policy.features:
-            sure = logits.confidence(self.policy.features) if level < len(self.names) - 1 else []
-            self.policy.judged(level, len(waiting), verdict.accepted, sure[: verdict.accepted + 1])
-        return len(waiting), verdict.accepted, verdict.correction
+            sure = scores.confidence(self.policy.features) if level < self.target else []
+            self.policy.judged(level, len(waiting), accepted, sure[: accepted + 1])
+        return len(waiting), accepted, correction
+
+    def accepted(self, level: int, waiting: list[int], own: list[int], scores: Logits) -> int:
+        """Count the leading tokens that a level accepts: the target its own, lower levels those near their own, too."""
+        allowed = [[token] for token in own]
+        if level < self.target and self.sampler.lower_top_k > 1:
+            allowed = scores.top(self.sampler.lower_top_k)
+        return next((at for at, token in enumerate(waiting) if token not in allowed[at]), len(waiting))
+
+    def goes_on(self, level: int) -> Callable[[Logits], bool] | None:
+        """Return what tells the policy how sure a level is of a token; None where it does not want to know."""
+        drafted, features = self.policy.drafted, self.policy.features
+        if not features or level == self.target:
+            return None
+        return lambda scores: drafted(level, scores.confidence(features)[0])
 
     def may_draft(self) -> bool:
-        """A tentative end of text, or a full length, leaves nothing to draft: what waits is judged instead."""
+        """A tentative end of text, or a full length, leaves nothing to draft: what waits is verified instead."""
         tokens = self.state.tokens
         waiting = len(tokens) > self.state.committed
-        if waiting and (tokens[-1] in self.ending.eos_ids or len(tokens) >= self.reach):
+        if waiting and (tokens[-1] in self.stop.eos_ids or len(tokens) >= self.reach):
             return False
         return len(tokens) < self.limit
 
     def finish_reason(self, new: list[int]) -> FinishReason | None:
-        """Why the text ends with the tokens just committed, if it does. Nothing is ever drafted past either end."""
-        if new[-1] in self.ending.eos_ids:
+        """Return why the text ends with the tokens just committed, if it does. Nothing is drafted past either end."""
+        if new[-1] in self.stop.eos_ids:
             return "eos"
         return "length" if self.state.committed >= self.limit else None
 
     def now(self) -> float:
+        """Return the seconds since decoding began."""
         return perf_counter() - self.started

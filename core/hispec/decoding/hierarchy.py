@@ -11,12 +11,19 @@ from hispec.models.translator import Translator
 
 
 @dataclass(frozen=True, slots=True)
+class Ngrams:
+    """N-grams that are looked up in the text: of at most `longest` tokens, for at most `tokens` draft tokens."""
+
+    longest: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Level:
     """One reader of a model: the state after `exit_layer` layers of `stack`, through its norm and head.
 
-    Without a stack it is a level of guesses, which runs no model; only the lowest level may be one. With a reduced
-    head it only knows some words; the target, whose word is final, knows all. A translator maps the state before the
-    norm reads it; the target has none.
+    A level of n-grams has no stack and runs no model; only the lowest level may be one. With a reduced head a level has
+    some tokens only; the target has all. A translator maps the state before the norm reads it; the target has none.
     """
 
     name: str
@@ -24,6 +31,12 @@ class Level:
     exit_layer: int
     reduced: ReducedHead | None = None
     translator: Translator | None = None
+    ngrams: Ngrams | None = None
+
+    @classmethod
+    def of_ngrams(cls, longest: int, tokens: int) -> "Level":
+        """Return a level that looks n-grams up."""
+        return cls("guesses", None, 0, ngrams=Ngrams(longest, tokens))
 
 
 class Hierarchy:
@@ -40,8 +53,8 @@ class Hierarchy:
         if not levels or levels[-1].stack is None:
             raise ValueError("a hierarchy needs at least its target")
         self.levels = tuple(levels)
-        self.guesses = levels[0].stack is None
-        """Whether the lowest level only guesses."""
+        self.ngrams = levels[0].ngrams
+        """What the lowest level looks up; None where it reads a model."""
         self.below: tuple[int | None, ...] = tuple(
             next((i for i in range(j - 1, -1, -1) if levels[i].stack is level.stack), None)
             for j, level in enumerate(levels)
@@ -50,7 +63,7 @@ class Hierarchy:
         self.above: tuple[int | None, ...] = tuple(
             next((j for j in range(i + 1, len(levels)) if self.below[j] == i), None) for i in range(len(levels))
         )
-        for j in range(self.guesses, len(levels)):
+        for j in range(self.ngrams is not None, len(levels)):
             if not self.first_layer(j) < levels[j].exit_layer <= self.stack_of(j).num_layers:
                 raise ValueError(f"level {levels[j].name}: exit {levels[j].exit_layer} is out of order or too deep")
         if self.target.exit_layer != self.stack_of(-1).num_layers:
@@ -65,7 +78,7 @@ class Hierarchy:
 
     @property
     def target(self) -> Level:
-        """The level whose judgement is final."""
+        """The level whose tokens are final."""
         return self.levels[-1]
 
     @property
@@ -74,9 +87,9 @@ class Hierarchy:
         return tuple({id(level.stack): level.stack for level in self.levels if level.stack is not None}.values())
 
     def stack_of(self, level: int) -> LayerStack:
-        """The model that a level reads; not for a level of guesses."""
+        """The model that a level reads; a level of n-grams reads none."""
         stack = self.levels[level].stack
-        assert stack is not None, "a level of guesses reads no model"
+        assert stack is not None, "a level of n-grams reads no model"
         return stack
 
     def first_layer(self, level: int) -> int:

@@ -1,4 +1,4 @@
-"""A level's logits, over the words that it has."""
+"""A level's logits or scores, over the tokens that it has."""
 
 import math
 from collections.abc import Sequence
@@ -9,26 +9,35 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hispec.decoding.confidence import Confidence, confidence_of
-from hispec.decoding.sampling import no_numbers
+from hispec.decoding.confidence import Confidence, confidence_of, margin_of
+from hispec.errors import UsageError
 
 
 @dataclass(frozen=True, eq=False)
 class Logits:
-    """Logits of some rows, over a level's own words only; what it lacks has probability 0.
+    """Logits of some rows, over a level's own tokens only; what it lacks has probability 0.
 
     Attributes:
         values: [n, words].
-        ids: of these words, ascending, [words]; None: the words are 0, 1, 2...
-        vocab_size: of the target; the number of words by default.
+        ids: of these tokens, ascending, [words]; None: the tokens are 0, 1, 2...
+        vocab_size: of the target; the number of tokens by default.
+        level: whose they are, for error messages.
     """
 
     values: Tensor
     ids: Tensor | None = None
     vocab_size: int = 0
+    level: str = "target"
+
+    @cached_property
+    def own(self) -> Tensor:
+        """The logits of the tokens that the target has too, [n, words]: another model may have more."""
+        if self.ids is None and 0 < self.vocab_size < self.values.shape[-1]:
+            return self.values[:, : self.vocab_size]
+        return self.values
 
     def best(self) -> list[int]:
-        """The likeliest word of each row, the first of equals; found among the level's words, whatever they stand for.
+        """Return the argmax of each row as a token id, the first of equals.
 
         Raises:
             UsageError: a row without one.
@@ -37,53 +46,79 @@ class Logits:
             two, words = self._two
             highest, best = [first for first, _ in two], [first for first, _ in words]
             if not all(map(math.isfinite, highest)):
-                raise no_numbers()
+                raise not_numbers(self.level)
             return best if self.ids is None else self.ids[best].tolist()
-        return known(*self.best_unknown())
+        return known(*self.best_unknown(), self.level)
 
     def best_unknown(self) -> tuple[Tensor, Tensor]:
-        """The same as the device has it, which is not waited for: (logits [n], words [n])."""
-        highest, best = self._own().max(-1)
+        """Return the same as the device has it, without waiting for it: (logits [n], token ids [n])."""
+        highest, best = self.own.max(-1)
         return highest, best if self.ids is None else self.ids[best]
 
+    def top(self, count: int) -> list[list[int]]:
+        """Return the token ids of the `count` highest logits of each row, fewer where the level has fewer tokens."""
+        self.best()
+        best = self.own.topk(min(count, self.own.shape[-1])).indices
+        return (best if self.ids is None else self.ids[best]).tolist()
+
+    def gap(self) -> tuple[float, float]:
+        """Return the two highest logits of the first row."""
+        first, second = self._two[0][0]
+        return first, second
+
     def confidence(self, features: Sequence[str]) -> list[Confidence]:
-        """How sure the level is of the likeliest word of each row; see `hispec.decoding.confidence`."""
+        """Return how sure the level is of each row's argmax; see `hispec.decoding.confidence`."""
         if tuple(features) == ("margin",):
-            return [(first - second,) for first, second in self._two[0]]
-        return confidence_of(self._own(), features)
+            return [(margin_of(first, second),) for first, second in self._two[0]]
+        return confidence_of(self.own, features)
 
     def full(self) -> Tensor:
-        """Over the target's whole vocabulary, [n, vocab], -inf where the level has no word."""
-        own = self._own()
-        vocab = self.vocab_size or own.shape[-1]
+        """Return the logits of the target's whole vocabulary, [n, vocab], -inf where the level has no token."""
+        vocab = self.vocab_size or self.own.shape[-1]
         if self.ids is not None:
-            return own.new_full((len(own), vocab), -torch.inf).index_copy_(1, self.ids, own)
-        return pad(own, (0, vocab - own.shape[-1]), value=-torch.inf) if own.shape[-1] < vocab else own
+            return self.own.new_full((len(self.own), vocab), -torch.inf).index_copy_(1, self.ids, self.own)
+        return (
+            pad(self.own, (0, vocab - self.own.shape[-1]), value=-torch.inf) if self.own.shape[-1] < vocab else self.own
+        )
+
+    def over(self, row: Tensor) -> Tensor:
+        """Take of a row [vocab] what belongs to the level's tokens, [words]."""
+        return row[: self.own.shape[-1]] if self.ids is None else row[self.ids]
+
+    def check(self) -> None:
+        """Raise `UsageError` for a row that has no highest number."""
+        if not all(map(math.isfinite, self.own.amax(-1).tolist())):
+            raise not_numbers(self.level)
 
     @cached_property
     def _two(self) -> tuple[list[list[float]], list[list[int]]]:
-        """The two best logits of each row and their words, [n, 2] each."""
-        values, indices = self._own().topk(2)
+        """The two highest logits of each row and their places, [n, 2] each; -inf is second where there is only one."""
+        values, indices = self.own.topk(min(2, self.own.shape[-1]))
+        if values.shape[-1] == 1:
+            values, indices = pad(values, (0, 1), value=-torch.inf), pad(indices, (0, 1))
         return values.tolist(), indices.tolist()
 
-    def _own(self) -> Tensor:
-        """The level's words that the target knows too: another model may have more."""
-        if self.ids is None and 0 < self.vocab_size < self.values.shape[-1]:
-            return self.values[:, : self.vocab_size]
-        return self.values
 
-
-def known(highest: Tensor, words: Tensor) -> list[int]:
-    """Likeliest words once the device has found them.
+def known(highest: Tensor, tokens: Tensor, level: str) -> list[int]:
+    """Return the argmax of each row once the device has found them.
 
     Args:
         highest: their logits, [n].
-        words: [n].
+        tokens: [n].
+        level: whose they are.
 
     Raises:
         UsageError: logits that are no numbers.
     """
     if not all(map(math.isfinite, highest.tolist())):
-        raise no_numbers()
-    found: list[int] = words.tolist()
+        raise not_numbers(level)
+    found: list[int] = tokens.tolist()
     return found
+
+
+def not_numbers(level: str) -> UsageError:
+    """Return the error for logits that are NaN, infinite, or leave no token possible."""
+    return UsageError(
+        f"the {level} level gives no token a probability: its logits are not numbers, or all are excluded",
+        "try --dtype float32, and check the weights and what excludes tokens",
+    )

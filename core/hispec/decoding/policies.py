@@ -33,8 +33,7 @@ Step = Draft | Judge
 class Policy(ABC):
     """Chooses the next step from how far each level has judged, and from what it was told of the steps before.
 
-    *When* a level runs may depend on anything. *Which* levels judge a token must not depend on the token: what a policy
-    leaves out, it leaves out from a moment on at which nothing waits (`docs/exactness.md`).
+    The choice may depend on anything: the target's token at a position is the same whatever was proposed.
 
     Attributes:
         features: what it wants to know of tokens, some of `hispec.decoding.confidence.FEATURES`.
@@ -79,9 +78,9 @@ class StaticPolicy(Policy):
 
     @classmethod
     def of(cls, hierarchy: Hierarchy, draft_tokens: int, validate_every: int) -> "StaticPolicy":
-        """N_d below every level but the target, N_i below the target; guesses are judged at once, whole."""
+        """N_d below every level but the target, N_i below the target; n-gram drafts are judged at once, whole."""
         periods = [1, *[draft_tokens] * (len(hierarchy) - 2), validate_every][-len(hierarchy) :]
-        if hierarchy.guesses:
+        if hierarchy.ngrams:
             periods[1] = 1
         return cls(periods)
 

@@ -1,30 +1,29 @@
-"""From logits to the distribution that a token is drawn from, and the randomness that draws it.
+"""How a level's token is chosen: the argmax of its logits, or of its log-probabilities with noise added.
 
-Every level's logits take the same way (`Sampling.distribution`), and acceptance later uses the very tensor that a
-token was drawn from.
+The rule is the same for every level, and a token is a function of the prefix, the position and the seed alone: never of
+what was proposed. So the target writes the same text whatever is drafted before it (docs/exactness.md).
 """
 
-import hashlib
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from hispec.decoding.logits import Logits
+from hispec.decoding.noise import GumbelNoise
 from hispec.decoding.processors import Processors
-from hispec.errors import UsageError
 
-Purpose = Literal["draw", "accept", "redraw"]
+NUCLEUS = (64, 1024)
+"""Tokens among which the nucleus of top-p is looked for, before the whole vocabulary is sorted."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen, in the order and with the meaning that `transformers` gives these names.
+    """Which tokens may be drawn and how likely, in the order and with the meaning that `transformers` gives these names.
 
     Attributes:
-        temperature: 0 is greedy: the likeliest token, always.
+        temperature: 0 is greedy: the argmax, always.
         top_k: keep the k likeliest tokens; 0 keeps all.
         top_p: keep the fewest likeliest tokens that together have this probability; 1 keeps all.
         min_p: keep tokens at least this share as likely as the likeliest; 0 keeps all.
@@ -39,81 +38,102 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is always chosen."""
+        """Whether the argmax is always chosen."""
         return self.temperature == 0
 
-    def distribution(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Tensor:
-        """The probabilities that tokens are drawn from, float32 [n, vocab]; arguments as `Processors`.
+    @property
+    def excludes(self) -> bool:
+        """Whether some tokens may not be drawn, however likely others are."""
+        return bool(self.top_k or self.top_p < 1 or self.min_p)
 
-        Only for a temperature above 0.
+    def warp(self, logits: Tensor) -> Tensor:
+        """Return logits of the distribution that a token is drawn from, up to a constant; -inf where it cannot be.
+
+        It takes one row, so that its sums run in the same order however many rows are computed together.
+
+        Args:
+            logits: of one token, [words].
         """
-        logits = self.processors(logits, prefix, waiting).float() / self.temperature
-        if self.top_k:
-            least = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
-            logits = logits.masked_fill(logits < least, -torch.inf)
+        scores = logits.float() / self.temperature
+        if 0 < self.top_k < len(scores):
+            scores = scores.masked_fill(scores < scores.topk(self.top_k).values[-1], -torch.inf)
         if self.top_p < 1:
-            ordered, order = logits.sort(descending=True)
-            before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-            beyond = before >= self.top_p
-            beyond[:, 0] = False
-            logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+            scores = _keep_nucleus(scores, self.top_p)
         if self.min_p:
-            probabilities = logits.softmax(-1)
-            logits = logits.masked_fill(probabilities < self.min_p * probabilities.amax(-1, keepdim=True), -torch.inf)
-        return logits.softmax(-1)
+            # p >= min_p * p_max, in logarithms.
+            scores = scores.masked_fill(scores.softmax(-1) < self.min_p * scores.softmax(-1).amax(), -torch.inf)
+        return scores
 
 
-def no_numbers() -> UsageError:
-    """For logits that are NaN, infinite, or leave no token possible."""
-    return UsageError(
-        "the model gives no token a probability: its logits are not numbers, or all are excluded",
-        "try --dtype float32, and check the weights and what excludes tokens",
-    )
-
-
-class Randomness:
-    """One independent stream of random numbers for every level and every purpose.
-
-    Drafting and redrawing from one stream biases the output although acceptance looks normal; so nothing is shared.
+class Sampler:
+    """Chooses the token of every level, by one rule.
 
     Args:
-        seed: equal seeds give equal streams on the same machine.
+        sampling: which tokens may be drawn, and how likely.
+        noise: of the text; not used by greedy sampling.
+        lower_top_k: levels below the target accept a token that is among the k with the highest scores.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._streams: dict[tuple[int, Purpose], Iterator[float]] = {}
+    def __init__(self, sampling: Sampling, noise: GumbelNoise | None = None, lower_top_k: int = 1) -> None:
+        if noise is None and not sampling.greedy:
+            raise ValueError("sampling needs noise")
+        self.sampling, self.noise, self.lower_top_k = sampling, noise, lower_top_k
 
-    def uniform(self, level: int, purpose: Purpose, count: int = 1) -> list[float]:
-        """`count` numbers in [0, 1)."""
-        stream = self._stream(level, purpose)
-        return [next(stream) for _ in range(count)]
+    @property
+    def takes_argmax(self) -> bool:
+        """Whether the token is the argmax of the logits as they are, whatever the text was."""
+        return self.sampling.greedy and not self.sampling.processors
 
-    def choose(self, probabilities: Tensor, level: int, purpose: Purpose) -> int:
-        """An index drawn from probabilities [vocab], which need not sum to exactly 1.
+    def scores(self, logits: Logits, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Logits:
+        """Return scores whose argmax is the level's own token of each row.
+
+        Args:
+            logits: of n tokens; row i is for the token after `prefix + waiting[:i]`.
+            prefix: the text before the first row's token; its length is that token's position.
+            waiting: the tokens between the rows, at least n - 1.
 
         Raises:
-            UsageError: they are not numbers, or all 0.
+            UsageError: logits that are not numbers.
         """
-        (number,) = self.uniform(level, purpose)
-        cumulative = probabilities.cumsum(0, dtype=torch.float64)
-        total = float(cumulative[-1])
-        if not 0 < total < math.inf:
-            raise no_numbers()
-        index = int(torch.searchsorted(cumulative, number * total, right=True))
-        if index == len(cumulative):  # rounding put the number at the very end: the last token that can be drawn
-            index = int(probabilities.nonzero()[-1])
-        return index
+        if self.takes_argmax:
+            return logits
+        logits.check()
+        if self.sampling.processors:
+            logits = replace(logits, values=self.sampling.processors(logits.full(), prefix, waiting), ids=None)
+        if self.sampling.greedy:
+            return logits
+        rows = [self._with_noise(self.sampling.warp(row), logits, len(prefix) + i) for i, row in enumerate(logits.own)]
+        return replace(logits, values=torch.stack(rows))
 
-    def _stream(self, level: int, purpose: Purpose) -> Iterator[float]:
-        key = (level, purpose)
-        if key not in self._streams:
-            self._streams[key] = _uniform(f"{self._seed}/{level}/{purpose}")
-        return self._streams[key]
+    def _with_noise(self, scores: Tensor, logits: Logits, position: int) -> Tensor:
+        """Add the noise of a position to scores [words]; only to those that can win, where they are few."""
+        assert self.noise is not None
+        if not self.sampling.excludes:
+            return scores + logits.over(self.noise.at(position))
+        places = scores.isfinite().nonzero()[:, 0]
+        ids = places if logits.ids is None else logits.ids[places]
+        return scores.index_add(0, places, self.noise.at(position, ids))
 
 
-def _uniform(seed: str) -> Iterator[float]:
-    """Endless numbers in [0, 1), drawn in batches: one call of torch costs as much as a hundred numbers."""
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1)
-    while True:
-        yield from torch.rand(100, generator=generator, dtype=torch.float64).tolist()
+def _keep_nucleus(scores: Tensor, top_p: float) -> Tensor:
+    """Exclude what is beyond the fewest likeliest tokens that together have probability `top_p`.
+
+    Of equally likely tokens at its edge those are kept that `transformers` keeps, whose sort decides.
+
+    Args:
+        scores: log-probabilities up to a constant, [words].
+        top_p: in [0, 1).
+    """
+    count, total = len(scores), scores.logsumexp(-1)
+    for size in sorted({count, *(size for size in NUCLEUS if size < count)}):
+        highest = scores.topk(size).values
+        mass = (highest - total).exp().cumsum(-1)
+        kept = int((mass < top_p).sum()) + 1
+        if kept <= size or size == count:
+            break
+    kept = min(kept, count)
+    least = highest[kept - 1]
+    excluded = scores < least
+    if count - int(excluded.sum()) > kept:
+        excluded[scores.sort(descending=False).indices[: count - kept]] = True
+    return scores.masked_fill(excluded, -torch.inf)

@@ -1,6 +1,7 @@
 """The state of one decoding: the tokens, how far each level has judged them, and how far it has run them."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.logits import Logits, known
 from hispec.errors import UsageError
-from hispec.models.stack import LayerStack, WriteRun
+from hispec.models.stack import LayerStack
 
 
 class DecodingState:
@@ -39,9 +40,7 @@ class DecodingState:
     ) -> None:
         self.hierarchy = hierarchy
         self.tokens = list(prompt_ids)
-        self.drawn_from: list[Tensor | None] = [None] * len(prompt_ids)
-        """Per token, the distribution that it was drawn from at the last level that judged it; None where that does
-        not matter: for guesses, in greedy decoding, and once the token is committed."""
+        self.prompt_length = len(prompt_ids)
         self.judged = [len(prompt_ids)] * len(hierarchy)
         self.frontier = [0] * len(hierarchy)
         self._carried: list[Tensor | None] = [None] * len(hierarchy)
@@ -53,12 +52,14 @@ class DecodingState:
                 "use the tokenizer that belongs to the model",
             )
         self._readers = [_Reader(level, vocab_size) for level in hierarchy.levels]
-        if earlier is not None:
-            self._take_over(earlier)
         self._lease = object()
-        for stack in hierarchy.stacks:
-            stack.reserve(capacity)
-            stack.lease = self._lease
+        with self._locked():
+            if earlier is not None:
+                self._take_over(earlier)
+            for stack in hierarchy.stacks:
+                stack.lease = None  # should memory run out below, nobody owns what is half grown
+                stack.reserve(capacity)
+                stack.lease = self._lease
 
     @property
     def committed(self) -> int:
@@ -72,75 +73,57 @@ class DecodingState:
             Hidden states at the level's exit, [tokens run, hidden].
         """
         start, stack = self.frontier[level], self.hierarchy.stack_of(level)
-        if stack.lease is not self._lease:
-            raise UsageError(
-                f"another answer was begun on {stack.name} before this one was finished",
-                "finish one answer before the next, or load a second engine",
-            )
         hidden = self._resume(level, start, upto)
         if upto > start:
             exit_layer = self.hierarchy.levels[level].exit_layer
-            hidden = stack.run(hidden, self.hierarchy.first_layer(level), exit_layer, start)
+            of_prompt = start < self.prompt_length
+            hidden = stack.run(hidden, self.hierarchy.first_layer(level), exit_layer, start, prompt=of_prompt)
             self.frontier[level] = upto
             if self.hierarchy.above[level] is not None:
                 self._carry(level, hidden)
         return hidden
 
     def logits(self, level: int, since: int, upto: int) -> Logits:
-        """A level's logits at positions since..upto-1; runs what is missing for them."""
-        start = self.frontier[level]
-        hidden = self.advance(level, upto)
-        return self._readers[level].logits(hidden[since - start :] if since > start else hidden)
+        """Return a level's logits at positions since..upto-1; runs what is missing for them."""
+        with self._owned():
+            start = self.frontier[level]
+            hidden = self.advance(level, upto)
+            return self._readers[level].logits(hidden[since - start :] if since > start else hidden)
 
-    def write(
-        self, level: int, count: int, ends: Collection[int], goes_on: Callable[[Logits], bool] | None = None
-    ) -> None:
-        """Let a level add its `count` likeliest tokens one after the other.
+    def write(self, level: int, count: int, ends: Collection[int]) -> None:
+        """Let a level add the argmax of its logits, `count` times; tokens after an end are forgotten.
+
+        All are written before any is looked at, so that a device is waited for once.
 
         Args:
             level: that writes.
-            count: the most tokens.
-            ends: tokens after which it stops.
-            goes_on: asked with the logits of each token whether there is to be another.
+            count: at least 1.
+            ends: tokens after which nothing is kept.
         """
-        write_run: WriteRun | None = getattr(self.hierarchy.stack_of(level), "write_run", None)
-        if write_run is not None and goes_on is None and count > 1:
-            self._write_at_once(write_run, level, count, ends)
-            return
-        for _ in range(count):
-            at = len(self.tokens)
-            logits = self.logits(level, at - 1, at)
-            another = goes_on is None or goes_on(logits)
-            (token,) = logits.best()
-            self.append(token, level)
-            if token in ends or not another:
-                return
+        with self._owned():
+            self._write(level, count, ends)
 
-    def append(self, token: int, level: int, drawn_from: Tensor | None = None) -> None:
+    def discard(self) -> None:
+        """Give up the caches that are this decoding's: what is in them may not be a number."""
+        with self._locked():
+            for stack in self.hierarchy.stacks:
+                if stack.lease is self._lease:
+                    stack.lease = None
+                    stack.clear()
+
+    def append(self, token: int, level: int) -> None:
         """Add a token that `level` chose; it and every lower level stand behind it."""
         self.tokens.append(token)
-        self.drawn_from.append(drawn_from)
         self.accept(len(self.tokens), level)
 
-    def accept(self, upto: int, level: int, drawn_from: Sequence[Tensor] = ()) -> None:
-        """Let `level` stand behind x[0:upto], and with it the levels below, whether they were asked or skipped.
-
-        Args:
-            upto: a number of leading tokens.
-            level: the level that judged.
-            drawn_from: what the last of these tokens are samples of from now on.
-        """
-        if drawn_from:
-            self.drawn_from[upto - len(drawn_from) : upto] = drawn_from
+    def accept(self, upto: int, level: int) -> None:
+        """Let `level` stand behind x[0:upto], and with it the levels below, whether they were asked or skipped."""
         for j in range(level + 1):
             self.judged[j] = max(self.judged[j], upto)
-        if level + 1 == len(self.judged):  # committed: nobody asks any more
-            self.drawn_from[:upto] = [None] * upto
 
     def rewind(self, length: int) -> None:
         """Forget x[length:]. The caches keep stale rows beyond the frontiers; they are overwritten before being seen."""
         del self.tokens[length:]
-        del self.drawn_from[length:]
         for j in range(len(self.hierarchy)):
             self.judged[j] = min(self.judged[j], length)
             self.frontier[j] = min(self.frontier[j], length)
@@ -169,6 +152,8 @@ class DecodingState:
         for stack in self.hierarchy.stacks:
             own = [j for j, level in enumerate(self.hierarchy.levels) if level.stack is stack]
             known = min(shared, earlier.ran(stack, self.hierarchy.levels[own[-1]].exit_layer))
+            if not stack.rows.interchangeable:  # else the text would not be what it is when run at once
+                known = min(known, earlier.prompt_length) // stack.rows.prompt * stack.rows.prompt
             for j in own:
                 self.frontier[j] = known
 
@@ -176,26 +161,46 @@ class DecodingState:
         """The hidden states kept at a level's exit, None where none are, for the inspection of the state."""
         return self._carried[level]
 
-    def _write_at_once(self, write_run: WriteRun, level: int, count: int, ends: Collection[int]) -> None:
-        """Write `count` tokens before looking at any; those after an end are forgotten.
-
-        Run are all but the last, through the level's span and those below it, which leaves nothing to carry between them.
-        """
-        at = len(self.tokens)
-        highest, token = self.logits(level, at - 1, at).best_unknown()
-        tokens, others, hidden = write_run(
-            token, self.hierarchy.levels[level].exit_layer, at, count - 1, self._readers[level]
-        )
+    def _write(self, level: int, count: int, ends: Collection[int]) -> None:
+        """See `write`. All tokens but the last are run through the level's span and those below it."""
+        at, name = len(self.tokens), self.hierarchy.levels[level].name
+        logits = self.logits(level, at - 1, at)
+        if count == 1:
+            self.append(logits.best()[0], level)
+            return
+        highest, token = logits.best_unknown()
+        stack, exit_layer = self.hierarchy.stack_of(level), self.hierarchy.levels[level].exit_layer
+        tokens, others, hidden = stack.write_run(token, exit_layer, at, count - 1, self._readers[level])
         written = torch.cat((token, tokens))
         count = next((i for i, word in enumerate(written.tolist(), 1) if word in ends), count)
-        for word in known(torch.cat((highest, others))[:count], written[:count]):
+        for word in known(torch.cat((highest, others))[:count], written[:count], name):
             self.append(word, level)
-        if self.hierarchy.above[level] is not None and count > 1:
+        if self.hierarchy.above[level] is not None and count > 1:  # not all was kept
             self._carry(level, hidden[: count - 1])
         reached: int | None = level
         while reached is not None:
             self.frontier[reached] = at + count - 1
             reached = self.hierarchy.below[reached]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other threads from the models meanwhile."""
+        with ExitStack() as locks:
+            for stack in sorted(self.hierarchy.stacks, key=id):  # one order for all, or two threads may wait for ever
+                locks.enter_context(stack.lock)
+            yield
+
+    @contextmanager
+    def _owned(self) -> Iterator[None]:
+        """Keep other threads from the models meanwhile, whose caches must be this decoding's own."""
+        with self._locked():
+            for stack in self.hierarchy.stacks:
+                if stack.lease is not self._lease:
+                    raise UsageError(
+                        f"another answer was begun on {stack.name} before this one was finished",
+                        "finish one answer before the next, or load a second engine",
+                    )
+            yield
 
     def _carry(self, level: int, hidden: Tensor) -> None:
         """Keep more hidden states at a level's exit for the level above."""
@@ -250,7 +255,8 @@ class _Reader:
         assert stack is not None
         if translator is not None:
             hidden = translator(hidden)
-        return Logits(stack.head(hidden, reduced), None if reduced is None else reduced.ids, self.vocab_size)
+        ids = None if reduced is None else reduced.ids
+        return Logits(stack.head(hidden, reduced), ids, self.vocab_size, self.level.name)
 
     def __call__(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """See `hispec.models.stack.Reader`."""

@@ -26,6 +26,10 @@ class KVCache:
         """Capacity in tokens."""
         self.position = 0
         """Where the next `update` writes; set before a span is run."""
+        self.rows = 0
+        """How many rows it writes, whatever padding comes after them; set before a span is run."""
+        self.end = 0
+        """How many positions it returns; set before a span is run."""
         self.layers = [
             torch.empty(2, 1, heads, 0, size, dtype=dtype, device=device)
             for (heads, size), device in zip(shapes, devices, strict=True)
@@ -41,19 +45,32 @@ class KVCache:
             for index, old in enumerate(self.layers):  # layer by layer: two whole caches never exist at once
                 if old.shape[3] >= capacity:  # grown already when memory ran out the last time
                     continue
-                new = old.new_empty(*old.shape[:3], capacity, old.shape[4])
+                # What was never written is seen by padding and by whole buckets of attention: a mask hides a number,
+                # but not what is none.
+                new = old.new_zeros(*old.shape[:3], capacity, old.shape[4])
                 new[:, :, :, : old.shape[3]] = old
                 self.layers[index] = new
         self.positions = capacity  # last: what ran out of memory half-way is done again, with nothing lost
         return True
 
+    def scratch(self) -> "KVCache":
+        """Return an empty cache of the first layer."""
+        heads, size = self.layers[0].shape[2], self.layers[0].shape[4]
+        return KVCache([(heads, size)], self.layers[0].dtype, [self.layers[0].device])
+
+    def clear(self) -> None:
+        """Zero all keys and values."""
+        with torch.inference_mode(False):
+            for layer in self.layers:
+                layer.zero_()
+
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write [1, heads, n, head size] at the position; return everything from the start to the new rows."""
-        end = self.position + key.shape[2]
+        """Write `rows` of [1, heads, n, head size] at the position; return the first `end` positions."""
+        after = self.position + self.rows
         keys, values = self.layers[layer_idx]
-        keys[:, :, self.position : end] = key
-        values[:, :, self.position : end] = value
-        return keys[:, :, :end], values[:, :, :end]
+        keys[:, :, self.position : after] = key[:, :, : self.rows]
+        values[:, :, self.position : after] = value[:, :, : self.rows]
+        return keys[:, :, : self.end], values[:, :, : self.end]
 
     def read(self, layer_idx: int, end: int) -> tuple[Tensor, Tensor]:
         """Keys and values of positions 0..end-1 of one layer, each [heads, end, head size]."""

@@ -5,7 +5,8 @@ or waits for a device.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from threading import RLock
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,15 +14,21 @@ from torch.nn import functional as F  # noqa: N812
 
 from hispec.models.cache import KVCache
 from hispec.models.config import FAMILIES, ModelConfig
-from hispec.models.fused_weights import FusedWeights, Layer, right_factor
+from hispec.models.fused_weights import FusedWeights, Layer
+from hispec.models.linear import right_factor
 from hispec.models.rotary import rotary_tables
-from hispec.models.stack import ReducedHead
-
-WIDEST = 16
-"""Rows of the widest span that keeps its buffers; a prompt's are given back."""
-
-CHUNK = 512
-"""Rows of a prompt that are run at once: enough to keep a processor busy, and their buffers stay small."""
+from hispec.models.rows import (
+    BUCKET,
+    CANDIDATES,
+    WIDEST,
+    RowCounts,
+    Width,
+    choose_rows,
+    in_passes,
+    pad_rows,
+    prompt_rows,
+)
+from hispec.models.stack import Reader, ReducedHead, write_stepwise
 
 
 def why_not_fused(config: ModelConfig) -> str | None:
@@ -54,21 +61,29 @@ class FusedStack:
         self.device, self.dtype = weights.norm.device, weights.norm.dtype
         self.config = config
         self.lease: object = None
-        shapes = [(config.num_kv_heads, config.head_size)] * self.num_layers
-        self.cache = KVCache(shapes, self.dtype, [self.device] * self.num_layers)
+        self.lock = RLock()
+        self._shapes = [(config.num_kv_heads, config.head_size)] * self.num_layers
+        self.cache = KVCache(self._shapes, self.dtype, [self.device] * self.num_layers)
         self._weights = weights
         self._group = config.num_heads // config.num_kv_heads
         self._buffers: dict[int, Buffers] = {}
         self._tabulated = 0
         """Positions that the tables have, fewer than the cache where memory ran out between the two."""
+        self.rows = RowCounts()
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """The weights by their names in a checkpoint, as views."""
-        return self._weights.parts
+        """The weights by their names in a checkpoint: views, or copies of what was packed."""
+        return self._weights.dense()
+
+    def prepare(self, width: Width) -> None:
+        """See `LayerStack.prepare`; weights are packed for the processor, too."""
+        self._weights.pack()
+        self._tabulated = 0
+        self.rows = choose_rows(self, width, CANDIDATES, prompt_rows(self.device))
 
     def reserve(self, positions: int) -> None:
-        """See `LayerStack.reserve`; also tabulates the rotary embeddings and the masks."""
+        """See `LayerStack.reserve`; also tabulates the rotary embeddings, of padding too, and the masks."""
         self.cache.grow(positions)
         if self._tabulated != self.cache.positions:
             with torch.inference_mode(False):
@@ -76,45 +91,73 @@ class FusedStack:
 
     def _tabulate(self, places: int) -> None:
         """Make the tables of so many positions; where memory runs out, those in use stay as they are, together."""
-        cos, sin = rotary_tables(self.config, places, self.dtype, self.device)
-        masks = _causal_bias(WIDEST, places, 2 * places, self._group, self.dtype, self.device)
+        cos, sin = rotary_tables(self.config, places + self.rows.padding, self.dtype, self.device)
+        masks = _causal_bias(WIDEST, places, 2 * places + BUCKET, self._group, self.dtype, self.device)
         self._cos, self._sin, self._masks, self._tabulated = cos, sin, masks, places
+
+    def clear(self) -> None:
+        """See `LayerStack.clear`."""
+        self.cache.clear()
 
     def embed(self, token_ids: list[int]) -> Tensor:
         """See `LayerStack.embed`."""
         return F.embedding(torch.tensor(token_ids, device=self.device), self._weights.embedding)
 
-    def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int) -> Tensor:
+    def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int, *, prompt: bool = False) -> Tensor:
         """See `LayerStack.run`."""
-        rows = hidden.shape[0]
-        if rows > CHUNK:
-            starts = range(0, rows, CHUNK)
-            return torch.cat(
-                [self.run(hidden[at : at + CHUNK], start_layer, end_layer, position + at) for at in starts]
-            )
-        place = Place(
-            self._cos.narrow(0, position, rows),
-            self._sin.narrow(0, position, rows),
-            self._mask(rows, position),
-            position,
-            position + rows,
-            grouped=rows <= WIDEST,
-        )
-        hidden = hidden.clone(memory_format=torch.contiguous_format)
-        self._run_layers(hidden, self._buffers_for(rows), place, start_layer, end_layer)
-        return hidden
+        done, at = [], 0
+        for rows, padded in self.rows.passes(len(hidden), position, prompt=prompt):
+            done.append(self._pass(hidden[at : at + rows], padded, start_layer, end_layer, position + at))
+            at += rows
+        return done[0] if len(done) == 1 else torch.cat(done)
 
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
         """See `LayerStack.head`."""
-        normed = self._buffers_for(hidden.shape[0]).norm(hidden, self._weights.norm)
-        return torch.mm(normed, self._weights.head if reduced is None else reduced.weight)
+        if reduced is not None:  # never the target's: no padding is owed
+            return torch.mm(self._buffers_for(len(hidden)).norm(hidden, self._weights.norm), reduced.weight)
+        return in_passes(self.rows, self._whole_head, hidden)
+
+    def _whole_head(self, hidden: Tensor) -> Tensor:
+        return self._weights.head(self._buffers_for(len(hidden)).norm(hidden, self._weights.norm))
 
     def reduce_head(self, ids: Tensor) -> ReducedHead:
         """See `LayerStack.reduce_head`."""
         ids = ids.to(self.device)
         with torch.inference_mode(False):
             weight = right_factor(self.config.hidden_size, len(ids), self.dtype, self.device)
-            return ReducedHead(ids, torch.index_select(self._weights.head, 1, ids, out=weight))
+            return ReducedHead(ids, weight.copy_(self._weights.head.dense()[:, ids]))
+
+    def _pass(self, hidden: Tensor, padded: int, start_layer: int, end_layer: int, position: int) -> Tensor:
+        """Run rows [n, hidden] through layers in one pass of `padded` rows."""
+        rows = len(hidden)
+        place = Place(
+            self._cos.narrow(0, position, padded),
+            self._sin.narrow(0, position, padded),
+            position,
+            rows,
+            self._windows(rows, padded, position),
+            grouped=padded <= WIDEST or not self.rows.free,
+        )
+        hidden = pad_rows(hidden, padded) if padded > rows else hidden.clone(memory_format=torch.contiguous_format)
+        self._run_layers(hidden, self._buffers_for(padded), place, start_layer, end_layer)
+        return hidden[:rows]
+
+    def _windows(self, rows: int, padded: int, position: int) -> tuple["Window", ...]:
+        """Return what rows at `position`.. see of the text: one window, or two where they reach into the next bucket."""
+        first, last = self.rows.length(position + 1), self.rows.length(position + rows)
+        if self.rows.free or first == last:
+            return (Window(0, rows, last, self._mask(padded, position, last)),)
+        inside = first - position
+        return (
+            Window(0, inside, first, self._mask(padded, position, first)),
+            Window(inside, rows, last, self._mask(padded, position, last)),
+        )
+
+    def write_run(
+        self, token: Tensor, end_layer: int, position: int, count: int, read: Reader
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `LayerStack.write_run`."""
+        return write_stepwise(self, token, end_layer, position, count, read)
 
     def _run_layers(self, hidden: Tensor, buffers: "Buffers", place: "Place", start_layer: int, end_layer: int) -> None:
         """Run `hidden` [n, hidden] through layers, in place."""
@@ -126,48 +169,56 @@ class FusedStack:
 
     def _attention(self, layer: Layer, hidden: Tensor, buffers: "Buffers", place: "Place", cache: Tensor) -> None:
         """Add a layer's attention to `hidden` [n, hidden], and its keys and values to `cache`."""
-        rows = hidden.shape[0]
-        _multiply(buffers.norm(hidden, layer.attention_norm), layer.qkv, layer.qkv_bias, buffers.qkv)
+        layer.qkv(buffers.norm(hidden, layer.attention_norm), buffers.qkv)
         rotated = buffers.queries_keys
         if layer.qk_norm is not None:
             for heads, weight in zip(buffers.queries_and_keys, layer.qk_norm, strict=True):
                 heads.copy_(F.rms_norm(heads, heads.shape[-1:], weight, self.config.norm_eps))
         torch.cat(buffers.halves_swapped, -1, out=buffers.swapped)
         rotated.mul_(place.cos).addcmul_(buffers.swapped, place.sin)
-        if isinstance(place.rows, int):
-            cache.narrow(3, place.rows, rows).copy_(buffers.keys_values)
+        if isinstance(place.position, int):
+            cache.narrow(3, place.position, place.rows).copy_(buffers.keys_values.narrow(3, 0, place.rows))
         else:
-            cache.index_copy_(3, place.rows, buffers.keys_values)
-        keys, values = cache.narrow(3, 0, place.end).unbind()
-        mask = place.mask
+            cache.index_copy_(3, place.position, buffers.keys_values)
         if place.grouped:
-            attended = F.scaled_dot_product_attention(buffers.grouped_queries(), keys, values, attn_mask=mask)
-            hidden.addmm_(buffers.ungroup(attended), layer.output)
+            layer.output.add_to(hidden, self._attend(buffers, cache, place.windows))
         else:
+            ((_, _, length, mask),) = place.windows
+            keys, values = cache.narrow(3, 0, length).unbind()
             attended = F.scaled_dot_product_attention(
                 buffers.queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
             )
-            hidden.addmm_(attended[0].transpose(0, 1).reshape(rows, -1), layer.output)
-        if layer.output_bias is not None:
-            hidden.add_(layer.output_bias)
+            layer.output.add_to(hidden, attended[0].transpose(0, 1).reshape(len(hidden), -1))
+
+    def _attend(self, buffers: "Buffers", cache: Tensor, windows: tuple["Window", ...]) -> Tensor:
+        """Return what the queries in the buffers attend to, [n, heads * size]."""
+        attended = []
+        for window in windows:
+            keys, values = cache.narrow(3, 0, window.length).unbind()
+            found = F.scaled_dot_product_attention(buffers.grouped_queries(), keys, values, attn_mask=window.mask)
+            attended.append(buffers.ungroup(found))
+        if len(windows) == 1:
+            return attended[0]
+        inside = windows[0].stop
+        attended[1][:inside] = attended[0][:inside]
+        return attended[1]
 
     def _mlp(self, layer: Layer, hidden: Tensor, buffers: "Buffers") -> None:
         """Add a layer's MLP to `hidden` [n, hidden]."""
-        _multiply(buffers.norm(hidden, layer.mlp_norm), layer.gate_up, layer.gate_up_bias, buffers.gate_up)
-        hidden.addmm_(F.silu(buffers.gate, inplace=True).mul_(buffers.up), layer.down)
-        if layer.down_bias is not None:
-            hidden.add_(layer.down_bias)
+        layer.gate_up(buffers.norm(hidden, layer.mlp_norm), buffers.gate_up)
+        layer.down.add_to(hidden, F.silu(buffers.gate, inplace=True).mul_(buffers.up))
 
-    def _mask(self, rows: int, position: int) -> Tensor | None:
-        """What is added to the scores: for few rows of grouped queries, [n * group, position + n], else [n, ...].
+    def _mask(self, rows: int, position: int, length: int) -> Tensor | None:
+        """Return what is added to the scores: for grouped queries [n * group, length], else [n, length].
 
-        None where one row sees everything, and at the start of a text, where a wide span is causal as it is.
+        None where one row sees everything, and at the start of a text, where a wide pass is causal as it is.
         """
-        if rows == 1 or (rows > WIDEST and position == 0):
+        if self.rows.free and (rows == 1 or (rows > WIDEST and position == 0)):
             return None
         if rows > WIDEST:
-            return _causal_bias(rows, position, position + rows, 1, self.dtype, self.device)
-        return self._masks[: rows * self._group].narrow(1, self._tabulated - position, position + rows)
+            group = 1 if self.rows.free else self._group
+            return _causal_bias(rows, position, length, group, self.dtype, self.device)
+        return self._masks[: rows * self._group].narrow(1, self._tabulated - position, length)
 
     def _buffers_for(self, rows: int) -> "Buffers":
         buffers = self._buffers.get(rows)
@@ -179,23 +230,38 @@ class FusedStack:
         return buffers
 
 
+class Window(NamedTuple):
+    """What some rows of a pass see of the text.
+
+    Attributes:
+        start, stop: the rows that it is for; the results of others are not used.
+        length: how many positions of the cache are looked at.
+        mask: added to the scores, it hides positions that come after a row; see `FusedStack._mask`.
+    """
+
+    start: int
+    stop: int
+    length: int
+    mask: Tensor | None
+
+
 @dataclass(slots=True)
 class Place:
-    """Where the rows of a span lie in the text, and what they see of it.
+    """Where the rows of a pass lie in the text, and what they see of it.
 
     Attributes:
         cos, sin: of their rotary embeddings, [n, 1, head size] each.
-        mask: added to their scores; see `FusedStack._mask`.
-        rows: the first one's position, or where only the device knows it, all of theirs, [n].
-        end: how many positions of the cache they look at; beyond what they see, the mask hides them.
-        grouped: whether query heads that read the same keys are taken as rows, as the mask must have them.
+        position: the first one's, or where only the device knows it, all of theirs, [n].
+        rows: how many are tokens; the others are padding.
+        windows: what they see.
+        grouped: whether query heads that read the same keys are taken as rows, as the masks must have them.
     """
 
     cos: Tensor
     sin: Tensor
-    mask: Tensor | None
-    rows: int | Tensor
-    end: int
+    position: int | Tensor
+    rows: int
+    windows: tuple[Window, ...]
     grouped: bool
 
 
@@ -228,10 +294,7 @@ class Buffers:
         self._plain = device.type == "cpu" and dtype == torch.float32
         if self._plain:
             self._squares = torch.empty_like(self._normed)
-            self._mean = torch.full((config.hidden_size,), 1 / config.hidden_size, dtype=dtype)
-            self._epsilons = torch.full((rows,), self._eps, dtype=dtype)
-            self._scale = empty(rows)
-            self._scale_column = self._scale[:, None]
+            self._scale = empty(rows, 1)
 
     def norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """RMS norm of [n, hidden]; the result is overwritten by the next."""
@@ -239,8 +302,8 @@ class Buffers:
             return F.rms_norm(hidden, weight.shape, weight, self._eps)
         # On a CPU `F.rms_norm` is a chain of small calls, none of which keeps its memory: this takes half the time.
         torch.mul(hidden, hidden, out=self._squares)
-        torch.addmv(self._epsilons, self._squares, self._mean, out=self._scale).rsqrt_()
-        return torch.mul(hidden, self._scale_column, out=self._normed).mul_(weight)
+        torch.mean(self._squares, -1, keepdim=True, out=self._scale).add_(self._eps).rsqrt_()
+        return torch.mul(hidden, self._scale, out=self._normed).mul_(weight)
 
     def grouped_queries(self) -> Tensor:
         """Queries with all that read the same keys as rows of one head, row by row: [1, kv heads, n * group, size]."""
@@ -250,12 +313,6 @@ class Buffers:
         """The same of what they attended to -> [n, heads * size]."""
         by_row = attended.view(self._kv_heads, self._rows, self._group, self._size).transpose(0, 1)
         return by_row.reshape(self._rows, -1)
-
-
-def _multiply(rows: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor) -> Any:
-    if bias is None:
-        return torch.mm(rows, matrix, out=out)
-    return torch.addmm(bias, rows, matrix, out=out)
 
 
 def _causal_bias(rows: int, position: int, width: int, group: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -10,24 +10,26 @@ from torch import Tensor
 
 from hispec.models.checkpoint import read_shapes, read_tensors
 from hispec.models.config import ModelConfig
+from hispec.models.linear import Linear, PackedLinear, packs, right_factor
 
 
 @dataclass(slots=True)
 class Layer:
-    """One decoder layer. Matrices multiply from the right, [in, out]; biases and the norms of heads may be lacking."""
+    """One decoder layer; the norms of heads may be lacking."""
 
     attention_norm: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor | None
+    qkv: Linear
     qk_norm: Tensor | None
     """[query heads + key heads, head size]"""
-    output: Tensor
-    output_bias: Tensor | None
+    output: Linear
     mlp_norm: Tensor
-    gate_up: Tensor
-    gate_up_bias: Tensor | None
-    down: Tensor
-    down_bias: Tensor | None
+    gate_up: Linear
+    down: Linear
+
+    def pack(self) -> None:
+        """Pack the matrices, one after the other, so that no second copy of more than one exists."""
+        for name in ("qkv", "output", "gate_up", "down"):
+            setattr(self, name, PackedLinear(getattr(self, name)))
 
 
 class FusedWeights:
@@ -44,15 +46,41 @@ class FusedWeights:
         self.parts: dict[str, Tensor] = {}
         """Where each tensor of a checkpoint goes, by its name there: views of the packed ones, in its own shape."""
         hidden = config.hidden_size
-        self.layers = [self._layer(f"model.layers.{index}.") for index in range(config.num_layers)]
+        self.layers = [self._layer(index) for index in range(config.num_layers)]
         self.norm = self._vector({"model.norm.weight": hidden})
         if config.tied:
-            self.head = self._matrix(hidden, {"model.embed_tokens.weight": config.vocab_size})
-            self.embedding = self.head.t()
+            self.head = Linear(self._matrix(hidden, {"model.embed_tokens.weight": config.vocab_size}))
+            self.embedding = self.head.matrix.t()
         else:
-            self.head = self._matrix(hidden, {"lm_head.weight": config.vocab_size})
+            self.head = Linear(self._matrix(hidden, {"lm_head.weight": config.vocab_size}))
             self.embedding = torch.empty(config.vocab_size, hidden, dtype=dtype, device=device)
             self.parts["model.embed_tokens.weight"] = self.embedding
+
+    def pack(self) -> None:
+        """Let oneDNN pack the matrices where it can; from then on `parts` holds what is not packed.
+
+        A tied head is packed beside its embedding.
+        """
+        if not packs(self._dtype, self._device) or isinstance(self.head, PackedLinear):
+            return
+        embedding = self.parts["model.embed_tokens.weight"]
+        self.parts = {name: part for name, part in self.parts.items() if part.dim() == 1}
+        for layer in self.layers:
+            layer.pack()
+        self.head = PackedLinear(self.head)
+        self.parts["model.embed_tokens.weight"] = embedding
+
+    def dense(self) -> dict[str, Tensor]:
+        """Return the weights by their names in a checkpoint: views, or copies of what is packed."""
+        found = dict(self.parts)
+        for index, layer in enumerate(self.layers):
+            for matrix, rows in zip(
+                (layer.qkv, layer.output, layer.gate_up, layer.down), self._rows(index), strict=True
+            ):
+                found.update(zip(rows, matrix.dense().t().split_with_sizes(list(rows.values())), strict=True))
+        if not self._config.tied:
+            found["lm_head.weight"] = self.head.dense().t()
+        return found
 
     def fill(self, files: dict[str, Path], read: Callable[[int], None] = lambda _: None) -> list[str]:
         """Read a checkpoint: a file is mapped for one layer at a time, or what was read of it would pile up in memory.
@@ -81,28 +109,35 @@ class FusedWeights:
         for _, names in groupby(self.parts, key=lambda name: name.split(".")[:3]):
             yield list(names)
 
-    def _layer(self, prefix: str) -> Layer:
-        config = self._config
-        queries, keys = config.num_heads * config.head_size, config.num_kv_heads * config.head_size
+    def _layer(self, index: int) -> Layer:
+        config, prefix = self._config, f"model.layers.{index}."
         hidden, inner = config.hidden_size, config.intermediate_size
-        attention = prefix + "self_attn."
-        qkv = {f"{attention}{part}_proj": rows for part, rows in (("q", queries), ("k", keys), ("v", keys))}
-        output = {attention + "o_proj": hidden}
-        gate_up = {f"{prefix}mlp.{part}_proj": inner for part in ("gate", "up")}
-        down = {prefix + "mlp.down_proj": hidden}
+        qkv, output, gate_up, down = self._rows(index)
         return Layer(
             attention_norm=self._vector({prefix + "input_layernorm.weight": hidden}),
-            qkv=self._matrix(hidden, _named(qkv, "weight")),
-            qkv_bias=self._vector(_named(qkv, "bias")) if config.qkv_bias else None,
-            qk_norm=self._head_norms(attention) if config.qk_norm else None,
-            output=self._matrix(queries, _named(output, "weight")),
-            output_bias=self._vector(_named(output, "bias")) if config.output_bias else None,
+            qkv=self._linear(hidden, qkv, config.qkv_bias),
+            qk_norm=self._head_norms(prefix + "self_attn.") if config.qk_norm else None,
+            output=self._linear(config.num_heads * config.head_size, output, config.output_bias),
             mlp_norm=self._vector({prefix + "post_attention_layernorm.weight": hidden}),
-            gate_up=self._matrix(hidden, _named(gate_up, "weight")),
-            gate_up_bias=self._vector(_named(gate_up, "bias")) if config.mlp_bias else None,
-            down=self._matrix(inner, _named(down, "weight")),
-            down_bias=self._vector(_named(down, "bias")) if config.mlp_bias else None,
+            gate_up=self._linear(hidden, gate_up, config.mlp_bias),
+            down=self._linear(inner, down, config.mlp_bias),
         )
+
+    def _rows(self, index: int) -> tuple[dict[str, int], ...]:
+        """Return what a layer's four matrices are made of: names of weights in a checkpoint, and their rows."""
+        config, prefix = self._config, f"model.layers.{index}."
+        queries, keys = config.num_heads * config.head_size, config.num_kv_heads * config.head_size
+        attention = prefix + "self_attn."
+        return (
+            {f"{attention}{part}_proj.weight": rows for part, rows in (("q", queries), ("k", keys), ("v", keys))},
+            {attention + "o_proj.weight": config.hidden_size},
+            {f"{prefix}mlp.{part}_proj.weight": config.intermediate_size for part in ("gate", "up")},
+            {prefix + "mlp.down_proj.weight": config.hidden_size},
+        )
+
+    def _linear(self, columns: int, rows: dict[str, int], biased: bool) -> Linear:
+        biases = {name.removesuffix("weight") + "bias": count for name, count in rows.items()}
+        return Linear(self._matrix(columns, rows), self._vector(biases) if biased else None)
 
     def _matrix(self, columns: int, rows: dict[str, int]) -> Tensor:
         """Some [rows, columns] matrices of the checkpoint side by side, as one [columns, all rows]."""
@@ -124,18 +159,3 @@ class FusedWeights:
 
     def _split(self, packed: Tensor, lengths: dict[str, int]) -> None:
         self.parts.update(zip(lengths, packed.split_with_sizes(list(lengths.values())), strict=True))
-
-
-def right_factor(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An empty [rows, columns] matrix, laid out as multiplications with few rows on its left are fastest.
-
-    In float32 on a CPU it is itself contiguous: one or two rows take three quarters of the time, while in bfloat16 they
-    would take four times as long (docs/performance.md). Elsewhere its transpose is, as in every linear layer.
-    """
-    if device.type == "cpu" and dtype == torch.float32:
-        return torch.empty(rows, columns, dtype=dtype, device=device)
-    return torch.empty(columns, rows, dtype=dtype, device=device).t()
-
-
-def _named(parts: dict[str, int], kind: str) -> dict[str, int]:
-    return {f"{part}.{kind}": length for part, length in parts.items()}

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from hispec.models.config import ModelConfig
-from hispec.models.fused_stack import Buffers, FusedStack, Place
+from hispec.models.fused_stack import Buffers, FusedStack, Place, Window
 from hispec.models.fused_weights import FusedWeights
+from hispec.models.rows import Width, choose_rows, prompt_rows
 from hispec.models.stack import LayerStack, Reader
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
@@ -54,11 +55,11 @@ class GraphedStack(FusedStack):
         self._record, self._fixed = record, True
         self._recorded: dict[Hashable, Work | None] = {}
         """By what they do; None for what was done once and not recorded."""
-        self._written_to = 0
         with torch.inference_mode(False):
             self._rows = self._zeros(WIDTHS[-1], config.hidden_size)
             """A span's rows, which become its result."""
             self._offsets = torch.arange(WIDTHS[-1], device=self.device)
+            self._columns = self._offsets[:0]
             self._positions = torch.zeros_like(self._offsets)
             self._buffers_of_width = {width: Buffers(config, width, self.dtype, self.device) for width in WIDTHS}
             self._token = torch.zeros_like(self._offsets[:1])
@@ -75,18 +76,13 @@ class GraphedStack(FusedStack):
     def reserve(self, positions: int) -> None:
         """See `LayerStack.reserve`; there is room for the rows that pad the last span, too.
 
-        What was never written must be numbers all the same: a mask turns a number into nothing, but not what is none.
+        Recordings go before anything grows: should memory run out half-way, none is left that replays into memory that
+        is no more.
         """
-        positions += WIDTHS[-1]
+        positions = _power_of_two(positions + WIDTHS[-1])  # so that the capacity bounds no length of attention
         if positions > self.cache.positions or self._tabulated != self.cache.positions:
             self._recorded.clear()  # they replay into memory that is no more once the first layer has grown
         super().reserve(positions)
-        with torch.inference_mode(False):
-            self._rows.zero_()  # a span writes the rows that pad it to the cache, too
-            for layer in self.cache.layers:
-                layer.narrow(3, 0, self._written_to).nan_to_num_(0, 0, 0)
-                layer.narrow(3, self._written_to, self.cache.positions - self._written_to).zero_()
-        self._written_to = self.cache.positions
 
     def _tabulate(self, places: int) -> None:
         """See `FusedStack._tabulate`; also numbers the columns of the masks."""
@@ -102,44 +98,48 @@ class GraphedStack(FusedStack):
         embedded: Tensor = F.embedding(ids, self._weights.embedding)
         return embedded
 
-    def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int) -> Tensor:
-        """See `LayerStack.run`."""
-        rows = hidden.shape[0]
-        width = next((width for width in WIDTHS if width >= rows), None)
+    def prepare(self, width: Width) -> None:
+        """See `LayerStack.prepare`; nothing is recorded meanwhile."""
+        record, self._record = self._record, None
+        try:
+            self._weights.pack()
+            self._tabulated = 0
+            self.rows = choose_rows(self, width, WIDTHS[1:], prompt_rows(self.device))
+        finally:
+            self._record = record
+
+    def _pass(self, hidden: Tensor, padded: int, start_layer: int, end_layer: int, position: int) -> Tensor:
+        """See `FusedStack`; in several parts where the length that attention looks at grows."""
+        width = next((width for width in WIDTHS if width >= padded), None)
         if width is None or not self._fixed:
-            return super().run(hidden, start_layer, end_layer, position)
-        length = self._length(position + width)
-        self._rows[:rows].copy_(hidden)
-        torch.add(self._offsets, position, out=self._positions)
-        self._do(
-            (start_layer, end_layer, width, length), partial(self._run_span, start_layer, end_layer, width, length)
-        )
-        return self._rows[:rows].clone()
+            return super()._pass(hidden, padded, start_layer, end_layer, position)
+        done, at = [], 0
+        while at < len(hidden):
+            length = self._length(position + at + 1)
+            rows = min(len(hidden) - at, length - position - at)
+            self._rows[:rows].copy_(hidden[at : at + rows])
+            self._rows[rows:width].zero_()  # what padding held may not be a number
+            torch.add(self._offsets, position + at, out=self._positions)
+            self._do(
+                (start_layer, end_layer, width, length), partial(self._run_span, start_layer, end_layer, width, length)
+            )
+            done.append(self._rows[:rows].clone())
+            at += rows
+        return done[0] if len(done) == 1 else torch.cat(done)
 
     def write_run(
         self, token: Tensor, end_layer: int, position: int, count: int, read: Reader
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run a token through layers 0..end_layer-1, then the token read from it, and so on, without waiting for any.
-
-        Args:
-            token: the first, [1].
-            end_layer: where a token is read.
-            position: of the first token.
-            count: how many tokens are run, and read.
-            read: reads a token; equal readers read alike.
-
-        Returns:
-            What was read: the tokens [count] and their logits [count]; and the hidden states that they were read from,
-            [count, hidden].
-        """
+        """See `LayerStack.write_run`; without waiting for any token."""
         self._token.copy_(token)
         torch.add(self._offsets, position, out=self._positions)
-        parts = []
-        for begin in range(0, count, LONGEST_RUN):
-            steps = min(LONGEST_RUN, count - begin)
-            length = self._length(position + begin + steps)
+        parts, begin = [], 0
+        while begin < count:
+            length = self._length(position + begin + 1)
+            steps = min(LONGEST_RUN, count - begin, length - position - begin)
             self._do((read, end_layer, steps, length), partial(self._run_steps, read, end_layer, steps, length))
             parts.append([kept[:steps].clone() for kept in (self._run_tokens, self._run_highest, self._run_hidden)])
+            begin += steps
         if len(parts) == 1:
             tokens, highest, hidden = parts[0]
         else:
@@ -155,19 +155,21 @@ class GraphedStack(FusedStack):
         place = Place(
             self._cos.index_select(0, positions),
             self._sin.index_select(0, positions),
-            mask[:, None].expand(width, group, length).reshape(width * group, length),
             positions,
-            length,
+            width,
+            (Window(0, width, length, mask[:, None].expand(width, group, length).reshape(width * group, length)),),
             grouped=True,
         )
         self._run_layers(self._rows[:width], self._buffers_of_width[width], place, start_layer, end_layer)
 
     def _run_steps(self, read: Reader, end_layer: int, steps: int, length: int) -> None:
-        """Run `steps` tokens one after the other, each read from the one before."""
+        """Run `steps` tokens one after the other, each read from the one before, in passes of one row and padding."""
+        width = next(width for width in WIDTHS if width >= self.rows.padded(1))
+        self._rows[:width].zero_()
         for step in range(steps):
             row = self._rows[:1]
             row.copy_(F.embedding(self._token, self._weights.embedding))
-            self._run_span(0, end_layer, 1, length)
+            self._run_span(0, end_layer, width, length)
             highest, token = read(row)
             self._run_hidden[step : step + 1].copy_(row)
             self._run_highest[step : step + 1].copy_(highest)
@@ -180,7 +182,7 @@ class GraphedStack(FusedStack):
 
     def _length(self, end: int) -> int:
         """The shortest length that reaches as far as `end`."""
-        return min(max(SHORTEST, 1 << (end - 1).bit_length()), self._tabulated)
+        return max(SHORTEST, _power_of_two(end))
 
     def _do(self, key: Hashable, work: Work) -> None:
         """Do some work, recorded where it has been; `key` is equal for equal work."""
@@ -213,6 +215,11 @@ class GraphedStack(FusedStack):
                 stacklevel=2,
             )
             return work
+
+
+def _power_of_two(number: int) -> int:
+    """Return the least power of two that is not below a number."""
+    return 1 << (number - 1).bit_length()
 
 
 class CudaRecorder:

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import RLock
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from hispec.models.rows import RowCounts, Width
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +27,6 @@ class ReducedHead:
 Reader = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Reads hidden states [n, hidden]: the logits of the likeliest words [n], and these words [n]; of no host's knowledge."""
 
-WriteRun = Callable[[Tensor, int, int, int, Reader], tuple[Tensor, Tensor, Tensor]]
-"""What a stack may offer beside its protocol, as `write_run`; see `hispec.models.graphs.GraphedStack.write_run`."""
-
 
 class LayerStack(Protocol):
     """A decoder-only model that can be run in spans of layers, one sequence at a time.
@@ -43,6 +43,8 @@ class LayerStack(Protocol):
         device: where its logits come out.
         dtype: of its weights.
         lease: of the decoding that the cache belongs to, whose state sets it; another one's is lost then.
+        lock: held by the thread that uses the cache.
+        rows: the row counts of its passes.
     """
 
     kind: str
@@ -53,17 +55,30 @@ class LayerStack(Protocol):
     device: torch.device
     dtype: torch.dtype
     lease: object
+    lock: RLock
+    rows: RowCounts
+
+    def prepare(self, width: Width) -> None:
+        """Make a loaded model ready to run, with passes of some width; see `hispec.models.rows`."""
+        ...
 
     def reserve(self, positions: int) -> None:
         """Make room in the KV cache for `positions` tokens; what it holds stays."""
+        ...
+
+    def clear(self) -> None:
+        """Zero the KV cache, which may hold what is not a number."""
         ...
 
     def embed(self, token_ids: list[int]) -> Tensor:
         """Token ids -> hidden states [n, hidden]."""
         ...
 
-    def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int) -> Tensor:
-        """Run rows [n, hidden] at `position`.. through layers start_layer..end_layer-1; returns [n, hidden]."""
+    def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int, *, prompt: bool = False) -> Tensor:
+        """Run rows [n, hidden] at `position`.. through layers start_layer..end_layer-1; returns [n, hidden].
+
+        `prompt` says that they are rows of a prompt; see `RowCounts.passes`.
+        """
         ...
 
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
@@ -73,3 +88,34 @@ class LayerStack(Protocol):
     def reduce_head(self, ids: Tensor) -> ReducedHead:
         """A head of the words `ids` only, ascending [words]; a copy of their rows."""
         ...
+
+    def write_run(
+        self, token: Tensor, end_layer: int, position: int, count: int, read: Reader
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run a token through layers 0..end_layer-1, then the token read from it, and so on.
+
+        Args:
+            token: the first, [1].
+            end_layer: where a token is read.
+            position: of the first token.
+            count: how many tokens are run, and read.
+            read: reads a token; equal readers read alike.
+
+        Returns:
+            What was read: the tokens [count] and their logits [count]; and the hidden states that they were read from,
+            [count, hidden].
+        """
+        ...
+
+
+def write_stepwise(
+    stack: LayerStack, token: Tensor, end_layer: int, position: int, count: int, read: Reader
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what `LayerStack.write_run` promises, one call of `run` for each token."""
+    tokens, highest, hidden = [], [], []
+    for step in range(count):
+        hidden.append(stack.run(stack.embed(token.tolist()), 0, end_layer, position + step))
+        logit, token = read(hidden[-1])
+        tokens.append(token)
+        highest.append(logit)
+    return torch.cat(tokens), torch.cat(highest), torch.cat(hidden)

@@ -1,5 +1,6 @@
 """A loaded `transformers` model as a layer stack: its own modules, driven span by span with our cache."""
 
+from threading import RLock
 from typing import Any
 from weakref import WeakSet
 
@@ -11,7 +12,8 @@ from hispec.errors import HispecError, UsageError
 from hispec.models.cache import KVCache
 from hispec.models.config import FAMILIES, check_rotary, context_of, rope_type_of, window_of
 from hispec.models.parts import find_parts, not_in_spans
-from hispec.models.stack import ReducedHead
+from hispec.models.rows import CANDIDATES, RowCounts, Width, choose_rows, in_passes, pad_rows, prompt_rows
+from hispec.models.stack import Reader, ReducedHead, write_stepwise
 
 PROBE = 12
 """Tokens of the text that an architecture is tried with."""
@@ -64,10 +66,17 @@ class TransformersStack:
         capped = config.model_type not in FAMILIES
         self._cap: float | None = getattr(config, "final_logit_softcapping", None) if capped else None
         self.lease: object = None
+        self.lock = RLock()
         self._tabulated = 0
+        self.rows = RowCounts()
         if config.model_type not in FAMILIES and model not in _tried:
             self._try_spans()
             _tried.add(model)
+
+    def prepare(self, width: Width) -> None:
+        """See `LayerStack.prepare`."""
+        self._tabulated = 0
+        self.rows = choose_rows(self, width, CANDIDATES, prompt_rows(self.device))
 
     @torch.inference_mode()
     def reserve(self, positions: int) -> None:
@@ -76,7 +85,7 @@ class TransformersStack:
         if self._tabulated != self.cache.positions:
             device = device_of(self._parts.rotary)
             probe = torch.empty(1, 1, 1, dtype=self.dtype, device=device)
-            places = torch.arange(self.cache.positions, device=device)
+            places = torch.arange(self.cache.positions + self.rows.padding, device=device)
             tables = self._parts.rotary(probe, places[None])
             self._rotary = {device: tuple(table.to(device) for table in tables) for device in set(self.devices)}
             self._tabulated = self.cache.positions
@@ -88,24 +97,40 @@ class TransformersStack:
         embedded: Tensor = embedding(torch.tensor(token_ids, device=device_of(embedding)))
         return embedded
 
+    def clear(self) -> None:
+        """See `LayerStack.clear`."""
+        self.cache.clear()
+
     @torch.inference_mode()
-    def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int) -> Tensor:
-        """See `LayerStack.run`."""
-        self.cache.position = position
-        hidden = hidden[None]
+    def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int, *, prompt: bool = False) -> Tensor:
+        """See `LayerStack.run`. A pass ends where the length that attention looks at grows."""
+        done, at = [], 0
+        for rows, padded in self.rows.passes(len(hidden), position, prompt=prompt):
+            for part in self.rows.within_buckets(rows, position + at):
+                done.append(self._pass(hidden[at : at + part], padded, start_layer, end_layer, position + at))
+                at += part
+        return done[0] if len(done) == 1 else torch.cat(done)
+
+    def _pass(self, hidden: Tensor, padded: int, start_layer: int, end_layer: int, position: int) -> Tensor:
+        """Run rows [n, hidden] through layers in one pass of `padded` rows."""
+        rows = len(hidden)
+        self.cache.position, self.cache.rows, self.cache.end = position, rows, self.rows.length(position + rows)
+        hidden = pad_rows(hidden, padded)[None]
         arguments: dict[torch.device, dict[str, Any]] = {}
         for layer, device in zip(
             self._parts.layers[start_layer:end_layer], self.devices[start_layer:end_layer], strict=True
         ):
             if device not in arguments:
-                arguments[device] = self._arguments(hidden.shape[1], position, device)
+                arguments[device] = self._arguments(padded, position, device)
             result = layer(hidden.to(device), **arguments[device])
             hidden = result[0] if isinstance(result, tuple) else result
-        return hidden[0]
+        return hidden[0, :rows]
 
     @torch.inference_mode()
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
         """See `LayerStack.head`."""
+        if reduced is None:
+            return in_passes(self.rows, self.logits, hidden)
         return self.logits(hidden, reduced)
 
     def logits(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
@@ -127,11 +152,17 @@ class TransformersStack:
         with align_module_device(head, self.device):  # it may lie elsewhere while it does not run
             return ReducedHead(ids, head.weight.index_select(0, ids))
 
+    def write_run(
+        self, token: Tensor, end_layer: int, position: int, count: int, read: Reader
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `LayerStack.write_run`."""
+        return write_stepwise(self, token, end_layer, position, count, read)
+
     def _arguments(self, rows: int, position: int, device: torch.device) -> dict[str, Any]:
         """What every layer on a device is called with."""
         end, mask = position + rows, None
-        if rows > 1:
-            mask = torch.ones(rows, end, dtype=torch.bool, device=device).tril_(position)[None, None]
+        if rows > 1 or not self.rows.free:
+            mask = torch.ones(rows, self.cache.end, dtype=torch.bool, device=device).tril_(position)[None, None]
         rotary = tuple(table[:, position:end] for table in self._rotary[device])
         return {self._parts.cache_argument: self.cache, "attention_mask": mask, "position_embeddings": rotary}
 

@@ -22,7 +22,7 @@ from hispec.counts import counted
 from hispec.errors import HispecError, ProfileError, UnavailableError
 from hispec.files import write_whole
 from hispec.models.checkpoint import Checkpoint
-from hispec.models.fused_weights import right_factor
+from hispec.models.linear import right_factor
 from hispec.models.parts import NORMS
 from hispec.models.stack import LayerStack
 

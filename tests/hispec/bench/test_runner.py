@@ -11,6 +11,7 @@ import pytest
 from hispec.bench.journal import Journal
 from hispec.bench.runner import Runner, tasks
 from hispec.datasets.base import Dataset, Row
+from hispec.decoding.engine import DecodeLoop
 from hispec.errors import UsageError
 from training.evaluate import held_out_problems
 
@@ -74,27 +75,26 @@ def test_the_reference_is_decoded_even_where_it_is_no_arm(engine):
 
 
 def test_a_difference_is_found_and_diagnosed(engine, monkeypatch):
-    from hispec.decoding.rules import Greedy, Verdict
+    right = DecodeLoop.verify
 
-    right = Greedy.judge
-
-    def wrong_once(self, tokens, q, logits, prefix, level):
-        verdict = right(self, tokens, q, logits, prefix, level)
-        final = level == self.target and len(tokens) > 1
-        return Verdict(1, (verdict.correction or tokens[1]) ^ 1) if final else verdict
+    def wrong_once(self, level):
+        proposed, accepted, correction = right(self, level)
+        if level == self.target and accepted > 1:
+            self.state.tokens[self.state.committed - 1] ^= 1
+        return proposed, accepted, correction
 
     runner = Runner(engine, Short(), ["hispec"], 16)
-    monkeypatch.setattr(Greedy, "judge", wrong_once)
+    monkeypatch.setattr(DecodeLoop, "verify", wrong_once)
     (measured,) = runner.measure(tasks(ROWS, 1)[0])
     assert measured.lossless.kind == "error" and measured.lossless.at > 0 and measured.lossless.gap > 0
 
 
-def test_sampled_answers_are_not_compared_and_follow_the_seed(engine):
+def test_sampled_answers_are_compared_and_follow_the_seed(engine):
     def sample(seed):
         warm = Runner(engine.with_settings(temperature=1.0, seed=seed), Short(), ["hispec"], 16)
         return warm.measure(tasks(ROWS, 1)[0])[0]
 
-    assert sample(1).lossless is None
+    assert sample(1).lossless.identical
     assert sample(1).token_ids == sample(1).token_ids != sample(2).token_ids
 
 

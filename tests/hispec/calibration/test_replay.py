@@ -9,11 +9,10 @@ from hispec.calibration.replay import Replay
 from hispec.calibration.steps import MeteredStack, fit_steps, time_steps
 from hispec.calibration.traces import Reader
 from hispec.decoding.adaptive import AdaptivePolicy
-from hispec.decoding.engine import Ending, decode
+from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import StaticPolicy
-from hispec.decoding.rules import Greedy
-from hispec.decoding.sampling import Sampling
+from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.events import Prefilled
 from tests.hispec.calibration.conftest import LENGTH, PROMPTS
@@ -26,7 +25,7 @@ def decoded(hierarchy, costs, policy, eos=()):
     passes = tokens = 0
     for prompt in PROMPTS:
         state = DecodingState(same, list(prompt), len(prompt) + LENGTH)
-        for event in decode(state, policy(), Greedy(Sampling(), len(same) - 1), Ending(LENGTH, eos)):
+        for event in decode(state, policy(), Sampler(Sampling()), StopCriteria(LENGTH, eos)):
             passes += isinstance(event, Prefilled) or getattr(event, "level", None) == "target"
         tokens += state.committed - len(prompt)
     return passes, metered.modelled, tokens

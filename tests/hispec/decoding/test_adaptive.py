@@ -3,23 +3,21 @@
 from itertools import pairwise
 
 import pytest
-import torch
 
 from hispec.adaptation import knowledge, uncalibrated_costs
 from hispec.decoding import adaptive
 from hispec.decoding.adaptive import AdaptivePolicy, Knowledge, StepCosts, all_teams
-from hispec.decoding.engine import Ending, decode
-from hispec.decoding.guesses import Guesser
+from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import Draft, Judge
 from hispec.decoding.prediction import Logistic, Table
-from hispec.decoding.rules import Greedy, Speculative
-from hispec.decoding.sampling import Randomness, Sampling
+from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.events import Drafted, Judged
-from tests.toy import ToyStack, enumerate_outcomes, exits_of, joint
+from tests.toy import ToyStack, exits_of, sampler_of, write
 
 SURE, UNSURE = (9.0,), (0.1,)
+GREEDY = Sampler(Sampling())
 CHANCE = Table((0.0, 10.0), (0.05, 0.99), 0.8)
 
 
@@ -49,11 +47,11 @@ def drafted_before_judgement(policy, confidence, most=60):
     return count
 
 
-def trace(levels, rule, length, policy, prompt=(0, 1), eos=(), guesser=None):
+def trace(levels, sampler, length, policy, prompt=(0, 1), eos=()):
     """Tokens and events of one decoding."""
     hierarchy = Hierarchy(levels)
     state = DecodingState(hierarchy, list(prompt), len(prompt) + length)
-    events = list(decode(state, policy or policy_of(hierarchy), rule, Ending(length, eos), guesser))
+    events = list(decode(state, policy or policy_of(hierarchy), sampler, StopCriteria(length, eos)))
     return state.tokens[: state.committed], events
 
 
@@ -66,15 +64,14 @@ def restless(monkeypatch):
     monkeypatch.setattr(adaptive, "PRIOR", 1.0)
 
 
-@pytest.mark.parametrize("guesses", [False, True])
+@pytest.mark.parametrize("guesses", [None, (3, 4)])
 @pytest.mark.parametrize("exits", [(4,), (3, 5), (2, 3, 5)])
 @pytest.mark.parametrize("seed", range(4))
 def test_greedy_answers_are_the_targets_own(exits, seed, guesses, restless):
     stack, eos = ToyStack.random(6, 12, seed), () if seed % 2 else (11,)
-    alone, _ = trace([Level("target", stack, 6)], Greedy(Sampling(), 0), 120, None, eos=eos)
+    alone, _ = trace([Level("target", stack, 6)], GREEDY, 120, None, eos=eos)
     levels = exits_of(stack, *exits, guesses=guesses)
-    guesser = Guesser(3, 4) if guesses else None
-    written, events = trace(levels, Greedy(Sampling(), len(levels) - 1), 120, None, eos=eos, guesser=guesser)
+    written, events = trace(levels, GREEDY, 120, None, eos=eos)
     assert written == alone
     if not eos:
         verdicts = [event for event in events if isinstance(event, Judged) and event.level == "target"]
@@ -82,10 +79,10 @@ def test_greedy_answers_are_the_targets_own(exits, seed, guesses, restless):
         assert any(verdict.correction is not None for verdict in verdicts)
 
 
-@pytest.mark.parametrize("blocks", [False, True])
 @pytest.mark.parametrize("exits", [(1,), (1, 2)])
-def test_sampling_has_the_targets_own_distribution_while_teams_change(exits, blocks, restless):
+def test_sampling_writes_what_the_target_alone_draws_while_teams_change(exits, restless):
     stack, sampling = ToyStack.random(3, 3, seed=7, opposed=True), Sampling(temperature=0.9)
+    levels = exits_of(stack, *exits)
     teams = set()
 
     class Watched(AdaptivePolicy):
@@ -94,10 +91,10 @@ def test_sampling_has_the_targets_own_distribution_while_teams_change(exits, blo
             teams.add(self.team)
             return step
 
-    written = enumerate_outcomes(
-        exits_of(stack, *exits), sampling, [0, 1], 4, blocks=blocks, policy_of=lambda h: Watched(knowledge(h, None))
-    )
-    assert torch.allclose(written, joint(stack, sampling, [0, 1], 4), atol=1e-6)
+    for seed in range(20):
+        sampler = sampler_of(levels, sampling, seed)
+        written = write(levels, sampler, [0, 1], 60, policy_of=lambda h: Watched(knowledge(h, None)))
+        assert written == write(levels[-1:], sampler, [0, 1], 60)
     assert len(teams) > 1
 
 
@@ -115,7 +112,7 @@ def test_levels_are_left_out_only_from_a_moment_on_at_which_nothing_waits(restle
         return step
 
     policy.next_step = next_step
-    trace(exits_of(stack, 1, 2, 4), Greedy(Sampling(), 3), 200, policy)
+    trace(exits_of(stack, 1, 2, 4), GREEDY, 200, policy)
     assert len(teams) > 3
     assert set(changes) == {0}
 
@@ -194,10 +191,10 @@ def test_calibrated_paces_go_before_expected_ones():
 
 
 def test_guesses_are_judged_at_once_and_never_without_the_level_that_steps_in():
-    assert set(all_teams(3, guesses=True)) == {(2,), (1, 2), (0, 1, 2)}
+    assert set(all_teams(3, ngrams=True)) == {(2,), (1, 2), (0, 1, 2)}
     stack = ToyStack.random(4, 8, 2)
-    levels = exits_of(stack, 1, guesses=True)
-    _, events = trace(levels, Greedy(Sampling(), 2), 150, None, guesser=Guesser(3, 4))
+    levels = exits_of(stack, 1, guesses=(3, 4))
+    _, events = trace(levels, GREEDY, 150, None)
     waits = [after for before, after in pairwise(events) if isinstance(before, Drafted) and before.level == "guesses"]
     assert waits
     assert {(type(event), event.level) for event in waits} == {(Judged, "exit 1")}
@@ -209,8 +206,8 @@ def test_equal_seeds_take_equal_steps_whatever_was_decoded_before():
     known = knowledge(hierarchy, None)
 
     def steps(prompt):
-        rule = Speculative(Sampling(temperature=1.0), Randomness(3), blocks=False)
-        _, events = trace(hierarchy.levels, rule, 80, AdaptivePolicy(known), prompt)
+        sampler = sampler_of(hierarchy.levels, Sampling(temperature=1.0), 3)
+        _, events = trace(hierarchy.levels, sampler, 80, AdaptivePolicy(known), prompt)
         return [(type(event), getattr(event, "level", None), getattr(event, "proposed", None)) for event in events]
 
     first = steps((0, 1))

@@ -6,18 +6,19 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from hispec.decoding.engine import Ending, decode
-from hispec.decoding.guesses import Guesser
+from hispec.decoding import engine
+from hispec.decoding.drafters import LevelDrafter, NgramDrafter
+from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.noise import GumbelNoise
 from hispec.decoding.policies import Judge, StaticPolicy
 from hispec.decoding.processors import Processors
-from hispec.decoding.rules import Greedy, Speculative
-from hispec.decoding.sampling import Randomness, Sampling
+from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.errors import UsageError
 from hispec.events import Committed, Drafted, Finished, Judged
 from hispec.models.transformers_stack import TransformersStack
-from tests.support import PROMPT, decode_ids, greedy_by_hand, hierarchy_of, random_model
+from tests.support import GREEDY, PROMPT, decode_ids, greedy_by_hand, hierarchy_of, random_model
 
 LENGTH = 12
 PENALTY = Processors([RepetitionPenaltyLogitsProcessor(1.001)])
@@ -82,25 +83,27 @@ def test_every_small_length(model, reference):
 
 
 @pytest.mark.parametrize("drafts", ["all right", "all wrong", "alternating"])
-def test_drafts_forced_right_and_wrong(model, reference, drafts):
+def test_drafts_forced_right_and_wrong(model, reference, drafts, monkeypatch):
     """Whatever is drafted, and however rarely it is judged, the target decides."""
     right = dict(enumerate(reference, start=len(PROMPT)))
 
-    class Forced(Greedy):
-        takes_best = False
+    class Forced(LevelDrafter):
+        def draft(self, state, wanted, room):
+            before = len(state.tokens)
+            if before == len(PROMPT):  # the prefill's own token is the target's
+                return super().draft(state, wanted, room)
+            for at in range(before, before + min(wanted, room)):
+                state.logits(self.level, at - 1, at)  # a draft runs what it drafts from
+                wrong = drafts == "all wrong" or (drafts == "alternating" and at % 2)
+                state.append((right[at] + wrong) % 24, self.level)
+            return tuple(state.tokens[before:])
 
-        def draw(self, logits, prefix, level):
-            at = len(prefix)
-            if at == len(PROMPT):  # the prefill's own token is the target's
-                return super().draw(logits, prefix, level)
-            wrong = drafts == "all wrong" or (drafts == "alternating" and at % 2)
-            return (right[at] + wrong) % logits.values.shape[-1], None
-
+    monkeypatch.setattr(engine, "LevelDrafter", Forced)
     for exits, periods in all_settings():
         if not exits:
             continue
         state = DecodingState(hierarchy_of(model, *exits), PROMPT, len(PROMPT) + LENGTH)
-        events = list(decode(state, StaticPolicy(periods), Forced(), Ending(LENGTH)))
+        events = list(decode(state, StaticPolicy(periods), GREEDY, StopCriteria(LENGTH)))
         ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
         assert ids == reference, (exits, periods)
 
@@ -117,13 +120,13 @@ def test_a_policy_may_skip_the_intermediate_and_let_any_level_judge_at_any_time(
         dice = torch.Generator().manual_seed(seed)
         state = DecodingState(hierarchy_of(model, *exits), PROMPT, len(PROMPT) + LENGTH)
         ids = []
-        for event in decode(state, Whimsical((1, 9, 9, 9)[: len(exits) + 1]), Greedy(), Ending(LENGTH)):
+        for event in decode(state, Whimsical((1, 9, 9, 9)[: len(exits) + 1]), GREEDY, StopCriteria(LENGTH)):
             ids += event.token_ids if isinstance(event, Committed) else ()
             assert_fresh(state, event)
         assert ids == reference
 
 
-@pytest.mark.parametrize("rule", [Greedy(), Greedy(Sampling(processors=PENALTY))], ids=["at once", "one by one"])
+@pytest.mark.parametrize("rule", [GREEDY, Sampler(Sampling(processors=PENALTY))], ids=["at once", "one by one"])
 def test_a_draft_is_one_run_that_ends_with_the_text_and_at_every_limit(model, rule):
     small = TransformersStack(random_model("llama", seed=7, layers=2), "small")
     target = TransformersStack(model, "target")
@@ -132,7 +135,7 @@ def test_a_draft_is_one_run_that_ends_with_the_text_and_at_every_limit(model, ru
         state = DecodingState(
             Hierarchy([Level("draft", small, 2), Level("target", target, 4)]), PROMPT, len(PROMPT) + length
         )
-        for event in decode(state, StaticPolicy((1, 4)), rule, Ending(length, (eos,))):
+        for event in decode(state, StaticPolicy((1, 4)), rule, StopCriteria(length, (eos,))):
             if isinstance(event, Drafted) and event.level == "draft":
                 room = min(len(PROMPT) + length, context) - (len(state.tokens) - len(event.token_ids))
                 assert len(event.token_ids) == min(4, room) or event.token_ids[-1] == eos
@@ -144,7 +147,7 @@ def test_interrupting_between_any_two_steps_keeps_only_validated_tokens(model, r
     for steps in range(1, 12):
         left = iter([False] * steps + [True] * 99)
         state = DecodingState(hierarchy, PROMPT, len(PROMPT) + LENGTH)
-        events = list(decode(state, StaticPolicy((1, 2, 4)), Greedy(), Ending(LENGTH, (), lambda: next(left))))  # noqa: B023
+        events = list(decode(state, StaticPolicy((1, 2, 4)), GREEDY, StopCriteria(LENGTH, (), lambda: next(left))))  # noqa: B023
         ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
         assert ids == reference[: len(ids)]
         assert isinstance(events[-1], Finished) and events[-1].finish_reason == "interrupted"
@@ -171,7 +174,7 @@ def assert_fresh(state, event):
     hierarchy = state.hierarchy
     (stack,) = hierarchy.stacks
     assert max(state.frontier) < len(state.tokens), event
-    lowest = int(hierarchy.guesses)
+    lowest = int(hierarchy.ngrams is not None)
     assert state.frontier[lowest:] == sorted(state.frontier[lowest:], reverse=True)
     assert state.judged == sorted(state.judged, reverse=True)
     if not state.frontier[lowest]:
@@ -195,12 +198,12 @@ def assert_fresh(state, event):
 
 def test_guesses_and_lenient_lower_levels_change_nothing(model, reference):
     for exits, periods in all_settings():
-        for rule in (Greedy(), Greedy(target=len(exits) + 1, lower_top_k=3)):
-            hierarchy = hierarchy_of(model, *exits, guesses=True)
+        for rule in (GREEDY, Sampler(Sampling(), lower_top_k=3)):
+            hierarchy = hierarchy_of(model, *exits, guesses=(2, 4))
             state = DecodingState(hierarchy, PROMPT, len(PROMPT) + LENGTH)
             policy = StaticPolicy((1, 1, *periods[1:]))
             ids = []
-            for event in decode(state, policy, rule, Ending(LENGTH), Guesser(2, 4)):
+            for event in decode(state, policy, rule, StopCriteria(LENGTH)):
                 ids += event.token_ids if isinstance(event, Committed) else ()
                 if periods[1:] == (2, 4):
                     assert_fresh(state, event)
@@ -208,16 +211,19 @@ def test_guesses_and_lenient_lower_levels_change_nothing(model, reference):
 
 
 @pytest.mark.parametrize("drafted", ["right", "wrong"])
-def test_guesses_past_an_end_of_text_are_never_written(model, reference, drafted):
-    class Knows(Guesser):
-        def guess(self, tokens, room):
-            ahead = reference[len(tokens) - len(PROMPT) :][:room]
-            return ahead if drafted == "right" else [eos, *ahead][:room]
+def test_guesses_past_an_end_of_text_are_never_written(model, reference, drafted, monkeypatch):
+    class Knows(NgramDrafter):
+        def _look_up(self, tokens):
+            ahead = reference[len(tokens) - len(PROMPT) :]
+            return ahead if drafted == "right" else [eos, *ahead]
 
+    monkeypatch.setattr(engine, "NgramDrafter", Knows)
     for exits, periods in all_settings():
         for eos in set(reference):
-            state = DecodingState(hierarchy_of(model, *exits, guesses=True), PROMPT, len(PROMPT) + LENGTH)
-            events = decode(state, StaticPolicy((1, 1, *periods[1:])), Greedy(), Ending(LENGTH, (eos,)), Knows(2, 4))
+            state = DecodingState(hierarchy_of(model, *exits, guesses=(2, 4)), PROMPT, len(PROMPT) + LENGTH)
+            events = list(decode(state, StaticPolicy((1, 1, *periods[1:])), GREEDY, StopCriteria(LENGTH, (eos,))))
+            for event in events:
+                assert not isinstance(event, Drafted) or eos not in event.token_ids[:-1]
             ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
             assert ids == reference[: reference.index(eos) + 1], (exits, periods, eos)
 
@@ -226,8 +232,8 @@ def test_a_second_decoding_on_the_same_model_ends_the_first_aloud(model, referen
     hierarchy = hierarchy_of(model, 1, 2)
     first, second = (DecodingState(hierarchy, PROMPT, len(PROMPT) + LENGTH) for _ in range(2))
     with pytest.raises(UsageError, match="another answer was begun"):
-        list(decode(first, StaticPolicy((1, 2, 4)), Greedy(), Ending(LENGTH)))
-    events = decode(second, StaticPolicy((1, 2, 4)), Greedy(), Ending(LENGTH))
+        list(decode(first, StaticPolicy((1, 2, 4)), GREEDY, StopCriteria(LENGTH)))
+    events = decode(second, StaticPolicy((1, 2, 4)), GREEDY, StopCriteria(LENGTH))
     assert [token for event in events if isinstance(event, Committed) for token in event.token_ids] == reference
 
 
@@ -245,34 +251,33 @@ def test_beyond_the_context_of_a_smaller_model_the_target_writes_alone(model, re
         for levels in (
             [Level("draft", small, 2), Level("target", target, 4)],
             [Level("draft", small, 1), Level("intermediate", target, 2), Level("target", target, 4)],
-            [Level("guesses", None, 0), Level("draft", small, 2), Level("target", target, 4)],
+            [Level.of_ngrams(2, 4), Level("draft", small, 2), Level("target", target, 4)],
         ):
             hierarchy = Hierarchy(levels)
             state = DecodingState(hierarchy, PROMPT, len(PROMPT) + LENGTH)
-            guesser = Guesser(2, 4) if hierarchy.guesses else None
             periods = (1, 2, 4)[: len(levels)]
             ids = []
-            for event in decode(state, StaticPolicy(periods), Greedy(), Ending(LENGTH), guesser):
+            for event in decode(state, StaticPolicy(periods), GREEDY, StopCriteria(LENGTH)):
                 ids += event.token_ids if isinstance(event, Committed) else ()
-                assert state.frontier[int(hierarchy.guesses)] <= max(context, len(PROMPT))
+                assert state.frontier[int(hierarchy.ngrams is not None)] <= max(context, len(PROMPT))
             assert ids == reference
 
 
 def test_logits_that_are_not_numbers_are_an_error_not_a_token():
     broken = random_model("llama")
     broken.lm_head.weight.data.fill_(torch.nan)
-    for rule in (Greedy(), Speculative(Sampling(1.0), Randomness(0))):
+    for rule in (GREEDY, Sampler(Sampling(1.0), GumbelNoise(0, 24, torch.device("cpu")))):
         state = DecodingState(hierarchy_of(broken, 1), PROMPT, 20)
-        with pytest.raises(UsageError, match="not numbers"):
-            list(decode(state, StaticPolicy((1, 2)), rule, Ending(4)))
+        with pytest.raises(UsageError, match="the target level gives no token a probability"):
+            list(decode(state, StaticPolicy((1, 2)), rule, StopCriteria(4)))
 
 
 def test_guesses_are_taken_from_a_text_that_repeats():
     """A prompt that says everything twice: some guess must be accepted, or the level does nothing."""
     model = random_model("llama", seed=0)
     prompt = [*PROMPT, *greedy_by_hand(model, 20), *PROMPT]
-    state = DecodingState(hierarchy_of(model, 2, guesses=True), prompt, len(prompt) + 12)
-    events = list(decode(state, StaticPolicy((1, 1, 4)), Greedy(), Ending(12), Guesser(3, 4)))
+    state = DecodingState(hierarchy_of(model, 2, guesses=(3, 4)), prompt, len(prompt) + 12)
+    events = list(decode(state, StaticPolicy((1, 1, 4)), GREEDY, StopCriteria(12)))
     accepted = sum(event.accepted for event in events if isinstance(event, Judged) and event.level == "draft")
     ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
     assert accepted and ids == greedy_by_hand(model, 12, prompt)

@@ -18,9 +18,9 @@ from transformers import (
 )
 
 from hispec.decoding.logits import Logits
+from hispec.decoding.noise import GumbelNoise
 from hispec.decoding.processors import Processors
-from hispec.decoding.rules import Greedy
-from hispec.decoding.sampling import Sampling
+from hispec.decoding.sampling import Sampler, Sampling
 from hispec.errors import UsageError
 
 LOGITS = torch.randn(6, 10, generator=torch.Generator().manual_seed(0))
@@ -59,14 +59,15 @@ def test_logits_are_left_as_they_are_and_processed_in_float32():
 
 
 def test_an_endless_score_means_its_word_and_no_number_is_still_an_error():
-    rule = Greedy(Sampling(processors=Processors([Scores(word_4=torch.inf)])))
-    assert rule.judge([4, 1], (None, None), Logits(LOGITS[:2]), [0], 0).correction == 4
+    forced = Sampler(Sampling(processors=Processors([Scores(word_4=torch.inf)])))
+    assert forced.scores(Logits(LOGITS[:2]), [0], [4, 1]).best() == [4, 4]
     both = Sampling(1.0, processors=Processors([Scores(word_4=torch.inf, word_2=torch.inf)]))
-    p = both.distribution(LOGITS, [0], [1] * 5)
-    assert torch.equal(p[:, [2, 4]], torch.full((6, 2), 0.5))
+    noise = GumbelNoise(0, 10, torch.device("cpu"))
+    drawn = [Sampler(both, noise).scores(Logits(LOGITS), [0] * at, [1] * 5).best() for at in range(0, 60, 6)]
+    assert {token for tokens in drawn for token in tokens} == {2, 4}
     for bad in (Scores(word_4=torch.nan), SuppressTokensLogitsProcessor(range(10))):
         with pytest.raises(UsageError, match="not numbers"):
-            Greedy(Sampling(processors=Processors([bad]))).draw(Logits(LOGITS[:1]), [0], 0)
+            Sampler(Sampling(processors=Processors([bad]))).scores(Logits(LOGITS[:1]), [0]).best()
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,6 @@ def test_a_reduced_head_gives_numbers_whatever_the_processor(processor):
     """Also where what is forced or left over is a word that the head lacks: the levels above judge it."""
     logits = Logits(LOGITS[:1, :3], torch.tensor([2, 3, 5]), 10)
     processors = Processors([processor])
-    token, _ = Greedy(Sampling(processors=processors)).draw(logits, [1], 0)
-    p = Sampling(0.8, processors=processors).distribution(logits.full(), [1])
-    assert p.isfinite().all() and float(p.sum()) == pytest.approx(1) and p[0, token] > 0
+    (token,) = Sampler(Sampling(processors=processors)).scores(logits, [1]).best()
+    p = Sampling(0.8).warp(processors(logits.full(), [1])[0]).softmax(-1)
+    assert p.isfinite().all() and float(p.sum()) == pytest.approx(1) and p[token] > 0

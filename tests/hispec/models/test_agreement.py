@@ -44,7 +44,7 @@ def prompts(count):
 def outcomes(engine, prompt):
     """The text, and per level each of its judgements on a token: whether it accepted."""
     verdicts, ids = {}, []
-    for event in engine.decode_ids(engine.hierarchy, prompt, 200, ()):
+    for event in engine.decoder().decode(prompt, 200):
         if isinstance(event, Judged):
             verdicts.setdefault(event.level, []).extend(
                 [True] * event.accepted + [False] * (event.correction is not None)

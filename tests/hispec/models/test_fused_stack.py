@@ -12,18 +12,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from hispec import Engine
-from hispec.decoding.engine import Ending, decode
-from hispec.decoding.guesses import Guesser
+from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.policies import StaticPolicy
-from hispec.decoding.rules import Greedy
 from hispec.decoding.state import DecodingState
 from hispec.errors import UnavailableError, UsageError
 from hispec.models.config import DIRECT, FAMILIES, parse_config
-from hispec.models.fused_stack import CHUNK, WIDEST, FusedStack
+from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.loading import load_config, load_stack
+from hispec.models.rows import WIDEST, RowCounts
 from hispec.models.transformers_stack import TransformersStack
-from tests.support import PROMPT, decode_ids, fused_stack, greedy_by_hand, hierarchy_of, random_model
+from tests.support import GREEDY, PROMPT, decode_ids, fused_stack, greedy_by_hand, hierarchy_of, random_model
 from training.evaluate import held_out_problems
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -123,13 +122,12 @@ def test_spans_wider_than_those_that_keep_their_buffers(stacks, start):
     run_both(stacks, start + WIDEST + 5, start + WIDEST + 6)
 
 
-def test_a_long_prompt_in_chunks_is_the_same(monkeypatch):
+def test_a_long_prompt_in_chunks_is_the_same():
     model = model_of("llama")
     pair = fused_stack(model), TransformersStack(model, "random")
     for stack in pair:
         stack.reserve(len(TEXT))
-    monkeypatch.setattr("hispec.models.fused_stack.CHUNK", WIDEST + 1)
-    assert CHUNK > WIDEST
+    pair[0].rows = RowCounts(prompt=WIDEST + 1)
     run_both(pair, 0, len(TEXT))
 
 
@@ -138,9 +136,9 @@ def test_hierarchical_decoding_writes_the_same_ids(variant_model):
     stack = fused_stack(variant_model)
     for exits, periods in [((), (1,)), ((1,), (1, 3)), ((1, 2), (1, 2, 4)), ((1, 2, 3), (1, 2, 3, 5))]:
         assert decode_ids(hierarchy_of(stack, *exits), periods, max_new_tokens=24) == expected
-    hierarchy = hierarchy_of(stack, 1, 2, guesses=True, words=[range(0, 24, 2)])
+    hierarchy = hierarchy_of(stack, 1, 2, guesses=(2, 4), words=[range(0, 24, 2)])
     state = DecodingState(hierarchy, PROMPT, len(PROMPT) + 24)
-    for _ in decode(state, StaticPolicy((1, 1, 2, 4)), Greedy(), Ending(24), Guesser(2, 4)):
+    for _ in decode(state, StaticPolicy((1, 1, 2, 4)), GREEDY, StopCriteria(24)):
         pass
     assert state.tokens[len(PROMPT) : state.committed] == expected
 

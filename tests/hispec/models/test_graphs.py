@@ -10,11 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hispec import Engine
-from hispec.decoding.engine import Ending, decode
-from hispec.decoding.guesses import Guesser
+from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import Draft, Judge, Policy, StaticPolicy
-from hispec.decoding.rules import Greedy
 from hispec.decoding.state import DecodingState
 from hispec.errors import UsageError
 from hispec.models.cache import STEP
@@ -23,7 +21,7 @@ from hispec.models.graphs import LONGEST_RUN, WIDTHS, GraphedStack, with_graphs
 from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import Translator
 from tests.hispec.models.test_fused_stack import TEXT, assert_same, model_of, run_both
-from tests.support import PROMPT, decode_ids, fused_stack, greedy_by_hand, hierarchy_of, random_model
+from tests.support import GREEDY, PROMPT, decode_ids, fused_stack, greedy_by_hand, hierarchy_of, random_model
 
 
 class Recording(TorchDispatchMode):
@@ -194,9 +192,9 @@ def test_hierarchical_decoding_writes_the_same_ids(variant_model, recorded):
     stack, recording = fixed(variant_model, recorded=recorded)
     for exits, periods in [((), (1,)), ((1,), (1, 3)), ((1, 2), (1, 2, 4)), ((1, 2, 3), (1, 4, 2, 5))]:
         assert decode_ids(hierarchy_of(stack, *exits), periods, max_new_tokens=24) == expected
-    hierarchy = hierarchy_of(stack, 1, 2, guesses=True, words=[range(0, 24, 2)])
+    hierarchy = hierarchy_of(stack, 1, 2, guesses=(2, 4), words=[range(0, 24, 2)])
     state = DecodingState(hierarchy, PROMPT, len(PROMPT) + 24)
-    for _ in decode(state, StaticPolicy((1, 1, 2, 4)), Greedy(), Ending(24), Guesser(2, 4)):
+    for _ in decode(state, StaticPolicy((1, 1, 2, 4)), GREEDY, StopCriteria(24)):
         pass
     assert state.tokens[len(PROMPT) : state.committed] == expected
     assert bool(recording.kernels) == recorded
@@ -220,7 +218,7 @@ def decode_wandering(stack, words, seed, ends, count=30):
     hierarchy = hierarchy_of(stack, 1, 2, 3, words=[words])
     state = DecodingState(hierarchy, PROMPT, len(PROMPT) + count)
     seen = []
-    for event in decode(state, Wandering(len(hierarchy), seed), Greedy(), Ending(count, ends)):
+    for event in decode(state, Wandering(len(hierarchy), seed), GREEDY, StopCriteria(count, ends)):
         told = {name: getattr(event, name, None) for name in ("level", "token_ids", "accepted", "correction")}
         seen.append((type(event).__name__, told, list(state.tokens), list(state.judged), list(state.frontier)))
         for level in range(len(hierarchy)):
@@ -332,7 +330,7 @@ def test_a_policy_that_wants_confidence_is_told_of_every_token():
     for stack in (fused_stack(MODEL), fixed(MODEL)[0]):
         policy = Watched()
         state = DecodingState(hierarchy_of(stack, 1, 2), PROMPT, len(PROMPT) + 20)
-        for _ in decode(state, policy, Greedy(), Ending(20)):
+        for _ in decode(state, policy, GREEDY, StopCriteria(20)):
             pass
         runs.append((policy.told, state.tokens))
     assert runs[0] == runs[1] and runs[0][0] > 0

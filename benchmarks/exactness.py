@@ -1,0 +1,127 @@
+"""Do all kinds of hierarchies write the very token ids that the target alone writes, greedy and sampled?
+
+A model under every kind of hierarchy and both policies: exits of it, its first layers as a separate model with a cache
+of its own, and n-grams beneath. Every answer of every kind is compared with plain decoding's for the same seed.
+
+    python benchmarks/exactness.py --model DIR --gsm8k FILE --prompts 200 --dtype bfloat16 --name exactness-NAME
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import environment, gsm8k_questions, held_out_questions, save
+
+from hispec import Engine
+from hispec.adaptation import knowledge
+from hispec.decoding.adaptive import AdaptivePolicy
+from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.policies import Policy, StaticPolicy
+from hispec.events import Committed, Judged
+from hispec.models.loading import load_stack
+from hispec.models.stack import LayerStack
+from hispec.models.transformers_stack import TransformersStack
+from hispec.profile import load_profile, profile_for_model, resolve_model
+from hispec.text import encode_prompt
+
+SAMPLINGS: dict[str, dict[str, float]] = {
+    "greedy": {"temperature": 0.0},
+    "temperature 0.7, top-p 0.9": {"temperature": 0.7, "top_p": 0.9},
+    "temperature 1": {"temperature": 1.0},
+}
+
+
+def first_layers(model: str, dtype: str, count: int) -> LayerStack:
+    """Return a model's first layers as a model of its own."""
+    stack = load_stack(model, None, dtype, torch.device("cpu"), f"first {count} layers", "transformers")
+    assert isinstance(stack, TransformersStack)
+    stack.model.model.layers = stack.model.model.layers[:count]
+    stack.model.config.num_hidden_layers = count
+    return TransformersStack(stack.model, stack.name)
+
+
+def kinds(target: LayerStack, small: LayerStack) -> Iterator[tuple[str, Hierarchy, Callable[[Hierarchy], Policy]]]:
+    """Yield each kind: its name, its levels, what makes its policy."""
+    depth = target.num_layers
+    ngrams, last = Level.of_ngrams(4, 8), Level("target", target, depth)
+    exits = [Level(f"exit {at}", target, at) for at in sorted({max(1, depth // 16), depth // 4, depth // 2})]
+    other = Level("small model", small, small.num_layers)
+
+    def static(hierarchy: Hierarchy) -> Policy:
+        return StaticPolicy.of(hierarchy, 3, 8)
+
+    yield "exit > target", Hierarchy([exits[0], last]), static
+    yield "exit > exit > target", Hierarchy([*exits[:2], last]), static
+    yield "exits > target", Hierarchy([*exits, last]), static
+    yield "model > exit > target", Hierarchy([other, exits[1], last]), static
+    yield "n-grams > target", Hierarchy([ngrams, last]), static
+    yield "n-grams > exit > exit > target", Hierarchy([ngrams, *exits[:2], last]), static
+    yield "exit > exit > target, adaptive", Hierarchy([*exits[:2], last]), lambda h: AdaptivePolicy(knowledge(h, None))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="tiny", help="a folder; by default the shipped model")
+    parser.add_argument("--raw", action="store_true", help="no chat template: Question: ... Answer:")
+    parser.add_argument("--gsm8k", type=Path, required=True, help="GSM8K's test.jsonl")
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--max-new-tokens", type=int, default=100)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--stack", default="auto")
+    parser.add_argument("--width", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--name", required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    shipped = args.model == "tiny"
+    folder = resolve_model("builtin:tiny") if shipped else args.model
+    profile = load_profile("tiny") if shipped else profile_for_model(folder, 16, 1, 2)
+    engine = Engine.from_profile(profile, dtype=args.dtype, stack=args.stack, width=args.width, mode="autoregressive")
+    questions = gsm8k_questions(args.gsm8k, args.prompts - shipped * args.prompts // 2)
+    questions += held_out_questions(args.prompts // 2) if shipped else []
+    target = engine.hierarchy.stack_of(-1)
+    found = list(kinds(target, first_layers(folder, args.dtype, 2)))
+    results = []
+    for sampling, settings in SAMPLINGS.items():
+        own = engine.with_settings(**settings)
+        counts: dict[str, dict[str, Any]] = {
+            name: {"identical": 0, "rejections": 0, "differences": []} for name, *_ in found
+        }
+        tokens = 0
+        for number, question in enumerate(questions):
+            text = f"Question: {question}\nAnswer:" if args.raw else question
+            prompt = encode_prompt(engine.tokenizer, text, raw=args.raw)
+            expected = own.decoder().token_ids(prompt, args.max_new_tokens, number)
+            tokens += len(expected)
+            for name, hierarchy, policy in found:
+                decoder = replace(own.decoder(hierarchy), policy=lambda h=hierarchy, p=policy: p(h))
+                events = list(decoder.decode(prompt, args.max_new_tokens, number))
+                ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
+                counts[name]["rejections"] += sum(isinstance(e, Judged) and e.correction is not None for e in events)
+                counts[name]["identical"] += ids == expected
+                if ids != expected:
+                    counts[name]["differences"].append(number)
+        for name, count in counts.items():
+            print(f"{sampling:28} {name:34} {count['identical']}/{len(questions)} identical", flush=True)
+        results.append({"sampling": sampling, "tokens": tokens, "hierarchies": counts})
+        save(
+            args.name,
+            {
+                "model": Path(folder).name if not shipped else "tiny",
+                "prompts": len(questions),
+                "max_new_tokens": args.max_new_tokens,
+                "dtype": engine.environment["dtype"],
+                "stack": target.kind,
+                "width": engine.environment["width"],
+                "results": results,
+                "environment": environment(args.threads),
+            },
+            show=False,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Everything that decoding needs beside a prompt, put together in one place."""
+
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass, field
+
+from hispec.decoding.engine import StopCriteria, decode
+from hispec.decoding.hierarchy import Hierarchy
+from hispec.decoding.noise import GumbelNoise
+from hispec.decoding.policies import Policy
+from hispec.decoding.sampling import Sampler, Sampling
+from hispec.decoding.state import PrefixCache
+from hispec.events import Committed, Event
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A hierarchy and how to decode with it.
+
+    Attributes:
+        hierarchy: the levels.
+        policy: makes a policy for each answer.
+        sampling: given a prompt and the most new tokens, says which tokens may be drawn, and how likely.
+        lower_top_k: see `Sampler`.
+        eos_ids: end an answer.
+        interrupted: asked before every step whether to end.
+    """
+
+    hierarchy: Hierarchy
+    policy: Callable[[], Policy]
+    sampling: Callable[[Sequence[int], int], Sampling] = field(default=lambda prompt_ids, max_new_tokens: Sampling())
+    lower_top_k: int = 1
+    eos_ids: Collection[int] = ()
+    interrupted: Callable[[], bool] = field(default=lambda: False)
+
+    def decode(
+        self, prompt_ids: Sequence[int], max_new_tokens: int, seed: int = 0, prefix: PrefixCache | None = None
+    ) -> Generator[Event]:
+        """Decode a prompt; see `hispec.decoding.engine.decode`.
+
+        Args:
+            prompt_ids: at least one token.
+            max_new_tokens: at least 1.
+            seed: of the sampling noise.
+            prefix: remembers from answer to answer what has been run already.
+        """
+        capacity = len(prompt_ids) + max_new_tokens
+        state = (prefix or PrefixCache()).begin(self.hierarchy, list(prompt_ids), capacity)
+        stop = StopCriteria(max_new_tokens, self.eos_ids, self.interrupted)
+        return decode(state, self.policy(), self.sampler(seed, prompt_ids, max_new_tokens), stop)
+
+    def token_ids(self, prompt_ids: Sequence[int], max_new_tokens: int, seed: int = 0) -> list[int]:
+        """Return the token ids of a whole answer; arguments as `decode`."""
+        events = self.decode(prompt_ids, max_new_tokens, seed)
+        return [token for event in events if isinstance(event, Committed) for token in event.token_ids]
+
+    def sampler(self, seed: int, prompt_ids: Sequence[int], max_new_tokens: int) -> Sampler:
+        """Return what chooses the tokens of one text; arguments as `decode`."""
+        sampling = self.sampling(prompt_ids, max_new_tokens)
+        if sampling.greedy:
+            return Sampler(sampling, None, self.lower_top_k)
+        target = self.hierarchy.stack_of(-1)
+        return Sampler(sampling, GumbelNoise(seed, target.vocab_size, target.device), self.lower_top_k)
