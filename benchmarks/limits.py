@@ -167,7 +167,7 @@ class Meter:
         own, sizes, read = self._hierarchy.levels[level], self._sizes, 0
         if own.stack is None:
             return 0
-        for below in range(self._hierarchy.guesses, level + 1):
+        for below in range(self._hierarchy.ngrams is not None, level + 1):
             if self._frontier[below] < upto:
                 layers = self._hierarchy.levels[below].exit_layer - self._hierarchy.first_layer(below)
                 read += layers * (sizes.layer + sizes.position * upto)

@@ -77,9 +77,9 @@ def test_bytes_are_those_of_the_layers_and_heads_that_run(limits, exits, static)
     sizes = limits.Sizes.of(stack.config, 4)
     read = []
     run, head = stack.run, stack.head
-    stack.run = lambda hidden, start, end, position: (
+    stack.run = lambda hidden, start, end, position, **options: (
         read.append((end - start) * (sizes.layer + (position + len(hidden)) * sizes.position)),
-        run(hidden, start, end, position),
+        run(hidden, start, end, position, **options),
     )[1]
     stack.head = lambda hidden, reduced=None: (
         read.append((24 if reduced is None else len(reduced.ids)) * sizes.word),

@@ -46,9 +46,9 @@ def write_json(value: Any) -> None:
     write(json.dumps(value, ensure_ascii=not is_unicode(sys.stdout.encoding), default=str) + "\n")
 
 
-def is_unicode(encoding: str) -> bool:
-    """Whether an encoding can write every character."""
-    return encoding.lower().startswith("utf")
+def is_unicode(encoding: str | None) -> bool:
+    """Whether an encoding can write every character; a stream that has none, such as one in memory, can."""
+    return encoding is None or encoding.lower().startswith("utf")
 
 
 def forget() -> None:

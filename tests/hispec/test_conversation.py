@@ -160,7 +160,7 @@ def test_when_memory_ends_what_was_validated_is_kept_and_it_goes_on(engine, monk
     stack, runs = engine.stacks["builtin:tiny"], []
     run = stack.run
 
-    def fail(*arguments):
+    def fail(*arguments, **options):
         runs.append(arguments)
         if len(runs) == 24:
             raise error
@@ -181,16 +181,16 @@ def test_when_memory_ends_while_the_cache_grows_nothing_is_lost(engine, fresh, m
     ask(conversation, FIRST)
     cache = engine.stacks["builtin:tiny"].cache
     long = "Tom has 24 pens. " * (cache.positions // 6)
-    new_empty, made = torch.Tensor.new_empty, []
+    new_zeros, made = torch.Tensor.new_zeros, []
 
     def fail(*arguments, **options):
         made.append(arguments)
         if len(made) == 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return new_empty(*arguments, **options)
+        return new_zeros(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch.Tensor, "new_empty", fail)
+        patch.setattr(torch.Tensor, "new_zeros", fail)
         with pytest.raises(OutOfMemoryError, match="out of memory after 0"):
             list(conversation.ask(long))
     reference = fresh(conversation)
@@ -207,7 +207,9 @@ def test_reuse_runs_only_the_new_rows(engine, monkeypatch):
     monkeypatch.setattr(
         stack,
         "run",
-        lambda hidden, start, end, at: rows.append((at, len(hidden), start, end)) or run(hidden, start, end, at),
+        lambda hidden, start, end, at, **options: (
+            rows.append((at, len(hidden), start, end)) or run(hidden, start, end, at, **options)
+        ),
     )
     events = conversation.ask(SECOND)
     prefilled = next(events)

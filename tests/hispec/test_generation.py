@@ -12,7 +12,6 @@ from hispec import Engine
 from hispec.api import Generation, unprofiled
 from hispec.bench.arms import make_arms
 from hispec.errors import LosslessnessError
-from hispec.events import Committed
 from hispec.generation import MAKERS, read_generation_options
 from hispec.profile import Profile, Target
 from hispec.settings import resolve_settings
@@ -131,9 +130,9 @@ def test_sampling_has_the_distribution_of_generate(folder, config):
     torch.manual_seed(0)
     out = by_transformers(folder, return_dict_in_generate=True, output_scores=True, output_logits=True)
     text, limit = out.sequences[0].tolist(), len(PROMPT) + LENGTH
-    ours = engine._sampling(PROMPT, LENGTH, engine.eos_ids).distribution(
-        torch.cat(out.logits), text[: len(PROMPT)], text[len(PROMPT) : limit - 1]
-    )
+    sampling = engine._sampling(PROMPT, LENGTH)
+    processed = sampling.processors(torch.cat(out.logits), text[: len(PROMPT)], text[len(PROMPT) : limit - 1])
+    ours = torch.stack([sampling.warp(row).softmax(-1) for row in processed])
     torch.testing.assert_close(ours, torch.cat(out.scores).softmax(-1))
 
 
@@ -144,8 +143,7 @@ def test_levels_that_lack_words_change_nothing(folder, plain, option):
     expected, stack = ids_of(engine), engine.stacks[str(folder)]
     for words in (range(0, 40, 3), plain[:2]):
         hierarchy = hierarchy_of(stack, 1, 2, words=[words, words])
-        events = engine.decode_ids(hierarchy, PROMPT, LENGTH, engine.eos_ids)
-        assert [token for event in events if isinstance(event, Committed) for token in event.token_ids] == expected
+        assert engine.decoder(hierarchy).token_ids(PROMPT, LENGTH) == expected
 
 
 OTHER = {

@@ -57,7 +57,6 @@ class DecodingState:
             if earlier is not None:
                 self._take_over(earlier)
             for stack in hierarchy.stacks:
-                stack.lease = None  # should memory run out below, nobody owns what is half grown
                 stack.reserve(capacity)
                 stack.lease = self._lease
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from hispec.decoding.engine import _Round
+from hispec.decoding.engine import DecodeLoop
 from hispec_cli.__main__ import main
 
 CONTROL = Path(os.environ["HELD_AT"])
@@ -32,7 +32,7 @@ def stop_at(decoding, step):
     CONTROL.rename(CONTROL.with_name("held"))
     if wanted == "memory":
         raise torch.OutOfMemoryError("CUDA out of memory")
-    while text.startswith("stuck") or not decoding.ending.interrupted():
+    while text.startswith("stuck") or not decoding.stop.interrupted():
         time.sleep(0.01)
 
 
@@ -44,9 +44,9 @@ def held(method, name_of_step):
     return step
 
 
-_Round.prefill = held(_Round.prefill, lambda *_: "prefill")
-_Round.draft = held(_Round.draft, lambda *_: "draft")
-_Round.judge = held(_Round.judge, lambda self, arguments: self.names[arguments[0]])
+DecodeLoop.prefill = held(DecodeLoop.prefill, lambda *_: "prefill")
+DecodeLoop.draft = held(DecodeLoop.draft, lambda *_: "draft")
+DecodeLoop.verify = held(DecodeLoop.verify, lambda self, arguments: self.names[arguments[0]])
 
 if __name__ == "__main__":
     main()
