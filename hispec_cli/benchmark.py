@@ -26,6 +26,7 @@ from hispec_cli.commands.bench import ReportOptions, RunOptions, journal_path
 from hispec_cli.commands.generate import load_engine
 from hispec_cli.options import DecodingOptions, Format
 from hispec_cli.ui.console import ctrl_c, say
+from hispec_cli.ui.loading import Loading
 from hispec_cli.ui.output import ReaderLeft, write, write_json
 from hispec_cli.ui.progress import BenchProgress
 from hispec_cli.ui.report.context import Context, notable, plain_number
@@ -135,7 +136,8 @@ def _setup(
         metric=rows.dataset.metric,
     )
     told = dataset.model_dump(mode="json") | {"code_execution": run.allow_code_execution}
-    config = configuration(engine, told, arms, run.repeats, limit, processes.count)
+    with Loading("taking digests of the model's files"):
+        config = configuration(engine, told, arms, run.repeats, limit, processes.count)
     return Setup(
         status="complete",
         profile=engine.profile.name,

@@ -28,6 +28,7 @@ from hispec_cli.commands.calibrate import SearchOptions, check_exit_layers
 from hispec_cli.commands.generate import INTERRUPTED, load_engine
 from hispec_cli.ui.calibration import CalibrationView, show_result
 from hispec_cli.ui.console import ctrl_c, say
+from hispec_cli.ui.loading import Loading
 
 SMALL_PERIODS = 8
 """Of `--periods`, those up to it are also tried as draft lengths of a hierarchy."""
@@ -77,7 +78,9 @@ def run(
             most=most,
             seed=search.seed,
         )
-        folder = user_state_path("hispec") / "calibrations" / fingerprint(engine, job, rows.sha256, processes.count)
+        with Loading("taking digests of the model's files"):
+            begun = fingerprint(engine, job, rows.sha256, processes.count)
+        folder = user_state_path("hispec") / "calibrations" / begun
         if resume and not folder.is_dir():
             raise UsageError(
                 "there is nothing to resume: no calibration of this profile, with the same model files, machine, "

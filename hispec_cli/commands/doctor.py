@@ -21,6 +21,7 @@ from hispec_cli.options import (
     grouped,
     output_option,
 )
+from hispec_cli.ui.loading import Loading
 from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
 
@@ -60,12 +61,14 @@ def doctor(
         )
         loaded = choose_profile(model, mode=mode_of(decoding), dummy=is_dummy(decoding), find_depth=_ask_for_depth)
         settings, _ = resolve_settings(decoding.given(), loaded, environ=os.environ)
-    from hispec.doctor import examine_machine, examine_profile
+    with Loading("examining this machine") as loading:
+        from hispec.doctor import examine_machine, examine_profile
 
-    machine = examine_machine()
-    verdict = None
-    if loaded is not None and settings is not None:
-        verdict = examine_profile(loaded, settings, machine, prompt_tokens)
+        machine = examine_machine()
+        verdict = None
+        if loaded is not None and settings is not None:
+            loading.now(f"examining {loaded.name}")
+            verdict = examine_profile(loaded, settings, machine, prompt_tokens)
     if json:
         record = {"schema": "hispec.doctor/1", "machine": machine.to_record()}
         write_json(record | {"profile": verdict.to_record() if verdict else None})

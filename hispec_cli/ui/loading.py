@@ -28,6 +28,8 @@ EVERY_S, SHARE = 30.0, 0.1
 """After which a plain line is due."""
 SHORT_S = 10.0
 """Of what is over sooner no plain line is said."""
+ROOMY = 60
+"""Columns from which there is room for a bar and a clock."""
 DOING = {"downloading": "downloading", "reading": "reading", "quantizing": "reading and quantizing"}
 
 
@@ -58,14 +60,15 @@ class Loading:
         if self._quiet:
             return self
         if _draws():
-            one = Column(no_wrap=True, overflow="ellipsis")
+            console = stderr(steady=True)
+            wide = console.width >= ROOMY
             self._line = Line(
-                SpinnerColumn(),
-                TextColumn("{task.description}", markup=False, table_column=one),
-                _Bar(),
+                SpinnerColumn(table_column=Column(no_wrap=True)),
+                TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+                *([_Bar()] if wide else ()),
                 TextColumn("{task.fields[amount]}", markup=False, table_column=Column(no_wrap=True)),
-                TimeElapsedColumn(),
-                console=stderr(steady=True),
+                *([TimeElapsedColumn()] if wide else ()),
+                console=console,
                 auto_refresh=False,
                 transient=True,
                 redirect_stdout=False,
@@ -85,7 +88,7 @@ class Loading:
 
     def see(self, progress: "Progress") -> None:
         """Take news into account: bytes downloaded or read."""
-        doing = f"{DOING[progress.doing]} {progress.what}"
+        doing = f"{DOING[progress.doing]} {progress.what.rstrip('/').rpartition('/')[2]}"
         if doing != self._doing:
             self._begin(doing)
             if progress.doing == "downloading" and self._line is None and not self._quiet:

@@ -4,9 +4,11 @@ import json
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from hispec.errors import HispecError
+from hispec.models.translator import Provenance, Translator, save_translators
 from hispec.profile import read_profile
 from hispec.validation import check_at_hand
 
@@ -82,6 +84,29 @@ def test_what_cannot_be_decoded_is_refused(check, model, text, cause):
 
 def test_a_template_that_only_the_tokenizer_could_judge_is_left_alone(check):
     assert check("target: {model: a/b}\nchat_template: '{{ bos_token + messages[0].content + strange }}'") == ["a/b"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"model_digest": "0" * 64}, "not for these of"),
+        ({"num_layers": 15}, "15 layers"),
+        ({"model_digest": None}, None),
+    ],
+)
+def test_translators_of_another_model_are_refused(check, model, tmp_path, changes, cause):
+    hidden = json.loads((model / "config.json").read_text())["hidden_size"]
+    known = {"model": "org/other", "revision": None, "hidden_size": hidden, "num_layers": 16, "exits": (1,), "made": {}}
+    translator = Translator(torch.zeros(hidden, hidden), torch.zeros(hidden))
+    provenance = Provenance(**{"model_digest": None} | known | changes)
+    save_translators(tmp_path / "mine.safetensors", {1: translator}, provenance)
+    text = "target: {model: ./model}\ntranslators: mine.safetensors\n" + LEVELS
+    if cause is None:
+        assert check(text) == []
+        return
+    with pytest.raises(HispecError) as caught:
+        check(text)
+    assert cause in caught.value.cause
 
 
 def break_weights(folder):
