@@ -274,8 +274,9 @@ class Engine:
         Raises:
             UsageError: a value that is not accepted.
         """
-        settings, _ = resolve_settings(self.settings.model_dump() | changes, self.profile)
-        return self._on_same_weights(self.profile, settings)
+        agreement = {"dummy_agreement": self.settings.dummy_agreement}  # of the exits that the weights were made for
+        settings, _ = resolve_settings(self.settings.model_dump(exclude={*agreement}) | changes, self.profile)
+        return self._on_same_weights(self.profile, settings.model_copy(update=agreement))
 
     def with_profile(self, profile: Profile) -> "Engine":
         """The same loaded weights and settings with another profile's levels.

@@ -1,6 +1,7 @@
 """The engine from Python: events, text, verification, other settings on the same weights."""
 
 import json
+from threading import Thread
 
 import pytest
 import yaml
@@ -208,10 +209,52 @@ def test_a_mode_whose_model_is_not_loaded_is_refused(tmp_path, small_model):
         alone.with_settings(mode="hispec")
 
 
-def test_a_sampled_answer_is_not_verified(engine):
-    sampled = engine.with_settings(temperature=1.0, seed=4)
-    with pytest.raises(UsageError, match="cannot be verified"):
-        sampled.verify(sampled.generate(QUESTION))
+@pytest.mark.parametrize("seed", [4, None])
+def test_a_sampled_answer_is_verified_with_its_own_seed(engine, seed):
+    sampled = engine.with_settings(temperature=1.0, seed=seed)
+    answer = sampled.generate(QUESTION)
+    sampled.verify(answer)
+    assert answer.verified
+    answer.token_ids[3] ^= 1
+    with pytest.raises(LosslessnessError, match="token 3 differs"):
+        sampled.verify(answer)
+
+
+def test_a_seed_gives_the_same_text_in_every_mode_and_under_every_policy(engine):
+    found = set()
+    for changes in (
+        {},
+        {"mode": "single-layer"},
+        {"mode": "autoregressive"},
+        {"policy": "adaptive"},
+        {"draft_tokens": 4, "validate_every": 5},
+        {"intermediate_top_k": 3},
+    ):
+        found.add(
+            tuple(engine.with_settings(temperature=1.0, top_p=0.95, seed=9, **changes).generate(QUESTION).token_ids)
+        )
+    assert len(found) == 1
+
+
+def test_two_threads_on_one_engine_are_both_right_or_told(engine):
+    """Answers overlap: whoever begins takes the caches, and the other is told before it computes with them."""
+    expected = {prompt: engine.generate(prompt).token_ids for prompt in (QUESTION, "Tom has 12 marbles and loses 5.")}
+    found: list[bool] = []
+
+    def ask(prompt):
+        try:
+            found.append(engine.generate(prompt).token_ids == expected[prompt])
+        except UsageError as error:
+            found.append("another answer was begun" in str(error))
+
+    for _ in range(64):
+        threads = [Thread(target=ask, args=(prompt,)) for prompt in expected]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 128 and all(found)
+    assert engine.generate(QUESTION).token_ids == expected[QUESTION]
 
 
 def test_mode_single_layer_drafts_at_the_exit_that_it_was_tuned_for(engine):
