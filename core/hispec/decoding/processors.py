@@ -25,6 +25,9 @@ class Processors:
     def __init__(self, processors: Sequence["LogitsProcessor"] = ()) -> None:
         self._processors = tuple(processors)
 
+    def __repr__(self) -> str:
+        return f"Processors({', '.join(type(processor).__name__ for processor in self._processors)})"
+
     def __bool__(self) -> bool:
         return bool(self._processors)
 
