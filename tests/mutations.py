@@ -27,100 +27,91 @@ class Mutation:
 
 
 DISTRIBUTION, LOSSLESS, CONVERSATION = "test_distribution.py", "test_lossless.py", "../test_conversation.py"
-GRAPHS = "../models/test_graphs.py"
+GRAPHS, ROWS, API = "../models/test_graphs.py", "../models/test_rows.py", "../test_api.py"
 CONFIGS = "../models/test_odd_configs.py"
 MUTATIONS = (
-    Mutation("the draft's q in the target's ratio", "state.py", "if drawn_from:", "if False:", DISTRIBUTION),
     Mutation(
-        "one random stream for all purposes",
+        "noise that depends on the level",
         "sampling.py",
-        "{self._seed}/{level}/{purpose}",
-        "{self._seed}",
+        "self.noise.at(position)",
+        "self.noise.at(position + len(logits.level))",
         DISTRIBUTION,
     ),
     Mutation(
-        "a drawn token dropped for its value",
-        "engine.py",
-        "        return tuple(self.state.tokens[before:])\n",
-        "        if self.state.tokens[-1] == 0:\n"
-        "            self.state.rewind(len(self.state.tokens) - 1)\n"
-        "            self.draw(0)\n"
-        "        return tuple(self.state.tokens[before:])\n",
-        DISTRIBUTION,
+        "noise that depends on how often a position was visited",
+        "noise.py",
+        "        return gumbel(",
+        "        self.seed += 1\n        return gumbel(",
+        "test_noise.py",
     ),
     Mutation(
-        "the judging level picked by the token's value",
-        "engine.py",
-        "            case Judge(level):\n",
-        "            case Judge(level):\n"
-        "                level = len(self.names) - 1 if self.state.tokens[-1] == 0 else level\n",
-        DISTRIBUTION,
+        "the same noise at two positions", "noise.py", "position.to_bytes", "(position // 2).to_bytes", DISTRIBUTION
     ),
+    Mutation("the same noise for two seeds", "noise.py", "seed.to_bytes", "(seed // 2).to_bytes", "test_noise.py"),
     Mutation(
-        "a tentative end of text judged by the target at once",
-        "engine.py",
-        "            case Judge(level):\n",
-        "            case Judge(level):\n"
-        "                level = level if self.may_draft() or len(self.state.tokens) >= self.limit else -1 % len(self.names)\n",
-        DISTRIBUTION,
-    ),
-    Mutation(
-        "one random stream for all levels",
+        "noise of the place in the pass, not in the text",
         "sampling.py",
-        "{self._seed}/{level}/{purpose}",
-        "{self._seed}/{purpose}",
+        "len(prefix) + i)",
+        "i)",
         DISTRIBUTION,
     ),
     Mutation(
-        "one random stream for a level's purposes",
-        "sampling.py",
-        "{self._seed}/{level}/{purpose}",
-        "{self._seed}/{level}",
-        "test_sampling.py",
+        "probabilities in the logits' own dtype", "sampling.py", "logits.float() /", "logits /", "test_sampling.py"
     ),
     Mutation(
-        "guesses past a tentative end of text",
+        "a token accepted by a lower level and never verified by the target",
+        "state.py",
+        "for j in range(level + 1):",
+        "for j in range(len(self.judged) if level else 1):",
+        LOSSLESS,
+    ),
+    Mutation(
+        "the target lenient too",
         "engine.py",
-        "            if token in self.ending.eos_ids:\n                break\n",
-        "",
+        "level < self.target and self.sampler.lower_top_k > 1",
+        "self.sampler.lower_top_k > 1",
+        LOSSLESS,
+    ),
+    Mutation(
+        "n-grams past a tentative end of text",
+        "drafters.py",
+        "        return found[:end]\n",
+        "        return found\n",
         LOSSLESS,
     ),
     Mutation(
         "a run past a tentative end of text",
-        "state.py",
-        "            if token in ends or not another:\n",
+        "drafters.py",
+        "            if token in self.ends or not another:\n",
         "            if not another:\n",
         LOSSLESS,
     ),
     Mutation(
-        "a run past the context of another model",
+        "a draft past the context of another model",
         "engine.py",
-        "min(self.reach, self.limit)) - before",
-        "self.limit) - before",
+        "min(self.reach, self.limit) - length",
+        "self.limit - length",
         LOSSLESS,
     ),
     Mutation(
-        "refused tokens redrawn from p, not the residual",
-        "rules.py",
-        "rest = (share * p - q).clamp(min=0)",
-        "rest = p",
-        DISTRIBUTION,
-    ),
-    Mutation(
-        "a guess judged as if it were certain", "rules.py", "u[i] * _chance(q[i], token)", "u[i] * 0", DISTRIBUTION
-    ),
-    Mutation(
-        "a block's residual without its share",
-        "rules.py",
-        "accepted, share = i + 1, keep",
-        "accepted, share = i + 1, 1.0",
-        DISTRIBUTION,
+        "the context of the first other model only",
+        "engine.py",
+        "min(others, default=self.limit)",
+        "(others or [self.limit])[0]",
+        LOSSLESS,
     ),
     Mutation(
         "a frontier not lowered",
         "state.py",
         "            self.frontier[j] = min(self.frontier[j], length)\n",
         "            pass\n",
+        LOSSLESS,
+    ),
+    Mutation(
+        "a frontier counted before its span is run",
+        "state.py",
+        "            of_prompt = start < self.prompt_length\n",
+        "            of_prompt = start < self.prompt_length\n            self.frontier[level] = upto\n",
         LOSSLESS,
     ),
     Mutation(
@@ -131,24 +122,24 @@ MUTATIONS = (
         LOSSLESS,
     ),
     Mutation(
-        "the target lenient too",
-        "rules.py",
-        "self.lower_top_k > 1 and level < self.target",
-        "self.lower_top_k > 1",
-        LOSSLESS,
-    ),
-    Mutation(
         "drafting past a tentative end of text",
         "engine.py",
-        "(tokens[-1] in self.ending.eos_ids or len(tokens) >= self.reach)",
+        "(tokens[-1] in self.stop.eos_ids or len(tokens) >= self.reach)",
         "len(tokens) >= self.reach",
         LOSSLESS,
     ),
     Mutation(
         "one token more taken over than two texts share",
         "state.py",
-        "known = min(shared, ",
-        "known = min(shared + 1, len(self.tokens) - 1, ",
+        "known = min(shared, earlier",
+        "known = min(shared + 1, len(self.tokens) - 1, earlier",
+        CONVERSATION,
+    ),
+    Mutation(
+        "an answer takes over the cache by the shallowest level's frontier",
+        "state.py",
+        "self.hierarchy.levels[own[-1]].exit_layer",
+        "self.hierarchy.levels[own[0]].exit_layer",
         CONVERSATION,
     ),
     Mutation(
@@ -157,6 +148,48 @@ MUTATIONS = (
         "        if stack.lease is not self._lease:\n            return 0\n",
         "",
         CONVERSATION,
+    ),
+    Mutation(
+        "rows of an answer taken for rows of a prompt",
+        "state.py",
+        "            if not stack.rows.interchangeable:",
+        "            if False:",
+        ROWS,
+    ),
+    Mutation(
+        "a pass of another width",
+        "../models/rows.py",
+        "return rows if self.free else next(",
+        "return rows or next(",
+        ROWS,
+    ),
+    Mutation(
+        "attention that looks as far as the pass reaches",
+        "../models/rows.py",
+        "return end if self.free else",
+        "return end if True else",
+        ROWS,
+    ),
+    Mutation(
+        "steps without the lock of their models",
+        "state.py",
+        "                locks.enter_context(stack.lock)",
+        "                pass",
+        API,
+    ),
+    Mutation(
+        "verify compares the hierarchy with itself",
+        "../api.py",
+        "alone = self.decoder(Hierarchy([self.hierarchy.target]))",
+        "alone = self.decoder()",
+        API,
+    ),
+    Mutation(
+        "one adaptive policy for all answers of an engine",
+        "../api.py",
+        "policy = AdaptivePolicy(self._known[hierarchy])",
+        "policy = vars(self).setdefault('shared', AdaptivePolicy(self._known[hierarchy]))",
+        API,
     ),
     Mutation(
         "tokens after an end kept",
@@ -175,8 +208,8 @@ MUTATIONS = (
     Mutation(
         "a position that a recording holds on to",
         "../models/graphs.py",
-        "            positions,\n            length,\n            grouped",
-        "            int(positions[0]),\n            length,\n            grouped",
+        "            positions,\n            width,\n",
+        "            int(positions[0]),\n            width,\n",
         GRAPHS,
     ),
     Mutation(
@@ -184,28 +217,6 @@ MUTATIONS = (
         "../models/graphs.py",
         "self._recorded.clear()  # they replay",
         "pass  # they replay",
-        GRAPHS,
-    ),
-    Mutation(
-        "masks measured by a cache that has grown without them",
-        "../models/fused_stack.py",
-        "narrow(1, self._tabulated - position, position + rows)",
-        "narrow(1, self.cache.positions - position, position + rows)",
-        GRAPHS,
-    ),
-    Mutation(
-        "recordings given up only once the cache has grown",
-        "../models/graphs.py",
-        "            self._recorded.clear()  # they replay into memory that is no more once the first layer has grown\n"
-        "        super().reserve(positions)\n",
-        "            super().reserve(positions)\n            self._recorded.clear()\n",
-        GRAPHS,
-    ),
-    Mutation(
-        "no numbers kept in the rows that pad a span",
-        "../models/graphs.py",
-        "            self._rows.zero_()  # a span",
-        "            pass  # a span",
         GRAPHS,
     ),
     Mutation(
@@ -225,8 +236,8 @@ MUTATIONS = (
     Mutation(
         "a difference measured on logits that are not processed",
         "../api.py",
-        "scores = processors(state.logits(0, len(text) - 1, len(text)).full(), text)",
-        "scores = state.logits(0, len(text) - 1, len(text)).full()",
+        "sampler.scores(state.logits(0, len(text) - 1, len(text)), text).gap()",
+        "state.logits(0, len(text) - 1, len(text)).gap()",
         "../test_generation.py",
     ),
     Mutation(

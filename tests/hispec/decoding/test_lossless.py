@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from hispec.adaptation import knowledge
 from hispec.decoding import engine
+from hispec.decoding.adaptive import AdaptivePolicy
 from hispec.decoding.drafters import LevelDrafter, NgramDrafter
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
@@ -247,10 +249,12 @@ def test_beyond_the_context_of_a_smaller_model_the_target_writes_alone(model, re
     for context in range(len(PROMPT), len(PROMPT) + LENGTH + 2):
         small = TransformersStack(random_model("llama", seed=7, layers=2), "small")
         small.context = context
+        large = TransformersStack(random_model("llama", seed=8, layers=2), "large")
         target = TransformersStack(model, "target")
         for levels in (
             [Level("draft", small, 2), Level("target", target, 4)],
             [Level("draft", small, 1), Level("intermediate", target, 2), Level("target", target, 4)],
+            [Level("draft", large, 1), Level("intermediate", small, 2), Level("target", target, 4)],
             [Level.of_ngrams(2, 4), Level("draft", small, 2), Level("target", target, 4)],
         ):
             hierarchy = Hierarchy(levels)
@@ -259,7 +263,8 @@ def test_beyond_the_context_of_a_smaller_model_the_target_writes_alone(model, re
             ids = []
             for event in decode(state, StaticPolicy(periods), GREEDY, StopCriteria(LENGTH)):
                 ids += event.token_ids if isinstance(event, Committed) else ()
-                assert state.frontier[int(hierarchy.ngrams is not None)] <= max(context, len(PROMPT))
+                for level, frontier in zip(levels, state.frontier, strict=True):
+                    assert level.stack is not small or frontier <= max(context, len(PROMPT))
             assert ids == reference
 
 
@@ -321,3 +326,26 @@ def test_the_target_keeps_its_whole_head(model):
     stack = TransformersStack(model, "random")
     with pytest.raises(ValueError, match="whole head"):
         Hierarchy([Level("target", stack, 4, stack.reduce_head(torch.tensor([1, 2])))])
+
+
+def test_a_span_that_fails_is_not_counted_as_run(model, monkeypatch):
+    state = DecodingState(hierarchy_of(model, 1, 2), PROMPT, 20)
+    state.logits(0, 1, 2)
+    before = list(state.frontier)
+    monkeypatch.setattr(TransformersStack, "run", lambda *_, **__: [].pop())
+    with pytest.raises(IndexError):
+        state.logits(1, 3, 4)
+    assert state.frontier == before
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0)], ids=["greedy", "sampled"])
+def test_a_head_of_one_token_decodes_under_the_adaptive_policy(model, sampling):
+    hierarchy = hierarchy_of(model, 1, 2, words=[{3}, {3, 4}])
+    sampler = Sampler(sampling, None if sampling.greedy else GumbelNoise(0, 24, torch.device("cpu")))
+    texts = []
+    for own in (hierarchy, Hierarchy([hierarchy.target])):
+        state = DecodingState(own, PROMPT, len(PROMPT) + LENGTH)
+        policy = AdaptivePolicy(knowledge(own, None)) if len(own) > 1 else StaticPolicy((1,))
+        list(decode(state, policy, sampler, StopCriteria(LENGTH)))
+        texts.append(state.tokens)
+    assert texts[0] == texts[1]

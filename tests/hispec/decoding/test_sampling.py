@@ -132,3 +132,10 @@ def test_logits_that_are_not_numbers_name_their_level(bad, sampling):
 def test_sampling_needs_noise():
     with pytest.raises(ValueError, match="noise"):
         Sampler(Sampling(1.0))
+
+
+def test_probabilities_are_those_of_float32_whatever_the_logits_are():
+    logits = (torch.randn(4096, generator=torch.Generator().manual_seed(3)) * 8).bfloat16()
+    for sampling in SETTINGS:
+        found = sampling.warp(logits)
+        assert found.dtype == torch.float32 and torch.equal(found, sampling.warp(logits.float()))
