@@ -1,4 +1,4 @@
-"""What a CPU is fastest with: bfloat16 or float32 by a model's hidden size, and how many threads.
+"""What a CPU is fastest with: bfloat16 or float32, torch's multiplication or oneDNN's, and how many threads.
 
 A layer's four matrices are multiplied by one row and by several, over as many layers as exceed the caches. The median of
 interleaved repeats counts. Threads are those of `hispec.threads`, on the shipped model and on a larger one.
@@ -17,44 +17,56 @@ from common import environment, save
 from transformers import AutoConfig
 
 from hispec.machine import has_bfloat16
-from hispec.models.linear import right_factor
+from hispec.models.linear import Linear, PackedLinear, packs
 from hispec.models.loading import load_dummy_stack, load_stack
 from hispec.models.stack import LayerStack
 from hispec.profile import resolve_model
 from hispec.threads import ROWS, _seconds, fastest_threads
 
-HIDDEN = (128, 256, 384, 512, 768, 1024, 1536, 2048)
-WIDTHS = (1, 3, 8)
+HIDDEN = (128, 256, 512, 1024, 2048)
+WIDTHS = (1, 2, 3, 8)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NUMBERS = 24_000_000
 """Weights of the layers that are gone through, 48 MB in bfloat16."""
 
 
-def layers(hidden: int, dtype: torch.dtype) -> list[list[torch.Tensor]]:
-    """Matrices of some layers, laid out as the fused stack lays them out: QKV, output, gate and up, down."""
+def layers(hidden: int, dtype: torch.dtype, packed: bool) -> list[list[Linear]]:
+    """Matrices of some layers, each in the layout that is fastest for it: QKV, output, gate and up, down."""
     shapes = ((hidden, 3 * hidden // 2), (hidden, hidden), (hidden, 6 * hidden), (3 * hidden, hidden))
     count = max(1, min(64, NUMBERS // sum(rows * columns for rows, columns in shapes)))
-    cpu = torch.device("cpu")
-    return [[right_factor(*shape, dtype, cpu).normal_() for shape in shapes] for _ in range(count)]
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        plain_float32 = dtype == torch.float32 and not packed
+        return torch.randn(rows, columns) if plain_float32 else torch.randn(columns, rows, dtype=dtype).t()
+
+    kind = PackedLinear if packed else Linear
+    return [[kind(Linear(matrix(*shape)) if packed else matrix(*shape)) for shape in shapes] for _ in range(count)]  # type: ignore[arg-type]
 
 
 def by_hidden_size(repeats: int) -> list[dict[str, object]]:
     """Microseconds of a layer by hidden size, rows and dtype."""
     found = []
     for hidden in HIDDEN:
-        models = {name: layers(hidden, dtype) for name, dtype in DTYPES.items()}
+        models = {
+            name + shown: layers(hidden, dtype, bool(shown))
+            for name, dtype in DTYPES.items()
+            for shown in ("", " packed")
+            if not shown or packs(dtype, torch.device("cpu"))
+        }
         for width in WIDTHS:
             times = defaultdict(list)
             for _ in range(repeats):
                 for name, model in models.items():
-                    rows = {size: torch.randn(width, size).to(DTYPES[name]) for size in (hidden, 3 * hidden)}
+                    dtype = DTYPES[name.removesuffix(" packed")]
+                    sizes = (hidden, hidden, hidden, 3 * hidden)
+                    rows = [torch.randn(width, size).to(dtype) for size in sizes]
                     begin = perf_counter()
                     for matrices in model:
-                        for matrix in matrices:
-                            torch.mm(rows[matrix.shape[0]], matrix)
+                        for matrix, given in zip(matrices, rows, strict=True):
+                            matrix(given)
                     times[name].append((perf_counter() - begin) / len(model))
             us = {name: 1e6 * median(seconds) for name, seconds in times.items()}
-            found.append({"hidden": hidden, "rows": width, **us, "ratio": us["float32"] / us["bfloat16"]})
+            found.append({"hidden": hidden, "rows": width, **{name: round(value, 1) for name, value in us.items()}})
             print(found[-1], flush=True)
     return found
 
@@ -94,7 +106,7 @@ def main() -> None:
         }
         threads = {name: by_threads(stack, args.threads) for name, stack in stacks.items()}
     record = {
-        "what": "microseconds of a layer's matrices by dtype; of a layer and the head by number of threads",
+        "what": "microseconds of a layer's matrices by dtype and kernel; of a layer and the head by number of threads",
         "bfloat16_instructions": has_bfloat16(),
         "layers": sizes,
         "threads": threads,

@@ -205,5 +205,5 @@ def test_every_shipped_profile_is_estimated_without_the_network():
 
 def test_the_settings_quantization_counts_where_no_other_is_given():
     profile = load_profile("layerskip-llama2-7b")
-    whole, quarter = need_of(profile, load_format="dummy"), need_of(profile, load_format="dummy", quantization="4bit")
+    whole, quarter = need_of(profile), need_of(profile, quantization="4bit")
     assert quarter.models[0].quantization == "4bit" and quarter.models[0].weights < whole.models[0].weights / 3

@@ -88,13 +88,13 @@ def test_ctrl_c_while_verifying_exits_130_and_loses_no_answer(hispec, monkeypatc
     verify = Engine.verify
 
     def interrupted(self, generation):
-        decode = self.decode_ids
+        decoder = self.decoder
 
-        def decode_ids(*arguments):
+        def signalled(*arguments):
             os.kill(os.getpid(), signal.SIGINT)
-            return decode(*arguments)
+            return decoder(*arguments)
 
-        monkeypatch.setattr(self, "decode_ids", decode_ids, raising=False)
+        monkeypatch.setattr(self, "decoder", signalled, raising=False)
         verify(self, generation)
 
     monkeypatch.setattr(Engine, "verify", interrupted)
