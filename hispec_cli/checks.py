@@ -151,7 +151,8 @@ def check_message(system: str | None, stop: Sequence[str] | None, *, raw: bool =
     Raises:
         UsageError: text that is not UTF-8, an empty stop text, a system message without a chat template.
     """
-    from hispec.text import check_stop, check_utf8
+    from hispec.text import check_stop
+    from hispec.utf8 import check_utf8
 
     check_utf8(system or "", "the system message")
     check_stop(stop or ())

@@ -34,18 +34,21 @@ def turn_seed(seed: int, turn: int, attempt: int = 0) -> int:
     return (seed + further) % SEEDS
 
 
-def check_template(profile: Profile, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Refuse a conversation with a model whose turns could not be told apart.
+def check_template(profile: Profile, tokenizer: "PreTrainedTokenizerBase", system: str | None = None) -> None:
+    """Refuse a conversation with a model whose turns could not be told apart, or that would not be told `system`.
 
     Raises:
-        UsageError: neither the profile nor the tokenizer has a chat template.
+        UsageError: neither the profile nor the tokenizer has a chat template; one that fails, or that has no place for
+            a system message.
     """
     if not (profile.chat_template or tokenizer.chat_template):
         raise UsageError(
             f"{profile.target.model} has no chat template: it is a base model, which continues text",
-            "give its profile one, chat_template: \"{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\\n"
-            '{% endfor %}assistant:", and end answers with --stop "\\nuser:"; or use hispec generate',
+            "write one to a file, \"{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\\n"
+            '{% endfor %}assistant:", pass it with --chat-template FILE and end answers with --stop "\\nuser:"; '
+            "or use hispec generate",
         )
+    encode_prompt(tokenizer, "Hello", system=system, template=profile.chat_template)
 
 
 class Conversation:
@@ -61,7 +64,7 @@ class Conversation:
     """
 
     def __init__(self, engine: Engine, system: str | None = None, turns: Iterable[Turn] = ()) -> None:
-        check_template(engine.profile, engine.tokenizer)
+        check_template(engine.profile, engine.tokenizer, system)
         self.engine = engine
         self.system = system
         self.turns = list(turns)

@@ -1,30 +1,19 @@
-"""Between text and token ids: chat templates on the way in, incremental decoding and stop strings on the way out."""
+"""Between text and token ids: prompts on the way in, text as it comes about and stop texts on the way out."""
 
-import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-from tokenizers.decoders import DecodeStream
-
+from hispec.chat_template import ChatTemplate, Message
 from hispec.counts import counted
+from hispec.detokenizer import Detokenizer
 from hispec.errors import UsageError
 from hispec.events import Committed, Drafted, Event, Judged
+from hispec.utf8 import check_utf8
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-def check_utf8(text: str, name: str) -> None:
-    """Refuse text with half a surrogate pair, which is how bytes that are no UTF-8 arrive from a command line.
-
-    Raises:
-        UsageError: calling the text by `name`.
-    """
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise UsageError(f"{name} is not UTF-8 text", "pass it as UTF-8")
 
 
 def check_stop(stop: Sequence[str]) -> None:
@@ -73,7 +62,7 @@ def encode_prompt(
 ) -> list[int]:
     """Turn a prompt into the ids that the model reads.
 
-    With a chat template, only the template writes control tokens: one that is spelled out in a message is its letters.
+    With a chat template, only the template writes control tokens; see `ChatTemplate`.
 
     Args:
         tokenizer: the target's.
@@ -85,7 +74,8 @@ def encode_prompt(
             between.
 
     Raises:
-        UsageError: an empty prompt, or one that is not UTF-8; a template that fails; a system message where there is no template to carry it.
+        UsageError: an empty prompt, or one that is not UTF-8; a template that fails; a system message that no template
+            carries.
     """
     if not prompt.strip():
         raise UsageError("the prompt is empty", "write a prompt, or pipe one in")
@@ -95,121 +85,97 @@ def encode_prompt(
         if system is not None:
             raise UsageError(
                 "a system message needs a chat template, and none is in use",
-                "leave out --raw, or give the profile a chat_template" if raw else "give the profile a chat_template",
+                "leave out --raw or --system" if raw else "leave out --system, or give one with --chat-template FILE",
             )
         ids = tokenizer("\n\n".join([*(text for turn in history for text in turn), prompt]))["input_ids"]
     else:
-        messages = [] if system is None else [{"role": "system", "content": system}]
+        messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         for said, answer in history:
             messages += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
         messages.append({"role": "user", "content": prompt})
-        ids = _encode_messages(tokenizer, messages, template or None)
+        ids = ChatTemplate(tokenizer, template or None).encode(messages)
     if not ids:
-        raise UsageError("the prompt has no tokens", "write more, or mend the chat_template")
+        raise UsageError("the prompt has no tokens", "write more, or mend the chat template")
     return list(ids)
 
 
-def _encode_messages(
-    tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], template: str | None
-) -> list[int]:
-    """Let the chat template write the messages, its control tokens but not theirs; errors as `encode_prompt`.
-
-    A mark is put before each control token in a message, so that it is known again in what the template wrote. The
-    marks are taken out before anything is encoded: text around them becomes the tokens that it would be without.
-    """
-    control = _control_tokens(tokenizer, template)
-    spelled = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or "(?!)")
-    contents = "".join(message["content"] for message in messages)
-    mark = next(sign for sign in map(chr, range(0xFDD0, 0xFDF0)) if sign not in contents)  # no characters by themselves
-    marked = [{**message, "content": spelled.sub(mark + r"\g<0>", message["content"])} for message in messages]
-    try:
-        written: Any = tokenizer.apply_chat_template(
-            marked, chat_template=template, add_generation_prompt=True, tokenize=False
-        )
-    except TemplateError as error:
-        raise UsageError(f"the chat template fails: {error}", "mend the chat_template, or pass --raw") from None
-    pieces = written.split(mark)
-    starts = set(accumulate(map(len, pieces[:-1])))
-    text = "".join(pieces)
-    # The template writes the special tokens itself.
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=bool(starts))
-    if not starts:
-        return list(encoded["input_ids"])
-    ids: list[int] = []
-    for id_, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        if id_ in control.values() and not starts.isdisjoint(range(start, end)):
-            ids += _letters(tokenizer, text[start:end], id_)
-        else:
-            ids.append(id_)
-    return ids
-
-
-def _control_tokens(tokenizer: "PreTrainedTokenizerBase", template: str | None) -> dict[str, int]:
-    """Tokens that mean something beyond their letters: special ones, and added ones that the template names."""
-    template = str(template or tokenizer.chat_template)
-    return {
-        token.content: id_
-        for id_, token in tokenizer.added_tokens_decoder.items()
-        if token.content.strip() and (token.special or token.content in template)
-    }
-
-
-def _letters(tokenizer: "PreTrainedTokenizerBase", text: str, id_: int) -> list[int]:
-    """The ids of a control token's letters."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    if id_ not in ids:
-        return ids
-    # The tokenizer keeps an added token whole that is not called special: in two parts it is no such token.
-    return [id_ for part in (text[:1], text[1:]) for id_ in tokenizer(part, add_special_tokens=False)["input_ids"]]
-
-
 class TextStream:
-    """Token ids in, printable text out, ending before the first stop string.
+    """Token ids in, printable text out, ending before the first stop text.
 
-    Bytes that are not yet a character, and text that may yet become a stop string, are held back.
+    Text that the next tokens may change, and text that may yet become a stop text, is held back: what was released
+    stays. Without a stop text, all of it is `tokenizer.decode` of the ids, special tokens left out. A stop text may have
+    special tokens in it, as `stop_strings` of `transformers` may.
 
     Args:
         tokenizer: a fast tokenizer.
-        stops: stop strings, none empty.
+        stops: stop texts, none empty.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", stops: Sequence[str] = ()) -> None:
-        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(tokenizer)
         self._stops = tuple(stops)
-        self._stream = DecodeStream(skip_special_tokens=True)
-        self._decoded = ""
+        self._longest = max(map(len, self._stops), default=0)
+        self._settled = ""
         self._shown = 0
+        self._specials: list[tuple[int, str]] = []
+        """Special tokens, each with its place in the text, ascending."""
         self.token_ids: list[int] = []
         self.stopped = False
 
     @property
     def text(self) -> str:
         """All that has been released so far."""
-        return self._decoded[: self._shown]
+        return self._settled[: self._shown]
 
     def feed(self, token: int) -> str:
-        """Add one token; returns what became printable. Once `stopped`, the token completed a stop string."""
+        """Add one token; returns what became printable. Once `stopped`, the token completed a stop text."""
         self.token_ids.append(token)
-        self._decoded += self._stream.step(self._tokenizer.backend_tokenizer, token) or ""
-        ends = [at for stop in self._stops if (at := self._decoded.find(stop)) >= 0]
+        before = max(0, len(self._settled) - self._longest)
+        self._settled += self._detokenizer.add(token)
+        text = self._settled + self._detokenizer.unsettled
+        if (special := self._detokenizer.special(token)) is not None:
+            self._specials.append((len(text), special))
+        if not self._stops:
+            return self._release(len(self._settled))
+        written = self._with_specials(text, before)
+        ends = [at for stop in self._stops if (at := written.find(stop)) >= 0]
         if ends:
             self.stopped = True
-            self._decoded = self._decoded[: min(ends)]
-            return self._release(len(self._decoded))
-        held = max((_overlap(self._decoded, stop) for stop in self._stops), default=0)
-        return self._release(len(self._decoded) - held)
+            self._settled = text[: max(self._shown, self._place(min(ends), before))]
+            return self._release(len(self._settled))
+        written = self._with_specials(self._settled, before)
+        held = max(_overlap(written, stop) for stop in self._stops)
+        return self._release(self._place(len(written) - held, before))
 
     def finish(self) -> str:
         """No more tokens will come; returns what was held back, half characters as U+FFFD."""
         if not self.stopped:
-            whole = str(self._tokenizer.decode(self.token_ids, skip_special_tokens=True))
-            # A tokenizer that cleans up spaces may rewrite what was shown; what was shown stays.
-            if whole.startswith(self._decoded):
-                self._decoded = whole
-        return self._release(len(self._decoded))
+            self._settled += self._detokenizer.unsettled
+            self._detokenizer.unsettled = ""
+        return self._release(len(self._settled))
+
+    def _with_specials(self, text: str, start: int) -> str:
+        """Return the text from some place on with the special tokens there spelled out."""
+        parts, at = [], start
+        for place, special in self._specials_from(start):
+            if place <= len(text):
+                parts += [text[at:place], special]
+                at = place
+        return "".join([*parts, text[at:]])
+
+    def _place(self, at: int, start: int) -> int:
+        """Return the place in the text of a place in what `_with_specials` returned."""
+        for place, special in self._specials_from(start):
+            if start + at <= place:
+                break
+            at = max(place - start, at - len(special))
+        return start + at
+
+    def _specials_from(self, start: int) -> list[tuple[int, str]]:
+        return self._specials[bisect_left(self._specials, start, key=lambda special: special[0]) :]
 
     def _release(self, upto: int) -> str:
-        piece = self._decoded[self._shown : upto]
+        piece = self._settled[self._shown : upto]
         self._shown = max(self._shown, upto)
         return piece
 

@@ -139,22 +139,9 @@ def _check_texts(profile: Profile, tokenizers: "dict[str, PreTrainedTokenizerBas
             check_vocabulary(tokenizers[own], tokenizer, own, model)
         encode_prompt(tokenizers[own], "Hello", template=profile.chat_template)
     elif profile.chat_template:
-        _check_syntax(profile.chat_template)
+        from hispec.chat_template import check_syntax
 
-
-def _check_syntax(template: str) -> None:
-    """Refuse a chat template that cannot be read; without a tokenizer it cannot be tried."""
-    from jinja2 import TemplateSyntaxError
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    try:
-        render_jinja_template([[{"role": "user", "content": "Hello"}]], chat_template=template)
-    except TemplateSyntaxError as error:
-        raise ProfileError(
-            f"the chat template fails: line {error.lineno}: {error.message}", "mend chat_template"
-        ) from None
-    except Exception:  # for want of special tokens, perhaps
-        return
+        check_syntax(profile.chat_template)
 
 
 def _check_weights(target: Target) -> None:

@@ -190,7 +190,7 @@ def read_prompt(argument: str | None) -> str:
     elif argument is not None and argument != "-":
         parts.append(argument)
     text = "\n".join(part for part in parts if part.strip())
-    from hispec.text import check_utf8
+    from hispec.utf8 import check_utf8
 
     check_utf8(text, "the prompt")
     if not text:

@@ -96,7 +96,7 @@ def controlled(tokenizer):
 @pytest.mark.parametrize("written", ["<|end|>", "a <|end|><|end|> b<|end|>", "<user>", "é<user>\ufdd0<|end|>", "<|en"])
 def test_control_tokens_in_messages_are_their_letters(controlled, written):
     control = controlled.convert_tokens_to_ids(["<user>", "<|end|>"])
-    messages = ({}, {"system": written}, {"history": [("hi", written)]})
+    messages = ({}, {"system": written}, {"history": [(written, "yes")]})
     for turns, extra in zip((1, 2, 3), messages, strict=True):
         ids = encode_prompt(controlled, written, **extra)
         assert sum(id_ in control for id_ in ids) == 2 * turns - ("system" in extra) - ("history" in extra)

@@ -178,7 +178,7 @@ def test_a_base_model_needs_a_template(hispec, home, shipped_model):
     template = (model / "chat_template.jinja").read_text()
     (model / "chat_template.jinja").unlink()
     refused = hispec("chat", "--model", model, stdin=f"{APPLES}\n")
-    assert_cause_and_cure(refused, 2, "has no chat template: it is a base model", "chat_template:")
+    assert_cause_and_cure(refused, 2, "has no chat template: it is a base model", "--chat-template")
     profile = home / "base.yaml"
     profile.write_text(f"target: {{model: {model}}}\ndraft: {{exit_layer: 1}}\nchat_template: {json.dumps(template)}\n")
     assert hispec("chat", "--profile", profile, stdin=f"{APPLES}\n").out == hispec("generate", APPLES).out
