@@ -84,7 +84,6 @@ def _mix(bits: Tensor) -> Tensor:
     Both multipliers are below 2^31, so that no product leaves int64.
     """
     bits = bits ^ (bits >> 15)
-    bits = (bits * 0x2C1B3C6D) & _BITS
-    bits = bits ^ (bits >> 12)
-    bits = (bits * 0x297A2D39) & _BITS
-    return bits ^ (bits >> 15)
+    bits.mul_(0x2C1B3C6D).bitwise_and_(_BITS).bitwise_xor_(bits >> 12)
+    bits.mul_(0x297A2D39).bitwise_and_(_BITS)
+    return bits.bitwise_xor_(bits >> 15)

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from hispec.models.cache import KVCache
 from hispec.models.config import FAMILIES, ModelConfig
 from hispec.models.fused_weights import FusedWeights, Layer
-from hispec.models.linear import right_factor
+from hispec.models.linear import SMALL, right_factor
 from hispec.models.rotary import rotary_tables
 from hispec.models.rows import (
     BUCKET,
@@ -291,19 +291,24 @@ class Buffers:
         self.gate, self.up = self.gate_up.chunk(2, -1)
         self._eps = config.norm_eps
         self._normed = empty(rows, config.hidden_size)
-        self._plain = device.type == "cpu" and dtype == torch.float32
+        largest = 2 * config.hidden_size * config.intermediate_size
+        self._plain = device.type == "cpu" and dtype == torch.float32 and largest < SMALL
         if self._plain:
             self._squares = torch.empty_like(self._normed)
-            self._scale = empty(rows, 1)
+            self._mean = torch.full((config.hidden_size,), 1 / config.hidden_size, dtype=dtype)
+            self._epsilons = torch.full((rows,), self._eps, dtype=dtype)
+            self._scale = empty(rows)
+            self._scale_column = self._scale[:, None]
 
     def norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """RMS norm of [n, hidden]; the result is overwritten by the next."""
         if not self._plain:
             return F.rms_norm(hidden, weight.shape, weight, self._eps)
-        # On a CPU `F.rms_norm` is a chain of small calls, none of which keeps its memory: this takes half the time.
+        # On a CPU `F.rms_norm` is a chain of small calls, none of which keeps its memory: this takes half the time, which
+        # counts where layers are so small that they are not packed. Its sums depend on how many rows there are.
         torch.mul(hidden, hidden, out=self._squares)
-        torch.mean(self._squares, -1, keepdim=True, out=self._scale).add_(self._eps).rsqrt_()
-        return torch.mul(hidden, self._scale, out=self._normed).mul_(weight)
+        torch.addmv(self._epsilons, self._squares, self._mean, out=self._scale).rsqrt_()
+        return torch.mul(hidden, self._scale_column, out=self._normed).mul_(weight)
 
     def grouped_queries(self) -> Tensor:
         """Queries with all that read the same keys as rows of one head, row by row: [1, kv heads, n * group, size]."""

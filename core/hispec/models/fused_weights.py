@@ -43,6 +43,7 @@ class FusedWeights:
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
         self._config, self._dtype, self._device = config, dtype, device
+        self._packs = packs(dtype, device, 2 * config.hidden_size * config.intermediate_size)
         self.parts: dict[str, Tensor] = {}
         """Where each tensor of a checkpoint goes, by its name there: views of the packed ones, in its own shape."""
         hidden = config.hidden_size
@@ -56,12 +57,17 @@ class FusedWeights:
             self.embedding = torch.empty(config.vocab_size, hidden, dtype=dtype, device=device)
             self.parts["model.embed_tokens.weight"] = self.embedding
 
+    @property
+    def packed(self) -> bool:
+        """Whether oneDNN multiplies."""
+        return isinstance(self.head, PackedLinear)
+
     def pack(self) -> None:
         """Let oneDNN pack the matrices where it can; from then on `parts` holds what is not packed.
 
         A tied head is packed beside its embedding.
         """
-        if not packs(self._dtype, self._device) or isinstance(self.head, PackedLinear):
+        if not self._packs or isinstance(self.head, PackedLinear):
             return
         embedding = self.parts["model.embed_tokens.weight"]
         self.parts = {name: part for name, part in self.parts.items() if part.dim() == 1}
@@ -141,7 +147,7 @@ class FusedWeights:
 
     def _matrix(self, columns: int, rows: dict[str, int]) -> Tensor:
         """Some [rows, columns] matrices of the checkpoint side by side, as one [columns, all rows]."""
-        matrix = right_factor(columns, sum(rows.values()), self._dtype, self._device)
+        matrix = right_factor(columns, sum(rows.values()), self._dtype, self._device, packed=self._packs)
         self._split(matrix.t(), rows)
         return matrix
 

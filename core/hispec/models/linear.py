@@ -71,8 +71,21 @@ TYPICAL_ROWS = 8
 """Rows that oneDNN lays the weights out for."""
 
 
-def packs(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether oneDNN multiplies packed weights of a dtype on this machine."""
+SMALL = 1 << 18
+"""Numbers of a layer's largest matrix below which float32 is not packed: a call costs more there than it saves
+(benchmarks/processor.py)."""
+
+
+def packs(dtype: torch.dtype, device: torch.device, largest: int) -> bool:
+    """Whether oneDNN is to multiply packed weights.
+
+    Args:
+        dtype: of the weights.
+        device: where they are.
+        largest: numbers of a layer's largest matrix.
+    """
+    if dtype == torch.float32 and largest < SMALL:
+        return False
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     try:
@@ -88,13 +101,13 @@ def packs(dtype: torch.dtype, device: torch.device) -> bool:
         return False
 
 
-def right_factor(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def right_factor(rows: int, columns: int, dtype: torch.dtype, device: torch.device, *, packed: bool = False) -> Tensor:
     """An empty [rows, columns] matrix, laid out as multiplications with few rows on its left are fastest.
 
     In float32 on a CPU it is itself contiguous: one or two rows take three quarters of the time, while in bfloat16 they
     would take four times as long (docs/performance.md). Elsewhere, and where oneDNN will pack it, its transpose is, as
     in every linear layer.
     """
-    if device.type == "cpu" and dtype == torch.float32 and not packs(dtype, device):
+    if device.type == "cpu" and dtype == torch.float32 and not packed:
         return torch.empty(rows, columns, dtype=dtype, device=device)
     return torch.empty(columns, rows, dtype=dtype, device=device).t()
