@@ -58,7 +58,8 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
         shared: whether the command can share its work among the ranks of torchrun.
 
     Raises:
-        UsageError: options that exclude each other or are out of range, a faulty profile, exits that are too deep.
+        UsageError: options that exclude each other or are out of range, a faulty profile or chat template, exits that
+            are too deep.
         UnavailableError: a package that is missing; a model without a profile whose configuration is not to be had.
     """
     from hispec.extras import require
@@ -68,7 +69,10 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
     prepare_hub(model)
     dummy = is_dummy(decoding)
     with Loading("reading the profile"):
+        template = chat_template_of(model)
         profile = choose_profile(model, mode=mode_of(decoding), dummy=dummy)
+        if template is not None:
+            profile = profile.model_copy(update={"chat_template": template})
         choice = Choice(model, decoding, profile)
         settings, origins = choice.resolve()
         if settings.tensor_parallel and not shared:
@@ -129,6 +133,20 @@ def choose_profile(
     return profile_for_model(model.model, depth, *exits)
 
 
+def chat_template_of(model: ModelOptions) -> str | None:
+    """Return the chat template that options or environment name, None where they name none.
+
+    Raises:
+        UsageError: as `read_template`.
+    """
+    path = model.chat_template or os.environ.get("HISPEC_CHAT_TEMPLATE")
+    if not path:
+        return None
+    from hispec.chat_template import read_template
+
+    return read_template(Path(path))
+
+
 def default_profile() -> str:
     """Return the profile that is taken where none is named."""
     return os.environ.get("HISPEC_PROFILE") or "tiny"
@@ -145,11 +163,13 @@ def load_named(name: str) -> "Profile":
     return profile
 
 
-def check_message(system: str | None, stop: Sequence[str] | None, *, raw: bool = False) -> None:
-    """Refuse a system message or stop texts that no model could be given.
+def check_message(
+    system: str | None, stop: Sequence[str] | None, *, raw: bool = False, template: Path | None = None
+) -> None:
+    """Refuse a system message, stop texts or a chat template that no model could be given.
 
     Raises:
-        UsageError: text that is not UTF-8, an empty stop text, a system message without a chat template.
+        UsageError: text that is not UTF-8, an empty stop text, a system message or a chat template beside --raw.
     """
     from hispec.text import check_stop
     from hispec.utf8 import check_utf8
@@ -158,6 +178,8 @@ def check_message(system: str | None, stop: Sequence[str] | None, *, raw: bool =
     check_stop(stop or ())
     if raw and system is not None:
         raise UsageError("a system message needs a chat template, and --raw uses none", "leave out --raw or --system")
+    if raw and template is not None:
+        raise UsageError("--chat-template and --raw exclude each other", "give one of them")
 
 
 def check_model(model: str, *, dummy: bool = False) -> None:

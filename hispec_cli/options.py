@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -155,8 +156,16 @@ class ProfileOptions:
 
 @dataclass(frozen=True)
 class ModelOptions(ProfileOptions):
-    """Which model to load."""
+    """Which model to load, and how it is talked to."""
 
+    chat_template: Annotated[
+        Path | None,
+        message_option(
+            metavar="FILE",
+            show_default="HISPEC_CHAT_TEMPLATE, the profile's, else the tokenizer's",
+            help="A Jinja chat template; base models have none.",
+        ),
+    ] = None
     force: Annotated[bool, _model("--force", help="Load models that do not seem to fit the memory that is free.")] = (
         False
     )

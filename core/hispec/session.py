@@ -62,6 +62,7 @@ class Session(BaseModel):
         model: which model answers.
         options: decoding settings that were asked for, by the names of `hispec.settings.Settings`.
         system: the system message.
+        chat_template: in place of the profile's or the tokenizer's.
         stop: texts that end an answer.
         turns: in order.
         answers: how many answers were begun and saved, which tells a journal that is still to be taken over.
@@ -73,6 +74,7 @@ class Session(BaseModel):
     model: ModelChoice = ModelChoice()
     options: dict[str, Any] = {}
     system: str | None = None
+    chat_template: str | None = None
     stop: tuple[str, ...] = ()
     turns: tuple[Turn, ...] = ()
     answers: Annotated[int, Field(ge=0)] = 0

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from hispec.errors import ProfileError
 from hispec.models.metadata import check_folder, find_file, looks_local, read_generation_config
 from hispec.profile import Profile, Target, check_depths, models_of, resolve_model
 from hispec.settings import resolve_settings

@@ -123,7 +123,11 @@ def _system(chat: "Chat", text: str) -> None:
         say(f"system: {chat.conversation.system or 'none'}", "none")
         say("/system TEXT gives another, /system off removes it")
         return
-    chat.conversation.system = None if text == "off" else text
+    from hispec.conversation import check_template
+
+    conversation, system = chat.conversation, None if text == "off" else text
+    check_template(conversation.engine.profile, conversation.engine.tokenizer, system)
+    conversation.system = system
     say(f"system: {_short(chat.conversation.system or 'none')}")
     chat.save()
 

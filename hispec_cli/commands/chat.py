@@ -12,7 +12,7 @@ import typer
 from hispec.counts import counted
 from hispec.errors import HispecError, UsageError
 from hispec.extras import require
-from hispec_cli.checks import Choice, check_message, choose
+from hispec_cli.checks import Choice, chat_template_of, check_message, choose
 from hispec_cli.commands.generate import load_engine
 from hispec_cli.completion import sessions
 from hispec_cli.help import examples
@@ -150,7 +150,9 @@ def chat(
         if session is not None and saved is None:
             say_new(session)
         # A session that goes on elsewhere, or later, is with the same model, wherever its name came from.
-        saved = saved or Session.new(model=ModelChoice(profile=os.environ.get("HISPEC_PROFILE") or None))
+        saved = saved or Session.new(
+            model=ModelChoice(profile=os.environ.get("HISPEC_PROFILE") or None), chat_template=chat_template_of(model)
+        )
         chosen = ModelChoice(**{key: getattr(model, key) for key in ModelChoice.model_fields})
         if chosen == ModelChoice():
             model = replace(model, **saved.model.model_dump())
@@ -158,6 +160,8 @@ def chat(
             saved = saved.model_copy(update={"model": chosen})
         if system is not None:
             saved = saved.model_copy(update={"system": system})
+        if model.chat_template is not None:
+            saved = saved.model_copy(update={"chat_template": chat_template_of(model)})
         if stop is not None:
             saved = saved.model_copy(update={"stop": tuple(stop)})
         rendered = markdown and sys.stdout.isatty()
@@ -166,7 +170,7 @@ def chat(
             return choose_view(format, live, palette, stats, keep=not rendered)
 
         choice, earlier = choose_with(model, decoding, saved)
-        engine, options = load(choice, earlier)
+        engine, options = load(choice, earlier, saved.system)
         if store is None and history and sys.stdin.isatty():
             store = new_store()
         from hispec.conversation import Conversation
@@ -208,16 +212,18 @@ def choose_with(model: ModelOptions, decoding: AnswerOptions, saved: "Session") 
     earlier = {key: value for key, value in saved.options.items() if key in KEYS and key not in given}
     choice = choose(model, replace(decoding, mode=earlier.get("mode", decoding.mode)))
     resolve_settings(earlier | given, choice.profile, environ=os.environ)
+    if saved.chat_template is not None:
+        choice = replace(choice, profile=choice.profile.model_copy(update={"chat_template": saved.chat_template}))
     return choice, earlier
 
 
-def load(choice: "Choice", earlier: dict[str, Any]) -> "tuple[Engine, dict[str, Any]]":
+def load(choice: "Choice", earlier: dict[str, Any], system: str | None) -> "tuple[Engine, dict[str, Any]]":
     """Load the model: (engine, the settings that are asked for now or were in the session)."""
 
     def check(tokenizer: "PreTrainedTokenizerBase", _: int) -> None:
         from hispec.conversation import check_template
 
-        check_template(choice.profile, tokenizer)
+        check_template(choice.profile, tokenizer, system)
 
     engine = load_engine(choice, check=check)
     from hispec_cli.chat.chat import asked

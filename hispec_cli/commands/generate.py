@@ -95,7 +95,7 @@ def generate(
     if speed is not None:
         raise UsageError("--speed is that of a replay", "add --replay FILE, or leave it out")
     check_view(format, live)
-    check_message(system, stop, raw=raw)
+    check_message(system, stop, raw=raw, template=model.chat_template)
     first = speaks(decoding, debug=common.debug)
     text = read_prompt(prompt) if first else ""
     choice = choose(model, decoding, shared=True)
