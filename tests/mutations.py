@@ -29,6 +29,7 @@ class Mutation:
 DISTRIBUTION, LOSSLESS, CONVERSATION = "test_distribution.py", "test_lossless.py", "../test_conversation.py"
 GRAPHS, ROWS, API = "../models/test_graphs.py", "../models/test_rows.py", "../test_api.py"
 CONFIGS = "../models/test_odd_configs.py"
+ARMS, DETOKENIZER, TEMPLATES = "../bench/test_arms.py", "../test_detokenizer.py", "../test_chat_template.py"
 MUTATIONS = (
     Mutation(
         "noise that depends on the level",
@@ -274,6 +275,69 @@ MUTATIONS = (
         "(value,) if isinstance(value, int) else value)",
         "(value,) if isinstance(value, int) else value[:1])",
         CONFIGS,
+    ),
+    Mutation(
+        "tokens after a stop text kept",
+        "../api.py",
+        "        if text.stopped:\n            break\n    return replace(",
+        "    return replace(",
+        API,
+    ),
+    Mutation(
+        "tokens after a stop text in events",
+        "../api.py",
+        "token_ids=event.token_ids[:count], text=piece",
+        "text=piece",
+        API,
+    ),
+    Mutation(
+        "tokens after a stop text kept in a benchmark",
+        "../bench/arms.py",
+        "            if self.stopped:\n                break\n",
+        "",
+        ARMS,
+    ),
+    Mutation(
+        "special tokens that are no part of a stop text",
+        "../text.py",
+        "self._specials.append((len(text), special))",
+        "pass",
+        API,
+    ),
+    Mutation(
+        "bytes shown before their run ends",
+        "../detokenizer.py",
+        "self._bytes + 1 if is_byte else 0",
+        "0",
+        DETOKENIZER,
+    ),
+    Mutation(
+        "a window that begins in the middle of a character",
+        "../detokenizer.py",
+        'and "\\ufffd" not in text and',
+        "and",
+        DETOKENIZER,
+    ),
+    Mutation(
+        "text shown that cleaning up may change",
+        "../detokenizer.py",
+        "        if self._cleans:\n",
+        "        if False:\n",
+        DETOKENIZER,
+    ),
+    Mutation(
+        "control tokens of a message taken for the template's",
+        "../chat_template.py",
+        "        starts = self._spelled(messages, text)\n",
+        "        starts = set()\n",
+        TEMPLATES,
+    ),
+    Mutation(
+        "a template's own control token taken for a message's",
+        "../chat_template.py",
+        "set.intersection(*found)",
+        "set.union(*found)",
+        TEMPLATES,
     ),
     Mutation(
         "rope_scaling beside rope_parameters ignored",

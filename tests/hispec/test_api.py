@@ -75,6 +75,33 @@ def test_a_stop_text_ends_the_answer_wherever_it_begins(engine):
         assert stop not in shorter  # no token beyond the one that completes it
 
 
+def test_no_token_after_a_stop_text_is_kept(engine):
+    """Not in the answer, nor in its events, although the target validates many tokens at once."""
+    whole = engine.generate(QUESTION)
+    ends = set()
+    for start in range(0, len(whole.text) - 2):
+        stop = whole.text[start : start + 2]
+        *events, last = engine.stream(QUESTION, stop=[stop])
+        ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
+        assert ids == last.result.token_ids == whole.token_ids[: len(ids)]
+        assert stop not in engine.tokenizer.decode(ids[:-1])
+        ends.add(len(ids))
+    assert len(ends) > 10
+
+
+def test_a_stop_text_may_be_a_special_token(engine):
+    """A checkpoint may not name the end of a turn among its ends."""
+    endless = Engine(engine.profile, engine.settings, engine.stacks, engine.tokenizer, (), engine.environment)
+    whole = engine.generate(QUESTION)
+    assert len(endless.generate(QUESTION).token_ids) > len(whole.token_ids)
+    for shown in ("", whole.text[-1:], whole.text[-4:]):
+        answer = endless.generate(QUESTION, stop=[f"{shown}<|end|>"])
+        assert (answer.token_ids, answer.finish_reason) == (whole.token_ids, "stop")
+        assert answer.text == whole.text.removesuffix(shown)
+        *events, _ = endless.stream(QUESTION, stop=[f"{shown}<|end|>"])
+        assert "".join(event.text for event in events if isinstance(event, Committed)) == answer.text
+
+
 def test_interrupting_before_the_first_step_counts(engine):
     events = engine.stream(QUESTION)
     engine.interrupt()

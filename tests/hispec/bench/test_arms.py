@@ -35,6 +35,23 @@ def test_arms_write_and_end_alike(engine, prompt, name, stop):
     assert not any(text in expected.text for text in stop)
 
 
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 0), (0, 3), (2, 3)])
+def test_arms_end_alike_at_a_special_token_that_is_a_stop_text(engine, before, after):
+    prompt = encode_prompt(engine.tokenizer, "Tom has 2 apples and buys 4 more. How many apples does Tom have now?")
+    endless = Engine(engine.profile, engine.settings, engine.stacks, engine.tokenizer, (), engine.environment)
+    reference, *others = make_arms(["autoregressive", "hispec", "hf", "hf-early-exit"], endless)
+    whole = engine.tokenizer.decode(reference.answer(prompt, 64, (), seed=0).token_ids)
+    at = whole.index("<|end|>")
+    stop = whole[at - before : at + len("<|end|>") + after]
+    expected = reference.answer(prompt, 64, (stop,), seed=0)
+    assert expected.finish_reason == "stop" and "<|end|>" not in expected.text
+    assert stop in engine.tokenizer.decode(expected.token_ids)
+    assert stop not in engine.tokenizer.decode(expected.token_ids[:-1])
+    for arm in others:
+        answer = arm.answer(prompt, 64, (stop,), seed=0)
+        assert (answer.token_ids, answer.text, answer.finish_reason) == (expected.token_ids, expected.text, "stop")
+
+
 @pytest.mark.parametrize("name", EXITS_ONLY)
 def test_moments_account_for_every_token_in_order(engine, prompt, name):
     (arm,) = make_arms([name], engine)
