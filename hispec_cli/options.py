@@ -160,7 +160,7 @@ class ModelOptions(ProfileOptions):
 
     chat_template: Annotated[
         Path | None,
-        message_option(
+        _model(
             metavar="FILE",
             show_default="HISPEC_CHAT_TEMPLATE, the profile's, else the tokenizer's",
             help="A Jinja chat template; base models have none.",

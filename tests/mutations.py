@@ -307,15 +307,15 @@ MUTATIONS = (
     Mutation(
         "bytes shown before their run ends",
         "../detokenizer.py",
-        "self._bytes + 1 if is_byte else 0",
-        "0",
+        "if kind.byte:",
+        "if False:",
         DETOKENIZER,
     ),
     Mutation(
-        "a window that begins in the middle of a character",
+        "text after a blank token stripped as if it were the first",
         "../detokenizer.py",
-        'and "\\ufffd" not in text and',
-        "and",
+        "text.strip() and (not",
+        "(not",
         DETOKENIZER,
     ),
     Mutation(

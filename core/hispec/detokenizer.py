@@ -1,7 +1,7 @@
 """Token ids to text as they come: never an error, and in the end exactly what decoding all of them at once gives."""
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -12,11 +12,25 @@ INNER = re.compile(r"(?<=[^\W_])[^\W_]")
 """A letter or digit after another. No rule that cleans up spaces reaches beyond the two."""
 
 
+class _Kind(NamedTuple):
+    """What matters of a token.
+
+    Attributes:
+        seen: whether the decoder sees it: not a special token, nor an id without a token.
+        byte: whether it is one byte of a run.
+        alone: characters of its text by itself, None where no window may begin with it.
+    """
+
+    seen: bool
+    byte: bool
+    alone: int | None
+
+
 class Detokenizer:
     """Gives the text that each token adds, as `tokenizer.decode` with `skip_special_tokens` writes it.
 
-    Only the latest tokens are decoded, since a decoder looks no further than to the neighbours: from the last token on
-    that is whole characters by itself.
+    Only the latest tokens are decoded, since a decoder looks no further than to the neighbours: from the last one on
+    after which all text was settled.
 
     Args:
         tokenizer: a fast tokenizer.
@@ -26,14 +40,11 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._specials = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._cleans = _cleans_up(tokenizer)
+        self._kinds: dict[int, _Kind] = {}
         self._window: list[int] = []
         """The latest tokens, the first of them settled but at the beginning of a text."""
-        self._bytes = 0
-        """How many of them are bytes at the end."""
         self._settled = 0
         """How many characters of the window's text have been returned."""
-        self.unsettled = ""
-        """The text after all that was returned, as it is if no more tokens come."""
 
     def special(self, token: int) -> str | None:
         """Return the text of a special token, None for any other."""
@@ -41,34 +52,47 @@ class Detokenizer:
 
     def add(self, token: int) -> str:
         """Add a token; return what no later token changes."""
-        written = self._tokenizer.convert_ids_to_tokens(token)
-        if token in self._specials or written is None:  # the decoder does not see it
+        kind = self._kinds.get(token)
+        if kind is None:
+            kind = self._kinds[token] = self._kind_of(token)
+        if not kind.seen:
             return ""
-        is_byte = BYTE.fullmatch(written) is not None
         self._window.append(token)
-        self._bytes = self._bytes + 1 if is_byte else 0
+        if kind.byte:  # what becomes of the run is known after its end
+            return ""
         text = self._decode(self._window)
         settled = self._settled_length(text)
-        piece, self.unsettled = text[self._settled : settled], text[settled:]
-        self._settled = max(self._settled, settled)
-        if not (is_byte or self.unsettled):
-            self._begin_at(token)
+        piece = text[self._settled : settled]
+        self._settled = settled
+        if settled == len(text) and kind.alone is not None:
+            self._window, self._settled = [token], kind.alone
         return piece
+
+    def unsettled(self) -> str:
+        """Return the text after all that was returned, as it is if no more tokens come."""
+        return self._decode(self._window)[self._settled :]
+
+    def finish(self) -> str:
+        """Return that text once no more tokens come."""
+        rest = self.unsettled()
+        self._settled += len(rest)
+        return rest
 
     def _settled_length(self, text: str) -> int:
         """Return how many characters of the window's text stay as they are."""
-        if self._bytes:
-            text = self._decode(self._window[: -self._bytes])
         text = text.rstrip("\ufffd")  # perhaps a character's first bytes
         if self._cleans:
             text = text[: max((inner.end() for inner in INNER.finditer(text)), default=0)]
         return max(self._settled, len(text))
 
-    def _begin_at(self, token: int) -> None:
-        """Begin the window at the last token, if what follows it does not depend on what is before it."""
+    def _kind_of(self, token: int) -> _Kind:
+        written = self._tokenizer.convert_ids_to_tokens(token)
+        if token in self._specials or written is None:
+            return _Kind(seen=False, byte=False, alone=None)
         text = self._decode([token])
-        if text.strip() and "\ufffd" not in text and (not self._cleans or INNER.fullmatch(text, len(text) - 1)):
-            self._window, self._settled = [token], len(text)
+        # What follows a blank at the beginning of a text may be stripped with it.
+        begins = text.strip() and (not self._cleans or INNER.fullmatch(text, len(text) - 1))
+        return _Kind(seen=True, byte=BYTE.fullmatch(written) is not None, alone=len(text) if begins else None)
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))

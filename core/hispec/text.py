@@ -132,11 +132,11 @@ class TextStream:
         self.token_ids.append(token)
         before = max(0, len(self._settled) - self._longest)
         self._settled += self._detokenizer.add(token)
-        text = self._settled + self._detokenizer.unsettled
-        if (special := self._detokenizer.special(token)) is not None:
-            self._specials.append((len(text), special))
         if not self._stops:
             return self._release(len(self._settled))
+        text = self._settled + self._detokenizer.unsettled()
+        if (special := self._detokenizer.special(token)) is not None:
+            self._specials.append((len(text), special))
         written = self._with_specials(text, before)
         ends = [at for stop in self._stops if (at := written.find(stop)) >= 0]
         if ends:
@@ -150,8 +150,7 @@ class TextStream:
     def finish(self) -> str:
         """No more tokens will come; returns what was held back, half characters as U+FFFD."""
         if not self.stopped:
-            self._settled += self._detokenizer.unsettled
-            self._detokenizer.unsettled = ""
+            self._settled += self._detokenizer.finish()
         return self._release(len(self._settled))
 
     def _with_specials(self, text: str, start: int) -> str:

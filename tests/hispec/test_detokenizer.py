@@ -24,18 +24,22 @@ def byte_level():
     return raw
 
 
-def byte_fallback(strip=True):
+def byte_fallback(strip=1):
     """As Llama 2 has it, which strips the first space; Gemma does not."""
     tokens = [*BYTES, *WORDS, *SIGNS, *(f"▁{word}" for word in WORDS), "▁", "▁▁", "▁,", "▁."]
     vocab = {token.replace(" ", "▁▁▁") if token.isspace() else token: None for token in dict.fromkeys(tokens)}
     raw = Tokenizer(models.BPE({token: id_ for id_, token in enumerate(vocab)}, [], byte_fallback=True))
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    raw.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if strip else steps)
+    raw.decoder = decoders.Sequence([*steps, decoders.Strip(" ", strip, 0)] if strip else steps)
     return raw
 
 
 def gemma():
-    return byte_fallback(strip=False)
+    return byte_fallback(strip=0)
+
+
+def strip_more():
+    return byte_fallback(strip=3)
 
 
 def unigram():
@@ -82,6 +86,7 @@ KINDS = (
     byte_level,
     byte_fallback,
     gemma,
+    strip_more,
     unigram,
     unigram_bytes,
     word_piece,
@@ -137,9 +142,9 @@ def test_cleaning_up_a_bpe_where_a_checkpoint_forces_it(request):
         assert streamed(tokenizer, ids) == tokenizer.decode(ids, skip_special_tokens=True), text
 
 
-@pytest.mark.parametrize("kind", [byte_level, byte_fallback, word_piece], ids=lambda kind: kind.__name__)
-def test_a_long_text_is_streamed_a_few_tokens_at_a_time(kind, monkeypatch):
-    tokenizer = fast(kind())
+def most_decoded(tokenizer, ids_of_text, monkeypatch):
+    """The most tokens that are decoded at once to stream a text."""
+    ids = ids_of_text(tokenizer)
     decode, most = tokenizer.decode, 0
 
     def counted(ids, **options):
@@ -147,11 +152,22 @@ def test_a_long_text_is_streamed_a_few_tokens_at_a_time(kind, monkeypatch):
         most = max(most, len(ids))
         return decode(ids, **options)
 
-    ids = [id_ for id_ in range(len(tokenizer)) if "\ufffd" not in decode([id_]) and decode([id_]).isalpha()] * 100
     expected = decode(ids, skip_special_tokens=True)
     monkeypatch.setattr(tokenizer, "decode", counted)
     assert streamed(tokenizer, ids) == expected
-    assert most <= 10
+    return most
+
+
+def test_a_text_of_characters_in_several_tokens_is_streamed_a_few_tokens_at_a_time(monkeypatch):
+    assert most_decoded(fast(byte_level()), lambda tokenizer: tokenizer("😀漢" * 200)["input_ids"], monkeypatch) <= 10
+
+
+@pytest.mark.parametrize("kind", [byte_level, byte_fallback, word_piece], ids=lambda kind: kind.__name__)
+def test_a_long_text_is_streamed_a_few_tokens_at_a_time(kind, monkeypatch):
+    def words(tokenizer):
+        return [id_ for id_ in range(len(tokenizer)) if tokenizer.decode([id_]).isalpha()] * 100
+
+    assert most_decoded(fast(kind()), words, monkeypatch) <= 10
 
 
 def ids_of(tokenizer, *tokens):
