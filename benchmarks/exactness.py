@@ -1,19 +1,21 @@
 """Do all kinds of hierarchies write the very token ids that the target alone writes, greedy and sampled?
 
 A model under every kind of hierarchy and both policies: exits of it, its first layers as a separate model with a cache
-of its own, and n-grams beneath. Every answer of every kind is compared with plain decoding's for the same seed.
+of its own, and n-grams beneath. Every answer of every kind is compared with plain decoding's for the same seed. The
+result is kept after each prompt, and the same command goes on from there.
 
     python benchmarks/exactness.py --model DIR --gsm8k FILE --prompts 200 --dtype bfloat16 --name exactness-NAME
 """
 
 import argparse
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import environment, gsm8k_questions, held_out_questions, save
+from common import RESULTS, environment, gsm8k_questions, held_out_questions, save
 
 from hispec import Engine
 from hispec.adaptation import knowledge
@@ -43,7 +45,9 @@ def first_layers(model: str, dtype: str, count: int) -> LayerStack:
     return TransformersStack(stack.model, stack.name)
 
 
-def kinds(target: LayerStack, small: LayerStack) -> Iterator[tuple[str, Hierarchy, Callable[[Hierarchy], Policy]]]:
+def kinds(
+    target: LayerStack, small: LayerStack, lengths: tuple[int, int]
+) -> Iterator[tuple[str, Hierarchy, Callable[[Hierarchy], Policy]]]:
     """Yield each kind: its name, its levels, what makes its policy."""
     depth = target.num_layers
     ngrams, last = Level.of_ngrams(4, 8), Level("target", target, depth)
@@ -51,7 +55,7 @@ def kinds(target: LayerStack, small: LayerStack) -> Iterator[tuple[str, Hierarch
     other = Level("small model", small, small.num_layers)
 
     def static(hierarchy: Hierarchy) -> Policy:
-        return StaticPolicy.of(hierarchy, 3, 8)
+        return StaticPolicy.of(hierarchy, *lengths)
 
     yield "exit > target", Hierarchy([exits[0], last]), static
     yield "exit > exit > target", Hierarchy([*exits[:2], last]), static
@@ -62,6 +66,15 @@ def kinds(target: LayerStack, small: LayerStack) -> Iterator[tuple[str, Hierarch
     yield "exit > exit > target, adaptive", Hierarchy([*exits[:2], last]), lambda h: AdaptivePolicy(knowledge(h, None))
 
 
+def kept(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of this name that the same settings have begun, or an empty one."""
+    path = RESULTS / f"{name}.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if any(result.get(key) != value for key, value in settings.items()):
+        return {**settings, "prompts": 0, "results": {}}
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tiny", help="a folder; by default the shipped model")
@@ -69,6 +82,8 @@ def main() -> None:
     parser.add_argument("--gsm8k", type=Path, required=True, help="GSM8K's test.jsonl")
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--max-new-tokens", type=int, default=100)
+    parser.add_argument("--draft-length", type=int, default=3)
+    parser.add_argument("--validation-period", type=int, default=8)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--stack", default="auto")
     parser.add_argument("--width", default="auto")
@@ -83,44 +98,42 @@ def main() -> None:
     questions = gsm8k_questions(args.gsm8k, args.prompts - shipped * args.prompts // 2)
     questions += held_out_questions(args.prompts // 2) if shipped else []
     target = engine.hierarchy.stack_of(-1)
-    found = list(kinds(target, first_layers(folder, args.dtype, 2)))
-    results = []
-    for sampling, settings in SAMPLINGS.items():
-        own = engine.with_settings(**settings)
-        counts: dict[str, dict[str, Any]] = {
-            name: {"identical": 0, "rejections": 0, "differences": []} for name, *_ in found
-        }
-        tokens = 0
-        for number, question in enumerate(questions):
-            text = f"Question: {question}\nAnswer:" if args.raw else question
-            prompt = encode_prompt(engine.tokenizer, text, raw=args.raw)
-            expected = own.decoder().token_ids(prompt, args.max_new_tokens, number)
-            tokens += len(expected)
+    lengths = (args.draft_length, args.validation_period)
+    found = list(kinds(target, first_layers(folder, args.dtype, 2), lengths))
+    result = kept(
+        args.name,
+        {
+            "model": Path(folder).name if not shipped else "tiny",
+            "max_new_tokens": args.max_new_tokens,
+            "lengths": list(lengths),
+            "dtype": engine.environment["dtype"],
+            "stack": target.kind,
+            "width": engine.environment["width"],
+            "environment": environment(args.threads),
+        },
+    )
+    for number in range(result["prompts"], len(questions)):
+        text = f"Question: {questions[number]}\nAnswer:" if args.raw else questions[number]
+        prompt = encode_prompt(engine.tokenizer, text, raw=args.raw)
+        for sampling, settings in SAMPLINGS.items():
+            decoder = engine.with_settings(**settings).decoder()
+            expected = decoder.token_ids(prompt, args.max_new_tokens, number)
+            counts = result["results"].setdefault(sampling, {"tokens": 0, "hierarchies": {}})
+            counts["tokens"] += len(expected)
             for name, hierarchy, policy in found:
-                decoder = replace(own.decoder(hierarchy), policy=lambda h=hierarchy, p=policy: p(h))
-                events = list(decoder.decode(prompt, args.max_new_tokens, number))
+                count = counts["hierarchies"].setdefault(name, {"identical": 0, "rejections": 0, "differences": []})
+                other = replace(decoder, hierarchy=hierarchy, policy=lambda h=hierarchy, p=policy: p(h))
+                events = list(other.decode(prompt, args.max_new_tokens, number))
                 ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
-                counts[name]["rejections"] += sum(isinstance(e, Judged) and e.correction is not None for e in events)
-                counts[name]["identical"] += ids == expected
+                count["rejections"] += sum(isinstance(e, Judged) and e.correction is not None for e in events)
+                count["identical"] += ids == expected
                 if ids != expected:
-                    counts[name]["differences"].append(number)
-        for name, count in counts.items():
-            print(f"{sampling:28} {name:34} {count['identical']}/{len(questions)} identical", flush=True)
-        results.append({"sampling": sampling, "tokens": tokens, "hierarchies": counts})
-        save(
-            args.name,
-            {
-                "model": Path(folder).name if not shipped else "tiny",
-                "prompts": len(questions),
-                "max_new_tokens": args.max_new_tokens,
-                "dtype": engine.environment["dtype"],
-                "stack": target.kind,
-                "width": engine.environment["width"],
-                "results": results,
-                "environment": environment(args.threads),
-            },
-            show=False,
-        )
+                    count["differences"].append(number)
+        result["prompts"] = number + 1
+        save(args.name, result, show=False)
+    for sampling, counts in result["results"].items():
+        for name, count in counts["hierarchies"].items():
+            print(f"{sampling:28} {name:34} {count['identical']}/{result['prompts']} identical")
 
 
 if __name__ == "__main__":
