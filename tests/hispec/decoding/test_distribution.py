@@ -15,9 +15,13 @@ from transformers import RepetitionPenaltyLogitsProcessor
 from hispec.adaptation import knowledge
 from hispec.decoding import noise
 from hispec.decoding.adaptive import AdaptivePolicy
-from hispec.decoding.hierarchy import Level
+from hispec.decoding.engine import StopCriteria, decode
+from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.processors import Processors
 from hispec.decoding.sampling import Sampling
+from hispec.decoding.state import DecodingState
+from hispec.events import Judged
 from tests.toy import ToyStack, chi_square, draw_many, draw_windows, exits_of, joint, sampler_of, transitions, write
 
 ALARM = 1e-4
@@ -85,6 +89,20 @@ def test_lower_levels_may_be_lenient_when_sampling_too():
         strict, lenient = sampler_of(levels, WARM, seed), sampler_of(levels, WARM, seed)
         lenient.lower_top_k = 3
         assert write(levels, lenient, PROMPT, 40) == write(levels[-1:], strict, PROMPT, 40)
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_levels_that_think_alike_draw_alike(name):
+    """The noise of a position is the same at all levels, so a draft with the target's own distribution is accepted."""
+    first, second, target = (ToyStack.random(4, 6, seed=1) for _ in range(3))
+    levels = [Level("draft", first, 4), Level("middle", second, 4), *exits_of(target)]
+    for seed in range(5):
+        state = DecodingState(Hierarchy(levels), PROMPT, len(PROMPT) + 40)
+        policy = StaticPolicy.of(state.hierarchy, 3, 6)
+        events = list(decode(state, policy, sampler_of(levels, SAMPLINGS[name], seed), StopCriteria(40)))
+        judged = [event for event in events if isinstance(event, Judged)]
+        assert judged
+        assert all(event.accepted == event.proposed for event in judged)
 
 
 def test_other_seeds_give_other_texts():
