@@ -15,8 +15,8 @@ import torch
 from common import environment, gsm8k_questions, held_out_questions, interval95, save
 
 from hispec import Engine
+from hispec.models.rows import Width
 from hispec.profile import load_profile, profile_for_model
-from hispec.settings import Width
 from hispec.text import encode_prompt
 
 MODES = ("autoregressive", "hispec")

@@ -42,7 +42,7 @@ class Choice:
     def resolve(self) -> "tuple[Settings, dict[str, str]]":
         """Return the settings and their origins; a checkpoint's own are among them where it is on this machine."""
         from hispec.models.metadata import read_generation_config
-        from hispec.settings import resolve_settings
+        from hispec.precedence import resolve_settings
 
         given = self.decoding.given()
         config = {} if is_dummy(self.decoding) else read_generation_config(self.profile.target)
@@ -64,7 +64,7 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
     """
     from hispec.extras import require
     from hispec.launched import check_launched
-    from hispec.settings import without_effect
+    from hispec.precedence import without_effect
 
     prepare_hub(model)
     dummy = is_dummy(decoding)

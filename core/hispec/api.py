@@ -4,7 +4,7 @@ import platform
 import secrets
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ from hispec.models.metadata import read_commit
 from hispec.models.placement import Placement, check_quantization
 from hispec.models.stack import LayerStack
 from hispec.models.translator import digest_of_model
+from hispec.precedence import resolve_settings
 from hispec.profile import (
     Profile,
     check_depths,
@@ -54,7 +55,7 @@ from hispec.profile import (
 )
 from hispec.progress import Watch, unwatched
 from hispec.ranks import Ranks, SharedPolicy, check_ranks
-from hispec.settings import Settings, parse_memory, resolve_settings
+from hispec.settings import Settings, parse_memory
 from hispec.text import DraftText, TextStream, check_room, check_stop, encode_prompt
 from hispec.vocabulary import check_vocabulary
 
@@ -274,9 +275,9 @@ class Engine:
         Raises:
             UsageError: a value that is not accepted.
         """
-        agreement = {"dummy_agreement": self.settings.dummy_agreement}  # of the exits that the weights were made for
-        settings, _ = resolve_settings(self.settings.model_dump(exclude={*agreement}) | changes, self.profile)
-        return self._on_same_weights(self.profile, settings.model_copy(update=agreement))
+        agreement = self.settings.dummy_agreement  # of the exits that the weights were made for
+        settings, _ = resolve_settings(asdict(replace(self.settings, dummy_agreement=None)) | changes, self.profile)
+        return self._on_same_weights(self.profile, replace(settings, dummy_agreement=agreement))
 
     def with_profile(self, profile: Profile) -> "Engine":
         """The same loaded weights and settings with another profile's levels.

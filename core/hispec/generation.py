@@ -15,7 +15,8 @@ from torch import Tensor
 
 from hispec.decoding.processors import Processors
 from hispec.decoding.sampling import Sampling
-from hispec.settings import Settings, usable_settings
+from hispec.precedence import usable_settings
+from hispec.settings import Settings
 
 
 @dataclass(frozen=True)

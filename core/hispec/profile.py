@@ -14,32 +14,12 @@ from typing import Annotated, Any, Literal, get_args
 
 import platformdirs
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from hispec.counts import counted
 from hispec.errors import ProfileError
-from hispec.limits import MOST
+from hispec.settings import SETTINGS, Count
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Count = Annotated[int, Field(ge=1, le=MOST)]
-TopK = Annotated[int, Field(ge=0, le=MOST)]
-COOLEST = 1e-4
-"""Dividing float32 logits by less may leave its range; the difference to greedy decoding is long gone."""
-HOTTEST = 1e4
-WEAKEST, STRONGEST = 0.01, 100.0
-"""Bounds of the repetition penalty."""
-
-
-def _drawable(temperature: float) -> float:
-    if 0 < temperature < COOLEST:
-        raise ValueError(f"{temperature!r} is too close to 0: give 0, greedy decoding, or at least {COOLEST}")
-    return temperature
-
-
-Temperature = Annotated[float, Field(ge=0, le=HOTTEST), AfterValidator(_drawable)]
-Share = Annotated[float, Field(gt=0, le=1)]
-MinP = Annotated[float, Field(ge=0, le=1)]
-Penalty = Annotated[float, Field(ge=WEAKEST, le=STRONGEST)]
 Name = Annotated[str, Field(min_length=1)]
 Milliseconds = Annotated[float, Field(gt=0)]
 Features = Annotated[list[Literal["margin", "log_probability", "entropy"]], Field(min_length=1)]
@@ -67,17 +47,32 @@ def _whole_head(head: Any) -> Any:
     return None if head == "full" else head
 
 
+def _with_settings(section: type[_Section]) -> Any:
+    """Add the settings that a profile has as keys of a section: those of `target` as they are, others without a value."""
+    name = section.__name__.lower()
+    keys = {key: setting for key, setting in SETTINGS.items() if setting.section == name}
+    own = {key: (setting.type, setting.default) for key, setting in keys.items()}
+    optional = {key: (setting.type | None, None) for key, setting in keys.items()}
+    made: Any = create_model(
+        section.__name__,
+        __base__=section,
+        __doc__=section.__doc__,
+        __module__=section.__module__,
+        **(own if name == "target" else optional),
+    )
+    return made
+
+
 Head = Annotated[Count | None, BeforeValidator(_whole_head)]
 """How many of the most frequent tokens a level reads; None, or `full` in a profile, is the whole vocabulary."""
 
 
+@_with_settings
 class Target(_Section):
     """The model whose output is the answer."""
 
     model: Name
     revision: str | None = None
-    dtype: Dtype = "auto"
-    quantization: Literal["none", "4bit", "8bit"] = "none"
 
 
 class Ngram(_Section):
@@ -127,24 +122,14 @@ class SingleLayer(_Section):
     draft_tokens: Count
 
 
+@_with_settings
 class Decoding(_Section):
     """How much is drafted before each judgement."""
 
-    draft_tokens: Count | None = None
-    validate_every: Count | None = None
-    policy: Literal["static", "adaptive"] | None = None
-    max_new_tokens: Count | None = None
-    intermediate_top_k: Count | None = None
 
-
+@_with_settings
 class Sampling(_Section):
     """How tokens are drawn; see `hispec.decoding.sampling.Sampling`. Temperature 0 is greedy."""
-
-    temperature: Temperature | None = None
-    top_k: TopK | None = None
-    top_p: Share | None = None
-    min_p: MinP | None = None
-    repetition_penalty: Penalty | None = None
 
 
 class Acceptance(_Section):
@@ -243,7 +228,8 @@ class Profile(_Section):
 def digest_of(profile: Profile) -> str:
     """Of the sections that a calibration measured: equal for equal levels, lengths, policy and adaptation."""
     measured = profile.model_dump(include=set(MEASURED), exclude_none=True, exclude_defaults=True)
-    measured.get("decoding", {}).pop("max_new_tokens", None)
+    if decoding := measured.get("decoding"):
+        measured["decoding"] = {key: value for key, value in decoding.items() if SETTINGS[key].calibration}
     return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 

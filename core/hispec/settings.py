@@ -1,46 +1,64 @@
-"""Decoding settings and where each came from: option > environment > profile > generation config > default."""
+"""Every setting of how to decode, each written once: name, type, default, and what is told of it.
+
+Options, `HISPEC_*` variables, keys of profiles, `/set` and the tables of the documentation are read from `SETTINGS`.
+`hispec --help` reads it too, so this module imports nothing that takes time.
+"""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-
-from hispec.counts import counted
-from hispec.errors import UsageError
 from hispec.limits import LARGEST_SEED, MOST, WIDEST_PASS
-from hispec.profile import (
-    COOLEST,
-    HOTTEST,
-    STRONGEST,
-    WEAKEST,
-    Count,
-    Dtype,
-    MinP,
-    Penalty,
-    Profile,
-    Share,
-    Temperature,
-    TopK,
-    exits_of_target,
-    explain,
-)
 
 PREFIX = "HISPEC_"
-Stack = Literal["auto", "fused", "transformers"]
-LoadFormat = Literal["auto", "dummy"]
-Graphs = Annotated[
-    Literal["auto", "on", "off"], BeforeValidator(lambda value: {"0": "off", "1": "on"}.get(value, value))
-]
-"""As an environment variable it is 0 or 1, too."""
-Mode = Literal["hispec", "single-layer", "autoregressive"]
-DeviceMap = Literal["none", "auto"]
-Quantization = Literal["none", "4bit", "8bit"]
-NARROWEST = 1e-9
-"""A top-p that leaves only the likeliest token."""
-WARPERS = ("top_k", "top_p", "min_p")
-"""Settings that narrow down what a token is drawn from."""
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia")
+"""The kinds of device of torch that compute; all but the first may have a number."""
+COOLEST = 1e-4
+"""Dividing float32 logits by less may leave its range; the difference to greedy decoding is long gone."""
+HOTTEST = 1e4
+WEAKEST, STRONGEST = 0.01, 100.0
+"""Bounds of the repetition penalty."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number, for pydantic, which this module does not import."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """Return the schema of the type with the bounds."""
+        return handler(source) | {key: bound for key, bound in asdict(self).items() if bound is not None}
+
+
+@dataclass(frozen=True)
+class Read:
+    """A function that reads or checks a value; its `ValueError`s have words for users.
+
+    Attributes:
+        function: returns the value.
+        first: whether it runs before the type's own reading.
+    """
+
+    function: Callable[[Any], Any]
+    first: bool = False
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """Return the schema of the type with the function."""
+        from pydantic_core import core_schema
+
+        wrap = (
+            core_schema.no_info_before_validator_function
+            if self.first
+            else core_schema.no_info_after_validator_function
+        )
+        return wrap(self.function, handler(source))
 
 
 def parse_memory(text: str) -> dict[int | str, int]:
@@ -63,8 +81,14 @@ def _memory(text: str) -> str:
     return text
 
 
+def _drawable(temperature: float) -> float:
+    if 0 < temperature < COOLEST:
+        raise ValueError(f"{temperature!r} is too close to 0: give 0, greedy decoding, or at least {COOLEST}")
+    return temperature
+
+
 def _shares(value: Any) -> Any:
-    """What an option or a variable says, `0.55,0.75`, as numbers."""
+    """Read what an option or a variable says, `0.55,0.75`, as numbers."""
     if not isinstance(value, str):
         return value
     try:
@@ -73,19 +97,10 @@ def _shares(value: Any) -> Any:
         raise ValueError(f"{value!r} is no list of shares: give, for example, 0.55,0.75") from None
 
 
-DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia")
-"""The kinds of device of torch that compute; all but the first may have a number."""
-
-
 def _device(name: str) -> str:
     if name != "auto" and not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d{{1,3}})?", name):
         raise ValueError(f"{name!r} is not a device: give auto, cpu, cuda or cuda:N")
     return name
-
-
-Device = Annotated[str, AfterValidator(_device)]
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
-Shares = Annotated[tuple[Share, ...], BeforeValidator(_shares)]
 
 
 def _width(value: Any) -> Any:
@@ -96,252 +111,236 @@ def _width(value: Any) -> Any:
     return value
 
 
-Width = Annotated[int | Literal["auto", "free"], BeforeValidator(_width)]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Count = Annotated[int, Range(ge=1, le=MOST)]
+Share = Annotated[float, Range(gt=0, le=1)]
 
 
-class Settings(BaseModel):
-    """How to decode; the values here are the defaults that everything else overrides.
+@dataclass(frozen=True)
+class Setting:
+    """What is told of a setting, as the annotation of a field of `Settings`; `SETTINGS` adds what the field says.
 
     Attributes:
-        mode: all levels of the profile, draft and target only, or the target alone.
-        draft_tokens: tokens drafted before the next level judges, N_d.
-        validate_every: tentatively accepted tokens before the target judges, N_i.
-        policy: what decides between drafting on and judging.
-        max_new_tokens: the most tokens of an answer.
-        intermediate_top_k: levels below the target accept a token among the k with their highest scores: their
-            likeliest, or when sampling those with the highest sums of log-probability and noise.
-        temperature: 0 is greedy decoding; for this and the next four see `hispec.decoding.sampling.Sampling`.
-        seed: equal seeds give equal answers, whatever drafts them; None draws one.
-        device: `auto`, or a torch device.
-        dtype: of the weights; `auto` is the checkpoint's own, on a CPU with bfloat16 instructions bfloat16 for large
-            models in float32.
-        stack: what runs the layers: our fused stack, the modules of `transformers`, or `auto`, the first that applies.
-        device_map: `auto` spreads the layers over all GPUs, then the CPU's memory, then the disk.
-        max_memory: what of each device `device_map` may use, as `parse_memory` reads it; by default what is free.
-        quantization: of the weights while they are loaded, by bitsandbytes.
-        tensor_parallel: share every matrix among the processes that torchrun started.
-        width: rows of the passes that the target's results come from, so that all modes compute the same numbers: `auto`
-            finds the row counts that agree to the last bit, a number pads every pass to that many, `free` pads none.
-        graphs: whether the fused stack runs in fixed shapes, recorded as CUDA graphs: `auto` where there is CUDA.
-        load_format: `dummy` draws weights at random on the device and downloads nothing but a configuration.
-        dummy_agreement: for each exit of the target that a level reads, shallow to deep, how often it shall name the
-            likeliest token of the whole model; of random weights only. See `hispec.models.agreement`.
+        help: what it does, for help pages and the documentation.
+        panel: the section of a help page that its option is in; None gives it no option.
+        section: of a profile that has it as a key; None: profiles do not have it.
+        checkpoint: when the target's generation config counts, if ever.
+        at_loading: whether it is decided when the weights are loaded, so that a chat cannot change it.
+        calibration: `found` if a calibration finds it and writes it into a profile, `given` if what a calibration
+            measures depends on it, None if neither.
+        metavar: what an option shows for its value, where the type does not say it.
+        accepts: accepted values in words, likewise.
+        unset: what happens without a value, in words, where the default does not say it.
+        offers: values that a shell completes, likewise.
+        name: of the field.
+        type: of the field, bounds included.
+        default: of the field.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    help: str
+    panel: Literal["Decoding", "Sampling", "Weights and devices"] | None
+    section: Literal["decoding", "sampling", "target"] | None = None
+    checkpoint: Literal["always", "sampling"] | None = None
+    at_loading: bool = False
+    calibration: Literal["found", "given"] | None = None
+    metavar: str | None = None
+    accepts: str = ""
+    unset: str = ""
+    offers: tuple[str, ...] = ()
+    name: str = ""
+    type: Any = None
+    default: Any = None
 
-    mode: Mode = "hispec"
-    draft_tokens: Count = 2
-    validate_every: Count = 4
-    policy: Literal["static", "adaptive"] = "static"
-    max_new_tokens: Count = 256
-    intermediate_top_k: Count = 1
-    temperature: Temperature = 0.0
-    top_k: TopK = 0
-    top_p: Share = 1.0
-    min_p: MinP = 0.0
-    repetition_penalty: Penalty = 1.0
-    seed: Seed | None = None
-    device: Device = "auto"
-    dtype: Dtype = "auto"
-    stack: Stack = "auto"
-    device_map: DeviceMap = "none"
-    max_memory: Annotated[str, AfterValidator(_memory)] = ""
-    quantization: Quantization = "none"
-    tensor_parallel: bool = False
-    width: Width = "auto"
-    graphs: Graphs = "auto"
-    load_format: LoadFormat = "auto"
-    dummy_agreement: Shares | None = None
+    @property
+    def option(self) -> str:
+        """Return the option of commands."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """Return the environment variable."""
+        return PREFIX + self.name.upper()
+
+    @property
+    def nullable(self) -> bool:
+        """Return whether it can be without a value."""
+        return NoneType in get_args(self.type.__origin__)
+
+    @property
+    def kind(self) -> Any:
+        """Return the type that an option reads: numbers, flags and choices as such, all else as text."""
+        bare = _bare(self.type)
+        return bare if bare in (int, float, bool) or get_origin(bare) is Literal else str
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Return the accepted words, where there is nothing else to accept."""
+        return get_args(self.kind)
+
+    @property
+    def otherwise(self) -> str:
+        """Return what counts where neither option nor variable says it, in words; empty if there is nothing to say."""
+        default = f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+        default = self.unset or ("" if self.default is None or self.default is False else default)
+        sources = [
+            f"the {source}'s" for source, has in (("profile", self.section), ("checkpoint", self.checkpoint)) if has
+        ]
+        return ", ".join([*sources, f"else {default}"]) if sources else default
 
 
-def resolve_settings(
-    options: Mapping[str, Any],
-    profile: Profile,
-    *,
-    environ: Mapping[str, str] | None = None,
-    generation_config: Mapping[str, Any] | None = None,
-) -> tuple[Settings, dict[str, str]]:
-    """Take every setting from the first source that has it.
+def _bare(hint: Any) -> Any:
+    """Return a type without its annotations and without None."""
+    if get_origin(hint) is Annotated:
+        return _bare(hint.__origin__)
+    return _bare(get_args(hint)[0]) if NoneType in get_args(hint) else hint
 
-    Args:
-        options: what the user asked for just now; None means not asked.
-        profile: the profile in use.
-        environ: environment variables, `HISPEC_DRAFT_TOKENS` and the like; none by default.
-        generation_config: of the target; what is nonsense there counts as absent.
 
-    Returns:
-        The settings, and for each the name of its source.
+_hardware = partial(Setting, panel="Weights and devices", at_loading=True, calibration="given")
 
-    Raises:
-        UsageError: a value that is not accepted, naming its source; settings that exclude each other.
-    """
-    sources: dict[str, Mapping[str, Any]] = {
-        "option": options,
-        "environment": {
-            key.removeprefix(PREFIX).lower(): value
-            for key, value in (environ or {}).items()
-            if key.startswith(PREFIX) and value
-        },
-        "profile": profile.decoding.model_dump()
-        | profile.sampling.model_dump()
-        | profile.target.model_dump(include={"dtype", "quantization"}, exclude_unset=True),
-        "generation config": usable_settings(generation_config or {})[0],
+
+@dataclass(frozen=True)
+class Settings:
+    """How to decode. The defaults are what counts where no other source has a value; see `hispec.precedence`."""
+
+    mode: Annotated[
+        Literal["hispec", "single-layer", "autoregressive"],
+        Setting("All levels, draft and target only, or the target alone.", "Decoding"),
+    ] = "hispec"
+    draft_tokens: Annotated[
+        Count,
+        Setting("Tokens drafted before the intermediate level judges.", "Decoding", "decoding", calibration="found"),
+    ] = 2
+    validate_every: Annotated[
+        Count, Setting("Waiting tokens at which the target validates.", "Decoding", "decoding", calibration="found")
+    ] = 4
+    policy: Annotated[
+        Literal["static", "adaptive"],
+        Setting("What decides between drafting on and judging.", "Decoding", "decoding", calibration="found"),
+    ] = "static"
+    max_new_tokens: Annotated[Count, Setting("Most tokens of an answer.", "Decoding", "decoding", "always")] = 256
+    intermediate_top_k: Annotated[
+        Count,
+        Setting("The intermediate level accepts a token among its N likeliest.", None, "decoding", calibration="given"),
+    ] = 1
+    temperature: Annotated[
+        float,
+        Range(ge=0, le=HOTTEST),
+        Read(_drawable),
+        Setting(
+            "0 always takes the likeliest token.",
+            "Sampling",
+            "sampling",
+            "sampling",
+            metavar="T",
+            accepts=f"0, or a number from {COOLEST} to {HOTTEST:g}",
+        ),
+    ] = 0.0
+    top_k: Annotated[
+        int,
+        Range(ge=0, le=MOST),
+        Setting("Draw from the N likeliest tokens; 0: from all.", "Sampling", "sampling", "sampling"),
+    ] = 0
+    top_p: Annotated[
+        Share,
+        Setting(
+            "Draw from the likeliest tokens that have this probability.",
+            "Sampling",
+            "sampling",
+            "sampling",
+            metavar="P",
+        ),
+    ] = 1.0
+    min_p: Annotated[
+        float,
+        Range(ge=0, le=1),
+        Setting(
+            "Draw from tokens this share as likely as the likeliest.", "Sampling", "sampling", "sampling", metavar="P"
+        ),
+    ] = 0.0
+    repetition_penalty: Annotated[
+        float,
+        Range(ge=WEAKEST, le=STRONGEST),
+        Setting("Above 1 disfavours tokens already there.", "Sampling", "sampling", "always", metavar="X"),
+    ] = 1.0
+    seed: Annotated[
+        Annotated[int, Range(ge=0, le=LARGEST_SEED)] | None,
+        Setting("The same seed gives the same answer, whatever drafts it.", "Sampling", unset="drawn"),
+    ] = None
+    device: Annotated[
+        str,
+        Read(_device),
+        _hardware(
+            "auto, cpu, cuda or cuda:N.",
+            metavar="DEVICE",
+            accepts="`auto`, `cpu`, `cuda`, `cuda:N`, or another device of torch",
+            offers=("auto", "cpu", "cuda"),
+        ),
+    ] = "auto"
+    dtype: Annotated[Dtype, _hardware("Of the weights; auto: the checkpoint's.", section="target")] = "auto"
+    stack: Annotated[
+        Literal["auto", "fused", "transformers"],
+        _hardware("What runs the layers; auto: the fused stack, which is the faster, for every model that it can run."),
+    ] = "auto"
+    device_map: Annotated[
+        Literal["none", "auto"],
+        _hardware("auto: spread the layers over all GPUs, then the CPU's memory, then the disk."),
+    ] = "none"
+    max_memory: Annotated[
+        str,
+        Read(_memory),
+        _hardware(
+            "What --device-map may use, for example 0=20GB,1=20GB,cpu=60GB.",
+            metavar="DEVICE=SIZE,...",
+            accepts="devices and their memory",
+        ),
+    ] = ""
+    quantization: Annotated[
+        Literal["none", "4bit", "8bit"],
+        _hardware("Quantize the weights while loading; needs bitsandbytes.", section="target"),
+    ] = "none"
+    tensor_parallel: Annotated[bool, _hardware("Share every matrix among the processes that torchrun started.")] = False
+    width: Annotated[
+        int | Literal["auto", "free"],
+        Read(_width, first=True),
+        _hardware(
+            "Rows of a pass: auto and a number give the same ids in every mode; free is the fastest and may differ "
+            "where rounding decides.",
+            metavar="auto|ROWS|free",
+            accepts=f"`auto`, `free`, or a whole number from 1 to {WIDEST_PASS}",
+        ),
+    ] = "auto"
+    graphs: Annotated[
+        Literal["auto", "on", "off"],
+        Read(lambda value: {"0": "off", "1": "on"}.get(value, value), first=True),
+        _hardware("Whether the fused stack runs in fixed shapes, recorded as CUDA graphs; auto: on CUDA.", panel=None),
+    ] = "auto"
+    load_format: Annotated[
+        Literal["auto", "dummy"],
+        _hardware("dummy: random weights, no download; speed and memory are real, the text is noise."),
+    ] = "auto"
+    dummy_agreement: Annotated[
+        Annotated[tuple[Share, ...], Read(_shares, first=True)] | None,
+        _hardware(
+            "Of random weights: how often each exit, shallow to deep, agrees with the whole model, e.g. 0.55,0.75.",
+            metavar="SHARE,...",
+            accepts="rising numbers between 0 and 1",
+        ),
+    ] = None
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the values by name, as JSON has them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def _settings() -> dict[str, Setting]:
+    hints = get_type_hints(Settings, include_extras=True)
+    return {
+        field.name: replace(
+            hints[field.name].__metadata__[-1], name=field.name, type=hints[field.name], default=field.default
+        )
+        for field in fields(Settings)
     }
-    if profile.single_layer is not None and _first(sources, "mode") == "single-layer":
-        sources["profile"] = {**sources["profile"], "validate_every": profile.single_layer.draft_tokens}
-    values, origins = {}, dict.fromkeys(Settings.model_fields, "default")
-    for name in Settings.model_fields:
-        for source, found in sources.items():
-            if found.get(name) is not None:
-                values[name], origins[name] = found[name], source
-                break
-    try:
-        settings = Settings.model_validate(values)
-    except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0])
-        cause, cure = explain(error, values)
-        cure = cure.partition("; YAML")[0].removesuffix(" without quotes")
-        shown = {
-            "option": f"--{name.replace('_', '-')}",
-            "environment": PREFIX + name.upper(),
-        }.get(origins[name], name)
-        raise UsageError(cause.replace(name, shown, 1), cure) from None
-    check_placement(settings)
-    if settings.dummy_agreement is not None:
-        if settings.load_format != "dummy":
-            raise UsageError(
-                "--dummy-agreement is of random weights", "add --load-format dummy, or leave out --dummy-agreement"
-            )
-        check_agreement(settings.dummy_agreement, exits_of_target(profile))
-    return settings, origins
 
 
-def check_placement(settings: Settings) -> None:
-    """Refuse settings of where the weights go that exclude each other.
-
-    Raises:
-        UsageError: naming them.
-    """
-    if settings.device_map != "none" and settings.device != "auto":
-        raise UsageError("--device names one device, and --device-map spreads over all", "give one of them")
-    if settings.max_memory and settings.device_map == "none":
-        raise UsageError("--max-memory limits what --device-map spreads over", "add --device-map auto, or leave it out")
-    special = settings.device_map != "none" or settings.quantization != "none"
-    if settings.tensor_parallel and special:
-        raise UsageError(
-            "--tensor-parallel goes with neither --device-map nor --quantization", "leave out one or the other"
-        )
-    if settings.load_format == "dummy" and (settings.tensor_parallel or special):
-        raise UsageError(
-            "random weights are drawn on one device, as they are", "leave out --load-format dummy, or the placement"
-        )
-
-
-def check_agreement(shares: Sequence[float], exits: Sequence[int]) -> None:
-    """Refuse shares of agreement that do not belong to the exits.
-
-    Args:
-        shares: one for each exit.
-        exits: of the target that levels read, ascending, without its last layer.
-
-    Raises:
-        UsageError: another number of shares than of exits, or shares that do not rise between 0 and 1.
-    """
-    shown = ",".join(f"{share:g}" for share in shares)
-    if len(shares) != len(exits):
-        raise UsageError(
-            f"--dummy-agreement {shown} has {counted(len(shares), 'share')}, "
-            f"and the target is read at {counted(len(exits), 'exit')}",
-            f"give one share for each exit, shallow to deep: {exits}" if exits else "choose levels that are its exits",
-        )
-    if not all(0 < low < high < 1 for low, high in zip((1e-9, *shares), (*shares, 1 - 1e-9), strict=True)):
-        raise UsageError(
-            f"--dummy-agreement {shown} is not rising between 0 and 1", "a deeper exit agrees more: give 0.55,0.75"
-        )
-
-
-def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
-    """Say which settings that were asked for change nothing, or less than they seem to, each in a sentence.
-
-    Args:
-        settings: as `resolve_settings` returns them.
-        origins: likewise. What a profile or a checkpoint says is not told.
-    """
-    asked = [name for name in Settings.model_fields if origins.get(name) in ("option", "environment")]
-    found = []
-    if settings.temperature == 0 and (ignored := [name for name in WARPERS if name in asked]):
-        found.append(f"{_change(ignored)} nothing at temperature 0: the likeliest token is always taken")
-    lengths = [name for name in ("draft_tokens", "validate_every") if name in asked]
-    if settings.mode == "autoregressive":
-        if lengths:
-            found.append(f"{_change(lengths)} nothing in mode autoregressive: nothing is drafted")
-    elif settings.policy == "adaptive":
-        if lengths:
-            found.append(f"{_change(lengths)} nothing with the adaptive policy, which chooses lengths itself")
-    elif settings.mode == "single-layer":
-        if "draft_tokens" in asked:
-            found.append("draft_tokens changes nothing in mode single-layer: validate_every is how much is drafted")
-    elif lengths and settings.draft_tokens > settings.validate_every:
-        found.append(
-            f"draft_tokens {settings.draft_tokens} is above validate_every {settings.validate_every}: the target "
-            f"validates up to {counted(settings.draft_tokens, 'token')} at once; give validate_every at least "
-            f"{settings.draft_tokens} for the intermediate level to pay"
-        )
-    return found
-
-
-def _change(names: Sequence[str]) -> str:
-    return f"{' and '.join(names)} {'change' if len(names) > 1 else 'changes'}"
-
-
-def _first(sources: Mapping[str, Mapping[str, Any]], name: str) -> Any:
-    return next((found[name] for found in sources.values() if found.get(name) is not None), None)
-
-
-GENERATION_CONFIG = ("temperature", *WARPERS, "repetition_penalty", "max_new_tokens")
-"""The settings that a generation config knows."""
-
-
-def usable_settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Read a generation config as `transformers` means it: its warpers count only where it samples.
-
-    Returns:
-        The settings, those that `transformers` would take brought within our bounds, and the names of those that are
-        nonsense.
-    """
-    names = GENERATION_CONFIG if config.get("do_sample") is True else GENERATION_CONFIG[-2:]
-    values: dict[str, Any] = {"temperature": 1.0, "top_k": 50} if config.get("do_sample") is True else {}
-    unusable = []
-    for name in names:
-        if config.get(name) is None:
-            continue
-        fitting = [value for value in (config[name], _nearest(name, config[name])) if _is_accepted(name, value)]
-        if fitting:
-            values[name] = fitting[0]
-        else:
-            unusable.append(name)
-    return values, unusable
-
-
-def _nearest(name: str, value: Any) -> Any:
-    """Return the accepted value next to one that `transformers` takes and we do not, None where it takes none."""
-    if not isinstance(value, int | float):
-        return None
-    if name == "temperature" and value > 0:
-        return 0.0 if value < COOLEST else HOTTEST
-    if name == "top_p" and value >= 0:
-        return min(1.0, value) or NARROWEST
-    if name == "repetition_penalty" and value > 0:
-        return min(max(value, WEAKEST), STRONGEST)
-    if name in ("top_k", "max_new_tokens") and value > MOST:
-        return MOST
-    return None
-
-
-def _is_accepted(name: str, value: Any) -> bool:
-    try:
-        Settings.model_validate({name: value})
-    except ValidationError:
-        return False
-    return value is not None
+SETTINGS = _settings()
+"""All settings by name, in the order in which they are shown."""

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hispec.models.metadata import check_folder, find_file, looks_local, read_generation_config
+from hispec.precedence import resolve_settings
 from hispec.profile import Profile, Target, check_depths, models_of, resolve_model
-from hispec.settings import resolve_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,8 +18,8 @@ from hispec.counts import counted
 from hispec.errors import HispecError, UnavailableError, UsageError
 from hispec.events import Committed, Event, Finished
 from hispec.metrics import Stats
+from hispec.precedence import without_effect
 from hispec.session import Session, SessionStore, Turn, write_session
-from hispec.settings import without_effect
 from hispec_cli.chat import commands
 from hispec_cli.commands.generate import INTERRUPTED, interruptible, report
 from hispec_cli.ui.console import breaking_width, end_on_request, report_error, say, stderr

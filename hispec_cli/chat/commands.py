@@ -4,34 +4,21 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING
 
 from hispec.counts import counted
 from hispec.errors import UsageError
-from hispec.settings import Settings
+from hispec.settings import SETTINGS
 from hispec_cli.ui.console import say
 from hispec_cli.ui.panels import summary
 
 if TYPE_CHECKING:
     from hispec_cli.chat.chat import Chat
 
-FIXED = (
-    "device",
-    "dtype",
-    "stack",
-    "width",
-    "graphs",
-    "device_map",
-    "max_memory",
-    "quantization",
-    "tensor_parallel",
-    "load_format",
-    "dummy_agreement",
-)
-"""Settings that are decided when the weights are loaded."""
 FILES = ("",)
 """Choices of a command that takes a file."""
-KEYS = tuple(name for name in Settings.model_fields if name not in FIXED)
+KEYS = tuple(name for name, setting in SETTINGS.items() if not setting.at_loading)
+"""Settings that may change after the weights are loaded."""
 SWITCH = ("on", "off")
 KEYBOARD = {
     "Enter": "send; what is typed during an answer waits until it has ended",
@@ -137,8 +124,10 @@ def _set(chat: "Chat", text: str) -> None:
     key, value = key.replace("-", "_"), value.strip()
     settings = chat.conversation.engine.settings
     if key and key not in KEYS:
-        if key in FIXED:
-            raise UsageError(f"{key} is fixed once the model is loaded", f"start hispec chat with --{_kebab(key)}")
+        if key in SETTINGS:
+            raise UsageError(
+                f"{key} is fixed once the model is loaded", f"start hispec chat with {SETTINGS[key].option}"
+            )
         near = difflib.get_close_matches(key, KEYS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageError(f"there is no setting {key}", f"{hint}/set lists them")
@@ -146,7 +135,7 @@ def _set(chat: "Chat", text: str) -> None:
         for name in [key] if key else KEYS:
             say(f"{name} {'none' if getattr(settings, name) is None else getattr(settings, name)}", "none")
         return
-    if value == "none" and key != "seed":
+    if value == "none" and not SETTINGS[key].nullable:
         raise UsageError(f"{key} cannot be none", f"/set {key} shows what it is")
     chat.set(key, None if value == "none" else value)
 
@@ -240,16 +229,7 @@ def _setting_choices(text: str) -> Sequence[str]:
     key, space, _ = text.partition(" ")
     if not space and key not in KEYS:
         return KEYS
-    field = Settings.model_fields.get(key)
-    return [str(choice) for choice in get_args(field.annotation)] if field and _literal(field.annotation) else ()
-
-
-def _literal(annotation: Any) -> bool:
-    return all(isinstance(choice, str) for choice in get_args(annotation))
-
-
-def _kebab(key: str) -> str:
-    return key.replace("_", "-")
+    return SETTINGS[key].choices if key in SETTINGS else ()
 
 
 def _short(text: str) -> str:

@@ -204,7 +204,7 @@ def choose_with(model: ModelOptions, decoding: AnswerOptions, saved: "Session") 
     Returns:
         The choice, and the settings of the session that are not asked for anew.
     """
-    from hispec.settings import resolve_settings
+    from hispec.precedence import resolve_settings
     from hispec_cli.chat.commands import KEYS
 
     check_message(saved.system, saved.stop)

@@ -52,7 +52,7 @@ def doctor(
     """Show what this machine has, and whether a profile or a model runs on it; where not, exit 5, or 2 for a fault in it."""
     prepare_hub(model)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    from hispec.settings import resolve_settings
+    from hispec.precedence import resolve_settings
 
     loaded, settings = None, None
     if model != ProfileOptions(offline=model.offline):  # mistakes are told before seconds are spent on torch

@@ -150,8 +150,8 @@ def _layers(exits: str) -> list[int]:
 def _check(request: "Request") -> None:
     """Refuse what files and the model's configuration tell, as far as they are on this machine."""
     from hispec.exits.request import check_exits
+    from hispec.precedence import resolve_settings
     from hispec.profile import Profile, Target
-    from hispec.settings import resolve_settings
 
     check_model(request.model)
     target = Target(model=request.model, revision=request.revision)

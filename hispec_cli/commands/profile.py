@@ -92,7 +92,7 @@ def _fit(profile: "Profile", places: dict[str, "Device | None"]) -> dict[str, An
     """Whether a profile fits the device that it would be decoded on, as far as that is known without the network."""
     from hispec.machine import device_named
     from hispec.memory import estimate
-    from hispec.settings import resolve_settings
+    from hispec.precedence import resolve_settings
 
     try:
         settings, _ = resolve_settings({}, profile, environ=os.environ)
@@ -120,7 +120,7 @@ def show(
 ) -> None:
     """Show a profile, as YAML that is one, and in comments the decoding values in force with it."""
     from hispec.models.metadata import read_generation_config
-    from hispec.settings import resolve_settings
+    from hispec.precedence import resolve_settings
 
     profile = load(name)
     settings, origins = resolve_settings(
@@ -128,12 +128,12 @@ def show(
     )
     if format in (Format.json, Format.jsonl):
         record: dict[str, Any] = profile.model_dump(by_alias=True, exclude_none=True)
-        record |= {"decoding": settings.model_dump()}
+        record |= {"decoding": settings.to_record()}
         write_json(record | ({"origin": origins} if origin else {}))
         return
     write(_safe_yaml(profile))
     write("\n# In force with it, options apart:\n")
-    for key, value in settings.model_dump().items():
+    for key, value in settings.to_record().items():
         line = f"#   {key}: {json.dumps(value)}"
         write(visible(f"{line:<36}# {origins[key]}" if origin else line) + "\n")
 

@@ -1,5 +1,6 @@
 """Conversations: reusing what was run changes nothing, and nothing validated is ever lost."""
 
+from dataclasses import asdict
 from itertools import pairwise
 
 import pytest
@@ -36,7 +37,7 @@ def fresh(engine):
     other = Engine.from_profile("tiny", stack=engine.settings.stack)
 
     def copy(conversation):
-        settings = conversation.engine.settings.model_dump()
+        settings = asdict(conversation.engine.settings)
         return Conversation(other.with_settings(**settings), conversation.system, conversation.turns)
 
     return copy

@@ -13,8 +13,8 @@ from hispec.api import Generation, unprofiled
 from hispec.bench.arms import make_arms
 from hispec.errors import LosslessnessError
 from hispec.generation import MAKERS, read_generation_options
+from hispec.precedence import resolve_settings
 from hispec.profile import Profile, Target
-from hispec.settings import resolve_settings
 from tests.support import hierarchy_of, random_model
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]

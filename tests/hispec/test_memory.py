@@ -17,8 +17,9 @@ from hispec.models.fused_weights import FusedWeights
 from hispec.models.headers import read_headers
 from hispec.models.metadata import CONFIGS
 from hispec.models.shape import read_shape
+from hispec.precedence import resolve_settings
 from hispec.profile import Profile, Target, list_profiles, load_profile
-from hispec.settings import Settings, resolve_settings
+from hispec.settings import Settings
 from tests.support import random_model
 
 PUBLISHED = {

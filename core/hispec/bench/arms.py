@@ -1,7 +1,7 @@
 """The contestants of a benchmark: our own modes and `transformers`' ways of decoding, all on the same weights."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Literal, Protocol
 
@@ -183,8 +183,8 @@ class _Modules:
         dtype = str(stack.dtype).removeprefix("torch.")
         if not self._force:
             alone = Profile(name=f"{model} for the arms of transformers", target=Target(model=model, revision=revision))
-            changes = {"mode": "autoregressive", "dtype": dtype, "stack": "transformers"}
-            check_profile(alone, settings.model_copy(update=changes), str(stack.device))
+            changes: dict[str, Any] = {"mode": "autoregressive", "dtype": dtype, "stack": "transformers"}
+            check_profile(alone, replace(settings, **changes), str(stack.device))
         loaded = load_stack(resolve_model(model), revision, dtype, stack.device, model, "transformers")
         assert isinstance(loaded, TransformersStack)
         return loaded.model

@@ -186,7 +186,7 @@ def configuration(
         "hispec": version("hispec"),
         "profile": {"name": engine.profile.name, **levels},
         "files": digests_of_profile(engine.profile, dummy=engine.settings.load_format == "dummy"),
-        "settings": engine.settings.model_dump(mode="json") | {"max_new_tokens": max_new_tokens},
+        "settings": engine.settings.to_record() | {"max_new_tokens": max_new_tokens},
         **({"generation_config": options} if (options := engine.generation.to_record()) else {}),
         "arms": list(arms),
         "dataset": dataset,

@@ -13,6 +13,7 @@ from hispec.calibration.timing import Speed
 from hispec.calibration.traces import Reader
 from hispec.files import write_whole
 from hispec.profile import MEASURED, Profile, digest_of, read_profile
+from hispec.settings import SETTINGS
 
 HEADER = """\
 # Written by `hispec calibrate` on {date}, for {device}, {dtype}, the {stack} stack.
@@ -75,7 +76,7 @@ def profile_of(profile: Profile, result: Calibrated, configuration: Configuratio
     keep = {
         key: value
         for key, value in profile.decoding.model_dump(exclude_none=True).items()
-        if key in ("max_new_tokens", "intermediate_top_k")
+        if SETTINGS[key].calibration != "found"
     }
     if configuration != PLAIN:
         data["draft"] = _level(configuration.readers[0], target) if configuration.readers else {}

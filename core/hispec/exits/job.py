@@ -118,10 +118,12 @@ class Job:
         profile = Profile(
             name=self.profile_path.stem,
             description=f"{request.model} with translators at {_listed(self.exits)}, by hispec fit-exits",
-            target=Target(
-                model=str(Path(self._folder).resolve()) if local else request.model,
-                revision=commit or request.revision,
-                dtype=request.dtype,
+            target=Target.model_validate(
+                {
+                    "model": str(Path(self._folder).resolve()) if local else request.model,
+                    "revision": commit or request.revision,
+                    "dtype": request.dtype,
+                }
             ),
             draft=Draft(exit_layer=self.exits[0]),
             intermediate=Intermediate(exit_layer=self.exits[1]) if len(self.exits) > 1 else None,

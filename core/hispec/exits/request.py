@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hispec.counts import counted
 from hispec.errors import UsageError
-from hispec.profile import BUILTIN, Dtype, user_folder
+from hispec.profile import BUILTIN, user_folder
+from hispec.settings import Dtype
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hispec.errors import UsageError
 from hispec.models.stack import LayerStack
-from hispec.settings import check_agreement
+from hispec.precedence import check_agreement
 
 POSITIONS = 2048
 """Positions of the texts that agreement is set on: their sampling error is some 0.015."""
@@ -55,7 +55,7 @@ def set_agreement(
         The shares that were reached, on texts that were not used to set them.
 
     Raises:
-        UsageError: see `hispec.settings.check_agreement`; shares that this model cannot have.
+        UsageError: see `hispec.precedence.check_agreement`; shares that this model cannot have.
     """
     check_agreement(agreement, exits)
     _flatten_head(parts)

@@ -10,8 +10,8 @@ from hispec.errors import UsageError
 from hispec.events import Committed, Judged
 from hispec.models.agreement import FREQUENT, TOLERANCE, set_agreement
 from hispec.models.loading import load_dummy_stack
+from hispec.precedence import resolve_settings
 from hispec.profile import profile_for_model
-from hispec.settings import resolve_settings
 from tests.support import random_model
 
 EXITS = (1, 3)
@@ -156,4 +156,4 @@ def test_shares_come_from_the_environment_too(folder):
         {}, profile, environ={"HISPEC_DUMMY_AGREEMENT": "0.55, 0.75", "HISPEC_LOAD_FORMAT": "dummy"}
     )
     assert settings.dummy_agreement == (0.55, 0.75)
-    assert json.loads(settings.model_dump_json())["dummy_agreement"] == [0.55, 0.75]
+    assert json.loads(json.dumps(settings.to_record()))["dummy_agreement"] == [0.55, 0.75]

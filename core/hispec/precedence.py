@@ -1,0 +1,229 @@
+"""Where the value of a setting comes from: option > environment > profile > generation config > default."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from hispec.counts import counted
+from hispec.errors import UsageError
+from hispec.limits import MOST
+from hispec.profile import Profile, exits_of_target, explain
+from hispec.settings import COOLEST, HOTTEST, SETTINGS, STRONGEST, WEAKEST, Settings
+
+NARROWEST = 1e-9
+"""A top-p that leaves only the likeliest token."""
+WARPERS = ("top_k", "top_p", "min_p")
+"""Settings that narrow down what a token is drawn from."""
+
+
+def resolve_settings(
+    options: Mapping[str, Any],
+    profile: Profile,
+    *,
+    environ: Mapping[str, str] | None = None,
+    generation_config: Mapping[str, Any] | None = None,
+) -> tuple[Settings, dict[str, str]]:
+    """Take every setting from the first source that has it.
+
+    Args:
+        options: what the user asked for just now; None means not asked.
+        profile: the profile in use.
+        environ: environment variables, `HISPEC_DRAFT_TOKENS` and the like; none by default.
+        generation_config: of the target; what is nonsense there counts as absent.
+
+    Returns:
+        The settings, and for each the name of its source.
+
+    Raises:
+        UsageError: a value that is not accepted, naming its source; settings that exclude each other.
+    """
+    sources: dict[str, Mapping[str, Any]] = {
+        "option": options,
+        "environment": _variables(environ or {}),
+        "profile": _keys(profile),
+        "generation config": usable_settings(generation_config or {})[0],
+    }
+    if profile.single_layer is not None and _pick(sources, ["mode"])[0].get("mode") == "single-layer":
+        sources["profile"] = {**sources["profile"], "validate_every": profile.single_layer.draft_tokens}
+    values, origins = _pick(sources, SETTINGS)
+    settings = _read(values, origins)
+    check_placement(settings)
+    if settings.dummy_agreement is not None:
+        if settings.load_format != "dummy":
+            raise UsageError(
+                "--dummy-agreement is of random weights", "add --load-format dummy, or leave out --dummy-agreement"
+            )
+        check_agreement(settings.dummy_agreement, exits_of_target(profile))
+    return settings, origins
+
+
+def asked(name: str, options: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
+    """Return what option or environment say of one setting, its default where they are silent.
+
+    Raises:
+        UsageError: a value that is not accepted, naming its source.
+    """
+    return getattr(_read(*_pick({"option": options, "environment": _variables(environ)}, [name])), name)
+
+
+def _variables(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, setting in SETTINGS.items() if (value := environ.get(setting.variable))}
+
+
+def _keys(profile: Profile) -> dict[str, Any]:
+    """Return what a profile says of settings."""
+    sections = {name: getattr(profile, setting.section) for name, setting in SETTINGS.items() if setting.section}
+    return {name: getattr(section, name) for name, section in sections.items() if name in section.model_fields_set}
+
+
+def _pick(sources: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the values that sources have, each from the first that has it, and for every name its source."""
+    values, origins = {}, dict.fromkeys(names, "default")
+    for name in origins:
+        for source, found in sources.items():
+            if found.get(name) is not None:
+                values[name], origins[name] = found[name], source
+                break
+    return values, origins
+
+
+@cache
+def _schema() -> TypeAdapter[Settings]:
+    return TypeAdapter(Settings)
+
+
+def _read(values: dict[str, Any], origins: Mapping[str, str]) -> Settings:
+    """Return values as settings; errors as `resolve_settings`."""
+    try:
+        return _schema().validate_python(values)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        cause, cure = explain(error, values)
+        cure = cure.partition("; YAML")[0].removesuffix(" without quotes")
+        shown = {"option": SETTINGS[name].option, "environment": SETTINGS[name].variable}.get(origins[name], name)
+        raise UsageError(cause.replace(name, shown, 1), cure) from None
+
+
+def check_placement(settings: Settings) -> None:
+    """Refuse settings of where the weights go that exclude each other.
+
+    Raises:
+        UsageError: naming them.
+    """
+    if settings.device_map != "none" and settings.device != "auto":
+        raise UsageError("--device names one device, and --device-map spreads over all", "give one of them")
+    if settings.max_memory and settings.device_map == "none":
+        raise UsageError("--max-memory limits what --device-map spreads over", "add --device-map auto, or leave it out")
+    special = settings.device_map != "none" or settings.quantization != "none"
+    if settings.tensor_parallel and special:
+        raise UsageError(
+            "--tensor-parallel goes with neither --device-map nor --quantization", "leave out one or the other"
+        )
+    if settings.load_format == "dummy" and (settings.tensor_parallel or special):
+        raise UsageError(
+            "random weights are drawn on one device, as they are", "leave out --load-format dummy, or the placement"
+        )
+
+
+def check_agreement(shares: Sequence[float], exits: Sequence[int]) -> None:
+    """Refuse shares of agreement that do not belong to the exits.
+
+    Args:
+        shares: one for each exit.
+        exits: of the target that levels read, ascending, without its last layer.
+
+    Raises:
+        UsageError: another number of shares than of exits, or shares that do not rise between 0 and 1.
+    """
+    shown = ",".join(f"{share:g}" for share in shares)
+    if len(shares) != len(exits):
+        raise UsageError(
+            f"--dummy-agreement {shown} has {counted(len(shares), 'share')}, "
+            f"and the target is read at {counted(len(exits), 'exit')}",
+            f"give one share for each exit, shallow to deep: {exits}" if exits else "choose levels that are its exits",
+        )
+    if not all(0 < low < high < 1 for low, high in zip((1e-9, *shares), (*shares, 1 - 1e-9), strict=True)):
+        raise UsageError(
+            f"--dummy-agreement {shown} is not rising between 0 and 1", "a deeper exit agrees more: give 0.55,0.75"
+        )
+
+
+def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
+    """Say which settings that were asked for change nothing, or less than they seem to, each in a sentence.
+
+    Args:
+        settings: as `resolve_settings` returns them.
+        origins: likewise. What a profile or a checkpoint says is not told.
+    """
+    given = [name for name in SETTINGS if origins.get(name) in ("option", "environment")]
+    found = []
+    if settings.temperature == 0 and (ignored := [name for name in WARPERS if name in given]):
+        found.append(f"{_change(ignored)} nothing at temperature 0: the likeliest token is always taken")
+    lengths = [name for name in ("draft_tokens", "validate_every") if name in given]
+    if settings.mode == "autoregressive":
+        if lengths:
+            found.append(f"{_change(lengths)} nothing in mode autoregressive: nothing is drafted")
+    elif settings.policy == "adaptive":
+        if lengths:
+            found.append(f"{_change(lengths)} nothing with the adaptive policy, which chooses lengths itself")
+    elif settings.mode == "single-layer":
+        if "draft_tokens" in given:
+            found.append("draft_tokens changes nothing in mode single-layer: validate_every is how much is drafted")
+    elif lengths and settings.draft_tokens > settings.validate_every:
+        found.append(
+            f"draft_tokens {settings.draft_tokens} is above validate_every {settings.validate_every}: the target "
+            f"validates up to {counted(settings.draft_tokens, 'token')} at once; give validate_every at least "
+            f"{settings.draft_tokens} for the intermediate level to pay"
+        )
+    return found
+
+
+def _change(names: Sequence[str]) -> str:
+    return f"{' and '.join(names)} {'change' if len(names) > 1 else 'changes'}"
+
+
+def usable_settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Read a generation config as `transformers` means it: its warpers count only where it samples.
+
+    Returns:
+        The settings, those that `transformers` would take brought within our bounds, and the names of those that are
+        nonsense.
+    """
+    samples = config.get("do_sample") is True
+    values: dict[str, Any] = {"temperature": 1.0, "top_k": 50} if samples else {}
+    unusable = []
+    for name, setting in SETTINGS.items():
+        counts = setting.checkpoint == "always" or (setting.checkpoint == "sampling" and samples)
+        if not counts or config.get(name) is None:
+            continue
+        fitting = [value for value in (config[name], _nearest(name, config[name])) if _is_accepted(name, value)]
+        if fitting:
+            values[name] = fitting[0]
+        else:
+            unusable.append(name)
+    return values, unusable
+
+
+def _nearest(name: str, value: Any) -> Any:
+    """Return the accepted value next to one that `transformers` takes and we do not, None where it takes none."""
+    if not isinstance(value, int | float):
+        return None
+    if name == "temperature" and value > 0:
+        return 0.0 if value < COOLEST else HOTTEST
+    if name == "top_p" and value >= 0:
+        return min(1.0, value) or NARROWEST
+    if name == "repetition_penalty" and value > 0:
+        return min(max(value, WEAKEST), STRONGEST)
+    if name in ("top_k", "max_new_tokens") and value > MOST:
+        return MOST
+    return None
+
+
+def _is_accepted(name: str, value: Any) -> bool:
+    try:
+        _schema().validate_python({name: value})
+    except ValidationError:
+        return False
+    return value is not None
