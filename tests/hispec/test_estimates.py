@@ -9,8 +9,9 @@ import pytest
 
 from hispec import machine
 from hispec.memory import estimate
+from hispec.precedence import resolve_settings
 from hispec.profile import Dtype, list_profiles, load_profile, shipped_folder
-from hispec.settings import Stack, resolve_settings
+from hispec.settings import SETTINGS
 
 TABLE = Path(__file__).with_name("estimates.json")
 FIGURES = ("parameters", "weights", "kv_cache", "workspace", "download")
@@ -27,7 +28,7 @@ def computed(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
     table = {}
     for flags, (name, dtype, stack) in product(
-        ("", "avx512_bf16"), product(PROFILES, get_args(Dtype), get_args(Stack))
+        ("", "avx512_bf16"), product(PROFILES, get_args(Dtype), SETTINGS["stack"].choices)
     ):
         if flags and dtype != "auto":
             continue
