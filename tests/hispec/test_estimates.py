@@ -3,14 +3,13 @@
 import json
 from itertools import product
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from hispec import machine
 from hispec.memory import estimate
 from hispec.precedence import resolve_settings
-from hispec.profile import Dtype, list_profiles, load_profile, shipped_folder
+from hispec.profile import list_profiles, load_profile, shipped_folder
 from hispec.settings import SETTINGS
 
 TABLE = Path(__file__).with_name("estimates.json")
@@ -28,7 +27,7 @@ def computed(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
     table = {}
     for flags, (name, dtype, stack) in product(
-        ("", "avx512_bf16"), product(PROFILES, get_args(Dtype), SETTINGS["stack"].choices)
+        ("", "avx512_bf16"), product(PROFILES, SETTINGS["dtype"].choices, SETTINGS["stack"].choices)
     ):
         if flags and dtype != "auto":
             continue
