@@ -8,14 +8,17 @@ import typer
 from typer.completion import get_completion_inspect_parameters, install_callback, show_callback
 
 from hispec.errors import HispecError, UnavailableError, is_out_of_memory
-from hispec_cli.commands import bench, calibrate, chat, doctor, fit_exits, generate, profile
+from hispec_cli.commands import doctor, fit_exits, generate, profile
+from hispec_cli.commands.bench import command as bench
+from hispec_cli.commands.calibrate import command as calibrate
+from hispec_cli.commands.chat import command as chat
 from hispec_cli.completion import Shell, with_shell
+from hispec_cli.exit_codes import BUG, INTERRUPTED, USAGE
 from hispec_cli.help import Command, Group, examples
 from hispec_cli.ui.console import report_error, say
 from hispec_cli.ui.output import ReaderLeft, write
 
 NAME = "hispec"
-BUG, USAGE, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
     name=NAME,

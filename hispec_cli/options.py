@@ -22,6 +22,11 @@ class Format(StrEnum):
     json = "json"
     jsonl = "jsonl"
 
+    @property
+    def is_json(self) -> bool:
+        """Whether answers are JSON values."""
+        return self in (Format.json, Format.jsonl)
+
 
 class Color(StrEnum):
     """When to colour."""

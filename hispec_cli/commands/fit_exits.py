@@ -1,10 +1,8 @@
 """`hispec fit-exits`: usable exits for a model that was not trained for early exit."""
 
 import shlex
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,15 +11,16 @@ from hispec.budget import Budget
 from hispec.errors import UsageError
 from hispec.limits import LARGEST_SEED, MOST
 from hispec_cli.checks import check_model, depth_of, prepare_hub
-from hispec_cli.commands.calibrate import seconds_of
-from hispec_cli.commands.generate import INTERRUPTED
 from hispec_cli.completion import devices
+from hispec_cli.exit_codes import INTERRUPTED
 from hispec_cli.help import examples
 from hispec_cli.options import CommonOptions, Dtype, Format, ProfileOptions, grouped
 from hispec_cli.ui.console import say
 from hispec_cli.ui.loading import Loading
 from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
+from hispec_cli.ui.signals import ctrl_c
+from hispec_cli.values import seconds_of
 
 if TYPE_CHECKING:
     from hispec.exits.fit import Fit
@@ -114,30 +113,18 @@ def fit_exits(
     progress = FitProgress(steps, limit)
     with Loading("loading the model") as loading:
         stack = job.load(loading.see)
-    with progress, _interruptible(progress.say) as interrupted:
-        fit = job.run(stack, progress.see, interrupted)
+    interrupted = Event()
+
+    def end() -> None:
+        interrupted.set()
+        progress.say("interrupted: ending with what was found so far; Ctrl-C again ends at once")
+
+    with progress, ctrl_c(end):
+        fit = job.run(stack, progress.see, interrupted.is_set)
     job.save(fit)
     _show(job, fit, format)
     if fit.ended == "interrupted":
         raise typer.Exit(INTERRUPTED)
-
-
-@contextmanager
-def _interruptible(tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C end the fit with what it has found, and the second end the program."""
-    asked = []
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(*_: object) -> None:
-        asked.append(True)
-        signal.signal(signal.SIGINT, before)
-        tell("interrupted: ending with what was found so far; Ctrl-C again ends at once")
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _layers(exits: str) -> list[int]:
@@ -165,7 +152,7 @@ def _show(job: "Job", fit: "Fit", format_: Format) -> None:
     """The exits before and after, and what was written."""
     record: dict[str, Any] = {"schema": "hispec.fit-exits/1", "model": job.request.model}
     record |= {"profile": str(job.profile_path), "translators": str(job.translators_path)} | job.describe(fit)
-    if format_ in (Format.json, Format.jsonl):
+    if format_.is_json:
         write_json(record)
         return
     for exit_ in job.exits:

@@ -1,11 +1,8 @@
 """`hispec generate`: answer one prompt."""
 
 import os
-import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +13,8 @@ from hispec.errors import LosslessnessError, OutOfMemoryError, UnavailableError,
 from hispec.events import Finished
 from hispec.launched import started_by_torchrun
 from hispec_cli.checks import check_message, choose
+from hispec_cli.engine import load_engine
+from hispec_cli.exit_codes import INTERRUPTED
 from hispec_cli.help import examples
 from hispec_cli.options import (
     AnswerOptions,
@@ -28,21 +27,17 @@ from hispec_cli.options import (
     output_option,
 )
 from hispec_cli.ui.console import say
-from hispec_cli.ui.loading import Loading
-from hispec_cli.ui.panels import glyphs_for, summary
+from hispec_cli.ui.signals import ctrl_c
 from hispec_cli.ui.theme import Palette
 from hispec_cli.ui.trace import Trace
 from hispec_cli.ui.typeahead import typeahead_kept
-from hispec_cli.ui.views import check_view, choose_view
+from hispec_cli.ui.views import check_view, choose_view, report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hispec.api import Engine, Generation
-    from hispec.metrics import Stats
-    from hispec_cli.checks import Choice
 
-INTERRUPTED = 130
 EXAMPLES = examples(
     'hispec generate "Ben has 12 cards. Mei gives Ben 5 more. How many cards does Ben have?" --verify',
     "hispec generate @question.txt --profile layerskip-llama3-8b --format json",
@@ -114,7 +109,7 @@ def generate(
         view = choose_view(format, live, palette, engine.new_stats())
         draft_text = view.draft_text or trace is not None
         problem: Exception | None = None
-        with interruptible(engine), typeahead_kept(view.stream), view:
+        with ctrl_c(engine.interrupt), typeahead_kept(view.stream), view:
             try:
                 for event in engine.stream(text, system=system, raw=raw, stop=stop or (), draft_text=draft_text):
                     view.see(event)
@@ -140,14 +135,11 @@ def play(path: Path, speed: float, format_: Format, live: bool | None, palette: 
 
     recording = read_trace(path)
     view = choose_view(format_, live, palette, recording.stats, share=1)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
+    with ctrl_c():
         with typeahead_kept(view.stream), view:
             for event in recording.play(speed, view.sleep):
                 view.see(event)
         view.finish(recording.result)
-    finally:
-        signal.signal(signal.SIGINT, before)
     report(recording.final)
 
 
@@ -199,65 +191,6 @@ def read_prompt(argument: str | None) -> str:
     return text
 
 
-def load_engine(
-    choice: "Choice",
-    prompt: str | None = None,
-    check: "Callable[[PreTrainedTokenizerBase, int], None]" = lambda *_: None,
-) -> "Engine":
-    """Load what was chosen.
-
-    Args:
-        choice: see `hispec_cli.checks.choose`.
-        prompt: what will be read, where that is known, for the estimate of the memory needed.
-        check: as for `Engine.from_profile`.
-    """
-    with Loading("importing torch") as loading:
-        from hispec.api import Engine
-        from hispec.memory import prompt_size
-        from hispec.profile import calibrated_elsewhere
-        from hispec.threads import tune_threads
-
-        loading.now(f"opening {choice.profile.name}")
-        engine = Engine.from_profile(
-            choice.profile,
-            environ=os.environ,
-            prompt_tokens=None if prompt is None else prompt_size(prompt),
-            force=choice.model.force,
-            watch=loading.see,
-            check=check,
-            **choice.decoding.given(),
-        )
-        found = (engine.profile.calibrated or {}).get("threads")
-        loading.hold("measuring threads")
-        threads = tune_threads(engine.hierarchy.stack_of(-1), os.environ, found if isinstance(found, int) else None)
-        if threads != engine.environment["threads"]:
-            engine.prepare()
-    if engine.settings.load_format == "dummy":
-        say("synthetic weights: speed and memory are those of the model, its text is noise", "yellow")
-    if changed := calibrated_elsewhere(engine.profile, engine.environment):
-        say(
-            f"profile {engine.profile.name} was calibrated elsewhere ({', '.join(changed)}): answers are the same, "
-            "speed may not be; calibrate again with: hispec calibrate",
-            "yellow",
-        )
-    return engine
-
-
-@contextmanager
-def interruptible(engine: "Engine") -> Iterator[None]:
-    """Let the first Ctrl-C end the answer with what was validated, and the second end the program."""
-
-    def ask(*_: object) -> None:
-        engine.interrupt()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def check(engine: "Engine", generation: "Generation") -> Exception | None:
     """Compare with the target alone; what went wrong is told after the answer, which is not lost."""
     try:
@@ -275,12 +208,6 @@ def check(engine: "Engine", generation: "Generation") -> Exception | None:
         generation.verified = None
         return typer.Exit(INTERRUPTED)
     return None
-
-
-def report(stats: "Stats") -> None:
-    """One line of figures, for a person only."""
-    if sys.stderr.isatty():
-        say(summary(stats, glyphs_for(sys.stderr.encoding)))
 
 
 def _is_piped(stream: object) -> bool:

@@ -31,7 +31,7 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How to write it.
 def list_(*, format: FormatOption = Format.auto, common: CommonOptions) -> None:  # noqa: A002
     """List all profiles: the shipped ones and your own, what is downloaded, and what the memory free now would hold."""
     rows = _rows()
-    if format in (Format.json, Format.jsonl):
+    if format.is_json:
         for record in [rows] if format is Format.json else rows:
             write_json(record)
         return
@@ -126,7 +126,7 @@ def show(
     settings, origins = resolve_settings(
         {}, profile, environ=os.environ, generation_config=read_generation_config(profile.target)
     )
-    if format in (Format.json, Format.jsonl):
+    if format.is_json:
         record: dict[str, Any] = profile.model_dump(by_alias=True, exclude_none=True)
         record |= {"decoding": settings.to_record()}
         write_json(record | ({"origin": origins} if origin else {}))

@@ -7,7 +7,6 @@ a small share of the time gone by: all of it is taken from the budget.
 from dataclasses import replace
 from time import monotonic
 from types import TracebackType
-from typing import Self
 
 from rich import box
 from rich.console import Console
@@ -35,17 +34,16 @@ from hispec_cli.ui.calibration_panels import (
 from hispec_cli.ui.calibration_state import CalibrationState, Seen, Standing, initial, reduce
 from hispec_cli.ui.console import say, stderr
 from hispec_cli.ui.output import is_unicode
+from hispec_cli.ui.progress import Display, Pace
 from hispec_cli.ui.safe_text import visible
 
 INTERVAL = 0.125
 """Seconds between two frames, at least."""
 SHARE = 0.03
 """Of the time gone by, what drawing may take."""
-EVERY_S = 30.0
-"""Seconds between two lines where nothing is drawn."""
 
 
-class CalibrationView:
+class CalibrationView(Display):
     """Shows the progress of a calibration on stderr: a screen on a terminal, a line now and then elsewhere.
 
     Args:
@@ -58,27 +56,19 @@ class CalibrationView:
         self._job, self._quiet = job, quiet
         self._seen: list[Seen] = []
         self._began = job.budget.began
-        self._next = self._said_at = monotonic()
+        self._next, self._pace = monotonic(), Pace()
         self._console = stderr()
         self._warned = not quiet and say_if_not_kept(job.budget, self._console)
         self._glyphs, self._ramp = glyphs_for(self._console), ramp_for(self._console.color_system)
-        self._live = (
-            Live(console=self._console, auto_refresh=False, transient=True)
-            if self._console.is_terminal and not quiet
-            else None
-        )
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
+        draws = self._console.is_terminal and not quiet
+        self._live = Live(console=self._console, auto_refresh=False, transient=True) if draws else None
+        super().__init__(self._live)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.state = self._reduced()
-        if self._live is not None:
-            self._live.stop()
+        super().__exit__(kind, error, trace)
 
     def see(self, progress: Progress) -> None:
         """Take a step into account, and draw if it is time to."""
@@ -110,10 +100,9 @@ class CalibrationView:
 
     def _tell(self, now: float, *, new: bool) -> None:
         """A line as a phase begins, after what the one before came to, and now and then within it."""
-        if not new and now < self._said_at + EVERY_S:
+        if not self._pace.due(news=new):
             return
         self.state = self._reduced()
-        self._said_at = now
         at = f"{now - self._began:5.0f} s  "
         if (sum_ := summary(self.state, self._job.target)) and self.state.scored:
             say(at + sum_)

@@ -1,11 +1,8 @@
 """stderr: messages for people, coloured where a person sees them. Rich reads NO_COLOR and FORCE_COLOR itself."""
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from contextlib import suppress
 from typing import TextIO
 
 from rich.console import Console
@@ -100,18 +97,3 @@ def report_error(cause: str, cure: str | None) -> None:
 
 def _one_line(text: str) -> str:
     return visible(" ".join(text.split()))
-
-
-def end_on_request(number: int, _frame: FrameType | None) -> None:
-    """Handle a request to end, which by default would leave the terminal as the program needs it."""
-    raise SystemExit(128 + number)
-
-
-@contextmanager
-def ctrl_c() -> Iterator[None]:
-    """Ctrl-C ends the measuring, not the program, even where the shell would have it ignored: what was measured is kept."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

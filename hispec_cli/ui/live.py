@@ -15,7 +15,6 @@ end of the screen" whatever has become of its rows since, which is what makes re
 for every frame. Rows of the tail are cut by the terminal, not wrapped, should it have shrunk in the meantime.
 """
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +27,7 @@ from rich.segment import Segment, Segments
 
 from hispec.events import Event, Finished
 from hispec.metrics import Stats
-from hispec_cli.ui.console import breaking_width, end_on_request
+from hispec_cli.ui.console import breaking_width
 from hispec_cli.ui.panels import (
     Line,
     Row,
@@ -43,6 +42,7 @@ from hispec_cli.ui.panels import (
     stream_runs,
     wrap,
 )
+from hispec_cli.ui.signals import end_on_request, stop
 from hispec_cli.ui.state import Standing, ViewState, reduce
 from hispec_cli.ui.theme import Palette, styles_of
 
@@ -230,6 +230,4 @@ class LiveView:
         if callable(before):  # it has something to hand back too
             before(number, frame)
             return
-        handler = signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-        signal.signal(number, handler)
+        stop(number)

@@ -18,14 +18,13 @@ from rich.table import Column
 from rich.text import Text
 
 from hispec_cli.ui.console import say, stderr
+from hispec_cli.ui.progress import Pace
 
 if TYPE_CHECKING:
     from hispec.progress import Progress
 
 FRAME_S, TICK_S = 0.1, 1.0
 """Between two frames on a terminal, and two looks at the clock elsewhere."""
-EVERY_S, SHARE = 30.0, 0.1
-"""After which a plain line is due."""
 SHORT_S = 10.0
 """Of what is over sooner no plain line is said."""
 ROOMY = 60
@@ -118,8 +117,7 @@ class Loading:
 
     def _begin(self, doing: str) -> None:
         self._doing, self._progress, self._short_s = doing, None, SHORT_S
-        self._said, self._began = 0.0, monotonic()
-        self._said_at = self._began
+        self._began, self._pace = monotonic(), Pace()
 
     def _stop(self) -> None:
         self._ended.set()
@@ -136,17 +134,11 @@ class Loading:
     def _tell(self) -> None:
         """Say how far it is, if that is due."""
         with self._lock:
-            now, progress = monotonic(), self._progress
-            late = now >= self._said_at + EVERY_S
+            progress, seconds = self._progress, monotonic() - self._began
             if progress is None:
-                if late:
-                    self._said_at = now
-                    say(f"still {self._doing}, for {now - self._began:.0f} s")
-                return
-            share = progress.done / max(progress.size, 1)
-            more = share >= self._said + SHARE - 1e-9 or share >= 1 > self._said
-            if late or (more and now >= self._began + self._short_s):
-                self._said, self._said_at = share, now
+                if self._pace.due():
+                    say(f"still {self._doing}, for {seconds:.0f} s")
+            elif self._pace.due(progress.done / max(progress.size, 1) if seconds >= self._short_s else 0.0):
                 of = f"{_shown(progress.done)} of {_shown(progress.size)}"
                 say(f"downloaded {of}" if progress.doing == "downloading" else f"{self._doing}: {of}")
 

@@ -1,137 +1,74 @@
-"""How a benchmark is going: a table that grows on a terminal, one plain line now and then elsewhere.
+"""How far something is that takes long: drawn over and over on a terminal, a plain line now and then elsewhere."""
 
-It draws only when it is told of a finished prompt, between measurements, never during one.
-"""
-
-from collections import defaultdict
-from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from rich import box
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
-from hispec.bench.record import Measurement
-from hispec.counts import counted
-from hispec_cli.ui.console import say, stderr
-
-EVERY_S = 30.0
-SHARE = 0.1
+EVERY_S, SHARE = 30.0, 0.1
+"""After which a plain line is due."""
 
 
-class BenchProgress:
-    """Shows running totals by arm.
+class Pace:
+    """Tells when a plain line is due: after every 10 % and every 30 s, and once all is done.
 
     Args:
-        arms: names, the one under test first.
-        done: answers that an earlier run left.
-        total: prompts in all, those included.
-        quiet: show nothing: another process does.
+        share: that is done already, from 0 to 1.
     """
 
-    def __init__(self, arms: Sequence[str], done: Sequence[Measurement], total: int, *, quiet: bool = False) -> None:
-        self._arms, self._total, self._quiet = arms, total, quiet
-        self._answers: dict[str, list[Measurement]] = defaultdict(list)
-        for measurement in done:
-            self._answers[measurement.arm].append(measurement)
-        self._before = self._done = len(self._answers[arms[0]])
-        self._began = self._said_at = monotonic()
-        self._said = self._done / total if total else 0.0
-        console = stderr()
-        self._live = (
-            Live(self._table(), console=console, auto_refresh=False, transient=True)
-            if console.is_terminal and not quiet
-            else None
-        )
+    def __init__(self, share: float = 0.0) -> None:
+        self._share, self._at = share, monotonic()
+
+    def due(self, share: float = 0.0, *, news: bool = False) -> bool:
+        """Return whether a line is due; the caller then says it.
+
+        Args:
+            share: that is done, from 0 to 1; 0 where that is not known.
+            news: whether there is something that does not wait.
+        """
+        now = monotonic()
+        more = share >= self._share + SHARE - 1e-9 or share >= 1 > self._share
+        if not (news or more or now >= self._at + EVERY_S):
+            return False
+        self._share, self._at = share, now
+        return True
+
+
+class Drawn(Protocol):
+    """What rich draws on a terminal."""
+
+    def start(self) -> None:
+        """Begin to draw."""
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class Display(AbstractContextManager["Display"]):
+    """Draws while it is entered, and leaves the terminal as it was.
+
+    Args:
+        drawn: what is drawn, None where nothing can be.
+    """
+
+    def __init__(self, drawn: Drawn | None) -> None:
+        self._drawn = drawn
 
     def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start(refresh=True)
+        if self._drawn is not None:
+            self._drawn.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def see(self, measurements: Sequence[Measurement]) -> None:
-        """Take the answers to one prompt into account."""
-        self._done += 1
-        for measurement in measurements:
-            self._answers[measurement.arm].append(measurement)
-        if self._live is not None:
-            self._live.update(self._table(), refresh=True)
-            return
-        if self._quiet:
-            return
-        share, now = self._done / self._total, monotonic()
-        if share >= self._said + SHARE - 1e-9 or now >= self._said_at + EVERY_S or self._done == self._total:
-            self._said, self._said_at = share, now
-            speeds = ", ".join(f"{arm} {_speed(self._answers[arm])}" for arm in self._arms)
-            say(f"{self._done} of {counted(self._total, 'prompt')}, {self._left()}; tokens/s: {speeds}")
-
-    def _table(self) -> Table:
-        table = Table(
-            title=Text(f"{self._done} of {counted(self._total, 'prompt')}, {self._left()}"),
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-        )
-        table.add_column("arm")
-        for head in ("tokens/s", "speed-up", "tokens per pass", "identical", "score"):
-            table.add_column(head, justify="right")
-        baseline = self._answers["autoregressive"]
-        for arm in self._arms:
-            answers = self._answers[arm]
-            table.add_row(
-                Text(arm),
-                _speed(answers),
-                _ratio(answers, baseline),
-                _per_pass(answers),
-                _identical(answers),
-                _score(answers),
-            )
-        return table
-
-    def _left(self) -> str:
-        measured = self._done - self._before
-        if self._done >= self._total:
-            return "done"
-        if not measured:
-            return "time left unknown"
-        seconds = (monotonic() - self._began) / measured * (self._total - self._done)
-        minutes, seconds = divmod(round(seconds), 60)
-        return f"about {minutes} min {seconds:02d} s left" if minutes else f"about {seconds} s left"
+        if self._drawn is not None:
+            self._drawn.stop()
 
 
-def _tokens_per_second(answers: Sequence[Measurement]) -> float | None:
-    seconds = sum(answer.seconds for answer in answers)
-    return sum(len(answer.token_ids) for answer in answers) / seconds if seconds else None
-
-
-def _speed(answers: Sequence[Measurement]) -> str:
-    speed = _tokens_per_second(answers)
-    return "" if speed is None else f"{speed:.1f}"
-
-
-def _ratio(answers: Sequence[Measurement], baseline: Sequence[Measurement]) -> str:
-    ours, theirs = _tokens_per_second(answers), _tokens_per_second(baseline)
-    return f"{ours / theirs:.2f}" if ours and theirs else ""
-
-
-def _per_pass(answers: Sequence[Measurement]) -> str:
-    passes = sum(answer.target_passes or 0 for answer in answers)
-    return f"{sum(len(answer.token_ids) for answer in answers) / passes:.2f}" if passes else ""
-
-
-def _identical(answers: Sequence[Measurement]) -> str:
-    compared = [answer.lossless for answer in answers if answer.lossless is not None]
-    return f"{sum(one.identical for one in compared)}/{len(compared)}" if compared else ""
-
-
-def _score(answers: Sequence[Measurement]) -> str:
-    scores = [answer.score for answer in answers if answer.score is not None]
-    return f"{sum(scores) / len(scores):.2f}" if scores else ""
+def time_left(seconds: float | None) -> str:
+    """Return how long something still takes, in words; None where that is not known."""
+    if seconds is None:
+        return "time left unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"about {minutes} min {rest:02d} s left" if minutes else f"about {rest} s left"

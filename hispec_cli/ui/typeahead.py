@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO
 
-from hispec_cli.ui.console import end_on_request
+from hispec_cli.ui.signals import end_on_request, handled, stop
 
 
 @contextmanager
@@ -23,14 +23,12 @@ def typeahead_kept(terminal: TextIO) -> Iterator[None]:
         return
     mode = _Mode(terminal.fileno())
     wanted = {signal.SIGTSTP: mode.suspend, signal.SIGTERM: end_on_request}
-    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
-    mode.set()
-    try:
-        yield
-    finally:
-        mode.restore()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with handled(wanted):
+        mode.set()
+        try:
+            yield
+        finally:
+            mode.restore()
 
 
 class _Mode:
@@ -53,9 +51,7 @@ class _Mode:
     def suspend(self, number: int, _frame: FrameType | None) -> None:
         """Stop, with the terminal as it was, and go on once resumed."""
         self.restore()
-        handler = signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-        signal.signal(number, handler)
+        stop(number)
         self.set()
 
     def _change(self, mode: list[Any]) -> None:

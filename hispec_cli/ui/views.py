@@ -10,9 +10,10 @@ from hispec.errors import UsageError
 from hispec.events import Event
 from hispec.metrics import Stats
 from hispec_cli.options import Format
-from hispec_cli.ui.console import stderr
+from hispec_cli.ui.console import say, stderr
 from hispec_cli.ui.live import SHARE, LiveView
 from hispec_cli.ui.output import write
+from hispec_cli.ui.panels import glyphs_for, summary
 from hispec_cli.ui.plain import JsonLinesView, JsonView, PlainView, View
 from hispec_cli.ui.theme import Palette
 
@@ -53,6 +54,12 @@ def check_view(chosen: Format, live: bool | None) -> None:
         raise UsageError(f"--live and --format {chosen} exclude each other", "leave out one of them")
     if live and not _on_terminal():
         raise UsageError("--live needs a terminal at standard error", "leave out --live")
+
+
+def report(stats: Stats) -> None:
+    """Say how it went in one line, for a person only."""
+    if sys.stderr.isatty():
+        say(summary(stats, glyphs_for(sys.stderr.encoding)))
 
 
 class LiveAnswer(View):

@@ -1,22 +1,54 @@
-"""A report on a terminal."""
+"""A report, or what changed since one, on stdout."""
 
+import json
 import sys
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hispec.bench.compare import Comparison
 from hispec.bench.record import Estimate, Report
 from hispec.counts import counted
-from hispec_cli.ui.report.context import (
-    headline,
-    losslessness,
-    number,
-    share,
-)
+from hispec_cli.options import Format
+from hispec_cli.ui.console import say
+from hispec_cli.ui.output import write, write_json
+from hispec_cli.ui.report.context import Context, headline, losslessness, notable, number, plain_number, share
+from hispec_cli.ui.report.tables import changes_to_markdown, to_markdown
 from hispec_cli.ui.safe_text import visible
 
 STYLES = {"good": "green", "bad": "bold red", "neutral": ""}
+
+
+def write_to_stdout(report: Report, context: Context, format_: Format) -> None:
+    """Write a report; on a terminal or beside JSON, say on stderr what changed since an earlier one."""
+    on_terminal = format_ is Format.auto and sys.stdout.isatty()
+    if (format_.is_json or on_terminal) and context.comparison is not None:
+        _say_warnings(context.comparison)
+        for change in notable(context.comparison):
+            say(
+                f"{change.arm} {change.key}: {plain_number(change.old)} -> {plain_number(change.new)}, {change.direction}"
+            )
+    if format_.is_json:
+        write_json(json.loads(report.to_json()))
+    elif on_terminal:
+        show_report(report)
+    else:
+        write(visible(to_markdown(report, context)))
+
+
+def show_comparison(comparison: Comparison, format_: Format) -> None:
+    """Write what changed between two reports."""
+    if format_.is_json:
+        write_json(comparison.to_record())
+        return
+    _say_warnings(comparison)
+    write(visible(changes_to_markdown(comparison.changes)) + "\n")
+
+
+def _say_warnings(comparison: Comparison) -> None:
+    for warning in comparison.warnings:
+        say(f"note: {warning}", "yellow")
 
 
 def show_report(report: Report) -> None:

@@ -1,9 +1,8 @@
 """The loop around a chat, with Ctrl-C where no keyboard could place it surely."""
 
 import signal
-from types import SimpleNamespace
 
-from hispec_cli.chat.chat import converse
+from hispec_cli.commands.chat.loop import converse
 
 
 def test_ctrl_c_between_answers_does_nothing_and_in_one_stops_it(capsys):
@@ -21,9 +20,10 @@ def test_ctrl_c_between_answers_does_nothing_and_in_one_stops_it(capsys):
         if text == "slow":
             signal.raise_signal(signal.SIGINT)
             taken.append("not stopped")
+        return False
 
     before = signal.getsignal(signal.SIGINT)
-    converse(SimpleNamespace(take=take, interrupted=False), read)
+    converse(take, read)
     assert taken == ["slow", "quick"]
     assert "stopped at once" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before

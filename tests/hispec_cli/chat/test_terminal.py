@@ -12,7 +12,7 @@ import pytest
 from hispec import Engine
 from hispec.conversation import Conversation
 from hispec.session import Session, Turn, read_session, write_session
-from hispec_cli.chat.commands import COMMANDS
+from hispec_cli.commands.chat.slash import COMMANDS
 from tests.hispec_cli.chat.conftest import APPLES, CARDS, WHO, Person
 from tests.hispec_cli.conftest import assert_cause_and_cure
 from tests.hispec_cli.ui.terminal import Terminal
@@ -65,7 +65,7 @@ def test_answers_are_kept_turn_by_turn(talk, answers):
 
 
 def test_help_names_every_command(talk):
-    from hispec_cli.chat.commands import COMMANDS
+    from hispec_cli.commands.chat.slash import COMMANDS
 
     lines = talk.send("/help")
     assert [line.split()[0] for line in lines[: len(COMMANDS)]] == [f"/{name}" for name in COMMANDS]

@@ -286,7 +286,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     monkeypatch.setattr(calibration, "monotonic", clock := Clock())
-    monkeypatch.setattr("hispec.budget.monotonic", clock)
+    for module in ("hispec.budget", "hispec_cli.ui.progress"):
+        monkeypatch.setattr(f"{module}.monotonic", clock)
     return clock
 
 

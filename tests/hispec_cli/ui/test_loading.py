@@ -25,6 +25,7 @@ def clock(monkeypatch):
     """The time that passes, by hand; nobody looks at it in between."""
     clock = Clock()
     monkeypatch.setattr(module, "monotonic", clock)
+    monkeypatch.setattr("hispec_cli.ui.progress.monotonic", clock)
     monkeypatch.setattr(module, "TICK_S", 3600.0)
     return clock
 

@@ -22,7 +22,7 @@ from prompt_toolkit.output import create_output
 from prompt_toolkit.search import SearchDirection, accept_search, start_search, stop_search
 from prompt_toolkit.styles import Style
 
-from hispec_cli.chat.commands import COMMANDS, FILES, split
+from hispec_cli.commands.chat.slash import COMMANDS, FILES, split
 from hispec_cli.ui.safe_text import visible
 from hispec_cli.ui.theme import PROMPT_STYLES, Palette
 

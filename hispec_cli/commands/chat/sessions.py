@@ -15,7 +15,7 @@ PROMPT_CHARACTERS = 60
 def show_sessions(format_: Format) -> None:
     """Write the list of sessions to stdout, the latest first."""
     listed = list_sessions()
-    if format_ in (Format.json, Format.jsonl):
+    if format_.is_json:
         records = [_record(one) for one in listed]
         for record in [records] if format_ is Format.json else records:
             write_json(record)

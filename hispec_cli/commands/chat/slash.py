@@ -13,7 +13,7 @@ from hispec_cli.ui.console import say
 from hispec_cli.ui.panels import summary
 
 if TYPE_CHECKING:
-    from hispec_cli.chat.chat import Chat
+    from hispec_cli.commands.chat.chat import Chat
 
 FILES = ("",)
 """Choices of a command that takes a file."""
@@ -60,6 +60,24 @@ def split(text: str) -> tuple[str, str]:
     """A command's name and what follows it."""
     name, _, argument = text[1:].partition(" ")
     return name, argument.strip()
+
+
+def take(chat: "Chat", text: str) -> bool:
+    """Do what was typed: a command, or a prompt, which `//` begins where its first sign is a slash.
+
+    Returns:
+        Whether an answer was interrupted.
+
+    Raises:
+        HispecError: as commands and answers.
+        Leave: the user leaves.
+    """
+    chat.interrupted = False
+    if text.startswith("/") and not text.startswith("//"):
+        run(chat, text.rstrip())
+    else:
+        chat.ask(text.removeprefix("/"))
+    return chat.interrupted
 
 
 def run(chat: "Chat", text: str) -> None:

@@ -1,16 +1,14 @@
-"""Running a calibration for the command line: what it loads, keeps on disk, shows and writes."""
+"""Running a calibration, and what comes of it: the result on stderr, the profile, the page."""
 
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from platformdirs import user_state_path
 
 from hispec.api import Engine
 from hispec.bench.processes import Processes
-from hispec.budget import Budget
 from hispec.calibration.job import default_exits, fingerprint, job_of
 from hispec.calibration.search import PLAIN, Space
 from hispec.calibration.session import Calibrated, Job, Session
@@ -22,64 +20,47 @@ from hispec.errors import UsageError
 from hispec.models.loading import load_config
 from hispec.profile import resolve_model
 from hispec.text import encode_prompt
-from hispec_cli.benchmark import on_own_device
-from hispec_cli.checks import Choice
-from hispec_cli.commands.calibrate import SearchOptions, check_exit_layers
-from hispec_cli.commands.generate import INTERRUPTED, load_engine
+from hispec_cli.commands.calibrate.request import Request, check_exit_layers
+from hispec_cli.engine import load_engine, on_own_device
+from hispec_cli.exit_codes import INTERRUPTED
 from hispec_cli.ui.calibration import CalibrationView, show_result
-from hispec_cli.ui.console import ctrl_c, say
+from hispec_cli.ui.console import say
 from hispec_cli.ui.loading import Loading
+from hispec_cli.ui.signals import ctrl_c
 
 SMALL_PERIODS = 8
 """Of `--periods`, those up to it are also tried as draft lengths of a hierarchy."""
 
 
-def plan(choice: Choice, rows: Loaded, budget: float, exits: Sequence[int], periods: Sequence[int]) -> None:
+def plan(request: Request) -> None:
     """Say what a calibration would do; the model's configuration is read, no weights."""
-    profile = choice.profile
+    profile, rows = request.choice.profile, request.rows
     depth = load_config(resolve_model(profile.target.model), profile.target.revision).num_layers
-    check_exit_layers(exits, profile.target.model, depth)
-    chosen = list(exits) or default_exits(depth)
-    space = _narrowed(Space(tuple(Reader(profile.target.model, exit_layer) for exit_layer in chosen)), periods)
+    check_exit_layers(request.exits, profile.target.model, depth)
+    chosen = request.exits or default_exits(depth)
+    exits = tuple(Reader(profile.target.model, exit_layer) for exit_layer in chosen)
+    space = _narrowed(Space(exits), request.periods)
     say(f"profile {profile.name}: {profile.target.model}, {counted(depth, 'layer')}")
     say(f"exits: {', '.join(map(str, chosen))}")
     say(f"{counted(len(rows.rows), 'prompt')} of {rows.source}, a third of them to check with")
     say(
         f"{counted(sum(1 for _ in space.static()), 'configuration')} of fixed length by replay, adaptive ones for the best"
     )
-    say(f"budget: {budget:.0f} s; nothing was loaded or written")
+    say(f"budget: {request.budget.seconds:.0f} s; nothing was loaded or written")
 
 
-def run(
-    choice: Choice,
-    rows: Loaded,
-    search: SearchOptions,
-    budget: Budget,
-    exits: Sequence[int],
-    periods: Sequence[int],
-    path: Path,
-    report: Path | None,
-    *,
-    resume: bool,
-) -> int:
-    """Calibrate: the exit code."""
+def run(request: Request, *, resume: bool) -> int:
+    """Calibrate, write and show what was found, and return the exit code.
+
+    Args:
+        request: what is asked for.
+        resume: whether to go on with one that was cut off.
+    """
     with Processes() as processes:
-        engine = load_engine(on_own_device(choice, processes))
-        prompts = _prompts(engine, rows)
-        most = search.max_new_tokens or rows.dataset.max_new_tokens
-        narrowed = _narrowed(Space(()), periods)
-        job = job_of(
-            engine,
-            prompts,
-            budget,
-            exits=exits,
-            draft_tokens=narrowed.draft_tokens if periods else (),
-            validate_every=narrowed.validate_every if periods else (),
-            most=most,
-            seed=search.seed,
-        )
+        engine = load_engine(on_own_device(request.choice, processes))
+        job = _job(request, engine)
         with Loading("taking digests of the model's files"):
-            begun = fingerprint(engine, job, rows.sha256, processes.count)
+            begun = fingerprint(engine, job, request.rows.sha256, processes.count)
         folder = user_state_path("hispec") / "calibrations" / begun
         if resume and not folder.is_dir():
             raise UsageError(
@@ -95,20 +76,35 @@ def run(
             say("interrupted; go on with the same command and --resume")
             return INTERRUPTED
         if processes.reports:
-            _finish(engine, job, rows, result, path, report)
+            _finish(request, engine, job, result)
     return 0
 
 
-def _finish(engine: Engine, job: Job, rows: Loaded, result: Calibrated, path: Path, report: Path | None) -> None:
+def _job(request: Request, engine: Engine) -> Job:
+    """Return what is to be calibrated."""
+    narrowed = _narrowed(Space(()), request.periods)
+    return job_of(
+        engine,
+        _prompts(engine, request.rows),
+        request.budget,
+        exits=request.exits,
+        draft_tokens=narrowed.draft_tokens if request.periods else (),
+        validate_every=narrowed.validate_every if request.periods else (),
+        most=request.search.max_new_tokens or request.rows.dataset.max_new_tokens,
+        seed=request.search.seed,
+    )
+
+
+def _finish(request: Request, engine: Engine, job: Job, result: Calibrated) -> None:
     """Show the result, then write the profile and the report: a full disk must not hide what was found."""
     show_result(job, result)
     say(verdict(result))
-    profile = engine.profile
-    write_profile(path, calibrated_profile(profile, result, _environment(engine, job, rows), path.stem))
+    path, report, environment = request.profile, request.report, _environment(engine, job, request.rows)
+    write_profile(path, calibrated_profile(engine.profile, result, environment, path.stem))
     if report is not None:
         from hispec_cli.ui.report.calibration import write_calibration_report
 
-        write_calibration_report(report, job, result, _environment(engine, job, rows), ["hispec", *sys.argv[1:]])
+        write_calibration_report(report, job, result, environment, ["hispec", *sys.argv[1:]])
         say(f"written: {report}")
     say(f"written: {path}; use it with: --profile {path if '/' in str(path) else f'./{path}'}")
     if result.winner == PLAIN:

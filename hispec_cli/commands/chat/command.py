@@ -13,8 +13,8 @@ from hispec.counts import counted
 from hispec.errors import HispecError, UsageError
 from hispec.extras import require
 from hispec_cli.checks import Choice, chat_template_of, check_message, choose
-from hispec_cli.commands.generate import load_engine
 from hispec_cli.completion import sessions
+from hispec_cli.engine import load_engine
 from hispec_cli.help import examples
 from hispec_cli.options import (
     AnswerOptions,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hispec.api import Engine
     from hispec.metrics import Stats
     from hispec.session import Session, SessionStore
-    from hispec_cli.chat.chat import Chat
+    from hispec_cli.commands.chat.chat import Chat
     from hispec_cli.ui.plain import View
 
 EXAMPLES = examples("hispec chat", "hispec chat --session cooking --system 'Answer in one sentence.'")
@@ -69,7 +69,7 @@ class SessionsOptions:
             raise UsageError(
                 "--list-sessions, --rename-session and --delete-session exclude each other", "give one of them"
             )
-        from hispec_cli.chat.sessions import delete, rename, show_sessions
+        from hispec_cli.commands.chat.sessions import delete, rename, show_sessions
 
         if self.list_sessions:
             show_sessions(format_)
@@ -137,7 +137,7 @@ def chat(
     check_view(format, live)
     check_message(system, stop)
     from hispec.session import ModelChoice, Session, latest_session
-    from hispec_cli.chat.sessions import say_new
+    from hispec_cli.commands.chat.sessions import say_new
 
     if sys.stdin.isatty():
         require("chat", "a conversation on a terminal")
@@ -174,7 +174,9 @@ def chat(
         if store is None and history and sys.stdin.isatty():
             store = new_store()
         from hispec.conversation import Conversation
-        from hispec_cli.chat.chat import Chat, converse, feed
+        from hispec_cli.commands.chat.chat import Chat
+        from hispec_cli.commands.chat.loop import converse, feed
+        from hispec_cli.commands.chat.slash import take
 
         conversation = Conversation(engine, saved.system, saved.turns)
         talk = Chat(conversation, store, saved, options, new_view, rendered)
@@ -185,14 +187,14 @@ def chat(
                 "yellow",
             )
         if sys.stdin.isatty():
-            from hispec_cli.chat.keyboard import Keyboard
+            from hispec_cli.commands.chat.keyboard import Keyboard
 
             welcome(talk)
             keyboard = Keyboard(history, palette)
-            converse(talk, keyboard.read, keyboard.offer)
+            converse(partial(take, talk), keyboard.read, keyboard.offer)
             talk.leave(named=session is not None or continue_)
         else:
-            feed(talk, sys.stdin.buffer)
+            feed(partial(take, talk), sys.stdin.buffer)
     finally:
         if store is not None:
             store.close()
@@ -205,7 +207,7 @@ def choose_with(model: ModelOptions, decoding: AnswerOptions, saved: "Session") 
         The choice, and the settings of the session that are not asked for anew.
     """
     from hispec.precedence import resolve_settings
-    from hispec_cli.chat.commands import KEYS
+    from hispec_cli.commands.chat.slash import KEYS
 
     check_message(saved.system, saved.stop)
     given = decoding.given()
@@ -226,8 +228,8 @@ def load(choice: "Choice", earlier: dict[str, Any], system: str | None) -> "tupl
         check_template(choice.profile, tokenizer, system)
 
     engine = load_engine(choice, check=check)
-    from hispec_cli.chat.chat import asked
-    from hispec_cli.chat.commands import KEYS
+    from hispec_cli.commands.chat.chat import asked
+    from hispec_cli.commands.chat.slash import KEYS
 
     options = earlier | {key: value for key, value in choice.decoding.given().items() if key in KEYS}
     if earlier:

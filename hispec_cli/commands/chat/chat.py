@@ -1,32 +1,27 @@
-"""One chat: asks, shows the answer, keeps it; and the loop around that."""
+"""One chat: asks, shows the answer, keeps it."""
 
 import os
-import signal
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import mkstemp
-from types import FrameType
 from typing import Any
-
-import typer
 
 from hispec.conversation import Conversation
 from hispec.counts import counted
-from hispec.errors import HispecError, UnavailableError, UsageError
+from hispec.errors import UnavailableError, UsageError
 from hispec.events import Committed, Event, Finished
 from hispec.metrics import Stats
 from hispec.precedence import without_effect
 from hispec.session import Session, SessionStore, Turn, write_session
-from hispec_cli.chat import commands
-from hispec_cli.commands.generate import INTERRUPTED, interruptible, report
-from hispec_cli.ui.console import breaking_width, end_on_request, report_error, say, stderr
+from hispec_cli.ui.console import breaking_width, report_error, say, stderr
 from hispec_cli.ui.markdown import write_markdown
 from hispec_cli.ui.panels import lines_of, printable, rows_for_terminal, wrap
 from hispec_cli.ui.plain import View
-from hispec_cli.ui.typeahead import typeahead_kept
+from hispec_cli.ui.signals import ctrl_c
+from hispec_cli.ui.views import report
 
 
 class Chat:
@@ -63,18 +58,8 @@ class Chat:
         self._kept: tuple[Path, Session] | None = None
         """Where it was written to last by the user's wish, and what of it."""
 
-    def take(self, text: str) -> None:
-        """Do what was typed: a command, or a prompt, which `//` begins where its first sign is a slash.
-
-        Raises:
-            HispecError: as commands and answers.
-            commands.Leave: the user leaves.
-        """
-        self.interrupted = False
-        if text.startswith("/") and not text.startswith("//"):
-            commands.run(self, text.rstrip())
-            return
-        prompt = text.removeprefix("/") if text.startswith("//") else text
+    def ask(self, prompt: str) -> None:
+        """Answer a prompt; errors as `Conversation.ask`."""
         self._show(lambda **options: self.conversation.ask(prompt, **options), prompt, replaces=False)
 
     def retry(self) -> None:
@@ -201,7 +186,7 @@ class Chat:
         problem = self._attempt(begin)
         finished = broken = False
         try:
-            with interruptible(engine), closing(events), view:
+            with ctrl_c(engine.interrupt), closing(events), view:
                 for event in events:
                     if isinstance(event, Committed) and problem is None:
                         problem = self._attempt(partial(SessionStore.note, token_ids=event.token_ids, text=event.text))
@@ -256,84 +241,6 @@ class Chat:
         except UnavailableError as error:
             return error
         return None
-
-
-def converse(chat: Chat, read: Callable[[], str], offer: Callable[[], None] = lambda: None) -> None:
-    """Take what is typed until the user leaves. No mistake and no failure of an answer ends it.
-
-    Args:
-        chat: takes it.
-        read: gives what was sent.
-        offer: lets the next `read` offer what was typed before an answer was stopped, rather than send it.
-    """
-    wanted = {signal.SIGINT: _ignore, signal.SIGTERM: end_on_request}
-    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
-    try:
-        while True:
-            try:
-                text = read()
-            except KeyboardInterrupt:
-                say("Ctrl-D or /quit leaves")
-                continue
-            except EOFError:
-                return
-            try:
-                if text.strip():
-                    with _stoppable(), typeahead_kept(sys.stdin):
-                        chat.take(text)
-                        if chat.interrupted:
-                            offer()
-            except KeyboardInterrupt:
-                say("stopped at once; what was validated is kept")
-                offer()
-            except HispecError as error:
-                report_error(error.cause, error.cure)
-            except commands.Leave:
-                return
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let Ctrl-C end what is done, at once where it is no answer."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, _ignore)
-
-
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """A Ctrl-C too many, between an answer and the next input, would break the event loop of line editing as it begins.
-
-    While something is typed, Ctrl-C is a key like others.
-    """
-
-
-def feed(chat: Chat, lines: Iterable[bytes]) -> None:
-    """Take one turn a line, each answered before the next is read.
-
-    Raises:
-        HispecError: the first mistake or failure.
-        typer.Exit: an answer was interrupted.
-    """
-    for number, line in enumerate(lines, start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise UsageError(
-                f"line {number} of standard input is not UTF-8 text", "convert it first, for example with iconv"
-            ) from None
-        if not text.strip():
-            continue
-        try:
-            chat.take(text)
-        except commands.Leave:
-            return
-        if chat.interrupted:
-            raise typer.Exit(INTERRUPTED)
 
 
 def asked(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,56 +1,72 @@
-"""Running a benchmark for the command line: what it loads, keeps on disk, shows and writes."""
+"""Running a benchmark, and what comes of it: the report on stdout, files, the exit code."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from hispec.api import Engine
+from hispec.bench.compare import compare
+from hispec.bench.gates import Verdict
 from hispec.bench.journal import Journal
 from hispec.bench.processes import Processes
 from hispec.bench.record import DatasetInfo, Measurement, Report, Setup
 from hispec.bench.runner import Runner, configuration, describe_machine, hash_of, tasks
 from hispec.bench.statistics import summarize
 from hispec.counts import counted
-from hispec.datasets import Loaded, execution, hash_rows
+from hispec.datasets import execution, hash_rows
 from hispec.datasets.base import Row
 from hispec.datasets.humaneval import HumanEval
 from hispec.errors import UnavailableError, UsageError
-from hispec_cli.checks import Choice
-from hispec_cli.commands.bench import ReportOptions, RunOptions, journal_path
-from hispec_cli.commands.generate import load_engine
-from hispec_cli.options import DecodingOptions, Format
-from hispec_cli.ui.console import ctrl_c, say
+from hispec_cli.commands.bench.options import ReportOptions
+from hispec_cli.commands.bench.request import Request
+from hispec_cli.engine import load_engine, on_own_device
+from hispec_cli.exit_codes import DIFFERS, GATE_FAILED, INTERRUPTED
+from hispec_cli.options import Format
+from hispec_cli.ui.bench_progress import BenchProgress
+from hispec_cli.ui.console import say
 from hispec_cli.ui.loading import Loading
-from hispec_cli.ui.output import ReaderLeft, write, write_json
-from hispec_cli.ui.progress import BenchProgress
-from hispec_cli.ui.report.context import Context, notable, plain_number
+from hispec_cli.ui.output import ReaderLeft, write_json
+from hispec_cli.ui.report.context import Context
 from hispec_cli.ui.report.files import write_report
 from hispec_cli.ui.report.tables import to_markdown
-from hispec_cli.ui.report.terminal import show_report
-from hispec_cli.ui.safe_text import visible
+from hispec_cli.ui.report.terminal import write_to_stdout
+from hispec_cli.ui.signals import ctrl_c
 
 
-def measure(
-    run: RunOptions, rows: Loaded, arms: Sequence[str], choice: Choice, reports: ReportOptions
-) -> tuple[Report | None, bool]:
-    """Run the benchmark: the report, None in processes that do not report, and whether it was interrupted."""
+def carry_out(request: Request) -> int:
+    """Run the benchmark, write and show the report, and return the exit code."""
+    report, interrupted = measure(request)
+    if report is None:
+        return INTERRUPTED if interrupted else 0
+    verdicts = [gate.judge(report) for gate in request.gates]
+    judged = _judge(report, verdicts)
+    code = INTERRUPTED if interrupted else judged
+    context = Context(verdicts, compare(request.old, report) if request.old else None, ["hispec", *sys.argv[1:]])
+    _write_files(report, context, request.reports)
+    try:
+        write_to_stdout(report, context, request.reports.format)
+    except (ReaderLeft, UnavailableError):
+        if not code:  # a verdict says more than a closed or full stdout
+            raise
+    return code
+
+
+def measure(request: Request) -> tuple[Report | None, bool]:
+    """Return the report, None in processes that do not report, and whether the run was interrupted."""
+    run, rows, arms = request.run, request.rows, request.arms
     if run.allow_code_execution and isinstance(rows.dataset, HumanEval):
         say(f"--allow-code-execution {execution.WARNING}", "yellow")
     with Processes() as processes:
-        engine = load_engine(on_own_device(choice, processes))
-        limit = _answer_limit(rows, choice.decoding, engine)
-        runner = Runner(engine, rows.dataset, arms, limit, force=choice.model.force)
-        chosen, warmup = _choose(rows, runner, run)
-        setup = _setup(run, arms, engine, rows, chosen, limit, processes)
+        engine = load_engine(on_own_device(request.choice, processes))
+        limit = _answer_limit(request, engine)
+        runner = Runner(engine, rows.dataset, arms, limit, force=request.choice.model.force)
+        chosen, warmup = _choose(request, runner)
+        setup = _setup(request, engine, chosen, limit, processes)
         share = processes.share_of(tasks(chosen, run.repeats))
-        keys, path = [task.key for task in share], journal_path(reports, processes)
-        with Journal(path, setup.config, keys, arms, resume=run.resume) as journal:
+        keys = [task.key for task in share]
+        with Journal(request.journal, setup.config, keys, arms, resume=run.resume) as journal:
             if journal.set_aside is not None:
                 say(f"an earlier run's answers are now in {journal.set_aside}")
             progress = BenchProgress(arms, journal.measured, len(share), quiet=not processes.reports)
@@ -60,7 +76,7 @@ def measure(
                     runner.warm_up(warmup)
                     for measurements in runner.run(share, journal):
                         progress.see(measurements)
-                        if reports.format is Format.jsonl:
+                        if request.reports.format is Format.jsonl:
                             _stream(measurements)
             except KeyboardInterrupt:
                 interrupted = True
@@ -79,24 +95,15 @@ def _stream(measurements: Sequence[Measurement]) -> None:
             write_json(measurement.model_dump())
 
 
-def on_own_device(choice: Choice, processes: Processes) -> Choice:
-    """Where several processes share a machine with GPUs, let each take its own."""
-    if processes.count == 1 or choice.decoding.device not in (None, "auto", "cuda"):
-        return choice
-    if not torch.cuda.is_available():
-        return choice
-    device = f"cuda:{processes.local_rank % torch.cuda.device_count()}"
-    return replace(choice, decoding=replace(choice.decoding, device=device))
+def _answer_limit(request: Request, engine: Engine) -> int:
+    """Return the most tokens of an answer: what the user asked for, else the dataset's convention."""
+    asked = request.choice.decoding.max_new_tokens is not None or bool(os.environ.get("HISPEC_MAX_NEW_TOKENS"))
+    return engine.settings.max_new_tokens if asked else request.rows.dataset.max_new_tokens
 
 
-def _answer_limit(rows: Loaded, decoding: DecodingOptions, engine: Engine) -> int:
-    """What the user asked for, else the dataset's convention."""
-    asked = decoding.max_new_tokens is not None or bool(os.environ.get("HISPEC_MAX_NEW_TOKENS"))
-    return engine.settings.max_new_tokens if asked else rows.dataset.max_new_tokens
-
-
-def _choose(rows: Loaded, runner: Runner, run: RunOptions) -> tuple[list[Row], list[Row]]:
-    """The rows to measure and those to warm up with; prompts that do not fit the context are left out, audibly."""
+def _choose(request: Request, runner: Runner) -> tuple[list[Row], list[Row]]:
+    """Return rows to measure and rows to warm up with; prompts that do not fit the context are left out, audibly."""
+    run, rows = request.run, request.rows
     wanted = run.limit + run.warmup if run.limit else len(rows.rows)
     fitting: list[Row] = []
     left_out = 0
@@ -118,16 +125,9 @@ def _choose(rows: Loaded, runner: Runner, run: RunOptions) -> tuple[list[Row], l
     return chosen, (fitting[len(chosen) :] or chosen)[: run.warmup]
 
 
-def _setup(
-    run: RunOptions,
-    arms: Sequence[str],
-    engine: Engine,
-    rows: Loaded,
-    chosen: Sequence[Row],
-    limit: int,
-    processes: Processes,
-) -> Setup:
-    """Everything about the run that is not a measurement."""
+def _setup(request: Request, engine: Engine, chosen: Sequence[Row], limit: int, processes: Processes) -> Setup:
+    """Return everything about the run that is not a measurement."""
+    run, rows = request.run, request.rows
     dataset = DatasetInfo(
         name=rows.dataset.name,
         rows=len(chosen),
@@ -137,7 +137,7 @@ def _setup(
     )
     told = dataset.model_dump(mode="json") | {"code_execution": run.allow_code_execution}
     with Loading("taking digests of the model's files"):
-        config = configuration(engine, told, arms, run.repeats, limit, processes.count)
+        config = configuration(engine, told, request.arms, run.repeats, limit, processes.count)
     return Setup(
         status="complete",
         profile=engine.profile.name,
@@ -151,7 +151,18 @@ def _setup(
     )
 
 
-def write_files(report: Report, context: Context, reports: ReportOptions) -> None:
+def _judge(report: Report, verdicts: Sequence[Verdict]) -> int:
+    """Say what the gates found, and whether answers differ; returns the exit code of that."""
+    for verdict in verdicts:
+        style = "red" if verdict.outcome == "failed" else "dim"
+        say(f"gate {verdict.expression}: {verdict.outcome}: {verdict.message}", style)
+    if any(arm.lossless is not None and arm.lossless.errors for arm in report.arms):
+        say("answers differ from the target's own: losslessness is broken", "bold red")
+        return DIFFERS
+    return GATE_FAILED if any(verdict.outcome == "failed" for verdict in verdicts) else 0
+
+
+def _write_files(report: Report, context: Context, reports: ReportOptions) -> None:
     """Write what was asked for."""
     for path in reports.written():
         write_report(path, report, context)
@@ -165,21 +176,3 @@ def write_files(report: Report, context: Context, reports: ReportOptions) -> Non
             raise UnavailableError(
                 f"{summary} cannot be written: {error.strerror}", "leave out --step-summary"
             ) from None
-
-
-def show(report: Report, context: Context, format: Format) -> None:  # noqa: A002
-    """The report on stdout, and on a terminal or beside JSON what changed since an earlier one on stderr."""
-    told = format in (Format.json, Format.jsonl) or (format is Format.auto and sys.stdout.isatty())
-    if told and context.comparison is not None:
-        for warning in context.comparison.warnings:
-            say(f"note: {warning}", "yellow")
-        for change in notable(context.comparison):
-            say(
-                f"{change.arm} {change.key}: {plain_number(change.old)} -> {plain_number(change.new)}, {change.direction}"
-            )
-    if format in (Format.json, Format.jsonl):
-        write_json(json.loads(report.to_json()))
-    elif format is Format.auto and sys.stdout.isatty():
-        show_report(report)
-    else:
-        write(visible(to_markdown(report, context)))

@@ -1,0 +1,1 @@
+"""`hispec bench`: its options, what is asked for, the run and what comes of it."""

@@ -1,0 +1,73 @@
+"""The options of `hispec bench`."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hispec.bench.names import ARMS
+from hispec.limits import MOST
+from hispec_cli.completion import arms as completed_arms
+from hispec_cli.completion import datasets, formats
+from hispec_cli.options import Format, output_option
+
+_run = partial(typer.Option, rich_help_panel="What is measured")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What is measured."""
+
+    dataset: Annotated[
+        str,
+        _run(
+            metavar="NAME|FILE",
+            autocompletion=datasets,
+            help="A dataset's name, or a JSONL file with prompt or question.",
+        ),
+    ] = "sample"
+    format_as: Annotated[
+        str | None,
+        _run(metavar="NAME", autocompletion=formats, help="Read the file as this dataset's: its prompts and scores."),
+    ] = None
+    limit: Annotated[int, _run(min=0, max=MOST, metavar="N", help="Rows to answer; 0 takes all.")] = 32
+    repeats: Annotated[int, _run(min=1, max=10_000, metavar="N", help="How often each row is answered.")] = 1
+    warmup: Annotated[int, _run(min=0, max=MOST, metavar="N", help="Rows answered before, not measured.")] = 2
+    arms: Annotated[
+        str,
+        _run(
+            metavar="A,B,...",
+            autocompletion=completed_arms,
+            help=f"Of {', '.join(ARMS)}; the first is the one under test.",
+        ),
+    ] = "hispec,single-layer,autoregressive"
+    allow_code_execution: Annotated[
+        bool, _run("--allow-code-execution", help="Let humaneval run what the model writes, within limits.")
+    ] = False
+    resume: Annotated[bool, _run("--resume", help="Continue a run that was cut off.")] = False
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is made of it."""
+
+    output: Annotated[
+        list[Path] | None,
+        output_option("--output", "-o", metavar="FILE", help="Write the report: .json, .csv or .md; repeatable."),
+    ] = None
+    report: Annotated[Path | None, output_option(metavar="FILE.html", help="Write a page with charts.")] = None
+    fail_if: Annotated[
+        list[str] | None,
+        output_option(metavar="GATE", help="Exit 3 where this surely holds, e.g. 'speedup<1.2'; repeatable."),
+    ] = None
+    compare: Annotated[Path | None, output_option(metavar="OLD.json", help="Show what changed since a report.")] = None
+    step_summary: Annotated[
+        bool, output_option("--step-summary", help="Add the report to the summary of a GitHub workflow's step.")
+    ] = False
+    format: Annotated[Format, output_option("--format", help="How to write the report to stdout.")] = Format.auto
+
+    def written(self) -> list[Path]:
+        """All files that the report goes to."""
+        return [*(self.output or ()), *([self.report] if self.report else ())]

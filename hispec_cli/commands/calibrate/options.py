@@ -1,0 +1,62 @@
+"""The options of `hispec calibrate`."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from hispec.limits import LARGEST_SEED, MOST
+from hispec_cli.completion import datasets, formats
+from hispec_cli.options import DecodingOptions, DeviceOption, DtypeOption, StackOption
+
+FEWEST_PROMPTS = 6
+"""Two thirds of them to calibrate on, a third to check with."""
+
+_search = partial(typer.Option, rich_help_panel="Search")
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is looked at."""
+
+    budget: Annotated[str, _search(metavar="TIME", help="Time to take, loading included, e.g. 90s, 10m or 1h.")] = "10m"
+    exit_layers: Annotated[
+        str | None,
+        _search(metavar="A:B:STEP", help="Exits to look at, B among them; or a list: 1,2,4. Some by default."),
+    ] = None
+    periods: Annotated[
+        str | None,
+        _search(
+            metavar="A,B,...", help="Tokens at which the target validates; up to 8 of them also at which to judge."
+        ),
+    ] = None
+    dataset: Annotated[
+        str,
+        _search(
+            metavar="NAME|FILE",
+            autocompletion=datasets,
+            help="A dataset's name, or a JSONL file with prompt or question.",
+        ),
+    ] = "sample"
+    format_as: Annotated[
+        str | None,
+        _search(metavar="NAME", autocompletion=formats, help="Read the file as this dataset's: its prompts."),
+    ] = None
+    limit: Annotated[
+        int,
+        _search(
+            min=FEWEST_PROMPTS, max=MOST, metavar="N", help="Prompts to take; a third of them is only checked with."
+        ),
+    ] = 90
+    max_new_tokens: Annotated[int | None, _search(min=2, max=MOST, metavar="N", help="Most tokens of an answer.")] = (
+        None
+    )
+    device: DeviceOption = None
+    dtype: DtypeOption = None
+    stack: StackOption = None
+    seed: Annotated[int, _search(min=0, max=LARGEST_SEED, metavar="N", help="Of all that is drawn.")] = 0
+
+    def decoding(self) -> DecodingOptions:
+        """Return those that say how to decode."""
+        return DecodingOptions(device=self.device, dtype=self.dtype, stack=self.stack)

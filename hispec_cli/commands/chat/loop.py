@@ -1,0 +1,80 @@
+"""The loop around a chat: takes what is typed or piped in, turn by turn."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from types import FrameType
+
+import typer
+
+from hispec.errors import HispecError, UsageError
+from hispec_cli.commands.chat.slash import Leave
+from hispec_cli.exit_codes import INTERRUPTED
+from hispec_cli.ui.console import report_error, say
+from hispec_cli.ui.signals import ctrl_c, end_on_request, handled
+from hispec_cli.ui.typeahead import typeahead_kept
+
+Take = Callable[[str], bool]
+"""Does what was typed: True where an answer to it was interrupted. Raises `HispecError`s, and `Leave` to end."""
+
+
+def converse(take: Take, read: Callable[[], str], offer: Callable[[], None] = lambda: None) -> None:
+    """Take what is typed until the user leaves. No mistake and no failure of an answer ends it.
+
+    Args:
+        take: does what was typed.
+        read: gives what was sent.
+        offer: lets the next `read` offer what was typed before an answer was stopped, rather than send it.
+    """
+    with handled({signal.SIGINT: _ignore, signal.SIGTERM: end_on_request}):
+        while True:
+            try:
+                text = read()
+            except KeyboardInterrupt:
+                say("Ctrl-D or /quit leaves")
+                continue
+            except EOFError:
+                return
+            try:
+                if text.strip():
+                    with ctrl_c(), typeahead_kept(sys.stdin):
+                        if take(text):
+                            offer()
+            except KeyboardInterrupt:
+                say("stopped at once; what was validated is kept")
+                offer()
+            except HispecError as error:
+                report_error(error.cause, error.cure)
+            except Leave:
+                return
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """A Ctrl-C too many, between an answer and the next input, would break the event loop of line editing as it begins.
+
+    While something is typed, Ctrl-C is a key like others.
+    """
+
+
+def feed(take: Take, lines: Iterable[bytes]) -> None:
+    """Take one turn a line, each answered before the next is read.
+
+    Raises:
+        HispecError: the first mistake or failure.
+        typer.Exit: an answer was interrupted.
+    """
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise UsageError(
+                f"line {number} of standard input is not UTF-8 text", "convert it first, for example with iconv"
+            ) from None
+        if not text.strip():
+            continue
+        try:
+            interrupted = take(text)
+        except Leave:
+            return
+        if interrupted:
+            raise typer.Exit(INTERRUPTED)

@@ -1,0 +1,72 @@
+"""Loading the engine that options, environment and profile chose."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hispec_cli.ui.console import say
+from hispec_cli.ui.loading import Loading
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hispec.api import Engine
+    from hispec.bench.processes import Processes
+    from hispec_cli.checks import Choice
+
+
+def load_engine(
+    choice: "Choice",
+    prompt: str | None = None,
+    check: "Callable[[PreTrainedTokenizerBase, int], None]" = lambda *_: None,
+) -> "Engine":
+    """Load what was chosen.
+
+    Args:
+        choice: see `hispec_cli.checks.choose`.
+        prompt: what will be read, where that is known, for the estimate of the memory needed.
+        check: as for `Engine.from_profile`.
+    """
+    with Loading("importing torch") as loading:
+        from hispec.api import Engine
+        from hispec.memory import prompt_size
+        from hispec.profile import calibrated_elsewhere
+        from hispec.threads import tune_threads
+
+        loading.now(f"opening {choice.profile.name}")
+        engine = Engine.from_profile(
+            choice.profile,
+            environ=os.environ,
+            prompt_tokens=None if prompt is None else prompt_size(prompt),
+            force=choice.model.force,
+            watch=loading.see,
+            check=check,
+            **choice.decoding.given(),
+        )
+        found = (engine.profile.calibrated or {}).get("threads")
+        loading.hold("measuring threads")
+        threads = tune_threads(engine.hierarchy.stack_of(-1), os.environ, found if isinstance(found, int) else None)
+        if threads != engine.environment["threads"]:
+            engine.prepare()
+    if engine.settings.load_format == "dummy":
+        say("synthetic weights: speed and memory are those of the model, its text is noise", "yellow")
+    if changed := calibrated_elsewhere(engine.profile, engine.environment):
+        say(
+            f"profile {engine.profile.name} was calibrated elsewhere ({', '.join(changed)}): answers are the same, "
+            "speed may not be; calibrate again with: hispec calibrate",
+            "yellow",
+        )
+    return engine
+
+
+def on_own_device(choice: "Choice", processes: "Processes") -> "Choice":
+    """Where several processes share a machine with GPUs, let each take its own."""
+    if processes.count == 1 or choice.decoding.device not in (None, "auto", "cuda"):
+        return choice
+    import torch
+
+    if not torch.cuda.is_available():
+        return choice
+    device = f"cuda:{processes.local_rank % torch.cuda.device_count()}"
+    return replace(choice, decoding=replace(choice.decoding, device=device))

@@ -1,0 +1,86 @@
+"""How modules depend on each other: no two on one another, whether they import at once, later or for types alone."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = (ROOT / "hispec_cli", ROOT / "core" / "hispec")
+
+
+def modules_of(*packages):
+    """The sources of all modules of packages, by their full names."""
+    return {
+        ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for package in packages
+        for path in package.rglob("*.py")
+    }
+
+
+def imports_of(path, modules):
+    """The modules among the given ones that a source imports anywhere: in functions and for type checkers too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                found.add(name if name in modules else node.module)
+    return found & modules.keys()
+
+
+def circle_among(*packages):
+    """The names of modules that import each other in a circle, none if there is no circle."""
+    modules = modules_of(*packages)
+    graph = {name: imports_of(path, modules) - {name} for name, path in modules.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle_among(*PACKAGES) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import package.one",
+        "from package import one",
+        "from package.one import name",
+        "def later():\n    from package.one import name",
+        "if TYPE_CHECKING:\n    from package.one import name",
+    ],
+)
+def test_a_circle_is_found_however_it_is_closed(tmp_path, source):
+    package = tmp_path / "package"
+    (package / "deeper").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "one.py").write_text("from package.deeper.two import x\n")
+    (package / "deeper" / "two.py").write_text("x = 1\n")
+    assert circle_among(package) == []
+    (package / "deeper" / "two.py").write_text(source)
+    assert set(circle_among(package)) == {"package.one", "package.deeper.two"}
+
+
+def test_the_engine_does_not_import_the_command_line():
+    modules = modules_of(*PACKAGES)
+    for name, path in modules.items():
+        if name.startswith("hispec."):
+            assert not [one for one in imports_of(path, modules) if one.startswith("hispec_cli")], name
+
+
+@pytest.mark.parametrize("name", ["generate", "profile", "doctor", "fit_exits", "bench", "calibrate", "chat"])
+def test_no_command_imports_from_another(name):
+    modules = modules_of(PACKAGES[0])
+    own = f"hispec_cli.commands.{name}"
+    for module, path in modules.items():
+        if module == own or module.startswith(f"{own}."):
+            imported = [one for one in imports_of(path, modules) if one.startswith("hispec_cli.commands.")]
+            assert all(one == own or one.startswith(f"{own}.") for one in imported), module
