@@ -93,13 +93,13 @@ class Journal:
         Raises:
             UnavailableError: the disk is full, or gone.
         """
+        self.measured += measurements  # first: a Ctrl-C while the disk syncs would leave them out of the report
         try:
             self._write({"answers": [measurement.model_dump() for measurement in measurements]})
         except OSError as error:
             raise UnavailableError(
                 f"{self.path} cannot be written: {error.strerror}", "make room, then continue with --resume"
             ) from None
-        self.measured += measurements
 
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
