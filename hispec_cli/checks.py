@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hispec.counts import counted
 from hispec.errors import UsageError
@@ -44,9 +44,8 @@ class Choice:
         from hispec.models.metadata import read_generation_config
         from hispec.precedence import resolve_settings
 
-        given = self.decoding.given()
         config = {} if is_dummy(self.decoding) else read_generation_config(self.profile.target)
-        return resolve_settings(given, self.profile, environ=os.environ, generation_config=config)
+        return resolve_settings(self.decoding, self.profile, environ=os.environ, generation_config=config)
 
 
 def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = False) -> Choice:
@@ -70,7 +69,7 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
     dummy = is_dummy(decoding)
     with Loading("reading the profile"):
         template = chat_template_of(model)
-        profile = choose_profile(model, mode=mode_of(decoding), dummy=dummy)
+        profile = choose_profile(model, mode=asked("mode", decoding), dummy=dummy)
         if template is not None:
             profile = profile.model_copy(update={"chat_template": template})
         choice = Choice(model, decoding, profile)
@@ -258,14 +257,16 @@ def depth_of(target: "Target", *, dummy: bool = False) -> int | None:
     return read_depth(target, dummy=dummy)
 
 
-def mode_of(decoding: DecodingOptions) -> str:
-    """Return the mode that options or environment ask for; a wrong one is refused with the other settings."""
-    return str(decoding.given().get("mode") or os.environ.get("HISPEC_MODE") or "hispec")
+def asked(name: str, decoding: DecodingOptions) -> Any:
+    """Return what options or environment say of a setting before a profile is known; see `hispec.precedence.asked`."""
+    from hispec import precedence
+
+    return precedence.asked(name, decoding, os.environ)
 
 
 def is_dummy(decoding: DecodingOptions) -> bool:
     """Return whether weights will be drawn at random."""
-    return (decoding.load_format or os.environ.get("HISPEC_LOAD_FORMAT")) == "dummy"
+    return bool(asked("load_format", decoding) == "dummy")
 
 
 def prepare_hub(model: ProfileOptions) -> None:

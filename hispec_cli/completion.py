@@ -1,7 +1,7 @@
 """What the shell offers to complete. Everything here answers at once and imports no torch."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 
@@ -64,9 +64,9 @@ def arms(incomplete: str) -> list[str]:
     return [before + arm for arm in _beginning(last, ARMS) if arm not in named]
 
 
-def devices(incomplete: str) -> list[str]:
-    """Return the usual names of devices that begin so."""
-    return _beginning(incomplete, ("auto", "cpu", "cuda"))
+def one_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return what completes one of some names."""
+    return lambda incomplete: _beginning(incomplete, names)
 
 
 def _beginning(incomplete: str, names: Iterable[str]) -> list[str]:

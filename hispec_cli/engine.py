@@ -42,7 +42,7 @@ def load_engine(
             force=choice.model.force,
             watch=loading.see,
             check=check,
-            **choice.decoding.given(),
+            **choice.decoding,
         )
         found = (engine.profile.calibrated or {}).get("threads")
         loading.hold("measuring threads")
@@ -62,11 +62,11 @@ def load_engine(
 
 def on_own_device(choice: "Choice", processes: "Processes") -> "Choice":
     """Where several processes share a machine with GPUs, let each take its own."""
-    if processes.count == 1 or choice.decoding.device not in (None, "auto", "cuda"):
+    if processes.count == 1 or choice.settings.device not in ("auto", "cuda"):
         return choice
     import torch
 
     if not torch.cuda.is_available():
         return choice
     device = f"cuda:{processes.local_rank % torch.cuda.device_count()}"
-    return replace(choice, decoding=replace(choice.decoding, device=device))
+    return replace(choice, decoding=choice.decoding | {"device": device})

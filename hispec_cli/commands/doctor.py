@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hispec.limits import MOST
-from hispec_cli.checks import choose_profile, depth_of, is_dummy, load_depth, mode_of, prepare_hub
+from hispec_cli.checks import asked, choose_profile, depth_of, is_dummy, load_depth, prepare_hub
 from hispec_cli.help import examples
 from hispec_cli.options import (
-    AnswerOptions,
+    Asked,
+    Chosen,
     CommonOptions,
-    DeviceOption,
-    DtypeOption,
-    LoadFormatOption,
-    MaxNewTokensOption,
-    ModeOption,
     ProfileOptions,
     grouped,
     output_option,
@@ -38,14 +34,10 @@ EXAMPLES = examples("hispec doctor", "hispec doctor --profile llama-3b-70b", "hi
 def doctor(
     *,
     model: ProfileOptions,
-    mode: ModeOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    load_format: LoadFormatOption = None,
+    decoding: Annotated[Asked, Chosen(("mode", "max_new_tokens", "device", "dtype", "load_format"))],
     prompt_tokens: Annotated[
         int | None, typer.Option(min=1, max=MOST, metavar="N", show_default="1024", help="Length of the prompt.")
     ] = None,
-    max_new_tokens: MaxNewTokensOption = None,
     json: Annotated[bool, output_option("--json", help="One JSON object.")] = False,
     common: CommonOptions,
 ) -> None:
@@ -56,11 +48,10 @@ def doctor(
 
     loaded, settings = None, None
     if model != ProfileOptions(offline=model.offline):  # mistakes are told before seconds are spent on torch
-        decoding = AnswerOptions(
-            mode=mode, device=device, dtype=dtype, load_format=load_format, max_new_tokens=max_new_tokens
+        loaded = choose_profile(
+            model, mode=asked("mode", decoding), dummy=is_dummy(decoding), find_depth=_ask_for_depth
         )
-        loaded = choose_profile(model, mode=mode_of(decoding), dummy=is_dummy(decoding), find_depth=_ask_for_depth)
-        settings, _ = resolve_settings(decoding.given(), loaded, environ=os.environ)
+        settings, _ = resolve_settings(decoding, loaded, environ=os.environ)
     with Loading("examining this machine") as loading:
         from hispec.doctor import examine_machine, examine_profile
 

@@ -10,11 +10,11 @@ import typer
 from hispec.budget import Budget
 from hispec.errors import UsageError
 from hispec.limits import LARGEST_SEED, MOST
+from hispec.settings import SETTINGS, Dtype
 from hispec_cli.checks import check_model, depth_of, prepare_hub
-from hispec_cli.completion import devices
 from hispec_cli.exit_codes import INTERRUPTED
 from hispec_cli.help import examples
-from hispec_cli.options import CommonOptions, Dtype, Format, ProfileOptions, grouped
+from hispec_cli.options import CommonOptions, Format, ProfileOptions, grouped, setting_option
 from hispec_cli.ui.console import say
 from hispec_cli.ui.loading import Loading
 from hispec_cli.ui.output import write, write_json
@@ -79,12 +79,11 @@ def fit_exits(
         str | None, typer.Option(metavar="NAME", help="Of a hub model: a branch, tag or commit.")
     ] = None,
     device: Annotated[
-        str,
-        typer.Option(
-            envvar="HISPEC_DEVICE", metavar="DEVICE", autocompletion=devices, help="auto, cpu, cuda or cuda:N."
-        ),
+        str, setting_option("device", envvar=SETTINGS["device"].variable, show_default=True, rich_help_panel=None)
     ] = "auto",
-    dtype: Annotated[Dtype, typer.Option(envvar="HISPEC_DTYPE", help="Of the weights.")] = Dtype.auto,
+    dtype: Annotated[
+        Dtype, setting_option("dtype", envvar=SETTINGS["dtype"].variable, show_default=True, rich_help_panel=None)
+    ] = "auto",
     offline: Annotated[
         bool, typer.Option("--offline", envvar="HISPEC_OFFLINE", help="Never touch the network, as HF_HUB_OFFLINE=1.")
     ] = False,
@@ -97,7 +96,7 @@ def fit_exits(
     from hispec.exits.request import Request
 
     prepare_hub(ProfileOptions(offline=offline))
-    request = Request(model, text, layers, out, revision, row_tokens, batch_tokens, device, dtype.value, force)
+    request = Request(model, text, layers, out, revision, row_tokens, batch_tokens, device, dtype, force)
     _check(request)
     with Loading("importing torch") as loading:
         from hispec.exits.fit import FitSettings

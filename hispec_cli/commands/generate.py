@@ -12,7 +12,7 @@ from hispec.counts import counted
 from hispec.errors import LosslessnessError, OutOfMemoryError, UnavailableError, UsageError, is_out_of_memory
 from hispec.events import Finished
 from hispec.launched import started_by_torchrun
-from hispec_cli.checks import check_message, choose
+from hispec_cli.checks import asked, check_message, choose
 from hispec_cli.engine import load_engine
 from hispec_cli.exit_codes import INTERRUPTED
 from hispec_cli.help import examples
@@ -148,10 +148,9 @@ def speaks(decoding: DecodingOptions, *, debug: bool) -> bool:
 
     The first on each other machine still tells its errors: its weights or devices may be lacking.
     """
-    asked = decoding.tensor_parallel or os.environ.get("HISPEC_TENSOR_PARALLEL", "").lower() in ("1", "true", "yes")
     if started_by_torchrun() < 2:
         return True
-    if not asked:
+    if not asked("tensor_parallel", decoding):
         raise UsageError(
             "torchrun started several processes, each of which would write its own answer",
             "add --tensor-parallel to share the work, or start hispec without torchrun",

@@ -97,7 +97,7 @@ def _stream(measurements: Sequence[Measurement]) -> None:
 
 def _answer_limit(request: Request, engine: Engine) -> int:
     """Return the most tokens of an answer: what the user asked for, else the dataset's convention."""
-    asked = request.choice.decoding.max_new_tokens is not None or bool(os.environ.get("HISPEC_MAX_NEW_TOKENS"))
+    asked = request.choice.resolve()[1]["max_new_tokens"] in ("option", "environment")
     return engine.settings.max_new_tokens if asked else request.rows.dataset.max_new_tokens
 
 

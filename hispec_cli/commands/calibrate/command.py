@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hispec_cli.commands.calibrate.options import SearchOptions
+from hispec_cli.commands.calibrate.options import LoadingOptions, SearchOptions
 from hispec_cli.help import examples
 from hispec_cli.options import CommonOptions, ModelOptions, grouped, output_option
 from hispec_cli.ui.loading import Loading
@@ -18,6 +18,7 @@ def calibrate(
     *,
     model: ModelOptions,
     search: SearchOptions,
+    loading: LoadingOptions,
     write: Annotated[
         Path | None, output_option(metavar="FILE.yaml", help="The profile to write; NAME-calibrated.yaml by default.")
     ] = None,
@@ -29,7 +30,7 @@ def calibrate(
     """Find the exits, lengths and policy that are fastest on this machine, and write them as a profile."""
     from hispec_cli.commands.calibrate.request import prepare
 
-    request = prepare(model, search, write, report)
+    request = prepare(model, search, loading, write, report)
     with Loading("importing torch"):
         from hispec_cli.commands.calibrate.run import plan, run
     if dry_run:

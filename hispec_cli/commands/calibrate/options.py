@@ -8,7 +8,7 @@ import typer
 
 from hispec.limits import LARGEST_SEED, MOST
 from hispec_cli.completion import datasets, formats
-from hispec_cli.options import DecodingOptions, DeviceOption, DtypeOption, StackOption
+from hispec_cli.options import Asked, Chosen
 
 FEWEST_PROMPTS = 6
 """Two thirds of them to calibrate on, a third to check with."""
@@ -52,11 +52,8 @@ class SearchOptions:
     max_new_tokens: Annotated[int | None, _search(min=2, max=MOST, metavar="N", help="Most tokens of an answer.")] = (
         None
     )
-    device: DeviceOption = None
-    dtype: DtypeOption = None
-    stack: StackOption = None
     seed: Annotated[int, _search(min=0, max=LARGEST_SEED, metavar="N", help="Of all that is drawn.")] = 0
 
-    def decoding(self) -> DecodingOptions:
-        """Return those that say how to decode."""
-        return DecodingOptions(device=self.device, dtype=self.dtype, stack=self.stack)
+
+LoadingOptions = Annotated[Asked, Chosen(("device", "dtype", "stack"))]
+"""How weights are loaded."""

@@ -9,7 +9,7 @@ from hispec.counts import counted
 from hispec.datasets import Loaded, load
 from hispec.errors import UsageError
 from hispec_cli.checks import YAML, Choice, choose, depth_of, is_dummy
-from hispec_cli.commands.calibrate.options import FEWEST_PROMPTS, SearchOptions
+from hispec_cli.commands.calibrate.options import FEWEST_PROMPTS, LoadingOptions, SearchOptions
 from hispec_cli.options import ModelOptions
 from hispec_cli.ui.loading import Loading
 from hispec_cli.ui.report.files import check_output
@@ -41,12 +41,15 @@ class Request:
     report: Path | None
 
 
-def prepare(model: ModelOptions, search: SearchOptions, profile: Path | None, report: Path | None) -> Request:
+def prepare(
+    model: ModelOptions, search: SearchOptions, loading: LoadingOptions, profile: Path | None, report: Path | None
+) -> Request:
     """Check all that can be known before the model is loaded, and read the dataset.
 
     Args:
         model: which model.
         search: what is looked at.
+        loading: how its weights are loaded.
         profile: where the profile goes; None names it after the one that it is made of.
         report: where the page with charts goes.
 
@@ -60,7 +63,7 @@ def prepare(model: ModelOptions, search: SearchOptions, profile: Path | None, re
     for path, endings in ((profile, YAML), (report, (".html",))):
         if path is not None:
             check_output(path, endings)
-    choice = choose(model, search.decoding())
+    choice = choose(model, loading)
     target = choice.profile.target
     check_exit_layers(exits, target.model, depth_of(target, dummy=is_dummy(choice.decoding)))
     if profile is None:

@@ -210,10 +210,10 @@ def choose_with(model: ModelOptions, decoding: AnswerOptions, saved: "Session") 
     from hispec_cli.commands.chat.slash import KEYS
 
     check_message(saved.system, saved.stop)
-    given = decoding.given()
-    earlier = {key: value for key, value in saved.options.items() if key in KEYS and key not in given}
-    choice = choose(model, replace(decoding, mode=earlier.get("mode", decoding.mode)))
-    resolve_settings(earlier | given, choice.profile, environ=os.environ)
+    earlier = {key: value for key, value in saved.options.items() if key in KEYS and key not in decoding}
+    mode = {"mode": earlier["mode"]} if "mode" in earlier else {}
+    choice = choose(model, decoding | mode)
+    resolve_settings(earlier | decoding, choice.profile, environ=os.environ)
     if saved.chat_template is not None:
         choice = replace(choice, profile=choice.profile.model_copy(update={"chat_template": saved.chat_template}))
     return choice, earlier
@@ -231,7 +231,7 @@ def load(choice: "Choice", earlier: dict[str, Any], system: str | None) -> "tupl
     from hispec_cli.commands.chat.chat import asked
     from hispec_cli.commands.chat.slash import KEYS
 
-    options = earlier | {key: value for key, value in choice.decoding.given().items() if key in KEYS}
+    options = earlier | {key: value for key, value in choice.decoding.items() if key in KEYS}
     if earlier:
         engine = engine.with_settings(**asked(options))
     return engine, options
