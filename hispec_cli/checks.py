@@ -40,12 +40,21 @@ class Choice:
         return self.resolve()[0]
 
     def resolve(self) -> "tuple[Settings, dict[str, str]]":
-        """Return the settings and their origins; a checkpoint's own are among them where it is on this machine."""
-        from hispec.models.metadata import read_generation_config
-        from hispec.precedence import resolve_settings
+        """Return the settings and their origins, as `resolve`."""
+        return resolve(self.profile, self.decoding)
 
-        config = {} if is_dummy(self.decoding) else read_generation_config(self.profile.target)
-        return resolve_settings(self.decoding, self.profile, environ=os.environ, generation_config=config)
+
+def resolve(profile: "Profile", decoding: DecodingOptions) -> "tuple[Settings, dict[str, str]]":
+    """Return the settings and their origins; a checkpoint's own are among them where it is on this machine.
+
+    Raises:
+        UsageError: as `hispec.precedence.resolve_settings`.
+    """
+    from hispec.models.metadata import read_generation_config
+    from hispec.precedence import resolve_settings
+
+    config = {} if is_dummy(decoding) else read_generation_config(profile.target)
+    return resolve_settings(decoding, profile, environ=os.environ, generation_config=config)
 
 
 def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = False) -> Choice:

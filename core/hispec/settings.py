@@ -215,7 +215,12 @@ class Settings:
     ] = 4
     policy: Annotated[
         Literal["static", "adaptive"],
-        Setting("What decides between drafting on and judging.", "Decoding", "decoding", calibration="found"),
+        Setting(
+            "What decides between drafting on and judging: fixed lengths, or confidence and measured cost.",
+            "Decoding",
+            "decoding",
+            calibration="found",
+        ),
     ] = "static"
     max_new_tokens: Annotated[Count, Setting("Most tokens of an answer.", "Decoding", "decoding", "always")] = 256
     intermediate_top_k: Annotated[
@@ -243,7 +248,7 @@ class Settings:
     top_p: Annotated[
         Share,
         Setting(
-            "Draw from the likeliest tokens that have this probability.",
+            "Draw from the likeliest tokens that have this probability together.",
             "Sampling",
             "sampling",
             "sampling",
@@ -276,7 +281,12 @@ class Settings:
             offers=("auto", "cpu", "cuda"),
         ),
     ] = "auto"
-    dtype: Annotated[Dtype, _hardware("Of the weights; auto: the checkpoint's.", section="target")] = "auto"
+    dtype: Annotated[
+        Dtype,
+        _hardware(
+            "Of the weights; auto: the checkpoint's, or bfloat16 where a CPU is faster with it.", section="target"
+        ),
+    ] = "auto"
     stack: Annotated[
         Literal["auto", "fused", "transformers"],
         _hardware("What runs the layers; auto: the fused stack, which is the faster, for every model that it can run."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hispec.limits import MOST
-from hispec_cli.checks import asked, choose_profile, depth_of, is_dummy, load_depth, prepare_hub
+from hispec_cli.checks import asked, choose_profile, depth_of, is_dummy, load_depth, prepare_hub, resolve
 from hispec_cli.help import examples
 from hispec_cli.options import (
     Asked,
@@ -44,14 +44,12 @@ def doctor(
     """Show what this machine has, and whether a profile or a model runs on it; where not, exit 5, or 2 for a fault in it."""
     prepare_hub(model)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    from hispec.precedence import resolve_settings
-
     loaded, settings = None, None
     if model != ProfileOptions(offline=model.offline):  # mistakes are told before seconds are spent on torch
         loaded = choose_profile(
             model, mode=asked("mode", decoding), dummy=is_dummy(decoding), find_depth=_ask_for_depth
         )
-        settings, _ = resolve_settings(decoding, loaded, environ=os.environ)
+        settings, _ = resolve(loaded, decoding)
     with Loading("examining this machine") as loading:
         from hispec.doctor import examine_machine, examine_profile
 

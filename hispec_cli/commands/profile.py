@@ -1,14 +1,13 @@
 """`hispec profile list|show|new|validate`: what profiles there are, what they say, and a new one made of them."""
 
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hispec.errors import UsageError
-from hispec_cli.checks import default_profile, prepare_hub
+from hispec_cli.checks import default_profile, prepare_hub, resolve
 from hispec_cli.checks import load_named as load
 from hispec_cli.options import CommonOptions, Format, ProfileOptions, grouped
 from hispec_cli.ui.console import say
@@ -92,10 +91,9 @@ def _fit(profile: "Profile", places: dict[str, "Device | None"]) -> dict[str, An
     """Whether a profile fits the device that it would be decoded on, as far as that is known without the network."""
     from hispec.machine import device_named
     from hispec.memory import estimate
-    from hispec.precedence import resolve_settings
 
     try:
-        settings, _ = resolve_settings({}, profile, environ=os.environ)
+        settings, _ = resolve(profile, {})
     except UsageError:
         return {}
     if settings.device not in places:
@@ -119,13 +117,8 @@ def show(
     common: CommonOptions,
 ) -> None:
     """Show a profile, as YAML that is one, and in comments the decoding values in force with it."""
-    from hispec.models.metadata import read_generation_config
-    from hispec.precedence import resolve_settings
-
     profile = load(name)
-    settings, origins = resolve_settings(
-        {}, profile, environ=os.environ, generation_config=read_generation_config(profile.target)
-    )
+    settings, origins = resolve(profile, {})
     if format.is_json:
         record: dict[str, Any] = profile.model_dump(by_alias=True, exclude_none=True)
         record |= {"decoding": settings.to_record()}

@@ -6,7 +6,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from hispec.errors import UsageError
-from hispec.precedence import resolve_settings, without_effect
+from hispec.precedence import asked, resolve_settings, without_effect
 from hispec.profile import Decoding, Profile, Target, list_profiles, load_profile
 from hispec.settings import Settings
 
@@ -51,6 +51,30 @@ def test_a_refused_value_names_its_source(options, environ, cause):
         resolve_settings(options, PROFILE, environ=environ)
     assert caught.value.cause.startswith(cause)
     assert caught.value.cure
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "environ", "found"),
+    [
+        ("mode", {}, {}, "hispec"),
+        ("mode", {"mode": "single-layer"}, {"HISPEC_MODE": "autoregressive"}, "single-layer"),
+        ("load_format", {}, {"HISPEC_LOAD_FORMAT": "dummy"}, "dummy"),
+        ("tensor_parallel", {}, {"HISPEC_TENSOR_PARALLEL": "on"}, True),
+        ("tensor_parallel", {}, {"HISPEC_TENSOR_PARALLEL": "No"}, False),
+    ],
+)
+def test_one_setting_is_read_before_the_profile_as_with_it(name, options, environ, found):
+    assert asked(name, options, environ) == found
+    assert getattr(resolve_settings(options, PROFILE, environ=environ)[0], name) == found
+
+
+def test_one_setting_is_refused_before_the_profile_as_with_it():
+    for options, environ in (({"mode": "fast"}, {}), ({}, {"HISPEC_MODE": "fast"})):
+        with pytest.raises(UsageError) as early:
+            asked("mode", options, environ)
+        with pytest.raises(UsageError) as late:
+            resolve_settings(options, PROFILE, environ=environ)
+        assert (early.value.cause, early.value.cure) == (late.value.cause, late.value.cure)
 
 
 def test_a_generation_config_samples_only_where_it_says_so():

@@ -107,6 +107,14 @@ def test_what_fits_depends_on_dtype_mode_and_lengths(hispec, host):
     assert longer["positions"] == 100_352 and not longer["runs"]
 
 
+def test_lengths_are_those_that_generate_would_take_from_the_checkpoint(hispec, host, tmp_path, shipped_model):
+    host(30)
+    folder = shutil.copytree(shipped_model, tmp_path / "model")
+    before = as_json(hispec, "--model", folder)[1]["positions"]
+    (folder / "generation_config.json").write_text('{"max_new_tokens": 900}')
+    assert (before, as_json(hispec, "--model", folder)[1]["positions"]) == (1280, 2048)
+
+
 def test_a_full_disk_is_told_before_the_download(hispec, host, monkeypatch):
     host(300)
     monkeypatch.setattr(doctor, "disk_free", lambda folder: 10**9)

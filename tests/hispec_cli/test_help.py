@@ -50,7 +50,11 @@ def test_options_stand_in_sections_and_the_general_ones_last(page, command, sect
 
 def test_defaults_are_shown_where_they_come_from_elsewhere_too(page):
     text = " ".join(page("generate").split())
-    for shown in ("(HISPEC_PROFILE, else tiny, the shipped model)", "(the profile's, else 256)", "[default: auto]"):
+    for shown in (
+        "(HISPEC_PROFILE, else tiny, the shipped model)",
+        "(the profile's, the checkpoint's, else 256)",
+        "[default: auto]",
+    ):
         assert shown in text
     assert "[default: 32; x>=0]" in " ".join(page("bench").split())
 

@@ -21,6 +21,7 @@ from hispec.frequencies import frequent_ids
 from hispec.levels import open_translators
 from hispec.models.digest import digests_of_profile
 from hispec.models.stack import LayerStack, ReducedHead
+from hispec.settings import SETTINGS
 
 MOST_EXITS = 16
 """Exits that are looked at where nobody says which."""
@@ -120,7 +121,17 @@ def _heads(engine: Engine, readers: Sequence[Reader]) -> dict[Reader, ReducedHea
 
 
 def fingerprint(engine: Engine, job: Job, dataset: str, processes: int) -> str:
-    """Return a digest of everything that measurements depend on: only an equal calibration is resumed."""
+    """Return a digest of everything that measurements depend on: only an equal calibration is resumed.
+
+    What the weights were loaded with is in the description of the machine, as what it came to.
+    """
+    given = {
+        name: value
+        for name, setting in SETTINGS.items()
+        if setting.calibration == "given"
+        and not setting.at_loading
+        and (value := getattr(engine.settings, name)) != setting.default
+    }
     described: dict[str, Any] = {
         "machine": describe_machine(engine, processes),
         "profile": engine.profile.model_dump(mode="json", include=LEVELS),
@@ -132,5 +143,6 @@ def fingerprint(engine: Engine, job: Job, dataset: str, processes: int) -> str:
         "ends": sorted(job.eos_ids),
         "most": job.most,
         "seed": job.seed,
+        **({"settings": given} if given else {}),
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
