@@ -37,11 +37,7 @@ class Choice:
     @cached_property
     def settings(self) -> "Settings":
         """How to decode, as far as it is known before the model is loaded."""
-        return self.resolve()[0]
-
-    def resolve(self) -> "tuple[Settings, dict[str, str]]":
-        """Return the settings and their origins, as `resolve`."""
-        return resolve(self.profile, self.decoding)
+        return resolve(self.profile, self.decoding)[0]
 
 
 def resolve(profile: "Profile", decoding: DecodingOptions) -> "tuple[Settings, dict[str, str]]":
@@ -82,7 +78,7 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
         if template is not None:
             profile = profile.model_copy(update={"chat_template": template})
         choice = Choice(model, decoding, profile)
-        settings, origins = choice.resolve()
+        settings, origins = resolve(profile, decoding)
         if settings.tensor_parallel and not shared:
             raise UsageError("--tensor-parallel is for hispec generate alone", "leave it out")
         if settings.tensor_parallel:

@@ -120,24 +120,22 @@ class ModelOptions(ProfileOptions):
     )
 
 
-def setting_option(name: str, **changes: Any) -> Any:
+def setting_option(name: str, *, alone: bool = False) -> Any:
     """Return the option of a setting.
 
     Args:
         name: of the setting.
-        changes: arguments of `typer.Option` that differ from what the setting tells.
+        alone: whether the command resolves no settings, so that the option itself reads the variable.
     """
     setting = SETTINGS[name]
     return typer.Option(
         setting.option,
-        **{
-            "rich_help_panel": setting.panel,
-            "metavar": setting.metavar or ("N" if setting.kind is int else None),
-            "autocompletion": completion.one_of(setting.offers) if setting.offers else None,
-            "show_default": setting.otherwise or True,
-            "help": setting.help,
-        }
-        | changes,
+        rich_help_panel=None if alone else setting.panel,
+        envvar=setting.variable if alone else None,
+        metavar=setting.metavar or ("N" if setting.kind is int else None),
+        autocompletion=completion.one_of(setting.offers) if setting.offers else None,
+        show_default=alone or setting.otherwise or True,
+        help=setting.help,
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 from hispec.limits import LARGEST_SEED, MOST
 from hispec.settings import SETTINGS, Range, Setting
@@ -19,13 +20,13 @@ def accepted(setting: Setting) -> str:
     if setting.choices:
         return ", ".join(f"`{choice}`" for choice in setting.choices)
     if setting.kind is bool:
-        return "a switch; as a variable `1` or `0`"
+        return "`true`, `false`"
     return setting.accepts or _bounds(setting)
 
 
 def _bounds(setting: Setting) -> str:
-    parts = [setting.type, *getattr(setting.type.__origin__, "__args__", ())]
-    bounds = next(found for part in parts for found in getattr(part, "__metadata__", ()) if isinstance(found, Range))
+    held = get_args(setting.type)[0] if setting.nullable else setting.type
+    bounds = next(found for found in held.__metadata__ if isinstance(found, Range))
     kind = "whole number" if setting.kind is int else "number"
     if bounds.le in (MOST, LARGEST_SEED):
         return f"{kind} from {bounds.ge:g}"

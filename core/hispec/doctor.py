@@ -19,7 +19,7 @@ from hispec.models.hub import State, access_to, fetch_config, hub_state, within
 from hispec.models.metadata import read_json
 from hispec.models.values import check_values
 from hispec.profile import Profile, Target, check_depths, models_of, resolve_model
-from hispec.settings import Settings
+from hispec.settings import SETTINGS, Settings
 from hispec.vocabulary import check_vocabulary
 
 HUB_SECONDS = 5.0
@@ -28,7 +28,7 @@ VOCABULARY_SECONDS = 60.0
 """For the tokenizers of a profile's models, a few megabytes where they are not here."""
 OPTIONAL = (*(package.replace("_", "-") for packages in EXTRAS.values() for package in packages), "hf-xet")
 """Packages that are used where they are installed: those of extras, and one for faster downloads."""
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = SETTINGS["dtype"].choices[1:]
 INSTRUCTIONS = {
     "bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
     "float16": {"avx512_fp16", "amx_fp16", "asimdhp"},

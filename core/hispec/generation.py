@@ -16,7 +16,7 @@ from torch import Tensor
 from hispec.decoding.processors import Processors
 from hispec.decoding.sampling import Sampling
 from hispec.precedence import usable_settings
-from hispec.settings import Settings
+from hispec.settings import SETTINGS, Settings
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ LAST: dict[str, Maker] = {
 
 MAKERS = PROCESSORS | WARPERS | LAST
 
-OF_SETTINGS = frozenset(("repetition_penalty", "temperature", "top_k", "top_p", "min_p"))
+OF_SETTINGS = MAKERS.keys() & SETTINGS.keys()
 """Options that are settings, too: their values come from there."""
 
 ELSEWHERE = (

@@ -1,7 +1,6 @@
 """Where the value of a setting comes from: option > environment > profile > generation config > default."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,6 +11,7 @@ from hispec.limits import MOST
 from hispec.profile import Profile, exits_of_target, explain
 from hispec.settings import COOLEST, HOTTEST, SETTINGS, STRONGEST, WEAKEST, Settings
 
+SCHEMA = TypeAdapter(Settings)
 NARROWEST = 1e-9
 """A top-p that leaves only the likeliest token."""
 WARPERS = ("top_k", "top_p", "min_p")
@@ -89,15 +89,10 @@ def _pick(sources: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> tup
     return values, origins
 
 
-@cache
-def _schema() -> TypeAdapter[Settings]:
-    return TypeAdapter(Settings)
-
-
 def _read(values: dict[str, Any], origins: Mapping[str, str]) -> Settings:
     """Return values as settings; errors as `resolve_settings`."""
     try:
-        return _schema().validate_python(values)
+        return SCHEMA.validate_python(values)
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
         cause, cure = explain(error, values)
@@ -223,7 +218,7 @@ def _nearest(name: str, value: Any) -> Any:
 
 def _is_accepted(name: str, value: Any) -> bool:
     try:
-        _schema().validate_python({name: value})
+        SCHEMA.validate_python({name: value})
     except ValidationError:
         return False
     return value is not None

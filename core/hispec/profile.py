@@ -50,17 +50,12 @@ def _whole_head(head: Any) -> Any:
 def _with_settings(section: type[_Section]) -> Any:
     """Add the settings that a profile has as keys of a section: those of `target` as they are, others without a value."""
     name = section.__name__.lower()
-    keys = {key: setting for key, setting in SETTINGS.items() if setting.section == name}
-    own = {key: (setting.type, setting.default) for key, setting in keys.items()}
-    optional = {key: (setting.type | None, None) for key, setting in keys.items()}
-    made: Any = create_model(
-        section.__name__,
-        __base__=section,
-        __doc__=section.__doc__,
-        __module__=section.__module__,
-        **(own if name == "target" else optional),
-    )
-    return made
+    keys: Any = {
+        key: (setting.type, setting.default) if name == "target" else (setting.type | None, None)
+        for key, setting in SETTINGS.items()
+        if setting.section == name
+    }
+    return create_model(section.__name__, __base__=section, __doc__=section.__doc__, __module__=__name__, **keys)
 
 
 Head = Annotated[Count | None, BeforeValidator(_whole_head)]

@@ -3,10 +3,11 @@
 Options, `HISPEC_*` variables, keys of profiles, `/set` and the tables of the documentation are read from `SETTINGS`.
 `hispec --help` reads it too, so this module imports nothing that takes time.
 """
+# ruff: noqa: RUF009 (the calls in the place of defaults return fields)
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -112,13 +113,20 @@ def _width(value: Any) -> Any:
 
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Graphs = Annotated[
+    Literal["auto", "on", "off"], Read(lambda value: {"0": "off", "1": "on"}.get(value, value), first=True)
+]
 Count = Annotated[int, Range(ge=1, le=MOST)]
+Seed = Annotated[int, Range(ge=0, le=LARGEST_SEED)]
 Share = Annotated[float, Range(gt=0, le=1)]
+Shares = Annotated[tuple[Share, ...], Read(_shares, first=True)]
+Temperature = Annotated[float, Range(ge=0, le=HOTTEST), Read(_drawable)]
+Width = Annotated[int | Literal["auto", "free"], Read(_width, first=True)]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is told of a setting, as the annotation of a field of `Settings`; `SETTINGS` adds what the field says.
+    """What is told of a setting; `SETTINGS` adds what its field in `Settings` says.
 
     Attributes:
         help: what it does, for help pages and the documentation.
@@ -127,14 +135,12 @@ class Setting:
         checkpoint: when the target's generation config counts, if ever.
         at_loading: whether it is decided when the weights are loaded, so that a chat cannot change it.
         calibration: `found` if a calibration finds it and writes it into a profile, `given` if what a calibration
-            measures depends on it, None if neither.
+            measures depends on it, None if neither. What comes of settings at loading is in the environment anyway.
         metavar: what an option shows for its value, where the type does not say it.
         accepts: accepted values in words, likewise.
         unset: what happens without a value, in words, where the default does not say it.
         offers: values that a shell completes, likewise.
-        name: of the field.
-        type: of the field, bounds included.
-        default: of the field.
+        name, type, default: of the field.
     """
 
     help: str
@@ -164,12 +170,13 @@ class Setting:
     @property
     def nullable(self) -> bool:
         """Return whether it can be without a value."""
-        return NoneType in get_args(self.type.__origin__)
+        return NoneType in get_args(self.type)
 
     @property
     def kind(self) -> Any:
         """Return the type that an option reads: numbers, flags and choices as such, all else as text."""
-        bare = _bare(self.type)
+        held = get_args(self.type)[0] if self.nullable else self.type
+        bare = held.__origin__ if get_origin(held) is Annotated else held
         return bare if bare in (int, float, bool) or get_origin(bare) is Literal else str
 
     @property
@@ -181,176 +188,113 @@ class Setting:
     def otherwise(self) -> str:
         """Return what counts where neither option nor variable says it, in words; empty if there is nothing to say."""
         default = f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
-        default = self.unset or ("" if self.default is None or self.default is False else default)
+        default = self.unset or ("" if self.default in (None, "") or self.default is False else default)
         sources = [
             f"the {source}'s" for source, has in (("profile", self.section), ("checkpoint", self.checkpoint)) if has
         ]
         return ", ".join([*sources, f"else {default}"]) if sources else default
 
 
-def _bare(hint: Any) -> Any:
-    """Return a type without its annotations and without None."""
-    if get_origin(hint) is Annotated:
-        return _bare(hint.__origin__)
-    return _bare(get_args(hint)[0]) if NoneType in get_args(hint) else hint
+def _setting(default: Any, *told: Any, **more: Any) -> Any:
+    """Return a field of `Settings`: its default, and the arguments of its `Setting`."""
+    return field(default=default, metadata={"told": Setting(*told, **more)})
 
 
-_hardware = partial(Setting, panel="Weights and devices", at_loading=True, calibration="given")
+_length = partial(_setting, panel="Decoding", section="decoding", calibration="found")
+_sampling = partial(_setting, panel="Sampling", section="sampling", checkpoint="sampling")
+_loading = partial(_setting, panel="Weights and devices", at_loading=True)
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to decode. The defaults are what counts where no other source has a value; see `hispec.precedence`."""
 
-    mode: Annotated[
-        Literal["hispec", "single-layer", "autoregressive"],
-        Setting("All levels, draft and target only, or the target alone.", "Decoding"),
-    ] = "hispec"
-    draft_tokens: Annotated[
-        Count,
-        Setting("Tokens drafted before the intermediate level judges.", "Decoding", "decoding", calibration="found"),
-    ] = 2
-    validate_every: Annotated[
-        Count, Setting("Waiting tokens at which the target validates.", "Decoding", "decoding", calibration="found")
-    ] = 4
-    policy: Annotated[
-        Literal["static", "adaptive"],
-        Setting(
-            "What decides between drafting on and judging: fixed lengths, or confidence and measured cost.",
-            "Decoding",
-            "decoding",
-            calibration="found",
-        ),
-    ] = "static"
-    max_new_tokens: Annotated[Count, Setting("Most tokens of an answer.", "Decoding", "decoding", "always")] = 256
-    intermediate_top_k: Annotated[
-        Count,
-        Setting("The intermediate level accepts a token among its N likeliest.", None, "decoding", calibration="given"),
-    ] = 1
-    temperature: Annotated[
-        float,
-        Range(ge=0, le=HOTTEST),
-        Read(_drawable),
-        Setting(
-            "0 always takes the likeliest token.",
-            "Sampling",
-            "sampling",
-            "sampling",
-            metavar="T",
-            accepts=f"0, or a number from {COOLEST} to {HOTTEST:g}",
-        ),
-    ] = 0.0
-    top_k: Annotated[
-        int,
-        Range(ge=0, le=MOST),
-        Setting("Draw from the N likeliest tokens; 0: from all.", "Sampling", "sampling", "sampling"),
-    ] = 0
-    top_p: Annotated[
-        Share,
-        Setting(
-            "Draw from the likeliest tokens that have this probability together.",
-            "Sampling",
-            "sampling",
-            "sampling",
-            metavar="P",
-        ),
-    ] = 1.0
-    min_p: Annotated[
-        float,
-        Range(ge=0, le=1),
-        Setting(
-            "Draw from tokens this share as likely as the likeliest.", "Sampling", "sampling", "sampling", metavar="P"
-        ),
-    ] = 0.0
-    repetition_penalty: Annotated[
-        float,
-        Range(ge=WEAKEST, le=STRONGEST),
-        Setting("Above 1 disfavours tokens already there.", "Sampling", "sampling", "always", metavar="X"),
-    ] = 1.0
-    seed: Annotated[
-        Annotated[int, Range(ge=0, le=LARGEST_SEED)] | None,
-        Setting("The same seed gives the same answer, whatever drafts it.", "Sampling", unset="drawn"),
-    ] = None
-    device: Annotated[
-        str,
-        Read(_device),
-        _hardware(
-            "auto, cpu, cuda or cuda:N.",
-            metavar="DEVICE",
-            accepts="`auto`, `cpu`, `cuda`, `cuda:N`, or another device of torch",
-            offers=("auto", "cpu", "cuda"),
-        ),
-    ] = "auto"
-    dtype: Annotated[
-        Dtype,
-        _hardware(
-            "Of the weights; auto: the checkpoint's, or bfloat16 where a CPU is faster with it.", section="target"
-        ),
-    ] = "auto"
-    stack: Annotated[
-        Literal["auto", "fused", "transformers"],
-        _hardware("What runs the layers; auto: the fused stack, which is the faster, for every model that it can run."),
-    ] = "auto"
-    device_map: Annotated[
-        Literal["none", "auto"],
-        _hardware("auto: spread the layers over all GPUs, then the CPU's memory, then the disk."),
-    ] = "none"
-    max_memory: Annotated[
-        str,
-        Read(_memory),
-        _hardware(
-            "What --device-map may use, for example 0=20GB,1=20GB,cpu=60GB.",
-            metavar="DEVICE=SIZE,...",
-            accepts="devices and their memory",
-        ),
-    ] = ""
-    quantization: Annotated[
-        Literal["none", "4bit", "8bit"],
-        _hardware("Quantize the weights while loading; needs bitsandbytes.", section="target"),
-    ] = "none"
-    tensor_parallel: Annotated[bool, _hardware("Share every matrix among the processes that torchrun started.")] = False
-    width: Annotated[
-        int | Literal["auto", "free"],
-        Read(_width, first=True),
-        _hardware(
-            "Rows of a pass: auto and a number give the same ids in every mode; free is the fastest and may differ "
-            "where rounding decides.",
-            metavar="auto|ROWS|free",
-            accepts=f"`auto`, `free`, or a whole number from 1 to {WIDEST_PASS}",
-        ),
-    ] = "auto"
-    graphs: Annotated[
-        Literal["auto", "on", "off"],
-        Read(lambda value: {"0": "off", "1": "on"}.get(value, value), first=True),
-        _hardware("Whether the fused stack runs in fixed shapes, recorded as CUDA graphs; auto: on CUDA.", panel=None),
-    ] = "auto"
-    load_format: Annotated[
-        Literal["auto", "dummy"],
-        _hardware("dummy: random weights, no download; speed and memory are real, the text is noise."),
-    ] = "auto"
-    dummy_agreement: Annotated[
-        Annotated[tuple[Share, ...], Read(_shares, first=True)] | None,
-        _hardware(
-            "Of random weights: how often each exit, shallow to deep, agrees with the whole model, e.g. 0.55,0.75.",
-            metavar="SHARE,...",
-            accepts="rising numbers between 0 and 1",
-        ),
-    ] = None
+    mode: Literal["hispec", "single-layer", "autoregressive"] = _setting(
+        "hispec", "All levels, draft and target only, or the target alone.", "Decoding"
+    )
+    draft_tokens: Count = _length(2, "Tokens drafted before the intermediate level judges.")
+    validate_every: Count = _length(4, "Waiting tokens at which the target validates.")
+    policy: Literal["static", "adaptive"] = _length(
+        "static", "What decides between drafting on and judging: fixed lengths, or confidence and measured cost."
+    )
+    max_new_tokens: Count = _setting(256, "Most tokens of an answer.", "Decoding", "decoding", "always")
+    intermediate_top_k: Count = _setting(
+        1, "The intermediate level accepts a token among its N likeliest.", None, "decoding", calibration="given"
+    )
+    temperature: Temperature = _sampling(
+        0.0,
+        "0 always takes the likeliest token.",
+        metavar="T",
+        accepts=f"0, or a number from {COOLEST} to {HOTTEST:g}",
+    )
+    top_k: Annotated[int, Range(ge=0, le=MOST)] = _sampling(0, "Draw from the N likeliest tokens; 0: from all.")
+    top_p: Share = _sampling(1.0, "Draw from the likeliest tokens that have this probability together.", metavar="P")
+    min_p: Annotated[float, Range(ge=0, le=1)] = _sampling(
+        0.0, "Draw from tokens this share as likely as the likeliest.", metavar="P"
+    )
+    repetition_penalty: Annotated[float, Range(ge=WEAKEST, le=STRONGEST)] = _sampling(
+        1.0, "Above 1 disfavours tokens already there.", checkpoint="always", metavar="X"
+    )
+    seed: Seed | None = _setting(
+        None, "The same seed gives the same answer, whatever drafts it.", "Sampling", unset="drawn"
+    )
+    device: Annotated[str, Read(_device)] = _loading(
+        "auto",
+        "auto, cpu, cuda or cuda:N.",
+        metavar="DEVICE",
+        accepts="`auto`, `cpu`, `cuda`, `cuda:N`, or another device of torch",
+        offers=("auto", "cpu", "cuda"),
+    )
+    dtype: Dtype = _loading(
+        "auto", "Of the weights; auto: the checkpoint's, or bfloat16 where a CPU is faster with it.", section="target"
+    )
+    stack: Literal["auto", "fused", "transformers"] = _loading(
+        "auto",
+        "What runs the layers; auto: the fused stack, which is the faster, for every model that it can run.",
+    )
+    device_map: Literal["none", "auto"] = _loading(
+        "none", "auto: spread the layers over all GPUs, then the CPU's memory, then the disk."
+    )
+    max_memory: Annotated[str, Read(_memory)] = _loading(
+        "",
+        "What --device-map may use, for example 0=20GB,1=20GB,cpu=60GB.",
+        metavar="DEVICE=SIZE,...",
+        accepts="devices and their memory",
+    )
+    quantization: Literal["none", "4bit", "8bit"] = _loading(
+        "none", "Quantize the weights while loading; needs bitsandbytes.", section="target"
+    )
+    tensor_parallel: bool = _loading(False, "Share every matrix among the processes that torchrun started.")
+    width: Width = _loading(
+        "auto",
+        "Rows of a pass: auto and a number give the same ids in every mode; free is the fastest and may differ "
+        "where rounding decides.",
+        metavar="auto|ROWS|free",
+        accepts=f"`auto`, `free`, or a whole number from 1 to {WIDEST_PASS}",
+    )
+    graphs: Graphs = _loading(
+        "auto",
+        "Whether the fused stack runs in fixed shapes, recorded as CUDA graphs; auto: on CUDA.",
+        panel=None,
+    )
+    load_format: Literal["auto", "dummy"] = _loading(
+        "auto", "dummy: random weights, no download; speed and memory are real, the text is noise."
+    )
+    dummy_agreement: Shares | None = _loading(
+        None,
+        "Of random weights: how often each exit, shallow to deep, agrees with the whole model, e.g. 0.55,0.75.",
+        metavar="SHARE,...",
+        accepts="rising numbers between 0 and 1",
+    )
 
     def to_record(self) -> dict[str, Any]:
         """Return the values by name, as JSON has them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-def _settings() -> dict[str, Setting]:
-    hints = get_type_hints(Settings, include_extras=True)
-    return {
-        field.name: replace(
-            hints[field.name].__metadata__[-1], name=field.name, type=hints[field.name], default=field.default
-        )
-        for field in fields(Settings)
-    }
-
-
-SETTINGS = _settings()
+_TYPES = get_type_hints(Settings, include_extras=True)
+SETTINGS = {
+    one.name: replace(one.metadata["told"], name=one.name, type=_TYPES[one.name], default=one.default)
+    for one in fields(Settings)
+}
 """All settings by name, in the order in which they are shown."""

@@ -10,7 +10,7 @@ import typer
 from hispec.budget import Budget
 from hispec.errors import UsageError
 from hispec.limits import LARGEST_SEED, MOST
-from hispec.settings import SETTINGS, Dtype
+from hispec.settings import Dtype
 from hispec_cli.checks import check_model, depth_of, prepare_hub
 from hispec_cli.exit_codes import INTERRUPTED
 from hispec_cli.help import examples
@@ -78,12 +78,8 @@ def fit_exits(
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of a hub model: a branch, tag or commit.")
     ] = None,
-    device: Annotated[
-        str, setting_option("device", envvar=SETTINGS["device"].variable, show_default=True, rich_help_panel=None)
-    ] = "auto",
-    dtype: Annotated[
-        Dtype, setting_option("dtype", envvar=SETTINGS["dtype"].variable, show_default=True, rich_help_panel=None)
-    ] = "auto",
+    device: Annotated[str, setting_option("device", alone=True)] = "auto",
+    dtype: Annotated[Dtype, setting_option("dtype", alone=True)] = "auto",
     offline: Annotated[
         bool, typer.Option("--offline", envvar="HISPEC_OFFLINE", help="Never touch the network, as HF_HUB_OFFLINE=1.")
     ] = False,

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hispec.errors import UsageError
+from hispec.settings import SETTINGS
 
 if TYPE_CHECKING:
     from hispec.profile import Profile
 
-OWN_ARMS = ("hispec", "single-layer", "autoregressive")
+OWN_ARMS = SETTINGS["mode"].choices
 TRANSFORMERS_ARMS = ("hf", "hf-early-exit", "hf-assisted", "prompt-lookup")
 ARMS = (*OWN_ARMS, *TRANSFORMERS_ARMS)
 REFERENCE = "autoregressive"

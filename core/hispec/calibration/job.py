@@ -29,6 +29,9 @@ MOST_EXITS = 16
 LEVELS = {"target", "draft", "intermediate"}
 """Keys of a profile that measurements depend on."""
 
+GIVEN = tuple(name for name, setting in SETTINGS.items() if setting.calibration == "given")
+"""Settings that measurements depend on, beside those that the weights were loaded with."""
+
 WORDS = (256, 1024, 4096, 16384)
 """Sizes of reduced heads, those of at most half the vocabulary."""
 
@@ -121,17 +124,7 @@ def _heads(engine: Engine, readers: Sequence[Reader]) -> dict[Reader, ReducedHea
 
 
 def fingerprint(engine: Engine, job: Job, dataset: str, processes: int) -> str:
-    """Return a digest of everything that measurements depend on: only an equal calibration is resumed.
-
-    What the weights were loaded with is in the description of the machine, as what it came to.
-    """
-    given = {
-        name: value
-        for name, setting in SETTINGS.items()
-        if setting.calibration == "given"
-        and not setting.at_loading
-        and (value := getattr(engine.settings, name)) != setting.default
-    }
+    """Return a digest of everything that measurements depend on: only an equal calibration is resumed."""
     described: dict[str, Any] = {
         "machine": describe_machine(engine, processes),
         "profile": engine.profile.model_dump(mode="json", include=LEVELS),
@@ -143,6 +136,6 @@ def fingerprint(engine: Engine, job: Job, dataset: str, processes: int) -> str:
         "ends": sorted(job.eos_ids),
         "most": job.most,
         "seed": job.seed,
-        **({"settings": given} if given else {}),
+        "settings": {name: getattr(engine.settings, name) for name in GIVEN},
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]

@@ -19,6 +19,7 @@ from hispec.datasets import execution, hash_rows
 from hispec.datasets.base import Row
 from hispec.datasets.humaneval import HumanEval
 from hispec.errors import UnavailableError, UsageError
+from hispec_cli.checks import resolve
 from hispec_cli.commands.bench.options import ReportOptions
 from hispec_cli.commands.bench.request import Request
 from hispec_cli.engine import load_engine, on_own_device
@@ -97,7 +98,7 @@ def _stream(measurements: Sequence[Measurement]) -> None:
 
 def _answer_limit(request: Request, engine: Engine) -> int:
     """Return the most tokens of an answer: what the user asked for, else the dataset's convention."""
-    asked = request.choice.resolve()[1]["max_new_tokens"] in ("option", "environment")
+    asked = resolve(request.choice.profile, request.choice.decoding)[1]["max_new_tokens"] in ("option", "environment")
     return engine.settings.max_new_tokens if asked else request.rows.dataset.max_new_tokens
 
 
