@@ -104,29 +104,23 @@ def run(arguments: list[str]) -> int:
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except HispecError as error:
-        report_error(error.cause, error.cure)
-        _trace(debug)
-        return error.exit_code
     except Exception as error:
-        if is_out_of_memory(error):
-            report_error(
-                f"the memory ran out: {error or 'of this machine'}",
-                "choose a smaller model or dtype, or see: hispec doctor",
-            )
-            _trace(debug)
-            return UnavailableError.exit_code
-        report_error(
-            f"this is a bug in hispec: {type(error).__name__}: {error}",
-            "please report it with the output of the same command and --debug",
-        )
-        _trace(debug)
-        return BUG
+        cause, cure, code = _explained(error)
+        report_error(cause, cure)
+        if debug:
+            traceback.print_exc()
+        return code
     if code == INTERRUPTED:
         report_error("interrupted", None)
     return int(code)
 
 
-def _trace(debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
+def _explained(error: Exception) -> tuple[str, str, int]:
+    """Return what is wrong, how to mend it, and the exit code."""
+    if isinstance(error, HispecError):
+        return error.cause, error.cure, error.exit_code
+    if is_out_of_memory(error):
+        cure = "choose a smaller model or dtype, or see: hispec doctor"
+        return f"the memory ran out: {error or 'of this machine'}", cure, UnavailableError.exit_code
+    cure = "please report it with the output of the same command and --debug"
+    return f"this is a bug in hispec: {type(error).__name__}: {error}", cure, BUG

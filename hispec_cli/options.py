@@ -13,6 +13,7 @@ import typer
 from hispec.settings import SETTINGS
 from hispec_cli import completion
 from hispec_cli.ui.console import choose_color
+from hispec_cli.ui.theme import Palette
 
 
 class Format(StrEnum):
@@ -42,6 +43,13 @@ message_option = partial(typer.Option, rich_help_panel="Text")
 """An option in the section on what the model reads and where it ends."""
 output_option = partial(typer.Option, rich_help_panel="Output")
 """An option in the section on what is written where, and how it looks."""
+
+
+def dataset_option(section: Callable[..., Any]) -> Any:
+    """Return the option that names a dataset, in a section of the help."""
+    told = "A dataset's name, or a JSONL file with prompt or question."
+    return section(metavar="NAME|FILE", autocompletion=completion.datasets, help=told)
+
 
 OF_PROFILE = "the profile's"
 """The default of an option that a profile answers."""
@@ -117,6 +125,22 @@ class ModelOptions(ProfileOptions):
     ] = None
     force: Annotated[bool, _model("--force", help="Load models that do not seem to fit the memory that is free.")] = (
         False
+    )
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """How an answer is shown."""
+
+    format: Annotated[Format, output_option("--format", help="How to write the answer to stdout.")] = Format.auto
+    live: Annotated[
+        bool | None,
+        output_option(
+            "--live/--no-live", envvar="HISPEC_LIVE", help="The live view; by default on a terminal, not with pipes."
+        ),
+    ] = None
+    palette: Annotated[Palette, output_option(envvar="HISPEC_PALETTE", help="Colours of the live view.")] = (
+        Palette.default
     )
 
 

@@ -1,13 +1,50 @@
-"""Whether torchrun started this process with others, which is known without torch."""
+"""The place of this process among those that torchrun or accelerate started with it, which is known without torch."""
 
 import os
+from dataclasses import dataclass
 
 from hispec.errors import UsageError
 
 
+@dataclass(frozen=True)
+class Place:
+    """The place of a process among those that were started together.
+
+    Attributes:
+        count: of processes.
+        rank: of this one, 0 for the one that speaks.
+        local_rank: among those on this machine: the number of the GPU to use.
+    """
+
+    count: int = 1
+    rank: int = 0
+    local_rank: int = 0
+
+
+def launched() -> Place:
+    """Return the place of this process; alone where nobody launched it with others.
+
+    Raises:
+        UsageError: an environment that neither torchrun nor accelerate makes.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return Place()
+    try:
+        return Place(*(int(os.environ[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")))
+    except (KeyError, ValueError):
+        raise UsageError(
+            "WORLD_SIZE is set, but not as torchrun sets it", "unset it, or start with torchrun or accelerate"
+        ) from None
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that speaks for all that were started together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def started_by_torchrun() -> int:
     """Return how many processes torchrun started, 1 where it did not."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    return launched().count if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 def check_launched() -> None:

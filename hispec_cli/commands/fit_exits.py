@@ -1,9 +1,8 @@
 """`hispec fit-exits`: usable exits for a model that was not trained for early exit."""
 
-import shlex
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,23 +16,11 @@ from hispec_cli.help import examples
 from hispec_cli.options import CommonOptions, Format, ProfileOptions, grouped, setting_option
 from hispec_cli.ui.console import say
 from hispec_cli.ui.loading import Loading
-from hispec_cli.ui.output import write, write_json
-from hispec_cli.ui.safe_text import visible
 from hispec_cli.ui.signals import ctrl_c
 from hispec_cli.values import seconds_of
 
 if TYPE_CHECKING:
-    from hispec.exits.fit import Fit
-    from hispec.exits.job import Job
     from hispec.exits.request import Request
-
-MENDS = {
-    "steps": "fit with more --steps, or on more text",
-    "budget": "give a longer --budget, or choose deeper --exits",
-    "no improvement": "fit on more text that is like what the model will write, or choose deeper --exits",
-    "interrupted": "fit longer",
-}
-"""What helps exits that are too weak, by why the fit ended."""
 
 EXAMPLES = examples("hispec fit-exits --model Qwen/Qwen3-0.6B --text corpus.txt --exits 7,14")
 
@@ -97,6 +84,7 @@ def fit_exits(
     with Loading("importing torch") as loading:
         from hispec.exits.fit import FitSettings
         from hispec.exits.job import Job
+        from hispec_cli.ui.fit import show_fit
         from hispec_cli.ui.fit_progress import FitProgress
 
         loading.now("reading the text")
@@ -117,7 +105,7 @@ def fit_exits(
     with progress, ctrl_c(end):
         fit = job.run(stack, progress.see, interrupted.is_set)
     job.save(fit)
-    _show(job, fit, format)
+    show_fit(job, fit, format)
     if fit.ended == "interrupted":
         raise typer.Exit(INTERRUPTED)
 
@@ -141,29 +129,3 @@ def _check(request: "Request") -> None:
     request.check_files()
     if (depth := depth_of(target)) is not None:
         check_exits(request, depth)
-
-
-def _show(job: "Job", fit: "Fit", format_: Format) -> None:
-    """The exits before and after, and what was written."""
-    record: dict[str, Any] = {"schema": "hispec.fit-exits/1", "model": job.request.model}
-    record |= {"profile": str(job.profile_path), "translators": str(job.translators_path)} | job.describe(fit)
-    if format_.is_json:
-        write_json(record)
-        return
-    for exit_ in job.exits:
-        before, after = fit.before[exit_], fit.after[exit_]
-        verdict = f"can pay, at best {job.best_speedup(fit, exit_):.1f} times the target's speed"
-        write(
-            f"exit {exit_}: agreement with the whole model {before.agreement:.3f} -> {after.agreement:.3f}, "
-            f"divergence {before.kl:.3f} -> {after.kl:.3f} nats; "
-            f"{verdict if job.pays(fit, exit_) else 'too weak to pay'}\n"
-        )
-    write(visible(f"wrote {job.profile_path} and {job.translators_path.name}") + "\n")
-    if all(fit.after[exit_] == fit.before[exit_] for exit_ in job.exits):
-        say("no exit improved: the text may be too short, or the exits good already", "yellow")
-    weak = [str(exit_) for exit_ in job.exits if not job.pays(fit, exit_)]
-    if weak:
-        say(f"too weak to pay: exit {' and '.join(weak)}; {MENDS[fit.ended or 'steps']}", "yellow")
-    if len(weak) == len(job.exits):
-        return
-    say(f'try it: hispec generate --profile {shlex.quote(str(job.profile_path))} "..." --verify')

@@ -11,7 +11,7 @@ import typer
 from hispec.counts import counted
 from hispec.errors import LosslessnessError, OutOfMemoryError, UnavailableError, UsageError, is_out_of_memory
 from hispec.events import Finished
-from hispec.launched import started_by_torchrun
+from hispec.launched import launched, started_by_torchrun
 from hispec_cli.checks import asked, check_message, choose
 from hispec_cli.engine import load_engine
 from hispec_cli.exit_codes import INTERRUPTED
@@ -20,15 +20,14 @@ from hispec_cli.options import (
     AnswerOptions,
     CommonOptions,
     DecodingOptions,
-    Format,
     ModelOptions,
+    ViewOptions,
     grouped,
     message_option,
     output_option,
 )
 from hispec_cli.ui.console import say
 from hispec_cli.ui.signals import ctrl_c
-from hispec_cli.ui.theme import Palette
 from hispec_cli.ui.trace import Trace
 from hispec_cli.ui.typeahead import typeahead_kept
 from hispec_cli.ui.views import check_view, choose_view, report
@@ -63,16 +62,7 @@ def generate(
         typer.Option("--verify", help="Decode again with the target alone and compare ids; exit 4 on a difference."),
     ] = False,
     trace: Annotated[Path | None, output_option(metavar="FILE", help="Write every event there as JSON lines.")] = None,
-    format: Annotated[Format, output_option("--format", help="How to write the answer to stdout.")] = Format.auto,  # noqa: A002
-    live: Annotated[
-        bool | None,
-        output_option(
-            "--live/--no-live", envvar="HISPEC_LIVE", help="The live view; by default on a terminal, not with pipes."
-        ),
-    ] = None,
-    palette: Annotated[
-        Palette, output_option(envvar="HISPEC_PALETTE", help="Colours of the live view.")
-    ] = Palette.default,
+    view: ViewOptions,
     replay: Annotated[
         Path | None, output_option(metavar="FILE", help="Play what --trace recorded, without a model or a prompt.")
     ] = None,
@@ -85,11 +75,11 @@ def generate(
     if replay is not None:
         if prompt is not None or verify or trace is not None:
             raise UsageError("--replay goes with no prompt, --verify or --trace", "leave out one or the other")
-        play(replay, 1.0 if speed is None else speed, format, live, palette)
+        play(replay, 1.0 if speed is None else speed, view)
         return
     if speed is not None:
         raise UsageError("--speed is that of a replay", "add --replay FILE, or leave it out")
-    check_view(format, live)
+    check_view(view)
     check_message(system, stop, raw=raw, template=model.chat_template)
     first = speaks(decoding, debug=common.debug)
     text = read_prompt(prompt) if first else ""
@@ -106,20 +96,20 @@ def generate(
         engine = load_engine(choice, text or None, check_prompt)
         if engine.ranks is not None:
             text = engine.ranks.share(text)
-        view = choose_view(format, live, palette, engine.new_stats())
-        draft_text = view.draft_text or trace is not None
+        shown = choose_view(view, engine.new_stats())
+        draft_text = shown.draft_text or trace is not None
         problem: Exception | None = None
-        with ctrl_c(engine.interrupt), typeahead_kept(view.stream), view:
+        with ctrl_c(engine.interrupt), typeahead_kept(shown.stream), shown:
             try:
                 for event in engine.stream(text, system=system, raw=raw, stop=stop or (), draft_text=draft_text):
-                    view.see(event)
+                    shown.see(event)
                     if isinstance(event, Finished):
                         generation = event.result
                         problem = check(engine, generation) if verify else None
                     traced.see(event)
             except OutOfMemoryError as error:  # the answer up to there is shown first
                 problem = problem or error
-        view.finish(generation)
+        shown.finish(generation)
     report(generation.stats)
     if generation.verified:
         say(f"verified: {counted(len(generation.token_ids), 'token id')}, identical to the target's own")
@@ -129,12 +119,12 @@ def generate(
         raise typer.Exit(INTERRUPTED)
 
 
-def play(path: Path, speed: float, format_: Format, live: bool | None, palette: Palette) -> None:
+def play(path: Path, speed: float, options: ViewOptions) -> None:
     """Show a recorded answer."""
     from hispec_cli.ui.replay import read_trace
 
     recording = read_trace(path)
-    view = choose_view(format_, live, palette, recording.stats, share=1)
+    view = choose_view(options, recording.stats, share=1)
     with ctrl_c():
         with typeahead_kept(view.stream), view:
             for event in recording.play(speed, view.sleep):
@@ -155,12 +145,12 @@ def speaks(decoding: DecodingOptions, *, debug: bool) -> bool:
             "torchrun started several processes, each of which would write its own answer",
             "add --tensor-parallel to share the work, or start hispec without torchrun",
         )
-    if os.environ["RANK"] == "0":
-        return True
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 (for the rest of the process)
-    if os.environ["LOCAL_RANK"] != "0" and not debug:
-        sys.stderr = sys.stdout
-    return False
+    place = launched()
+    if place.rank:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 (for the rest of the process)
+        if place.local_rank and not debug:
+            sys.stderr = sys.stdout
+    return not place.rank
 
 
 def read_prompt(argument: str | None) -> str:

@@ -12,7 +12,7 @@ from hispec_cli.checks import load_named as load
 from hispec_cli.options import CommonOptions, Format, ProfileOptions, grouped
 from hispec_cli.ui.console import say
 from hispec_cli.ui.loading import Loading
-from hispec_cli.ui.output import write, write_json
+from hispec_cli.ui.output import write, write_json, write_records, write_table
 from hispec_cli.ui.safe_text import visible
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def list_(*, format: FormatOption = Format.auto, common: CommonOptions) -> None:
     """List all profiles: the shipped ones and your own, what is downloaded, and what the memory free now would hold."""
     rows = _rows()
     if format.is_json:
-        for record in [rows] if format is Format.json else rows:
-            write_json(record)
+        write_records(rows, lines=format is Format.jsonl)
         return
     from hispec.memory import gigabytes
 
@@ -50,10 +49,7 @@ def list_(*, format: FormatOption = Format.auto, common: CommonOptions) -> None:
                 row["description"],
             )
         )
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for name, origin, weights, fits, size, description in table:
-        cells = [name.ljust(widths[0]), origin.ljust(widths[1]), weights.ljust(widths[2]), fits.ljust(widths[3])]
-        write(visible("  ".join([*cells, size.rjust(widths[4]), description]).rstrip()) + "\n")
+    write_table(table, right=[4])
     for device, free in dict.fromkeys((row["device"], row["free_bytes"]) for row in rows):
         if device is not None and sys.stderr.isatty():
             say(f"{gigabytes(free)} free on {device}; what is in the way: hispec doctor --profile NAME")

@@ -6,7 +6,6 @@ a small share of the time gone by: all of it is taken from the budget.
 
 from dataclasses import replace
 from time import monotonic
-from types import TracebackType
 
 from rich import box
 from rich.console import Console
@@ -64,11 +63,9 @@ class CalibrationView(Display):
         self._live = Live(console=self._console, auto_refresh=False, transient=True) if draws else None
         super().__init__(self._live)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.state = self._reduced()
-        super().__exit__(kind, error, trace)
+        super().__exit__()
 
     def see(self, progress: Progress) -> None:
         """Take a step into account, and draw if it is time to."""

@@ -4,11 +4,9 @@ On a terminal it is one line with a spinner, gone when it ends. Elsewhere it is 
 long and of downloads.
 """
 
-import os
 import sys
 from threading import Event, Lock, Thread
 from time import monotonic
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import Progress as Line
@@ -17,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column
 from rich.text import Text
 
+from hispec.launched import is_first
 from hispec_cli.ui.console import say, stderr
 from hispec_cli.ui.progress import Pace
 
@@ -48,7 +47,7 @@ class Loading:
     """
 
     def __init__(self, doing: str) -> None:
-        self._quiet = os.environ.get("RANK", "0") != "0"  # of the processes that torchrun started, the first shows it
+        self._quiet = not is_first()
         self._ended, self._lock = Event(), Lock()
         self._ticker = Thread(target=self._tick, daemon=True)
         self._line: Line | None = None
@@ -78,9 +77,7 @@ class Loading:
         self._ticker.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
         if self._line is not None:
             self._line.stop()

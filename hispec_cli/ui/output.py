@@ -5,9 +5,11 @@ import io
 import json
 import os
 import sys
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from hispec.errors import UnavailableError
+from hispec_cli.ui.safe_text import visible
 
 
 def escape_what_cannot_be_encoded() -> None:
@@ -44,6 +46,28 @@ def write(text: str) -> None:
 def write_json(value: Any) -> None:
     """One JSON value on one line; errors as `write`. Where stdout is not Unicode, JSON's own escapes keep it ASCII."""
     write(json.dumps(value, ensure_ascii=not is_unicode(sys.stdout.encoding), default=str) + "\n")
+
+
+def write_records(records: Sequence[Any], *, lines: bool) -> None:
+    """JSON values one a line, or all of them as one list; errors as `write`."""
+    for value in records if lines else [records]:
+        write_json(value)
+
+
+def write_table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
+    """Rows of text in columns, without what a terminal would obey; errors as `write`.
+
+    Args:
+        rows: as many cells in each.
+        right: columns whose cells end at the same place.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        write(visible("  ".join(cells).rstrip()) + "\n")
 
 
 def is_unicode(encoding: str | None) -> bool:

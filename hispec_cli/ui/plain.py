@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, ClassVar, TextIO
 
 from hispec.events import Committed, Event, Finished, to_record
@@ -36,7 +35,7 @@ class View(AbstractContextManager["View"]):
     def break_off(self) -> None:
         """The answer will not be complete."""
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
 

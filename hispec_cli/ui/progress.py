@@ -2,7 +2,6 @@
 
 from contextlib import AbstractContextManager
 from time import monotonic
-from types import TracebackType
 from typing import Protocol, Self
 
 EVERY_S, SHARE = 30.0, 0.1
@@ -59,9 +58,7 @@ class Display(AbstractContextManager["Display"]):
             self._drawn.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._drawn is not None:
             self._drawn.stop()
 

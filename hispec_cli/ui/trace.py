@@ -3,7 +3,6 @@
 import contextlib
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 from hispec.errors import UnavailableError, UsageError
@@ -53,13 +52,13 @@ class Trace:
         except OSError as error:
             self._failure = error
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._file is not None:
             try:
                 self._file.close()
             except OSError as failure:
                 self._failure = failure
-        if self._failure is not None and error is None:
+        if self._failure is not None and kind is None:
             raise UnavailableError(
                 f"the trace {self._path} is incomplete: {self._failure.strerror}", "make room on its disk"
             )

@@ -3,13 +3,12 @@
 import os
 import stat
 import sys
-from types import TracebackType
 from typing import Any, TextIO
 
 from hispec.errors import UsageError
 from hispec.events import Event
 from hispec.metrics import Stats
-from hispec_cli.options import Format
+from hispec_cli.options import Format, ViewOptions
 from hispec_cli.ui.console import say, stderr
 from hispec_cli.ui.live import SHARE, LiveView
 from hispec_cli.ui.output import write
@@ -18,16 +17,14 @@ from hispec_cli.ui.plain import JsonLinesView, JsonView, PlainView, View
 from hispec_cli.ui.theme import Palette
 
 
-def choose_view(
-    chosen: Format, live: bool | None, palette: Palette, stats: Stats, share: float = SHARE, *, keep: bool = True
-) -> View:
-    """The view of a format.
+def choose_view(options: ViewOptions, stats: Stats, share: float = SHARE, *, keep: bool = True) -> View:
+    """Return the view that options ask for.
+
+    Without them it is the live view where stderr is a terminal and stdout is one or a file, else plain text. What reads
+    from a pipe may itself write to the terminal (`| tee`, `| less`), so there the live view has to be asked for.
 
     Args:
-        chosen: auto is the live view where that can be, else plain text.
-        live: the live view or not; None: where stderr is a terminal and stdout is one or a file. What reads from a
-            pipe may itself write to the terminal (`| tee`, `| less`), so there it has to be asked for.
-        palette: of the live view.
+        options: see `ViewOptions`.
         stats: empty figures of the hierarchy.
         share: of the time gone by, what drawing may take.
         keep: whether the answer stays on the terminal; without, somebody else writes it there in the end.
@@ -35,24 +32,25 @@ def choose_view(
     Raises:
         UsageError: see `check_view`.
     """
-    check_view(chosen, live)
-    if chosen is Format.auto and live is not False and _on_terminal() and (live or not _is_pipe(sys.stdout)):
-        return LiveAnswer(palette, stats, share, keep)
+    check_view(options)
+    auto, live = options.format is Format.auto, options.live
+    if auto and live is not False and _on_terminal() and (live or not _is_pipe(sys.stdout)):
+        return LiveAnswer(options.palette, stats, share, keep)
     if not keep:
         return View()
     views: dict[Format, type[View]] = {Format.json: JsonView, Format.jsonl: JsonLinesView}
-    return views.get(chosen, PlainView)()
+    return views.get(options.format, PlainView)()
 
 
-def check_view(chosen: Format, live: bool | None) -> None:
-    """Refuse a live view where there cannot be one; arguments as `choose_view`.
+def check_view(options: ViewOptions) -> None:
+    """Refuse a live view where there cannot be one.
 
     Raises:
         UsageError: another format was asked for, or there is no terminal.
     """
-    if live and chosen is not Format.auto:
-        raise UsageError(f"--live and --format {chosen} exclude each other", "leave out one of them")
-    if live and not _on_terminal():
+    if options.live and options.format is not Format.auto:
+        raise UsageError(f"--live and --format {options.format} exclude each other", "leave out one of them")
+    if options.live and not _on_terminal():
         raise UsageError("--live needs a terminal at standard error", "leave out --live")
 
 
@@ -106,7 +104,7 @@ class LiveAnswer(View):
         """The answer will not be complete."""
         self._plain.break_off()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.live.close()
 
 

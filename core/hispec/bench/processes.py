@@ -1,12 +1,11 @@
 """Several processes that share a benchmark, as `torchrun` and `accelerate launch` start them, on one machine or many."""
 
-import os
 from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from hispec.errors import UsageError
+from hispec.launched import launched
 
 T = TypeVar("T")
 
@@ -27,16 +26,8 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        self.count, self.rank, self.local_rank = 1, 0, 0
-        if os.environ.get("WORLD_SIZE", "1") != "1":
-            try:
-                self.count, self.rank, self.local_rank = (
-                    int(os.environ[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")
-                )
-            except (KeyError, ValueError):
-                raise UsageError(
-                    "WORLD_SIZE is set, but not as torchrun sets it", "unset it, or start with torchrun or accelerate"
-                ) from None
+        place = launched()
+        self.count, self.rank, self.local_rank = place.count, place.rank, place.local_rank
 
     def __enter__(self) -> Self:
         if self.count > 1:

@@ -10,8 +10,8 @@ import typer
 from hispec.bench.names import ARMS
 from hispec.limits import MOST
 from hispec_cli.completion import arms as completed_arms
-from hispec_cli.completion import datasets, formats
-from hispec_cli.options import Format, output_option
+from hispec_cli.completion import formats
+from hispec_cli.options import Format, dataset_option, output_option
 
 _run = partial(typer.Option, rich_help_panel="What is measured")
 
@@ -20,14 +20,7 @@ _run = partial(typer.Option, rich_help_panel="What is measured")
 class RunOptions:
     """What is measured."""
 
-    dataset: Annotated[
-        str,
-        _run(
-            metavar="NAME|FILE",
-            autocompletion=datasets,
-            help="A dataset's name, or a JSONL file with prompt or question.",
-        ),
-    ] = "sample"
+    dataset: Annotated[str, dataset_option(_run)] = "sample"
     format_as: Annotated[
         str | None,
         _run(metavar="NAME", autocompletion=formats, help="Read the file as this dataset's: its prompts and scores."),

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from hispec.limits import LARGEST_SEED, MOST
-from hispec_cli.completion import datasets, formats
-from hispec_cli.options import Asked, Chosen
+from hispec_cli.completion import formats
+from hispec_cli.options import Asked, Chosen, dataset_option
 
 FEWEST_PROMPTS = 6
 """Two thirds of them to calibrate on, a third to check with."""
@@ -31,14 +31,7 @@ class SearchOptions:
             metavar="A,B,...", help="Tokens at which the target validates; up to 8 of them also at which to judge."
         ),
     ] = None
-    dataset: Annotated[
-        str,
-        _search(
-            metavar="NAME|FILE",
-            autocompletion=datasets,
-            help="A dataset's name, or a JSONL file with prompt or question.",
-        ),
-    ] = "sample"
+    dataset: Annotated[str, dataset_option(_search)] = "sample"
     format_as: Annotated[
         str | None,
         _search(metavar="NAME", autocompletion=formats, help="Read the file as this dataset's: its prompts."),

@@ -5,8 +5,7 @@ import time
 from hispec.session import Listed, delete_session, list_sessions, rename_session, similar_session
 from hispec_cli.options import Format
 from hispec_cli.ui.console import say
-from hispec_cli.ui.output import write, write_json
-from hispec_cli.ui.safe_text import visible
+from hispec_cli.ui.output import write_records, write_table
 
 HEADER = ("NAME", "TURNS", "SAVED", "MODEL", "FIRST PROMPT")
 PROMPT_CHARACTERS = 60
@@ -16,18 +15,12 @@ def show_sessions(format_: Format) -> None:
     """Write the list of sessions to stdout, the latest first."""
     listed = list_sessions()
     if format_.is_json:
-        records = [_record(one) for one in listed]
-        for record in [records] if format_ is Format.json else records:
-            write_json(record)
+        write_records([_record(one) for one in listed], lines=format_ is Format.jsonl)
         return
     if not listed:
         say("there are no sessions; begin one: hispec chat")
         return
-    rows = [HEADER, *(_row(one) for one in listed)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    for row in rows:
-        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        write(visible(line.rstrip()) + "\n")
+    write_table([HEADER, *(_row(one) for one in listed)])
 
 
 def rename(name: str, new: str) -> None:

@@ -1,0 +1,60 @@
+"""The options of `hispec chat`."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from hispec.errors import UsageError
+from hispec_cli.completion import sessions
+from hispec_cli.options import Format, ViewOptions, output_option
+
+session_option = partial(typer.Option, rich_help_panel="Saved sessions")
+
+
+@dataclass(frozen=True)
+class SessionsOptions:
+    """What to do with saved sessions, in the place of a chat."""
+
+    list_sessions: Annotated[
+        bool, session_option("--list-sessions", help="List sessions, the latest first, and exit.")
+    ] = False
+    rename_session: Annotated[
+        tuple[str, str] | None, session_option(metavar="OLD NEW", help="Give a session another name, and exit.")
+    ] = None
+    delete_session: Annotated[
+        list[str] | None,
+        session_option(metavar="NAME", autocompletion=sessions, help="Delete a session, and exit; repeatable."),
+    ] = None
+
+    def carry_out(self, format_: Format) -> bool:
+        """Do the one thing that is asked for; False where nothing is.
+
+        Raises:
+            UsageError: more than one, no such session, or one that is in use.
+        """
+        if sum(map(bool, (self.list_sessions, self.rename_session, self.delete_session))) > 1:
+            raise UsageError(
+                "--list-sessions, --rename-session and --delete-session exclude each other", "give one of them"
+            )
+        from hispec_cli.commands.chat.sessions import delete, rename, show_sessions
+
+        if self.list_sessions:
+            show_sessions(format_)
+        elif self.rename_session is not None:
+            rename(*self.rename_session)
+        elif self.delete_session:
+            delete(self.delete_session)
+        else:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class AnswersViewOptions(ViewOptions):
+    """How answers are shown."""
+
+    format: Annotated[
+        Format, output_option("--format", help="How to write answers to stdout; json and jsonl: objects, one a line.")
+    ] = Format.auto
