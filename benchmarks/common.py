@@ -1,4 +1,4 @@
-"""What the benchmarks share: prompts, the environment that a figure belongs to, intervals, the result file."""
+"""The benchmarks share this: prompts, the environment of a figure, intervals, the result file."""
 
 import json
 import os
@@ -18,19 +18,19 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def held_out_questions(count: int) -> list[str]:
-    """Questions that the shipped model was not trained on, half of them in wordings it has never seen."""
+    """Return questions that the shipped model was not trained on, half of them in wordings it has never seen."""
     problems = held_out_problems(count - count // 2, "trained") + held_out_problems(count // 2, "held_out")
     return [problem.question for problem in problems]
 
 
 def gsm8k_questions(path: Path, count: int) -> list[str]:
-    """The first questions of a GSM8K file."""
+    """Return the first questions of a GSM8K file."""
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line)["question"] for _, line in zip(range(count), lines, strict=False)]
 
 
 def environment(threads: int) -> dict[str, Any]:
-    """What a figure depends on beside the code."""
+    """Return what a figure depends on beside the code."""
     return {
         "processor": processor_name(),
         "cores": os.cpu_count(),
@@ -43,14 +43,20 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def interval95(rows: Sequence[Any], statistic: Callable[[Sequence[Any]], float], resamples: int = 2000) -> list[float]:
-    """Percentile bootstrap over prompts, seeded."""
+    """Return the 95 % interval of a statistic: a percentile bootstrap over rows, seeded.
+
+    Args:
+        rows: one a prompt.
+        statistic: a figure of some rows.
+        resamples: how often rows are drawn.
+    """
     rng = Random(0)
     values = sorted(statistic(rng.choices(rows, k=len(rows))) for _ in range(resamples))
     return [values[round(0.025 * (resamples - 1))], values[round(0.975 * (resamples - 1))]]
 
 
 def save(name: str, record: dict[str, Any], folder: Path = RESULTS, *, show: bool = True) -> None:
-    """Write a result, beside the scripts by default, and show it."""
+    """Write a result to `NAME.json` in a folder, and show it."""
     text = json.dumps(record, indent=1)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -1,6 +1,12 @@
-"""How modules depend on each other: no two on one another, whether they import at once, later or for types alone."""
+"""How modules depend on each other, what the wheel holds, and what is imported before a command runs.
+
+No two modules depend on one another, whether they import at once, later or for type checkers alone.
+"""
 
 import ast
+import subprocess
+import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -84,3 +90,30 @@ def test_no_command_imports_from_another(name):
         if module == own or module.startswith(f"{own}."):
             imported = [one for one in imports_of(path, modules) if one.startswith("hispec_cli.commands.")]
             assert all(one == own or one.startswith(f"{own}.") for one in imported), module
+
+
+def test_the_wheel_holds_the_two_packages_and_the_profiles_alone():
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel.pop("packages") == [str(package.relative_to(ROOT)) for package in PACKAGES]
+    assert wheel.pop("force-include") == {"profiles": "hispec/profiles"}
+    assert not wheel
+    held = [*modules_of(*PACKAGES).values(), *(ROOT / "profiles").iterdir()]
+    assert len(held) > 100
+    for path in held:
+        parts = path.relative_to(ROOT).parts
+        assert not [part for part in parts if part.startswith(("test_", "conftest")) or part in ("tests", "training")]
+
+
+def test_what_is_installed_imports_nothing_that_is_not():
+    others = modules_of(*(ROOT / name for name in ("training", "tests", "benchmarks")))
+    assert "training.train" in others and "tests.support" in others
+    for name, path in modules_of(*PACKAGES).items():
+        assert not imports_of(path, others), name
+
+
+def test_help_comes_before_anything_that_takes_long_to_import():
+    slow = {"torch", "transformers", "numpy", "pydantic", "yaml", "jinja2", "huggingface_hub", "prompt_toolkit"}
+    code = f"import sys; from hispec_cli.app import run; run(['--help']); sys.exit(str({slow} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == "set()"
+    assert "Usage: hispec" in done.stdout
