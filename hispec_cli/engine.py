@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hispec.counts import counted
 from hispec_cli.ui.console import say
 from hispec_cli.ui.loading import Loading
 
@@ -70,3 +71,9 @@ def on_own_device(choice: "Choice", processes: "Processes") -> "Choice":
         return choice
     device = f"cuda:{processes.local_rank % torch.cuda.device_count()}"
     return replace(choice, decoding=choice.decoding | {"device": device})
+
+
+def say_left_out(count: int, context: int) -> None:
+    """Say that prompts are left out because the model's context has no room for them."""
+    if count:
+        say(f"left out: {counted(count, 'prompt')} beyond the context of {counted(context, 'token')}", "yellow")

@@ -22,7 +22,7 @@ from hispec.errors import UnavailableError, UsageError
 from hispec_cli.checks import resolve
 from hispec_cli.commands.bench.options import ReportOptions
 from hispec_cli.commands.bench.request import Request
-from hispec_cli.engine import load_engine, on_own_device
+from hispec_cli.engine import load_engine, on_own_device, say_left_out
 from hispec_cli.exit_codes import DIFFERS, GATE_FAILED, INTERRUPTED
 from hispec_cli.options import Format
 from hispec_cli.ui.bench_progress import BenchProgress
@@ -120,8 +120,7 @@ def _choose(request: Request, runner: Runner) -> tuple[list[Row], list[Row]]:
         raise UsageError(
             f"no prompt of {run.dataset} fits the context of {counted(context, 'token')}", "choose another dataset"
         )
-    if left_out:
-        say(f"left out: {counted(left_out, 'prompt')} beyond the context of {counted(context, 'token')}", "yellow")
+    say_left_out(left_out, context)
     chosen = fitting[: run.limit] if run.limit else fitting
     return chosen, (fitting[len(chosen) :] or chosen)[: run.warmup]
 

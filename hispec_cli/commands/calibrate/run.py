@@ -21,7 +21,7 @@ from hispec.models.loading import load_config
 from hispec.profile import resolve_model
 from hispec.text import encode_prompt
 from hispec_cli.commands.calibrate.request import Request, check_exit_layers
-from hispec_cli.engine import load_engine, on_own_device
+from hispec_cli.engine import load_engine, on_own_device, say_left_out
 from hispec_cli.exit_codes import INTERRUPTED
 from hispec_cli.ui.calibration import CalibrationView, show_result
 from hispec_cli.ui.console import say
@@ -139,11 +139,7 @@ def _prompts(engine: Engine, rows: Loaded) -> list[list[int]]:
         encode_prompt(engine.tokenizer, row.turns[0], raw=rows.dataset.raw, template=template) for row in rows.rows
     ]
     fitting = [ids for ids in encoded if len(ids) + 2 <= engine.context]
-    if left_out := len(encoded) - len(fitting):
-        say(
-            f"left out: {counted(left_out, 'prompt')} beyond the context of {counted(engine.context, 'token')}",
-            "yellow",
-        )
+    say_left_out(len(encoded) - len(fitting), engine.context)
     return fitting
 
 
