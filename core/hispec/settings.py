@@ -187,12 +187,10 @@ class Setting:
     @property
     def otherwise(self) -> str:
         """Return what counts where neither option nor variable says it, in words; empty if there is nothing to say."""
+        above = [f"the {one}'s" for one, has in (("profile", self.section), ("checkpoint", self.checkpoint)) if has]
         default = f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
-        default = self.unset or ("" if self.default in (None, "") or self.default is False else default)
-        sources = [
-            f"the {source}'s" for source, has in (("profile", self.section), ("checkpoint", self.checkpoint)) if has
-        ]
-        return ", ".join([*sources, f"else {default}"]) if sources else default
+        default = self.unset or {"False": "off" if above else "", "None": ""}.get(default, default)
+        return ", ".join([*above, f"else {default}"]) if above else default
 
 
 def _setting(default: Any, *told: Any, **more: Any) -> Any:

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from hispec.errors import UsageError
 from hispec.precedence import asked, resolve_settings, without_effect
 from hispec.profile import Decoding, Profile, Target, list_profiles, load_profile
-from hispec.settings import Settings
+from hispec.settings import SETTINGS, Settings
 
 PROFILE = Profile(name="p", target=Target(model="m", dtype="bfloat16"), decoding=Decoding(draft_tokens=3))
 SOURCES = {
@@ -185,3 +185,16 @@ def test_a_width_is_a_number_of_rows_or_a_word(given):
 def test_what_is_no_width_is_refused(given):
     with pytest.raises(UsageError, match="width"):
         resolve_settings({"width": given}, load_profile("tiny"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (SETTINGS["temperature"], "the profile's, the checkpoint's, else 0"),
+        (SETTINGS["seed"], "drawn"),
+        (SETTINGS["tensor_parallel"], ""),
+        (replace(SETTINGS["tensor_parallel"], section="decoding"), "the profile's, else off"),
+    ],
+)
+def test_a_help_page_says_what_counts_where_nobody_says_it(setting, said):
+    assert setting.otherwise == said

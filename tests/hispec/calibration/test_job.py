@@ -1,0 +1,23 @@
+"""What is to be calibrated, and what an interrupted calibration goes on from."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from hispec import Engine
+from hispec.calibration.job import fingerprint
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine.from_profile("tiny")
+
+
+@pytest.mark.parametrize(
+    ("changes", "equal"),
+    [({"intermediate_top_k": 3}, False), ({"draft_tokens": 7}, True), ({"temperature": 0.5, "seed": 1}, True)],
+)
+def test_a_fingerprint_tells_calibrations_apart_whose_figures_would_differ(engine, changes, equal):
+    job = SimpleNamespace(space=(), prompts=[], eos_ids=frozenset(), most=8, seed=0)
+    other = engine.with_settings(**changes)
+    assert (fingerprint(engine, job, "", 1) == fingerprint(other, job, "", 1)) is equal
