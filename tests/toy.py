@@ -15,18 +15,29 @@ from hispec.models.rows import RowCounts
 from hispec.models.stack import ReducedHead, write_stepwise
 
 
+class ToyCache:
+    """Per layer and position, the token that was run, and whether by the owner."""
+
+    def __init__(self):
+        self.rows, self.lease, self.lock = [], None, RLock()
+
+
 class ToyStack:
     """A `LayerStack` whose exits are tables: the logits depend on the exit, the last token and the one before.
 
     The token before is read from a cache of its own, so a stale row gives wrong logits. A hidden state is one number
     that encodes (layer, token before, token); single rows are kept ready, as most draws are of single rows.
+
+    With `shares` it reads the cache of another stack, and may not read rows of its own from where that one has run; the
+    owner of a cache reads another token from a row that is not its own.
     """
 
-    def __init__(self, tables, name="toy"):
+    def __init__(self, tables, name="toy", shares=None):
         self.tables = tables  # per exit 1..L: [vocab, vocab, vocab]
         self.name, self.num_layers, self.context = name, len(tables), 1 << 30
         self.vocab_size = vocab = tables[0].shape[-1]
-        self._seen, self.lease, self.lock = [[] for _ in tables], None, RLock()
+        self.cache = ToyCache() if shares is None else shares.cache
+        self._owns = shares is None
         self.rows, self.device = RowCounts(), torch.device("cpu")
         self._logits = torch.cat((torch.full((vocab**2, vocab), torch.nan), *(t.view(-1, vocab) for t in tables)))
         self._rows = list(torch.arange(len(self._logits))[:, None, None])
@@ -44,8 +55,16 @@ class ToyStack:
             tables.append(last if layer == layers else share * last + (1 - share) * noise)
         return cls([-last, *tables[1:]] if opposed else tables)
 
+    def near(self, share, seed):
+        """A stack whose exits resemble this one's."""
+        dice = torch.Generator().manual_seed(seed)
+        return ToyStack(
+            [share * table + torch.randn(table.shape, generator=dice) * (1 - share) for table in self.tables]
+        )
+
     def reserve(self, positions):
-        self._seen = [[None] * positions for _ in self.tables]
+        if self._owns:
+            self.cache.rows = [[None] * positions for _ in self.tables]
 
     def clear(self):
         pass
@@ -61,9 +80,11 @@ class ToyStack:
         for at, (code,) in enumerate(hidden.tolist(), start=position):
             layer, token = code // self.vocab_size**2, code % self.vocab_size
             assert layer == start_layer, "a span must resume where the level below stopped"
-            for seen in self._seen[start_layer:end_layer]:
-                seen[at] = token
-            before = self._seen[end_layer - 1][at - 1] if at else 0
+            for seen in self.cache.rows[start_layer:end_layer]:
+                seen[at] = token, self._owns
+            before, of_owner = self.cache.rows[end_layer - 1][at - 1] if at else (0, True)
+            if self._owns and not of_owner:
+                before = (before + 1) % self.vocab_size
             rows.append((end_layer * self.vocab_size + before) * self.vocab_size + token)
         return self._hidden(rows)
 

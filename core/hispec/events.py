@@ -38,9 +38,10 @@ class Drafted:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Level `level` judged the last `proposed` tokens: the first `accepted` stay, `correction` replaces the next.
+    """Level `level` judged the last `proposed` tokens: the first `accepted` stay, and its own token `correction` follows.
 
-    What followed the replaced token is dropped. `correction_text` is the correction's text where it was asked for.
+    Where it rejected one, that replaces it, and what followed is dropped; where it accepted all, it is a bonus, which
+    there may be or not. `correction_text` is the correction's text where it was asked for.
     """
 
     kind: ClassVar[str] = "judged"

@@ -85,6 +85,6 @@ class SharedPolicy(Policy):
         """See `Policy.drafted`."""
         return bool(self._ranks.share(self._policy.drafted(level, confidence)))
 
-    def judged(self, level: int, proposed: int, accepted: int, confidence: Sequence[Confidence]) -> None:
+    def judged(self, level: int, proposed: int, accepted: int, passed: int, confidence: Sequence[Confidence]) -> None:
         """See `Policy.judged`."""
-        self._policy.judged(level, proposed, accepted, confidence)
+        self._policy.judged(level, proposed, accepted, passed, confidence)

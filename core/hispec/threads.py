@@ -66,7 +66,7 @@ def fastest_threads(stack: LayerStack, most: int) -> int:
 @torch.inference_mode()
 def _seconds(stack: LayerStack) -> float:
     """Seconds of a layer and the head for one row and for some, the fastest of what the time allows."""
-    stack.lease = None
+    stack.cache.lease = None
     stack.reserve(max(ROWS))
     hidden = [stack.embed([0] * rows) for rows in ROWS]
     fastest, end = float("inf"), 0.0

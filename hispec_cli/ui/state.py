@@ -157,8 +157,8 @@ class _Fold:
             raise ValueError(
                 f"{event.proposed} tokens are judged and {event.accepted} accepted, while {len(waiting)} wait"
             )
-        if (refused > 0) != (event.correction is not None):
-            raise ValueError("a refusal has no correction, or a correction no refusal")
+        if refused and event.correction is None:
+            raise ValueError("a refusal has no correction")
         accepted = Standing.validated if target else Standing.accepted
         for number, at in enumerate(waiting[-event.proposed :]):
             standing = accepted if number < event.accepted else Standing.struck
@@ -168,6 +168,9 @@ class _Fold:
             # It stands where the refused token stood: what follows was refused with it.
             self.recent.append(Token(event.correction_text, Standing.correction, event.t))
             marks += Mark.corrected + Mark.dropped * (refused - 1)
+        elif event.correction is not None:
+            self.recent.append(Token(event.correction_text, accepted, event.t))
+            marks += Mark.accepted
         self.mark(event.level, marks)
 
     def committed(self, event: Committed) -> None:

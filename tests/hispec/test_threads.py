@@ -77,9 +77,9 @@ def test_a_gpu_is_left_alone(stack, costs):
 
 
 def test_a_real_measurement_leaves_the_model_ready(stack):
-    lease = stack.lease = object()
+    lease = stack.cache.lease = object()
     assert fastest_threads(stack, 2) in (1, 2)
-    assert stack.lease is not lease, "a decoding that was under way must notice that its cache is gone"
+    assert stack.cache.lease is not lease, "a decoding that was under way must notice that its cache is gone"
 
 
 def test_an_interrupted_measurement_leaves_the_threads_as_they_were(stack, monkeypatch):

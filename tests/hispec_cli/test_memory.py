@@ -40,7 +40,7 @@ def fail_after(monkeypatch, calls, error, stack=FusedStack):
     plain, count = stack.run, iter(range(10**9))
 
     def run(self, *arguments, **options):
-        if self.lease is not None and next(count) == calls:  # not while it is made ready
+        if self.cache.lease is not None and next(count) == calls:  # not while it is made ready
             raise error
         return plain(self, *arguments, **options)
 
@@ -124,7 +124,7 @@ def test_memory_that_ends_while_verifying_costs_no_answer(hispec, monkeypatch):
     calls, plain = [], FusedStack.run
 
     def run(self, *arguments, **options):
-        calls.extend([1] * (self.lease is not None))
+        calls.extend([1] * (self.cache.lease is not None))
         return plain(self, *arguments, **options)
 
     monkeypatch.setattr(FusedStack, "run", run)

@@ -111,7 +111,7 @@ def measure(
     for name, stack in stacks.items():
         contexts = [c for c in CONTEXTS if c + max(WIDTHS) <= stack.context] or [0]
         widths = [w for w in WIDTHS if contexts[-1] + w <= stack.context]
-        stack.lease = None
+        stack.cache.lease = None
         stack.reserve(contexts[-1] + max(widths))
         calls: list[Curve] = []
         layers: list[Curve] = []
@@ -140,7 +140,7 @@ def measure(
 @torch.inference_mode()
 def seconds_of_a_pass(stack: LayerStack) -> float:
     """Return what one token through all layers and the head takes, at the beginning of a context."""
-    stack.lease = None
+    stack.cache.lease = None
     stack.reserve(1)
 
     def work() -> object:

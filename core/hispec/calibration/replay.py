@@ -148,17 +148,21 @@ class _Decoding:
 
     def run(self) -> Outcome:
         """Until the last token of the text is committed."""
-        limit, judged, tokens = len(self.text.tokens), self.judged, self.tokens
+        limit, judged = len(self.text.tokens), self.judged
         while judged[-1] < limit:
-            waiting = len(tokens) > judged[-1]
-            may_draft = len(tokens) < limit and not (waiting and tokens[-1] in self.replay.eos_ids)
-            match self.policy.next_step(judged, may_draft):
+            match self.policy.next_step(judged, self.may_draft()):
                 case Draft(wanted, level):
                     self.draft(wanted, level, limit)
                 case Judge(level):
                     self.judge(level)
         self.outcome.tokens = limit
         return self.outcome
+
+    def may_draft(self) -> bool:
+        """See `DecodeLoop.may_draft`."""
+        tokens = self.tokens
+        waiting = len(tokens) > self.judged[-1]
+        return len(tokens) < len(self.text.tokens) and not (waiting and tokens[-1] in self.replay.eos_ids)
 
     def draft(self, wanted: int, level: int, limit: int) -> None:
         """See `DecodeLoop.draft`."""
@@ -193,28 +197,30 @@ class _Decoding:
         """See `DecodeLoop.verify`."""
         tokens, since, told = self.tokens, self.judged[level], self.told
         proposed = len(tokens) - since
-        cost = self.replay.judging[level] + self.advance(level, len(tokens) - 1) + self._head(level, proposed)
-        accepted, correction, sure = 0, None, []
-        for at in range(since, len(tokens)):
+        rows = proposed + (self.replay.hierarchy.below[level] is None and self.may_draft())
+        cost = self.replay.judging[level] + self.advance(level, since - 1 + rows) + self._head(level, rows)
+        accepted, own, sure = 0, None, []
+        for at in range(since, since + rows):
             best, reading, index = self.read(level, at)
             if told and level < self.target:
                 sure.append(reading.of(self.policy.features)[index])
-            if best != tokens[at]:
-                correction = best
+            if at == len(tokens) or best != tokens[at]:
+                own = best
                 break
             accepted += 1
         if told and level < self.target:
             cost += self.replay.costs.confidence
         kept = since + accepted
         self.accept(kept, level)
-        if correction is not None:
+        if accepted < proposed:
             tail = tokens[kept + 1 :]
             self.rewind(kept)
-            self.append(correction, level)
             if self.ngrams is not None:
                 self.ngrams.rejected(tail)
+        if own is not None:
+            self.append(own, level)
         if told:
-            self.policy.judged(level, proposed, accepted, sure)
+            self.policy.judged(level, proposed, accepted, accepted + (own is not None), sure)
         self.outcome.seconds += cost
         self.outcome.target_passes += level == self.target
 

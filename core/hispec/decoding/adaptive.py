@@ -234,12 +234,12 @@ class AdaptivePolicy(Policy):
         stage.drafted += 1
         return stage.add(self._chance_of(stage.pair, confidence))
 
-    def judged(self, level: int, proposed: int, accepted: int, confidence: Sequence[Confidence]) -> None:
+    def judged(self, level: int, proposed: int, accepted: int, passed: int, confidence: Sequence[Confidence]) -> None:
         """See `Policy.judged`."""
         at = next((at for at, stage in enumerate(self._stages) if stage.pair[1] == level), None)
         if at is None:
             return
-        stage, passed = self._stages[at], accepted + (accepted < proposed)
+        stage = self._stages[at]
         self._learn(stage, proposed, accepted)
         drafts = stage.drafted * self._costs.draft[stage.pair[0]]
         self._spend(drafts + self._costs.of_judging(stage.pair, proposed), at)

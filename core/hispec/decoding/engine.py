@@ -99,10 +99,8 @@ class DecodeLoop:
                 level, tokens = self.draft(wanted, lowest)
                 return Drafted(self.now(), self.names[level], tokens, seconds=perf_counter() - begin)
             case Judge(level):
-                proposed, accepted, correction = self.verify(level)
-                return Judged(
-                    self.now(), self.names[level], proposed, accepted, correction, seconds=perf_counter() - begin
-                )
+                proposed, accepted, own = self.verify(level)
+                return Judged(self.now(), self.names[level], proposed, accepted, own, seconds=perf_counter() - begin)
 
     def draft(self, wanted: int, level: int) -> tuple[int, tuple[int, ...]]:
         """Let a level draft, or the next one where it has nothing to propose: (level, tokens)."""
@@ -116,23 +114,34 @@ class DecodeLoop:
         return (level, tokens) if tokens else self.draft(1, level + 1)
 
     def verify(self, level: int) -> tuple[int, int, int | None]:
-        """Let a level verify what it has not verified: (proposed, accepted, correction)."""
+        """Let a level verify what it has not verified: (proposed, accepted, its own token after them).
+
+        That token is its correction or, where it accepted all, a bonus; there may be none.
+        """
         state, since = self.state, self.state.judged[level]
         waiting = state.tokens[since:]
-        logits = state.logits(level, since - 1, len(state.tokens) - 1)
+        logits = state.logits(level, since - 1, len(state.tokens) - 1 + self.takes_bonus(level))
         scores = self.sampler.scores(logits, state.tokens[:since], waiting)
         own = scores.best()
         accepted = self.accepted(level, waiting, own, scores)
         state.accept(since + accepted, level)
-        correction = own[accepted] if accepted < len(waiting) else None
-        if correction is not None:
+        if accepted < len(waiting):
             state.rewind(since + accepted)
-            state.append(correction, level)
             self.drafters[0].rejected(waiting[accepted + 1 :])
+        token = own[accepted] if accepted < len(own) else None
+        if token is not None:
+            state.append(token, level)
         if self.policy.features:
             sure = scores.confidence(self.policy.features) if level < self.target else []
-            self.policy.judged(level, len(waiting), accepted, sure[: accepted + 1])
-        return len(waiting), accepted, correction
+            self.policy.judged(level, len(waiting), accepted, accepted + (token is not None), sure[: accepted + 1])
+        return len(waiting), accepted, token
+
+    def takes_bonus(self, level: int) -> bool:
+        """Return whether a level runs the newest token too, for one more token of its own where it accepts all.
+
+        That costs it a row. A level that resumes from a lower one would have to run the lower one first.
+        """
+        return self.state.hierarchy.below[level] is None and self.may_draft()
 
     def accepted(self, level: int, waiting: list[int], own: list[int], scores: Logits) -> int:
         """Count the leading tokens that a level accepts: the target its own, lower levels those near their own, too."""

@@ -40,10 +40,14 @@ class Level:
 
 
 class Hierarchy:
-    """Levels in order; the last is the target, and levels of one stack share its cache and hidden states.
+    """Levels in order; the last is the target. Levels of one stack share its cache and hidden states.
+
+    Stacks that share a cache read one model at several precisions. A row of the cache is of the highest level that has
+    run its token: a level neither runs nor writes over what a higher one on its cache has run.
 
     Args:
-        levels: at least one; exits of one stack ascend; the last level reads its stack's full depth.
+        levels: at least one; exits of one stack ascend, and those of stacks that share a cache do not descend; the last
+            level reads its stack's full depth.
 
     Raises:
         ValueError: when the levels cannot form a hierarchy. Profiles are checked before, with friendlier words.
@@ -55,16 +59,22 @@ class Hierarchy:
         self.levels = tuple(levels)
         self.ngrams = levels[0].ngrams
         """What the lowest level looks up; None where it reads a model."""
-        self.below: tuple[int | None, ...] = tuple(
-            next((i for i in range(j - 1, -1, -1) if levels[i].stack is level.stack), None)
-            for j, level in enumerate(levels)
+        self.beneath = tuple(
+            tuple(i for i in range(j) if _share_cache(levels[i], level)) for j, level in enumerate(levels)
         )
-        """For each level the nearest lower one on the same stack: it resumes from that one's hidden states."""
+        """For each level the lower ones whose KV cache it shares."""
+        self.below = tuple(
+            beneath[-1] if beneath and levels[beneath[-1]].stack is level.stack else None
+            for beneath, level in zip(self.beneath, levels, strict=True)
+        )
+        """For each level the lower one from whose hidden states it resumes: the nearest on its cache, if that one reads
+        the same weights."""
         self.above: tuple[int | None, ...] = tuple(
             next((j for j in range(i + 1, len(levels)) if self.below[j] == i), None) for i in range(len(levels))
         )
         for j in range(self.ngrams is not None, len(levels)):
-            if not self.first_layer(j) < levels[j].exit_layer <= self.stack_of(j).num_layers:
+            least = max((levels[i].exit_layer for i in self.beneath[j]), default=1) + (self.below[j] is not None)
+            if not least <= levels[j].exit_layer <= self.stack_of(j).num_layers:
                 raise ValueError(f"level {levels[j].name}: exit {levels[j].exit_layer} is out of order or too deep")
         if self.target.exit_layer != self.stack_of(-1).num_layers:
             raise ValueError("the last level must be the whole target")
@@ -83,7 +93,7 @@ class Hierarchy:
 
     @property
     def stacks(self) -> tuple[LayerStack, ...]:
-        """The distinct models, in order."""
+        """The distinct stacks, in order."""
         return tuple({id(level.stack): level.stack for level in self.levels if level.stack is not None}.values())
 
     def stack_of(self, level: int) -> LayerStack:
@@ -96,3 +106,8 @@ class Hierarchy:
         """The layer at which a level's own span begins."""
         below = self.below[level]
         return 0 if below is None else self.levels[below].exit_layer
+
+
+def _share_cache(first: Level, second: Level) -> bool:
+    """Whether two levels read one KV cache."""
+    return first.stack is not None and second.stack is not None and first.stack.cache is second.stack.cache

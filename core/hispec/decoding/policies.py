@@ -55,14 +55,17 @@ class Policy(ABC):
         """Learn of a token that `level` has just drafted, if it wants features; whether the run goes on."""
         return True
 
-    def judged(self, level: int, proposed: int, accepted: int, confidence: Sequence[Confidence]) -> None:  # noqa: B027
+    def judged(  # noqa: B027
+        self, level: int, proposed: int, accepted: int, passed: int, confidence: Sequence[Confidence]
+    ) -> None:
         """Learn of a judgement by `level`, if it wants features.
 
         Args:
             level: that judged.
             proposed: tokens that waited for it.
-            accepted: of them; fewer than proposed means that it corrected the next.
-            confidence: how sure it is of what it accepted and of its correction; empty from the target.
+            accepted: of them.
+            passed: tokens that it stands behind now: those accepted, and its own correction or bonus.
+            confidence: how sure it is of what passed; empty from the target.
         """
 
 

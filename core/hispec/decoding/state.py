@@ -18,10 +18,12 @@ class DecodingState:
 
     - `judged[j]`: those that level j stands behind. It falls from the draft's T to the target's, which is what is
       committed.
-    - `frontier[j]`: those whose KV in level j's span, and whose hidden state at its exit, are known. Judging x[i]
-      takes the logits at i-1, so the newest token never has to be run: `frontier[j] < T` always.
+    - `frontier[j]`: those that level j need not run, as it or a higher level on its KV cache has. Judging x[i] takes the
+      logits at i-1, so the newest token never has to be run: `frontier[j] < T` always.
 
-    A hidden state is kept only while the next level of the same stack still has to resume from it.
+    So a level runs only what no higher level on its cache has run: a row of the cache is of the highest level that has
+    run its token, and a level at lower precision never writes over a row of the target. A hidden state is kept only
+    while the next level of the same stack still has to resume from it.
 
     Args:
         hierarchy: the levels.
@@ -58,7 +60,7 @@ class DecodingState:
                 self._take_over(earlier)
             for stack in hierarchy.stacks:
                 stack.reserve(capacity)
-                stack.lease = self._lease
+                stack.cache.lease = self._lease
 
     @property
     def committed(self) -> int:
@@ -77,7 +79,7 @@ class DecodingState:
             exit_layer = self.hierarchy.levels[level].exit_layer
             of_prompt = start < self.prompt_length
             hidden = stack.run(hidden, self.hierarchy.first_layer(level), exit_layer, start, prompt=of_prompt)
-            self.frontier[level] = upto
+            self._reach(level, upto)
             if self.hierarchy.above[level] is not None:
                 self._carry(level, hidden)
         return hidden
@@ -105,10 +107,10 @@ class DecodingState:
     def discard(self) -> None:
         """Give up the caches that are this decoding's: what is in them may not be a number."""
         with self._locked():
-            for stack in self.hierarchy.stacks:
-                if stack.lease is self._lease:
-                    stack.lease = None
-                    stack.clear()
+            own = [stack for stack in self.hierarchy.stacks if stack.cache.lease is self._lease]
+            for stack in own:
+                stack.cache.lease = None
+                stack.clear()
 
     def append(self, token: int, level: int) -> None:
         """Add a token that `level` chose; it and every lower level stand behind it."""
@@ -132,28 +134,36 @@ class DecodingState:
                 self._carried[j] = kept[: self.frontier[j] - self.frontier[above]]
 
     def ran(self, stack: LayerStack, exit_layer: int) -> int:
-        """The number of leading tokens whose KV is known in layers 0..exit_layer-1 of a stack."""
-        if stack.lease is not self._lease:
+        """Return how many leading tokens' rows in the cache are a stack's own, in layers 0..exit_layer-1."""
+        if stack.cache.lease is not self._lease:
             return 0
-        reached = zip(self.hierarchy.levels, self.frontier, strict=True)
-        return max((f for level, f in reached if level.stack is stack and level.exit_layer >= exit_layer), default=0)
+        found = 0
+        for level, frontier in zip(reversed(self.hierarchy.levels), reversed(self.frontier), strict=True):
+            if level.stack is None or level.stack.cache is not stack.cache:
+                continue
+            if level.stack is not stack:  # it has written over what levels below it have run
+                break
+            if level.exit_layer >= exit_layer:
+                found = frontier
+        return found
 
     def _take_over(self, earlier: "DecodingState") -> None:
         """Begin at what is already in the caches.
 
-        All levels of a stack begin where the deepest may: then no level lacks hidden states to resume from. The last
+        All levels on a cache begin where the highest may: then no level lacks hidden states to resume from. The last
         token stays to be run, since what follows it is drawn from its logits.
         """
         both = zip(self.tokens[:-1], earlier.tokens, strict=False)
         shared = next((at for at, (own, other) in enumerate(both) if own != other), None)
         if shared is None:
             shared = min(len(self.tokens) - 1, len(earlier.tokens))
-        for stack in self.hierarchy.stacks:
-            own = [j for j, level in enumerate(self.hierarchy.levels) if level.stack is stack]
-            known = min(shared, earlier.ran(stack, self.hierarchy.levels[own[-1]].exit_layer))
+        for highest, stack in enumerate(level.stack for level in self.hierarchy.levels):
+            if stack is None:
+                continue
+            known = min(shared, earlier.ran(stack, self.hierarchy.levels[highest].exit_layer))
             if not stack.rows.interchangeable:  # else the text would not be what it is when run at once
                 known = min(known, earlier.prompt_length) // stack.rows.prompt * stack.rows.prompt
-            for j in own:
+            for j in (*self.hierarchy.beneath[highest], highest):  # a higher level on the cache overrules it
                 self.frontier[j] = known
 
     def carried(self, level: int) -> Tensor | None:
@@ -176,17 +186,16 @@ class DecodingState:
             self.append(word, level)
         if self.hierarchy.above[level] is not None and count > 1:  # not all was kept
             self._carry(level, hidden[: count - 1])
-        reached: int | None = level
-        while reached is not None:
-            self.frontier[reached] = at + count - 1
-            reached = self.hierarchy.below[reached]
+        self._reach(level, at + count - 1)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other threads from the models meanwhile."""
         with ExitStack() as locks:
-            for stack in sorted(self.hierarchy.stacks, key=id):  # one order for all, or two threads may wait for ever
-                locks.enter_context(stack.lock)
+            for stack in sorted(
+                self.hierarchy.stacks, key=lambda stack: id(stack.cache)
+            ):  # one order for all, or two threads may wait for ever
+                locks.enter_context(stack.cache.lock)
             yield
 
     @contextmanager
@@ -194,12 +203,21 @@ class DecodingState:
         """Keep other threads from the models meanwhile, whose caches must be this decoding's own."""
         with self._locked():
             for stack in self.hierarchy.stacks:
-                if stack.lease is not self._lease:
+                if stack.cache.lease is not self._lease:
                     raise UsageError(
                         f"another answer was begun on {stack.name} before this one was finished",
                         "finish one answer before the next, or load a second engine",
                     )
             yield
+
+    def _reach(self, level: int, upto: int) -> None:
+        """Count tokens as run by a level, and so by those beneath it on its cache, whose rows it has written over."""
+        for j in (*self.hierarchy.beneath[level], level):
+            above, kept = self.hierarchy.above[j], self._carried[j]
+            if above is not None and kept is not None and j != level:
+                wanted = max(self.frontier[j], upto) - max(self.frontier[above], upto)
+                self._carried[j] = kept[len(kept) - wanted :] if wanted else None
+            self.frontier[j] = max(self.frontier[j], upto)
 
     def _carry(self, level: int, hidden: Tensor) -> None:
         """Keep more hidden states at a level's exit for the level above."""

@@ -1,5 +1,6 @@
 """The KV cache: preallocated, one for all levels, rewound by writing at an earlier position."""
 
+from threading import RLock
 from typing import Any
 
 import torch
@@ -22,6 +23,10 @@ class KVCache:
     """
 
     def __init__(self, shapes: list[tuple[int, int]], dtype: torch.dtype, devices: list[torch.device]) -> None:
+        self.lease: object = None
+        """Of the decoding that what it holds belongs to, whose state sets it; another one's is lost then."""
+        self.lock = RLock()
+        """Held by the thread that uses it."""
         self.positions = 0
         """Capacity in tokens."""
         self.position = 0

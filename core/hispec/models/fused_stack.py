@@ -5,7 +5,6 @@ or waits for a device.
 """
 
 from dataclasses import dataclass
-from threading import RLock
 from typing import NamedTuple
 
 import torch
@@ -60,8 +59,6 @@ class FusedStack:
         self.context = config.context
         self.device, self.dtype = weights.norm.device, weights.norm.dtype
         self.config = config
-        self.lease: object = None
-        self.lock = RLock()
         self._shapes = [(config.num_kv_heads, config.head_size)] * self.num_layers
         self.cache = KVCache(self._shapes, self.dtype, [self.device] * self.num_layers)
         self._weights = weights

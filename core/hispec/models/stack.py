@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import RLock
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from hispec.models.cache import KVCache
 from hispec.models.rows import RowCounts, Width
 
 
@@ -31,7 +31,7 @@ Reader = Callable[[Tensor], tuple[Tensor, Tensor]]
 class LayerStack(Protocol):
     """A decoder-only model that can be run in spans of layers, one sequence at a time.
 
-    It owns one KV cache. The rows of a span at positions p..p+n-1 overwrite what the cache held there and see
+    It has one KV cache, which stacks of other weights of the same model may share. The rows of a span at positions p..p+n-1 overwrite what the cache held there and see
     positions 0..p+n-1, so rewinding is nothing but running a span again at an earlier position.
 
     Attributes:
@@ -42,8 +42,7 @@ class LayerStack(Protocol):
         context: the most positions that the model supports.
         device: where its logits come out.
         dtype: of its weights.
-        lease: of the decoding that the cache belongs to, whose state sets it; another one's is lost then.
-        lock: held by the thread that uses the cache.
+        cache: stacks that share it are readings of one model at several precisions.
         rows: the row counts of its passes.
     """
 
@@ -54,8 +53,7 @@ class LayerStack(Protocol):
     context: int
     device: torch.device
     dtype: torch.dtype
-    lease: object
-    lock: RLock
+    cache: KVCache
     rows: RowCounts
 
     def prepare(self, width: Width) -> None:

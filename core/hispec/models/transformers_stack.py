@@ -1,6 +1,5 @@
 """A loaded `transformers` model as a layer stack: its own modules, driven span by span with our cache."""
 
-from threading import RLock
 from typing import Any
 from weakref import WeakSet
 
@@ -65,8 +64,6 @@ class TransformersStack:
         # The modules of the fused families have no cap, whatever their configuration says.
         capped = config.model_type not in FAMILIES
         self._cap: float | None = getattr(config, "final_logit_softcapping", None) if capped else None
-        self.lease: object = None
-        self.lock = RLock()
         self._tabulated = 0
         self.rows = RowCounts()
         if config.model_type not in FAMILIES and model not in _tried:

@@ -149,7 +149,7 @@ def test_predictions_are_corrected_by_what_happens():
     for _ in range(20):
         sobered.next_step([1, 1], True)
         sobered.drafted(0, SURE)
-        sobered.judged(1, 1, 0, [])
+        sobered.judged(1, 1, 0, 1, [])
     sobered.next_step([1, 1], True)
     while sobered.team == (1,):  # it took to the target alone; its next trial is soon enough
         sobered.next_step([1, 1], True)
@@ -164,7 +164,7 @@ def test_the_target_alone_takes_over_where_drafts_are_refused_and_hands_back_lat
         if step == Draft(1, 1):
             continue  # the target's own token
         policy.drafted(0, SURE)
-        policy.judged(1, 1, int(len(teams) > 300), [])
+        policy.judged(1, 1, int(len(teams) > 300), 1, [])
     assert teams[0] == (0, 1)
     assert teams[250:300].count((1,)) > 40
     assert (0, 1) in teams[300:]

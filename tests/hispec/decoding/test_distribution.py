@@ -42,6 +42,7 @@ SAMPLINGS = {
 def hierarchies(vocab):
     """One of each kind, on models of that many words."""
     target, small, middle = (ToyStack.random(layers, vocab, seed) for layers, seed in ((4, 1), (2, 5), (3, 6)))
+    copy, finer = (ToyStack(target.near(share, seed=8).tables, shares=target) for share in (0.6, 0.9))
     return {
         "exit, target": exits_of(target, 1),
         "exit, exit, target": exits_of(target, 1, 2),
@@ -56,6 +57,20 @@ def hierarchies(vocab):
         "few words, exit, target": exits_of(target, 1, 2, words=[[*range(1, vocab)]]),
         "few words, few words, target": exits_of(target, 1, 2, words=[[*range(vocab - 1)]] * 2),
         "few words, other words, target": exits_of(target, 1, 2, words=[[*range(1, vocab)], [*range(vocab - 1)]]),
+        "copy, target": [Level("copy", copy, 4), *exits_of(target)],
+        "exit of a copy, copy, target": [*exits_of(copy, 1)[:-1], Level("copy", copy, 4), *exits_of(target)],
+        "exit of a copy, another copy, target": [
+            *exits_of(copy, 2)[:-1],
+            Level("finer copy", finer, 4),
+            *exits_of(target),
+        ],
+        "exit, copy, target": [*exits_of(target, 1)[:-1], Level("copy", copy, 4), *exits_of(target)],
+        "exit of a copy, exit, target": [*exits_of(copy, 1)[:-1], *exits_of(target, 2)],
+        "n-grams, exit of a copy, two exits of another, target": [
+            *exits_of(copy, 1, guesses=(3, 3))[:-1],
+            *exits_of(finer, 2, 3)[:-1],
+            *exits_of(target),
+        ],
         "n-grams, one word, target": exits_of(target, 2, guesses=(3, 3), words=[[2]]),
     }
 
