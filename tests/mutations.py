@@ -26,7 +26,8 @@ class Mutation:
     tests: str
 
 
-DISTRIBUTION, LOSSLESS, CONVERSATION = "test_distribution.py", "test_lossless.py", "../test_conversation.py"
+DISTRIBUTION, LOSSLESS, STATE = "test_distribution.py", "test_lossless.py", "test_state.py"
+CONVERSATION = "../test_conversation.py"
 GRAPHS, ROWS, API = "../models/test_graphs.py", "../models/test_rows.py", "../test_api.py"
 CONFIGS = "../models/test_odd_configs.py"
 ARMS, DETOKENIZER, TEMPLATES = "../bench/test_arms.py", "../test_detokenizer.py", "../test_chat_template.py"
@@ -139,14 +140,42 @@ MUTATIONS = (
     Mutation(
         "an answer takes over the cache by the shallowest level's frontier",
         "state.py",
-        "self.hierarchy.levels[own[-1]].exit_layer",
-        "self.hierarchy.levels[own[0]].exit_layer",
-        CONVERSATION,
+        "            if level.exit_layer >= exit_layer:\n",
+        "            if True:\n",
+        STATE,
+    ),
+    Mutation(
+        "a level at lower precision that writes over rows of the target",
+        "state.py",
+        "for j in (*self.hierarchy.beneath[level], level):",
+        "for j in (level,):",
+        STATE,
+    ),
+    Mutation(
+        "hidden states resumed from below another precision",
+        "hierarchy.py",
+        "beneath[-1] if beneath and levels[beneath[-1]].stack is level.stack else None",
+        "next((i for i in reversed(beneath) if levels[i].stack is level.stack), None)",
+        STATE,
+    ),
+    Mutation(
+        "rows of another precision taken over as the target's",
+        "state.py",
+        "            if level.stack is not stack:",
+        "            if False:",
+        STATE,
+    ),
+    Mutation(
+        "a bonus after an end of text",
+        "engine.py",
+        "self.state.hierarchy.below[level] is None and self.may_draft()",
+        "self.state.hierarchy.below[level] is None",
+        STATE,
     ),
     Mutation(
         "a cache that another decoding has overwritten",
         "state.py",
-        "        if stack.lease is not self._lease:\n            return 0\n",
+        "        if stack.cache.lease is not self._lease:\n            return 0\n",
         "",
         CONVERSATION,
     ),
@@ -155,7 +184,7 @@ MUTATIONS = (
         "state.py",
         "            if not stack.rows.interchangeable:",
         "            if False:",
-        ROWS,
+        STATE,
     ),
     Mutation(
         "a pass of another width",
@@ -174,7 +203,7 @@ MUTATIONS = (
     Mutation(
         "steps without the lock of their models",
         "state.py",
-        "                locks.enter_context(stack.lock)",
+        "                locks.enter_context(stack.cache.lock)",
         "                pass",
         API,
     ),
@@ -197,7 +226,7 @@ MUTATIONS = (
         "state.py",
         "if word in ends), count)",
         "if False), count)",
-        GRAPHS,
+        LOSSLESS,
     ),
     Mutation(
         "a run on the device whose states are those of its last token, too",
