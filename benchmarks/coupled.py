@@ -56,7 +56,7 @@ def answer(args: argparse.Namespace) -> None:
                     # Of each judgement, the tokens that were looked at: those after a rejected one were not.
                     level = sums["levels"].setdefault(event.level, [0, 0])
                     level[0] += event.accepted
-                    level[1] += event.accepted + (event.correction is not None)
+                    level[1] += event.accepted + (event.accepted < event.proposed)
         found[name] = sums
     print(json.dumps(found))
 

@@ -125,7 +125,7 @@ def main() -> None:
                 other = replace(decoder, hierarchy=hierarchy, policy=lambda h=hierarchy, p=policy: p(h))
                 events = list(other.decode(prompt, args.max_new_tokens, number))
                 ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
-                count["rejections"] += sum(isinstance(e, Judged) and e.correction is not None for e in events)
+                count["rejections"] += sum(isinstance(e, Judged) and e.accepted < e.proposed for e in events)
                 count["identical"] += ids == expected
                 if ids != expected:
                     count["differences"].append(number)

@@ -150,17 +150,18 @@ class Meter:
             case Judged():
                 level = self._names.index(event.level)
                 traffic = self.levels[event.level]
-                corrected = event.correction is not None
+                corrected = event.accepted < event.proposed
+                own = event.correction is not None
                 traffic.seconds += event.seconds
                 traffic.passes += 1
                 traffic.rows += event.proposed
                 traffic.accepted += event.accepted
                 traffic.rejected += corrected
-                traffic.bytes += self._run(level, self._length - 1)
+                traffic.bytes += self._run(level, self._length - 1 + (own and not corrected))
                 kept = self._length - event.proposed + event.accepted
                 if corrected:
                     self._frontier = [min(frontier, kept) for frontier in self._frontier]
-                self._length = kept + corrected
+                self._length = kept + own
 
     def _run(self, level: int, upto: int) -> int:
         """Bytes read for a level's logits up to a position: its own layers, those below that lag behind, and its head."""

@@ -77,7 +77,7 @@ def test_policies_that_want_to_know_are_told_what_decoding_tells_them(hierarchy_
             self.heard.append((level, round(confidence[0], 4)))
             return True
 
-        def judged(self, level, proposed, accepted, confidence):
+        def judged(self, level, proposed, accepted, passed, confidence):
             self.heard.append((level, proposed, accepted, len(confidence)))
 
     real, copy = [], []

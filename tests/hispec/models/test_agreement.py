@@ -47,7 +47,7 @@ def outcomes(engine, prompt):
     for event in engine.decoder().decode(prompt, 200):
         if isinstance(event, Judged):
             verdicts.setdefault(event.level, []).extend(
-                [True] * event.accepted + [False] * (event.correction is not None)
+                [True] * event.accepted + [False] * (event.accepted < event.proposed)
             )
         if isinstance(event, Committed):
             ids += event.token_ids
