@@ -42,6 +42,12 @@ def environment(threads: int) -> dict[str, Any]:
     }
 
 
+def kilobytes(key: str) -> int:
+    """Return memory of this process as the kernel counts it: `VmRSS` resident now, `VmHWM` resident at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
 def interval95(rows: Sequence[Any], statistic: Callable[[Sequence[Any]], float], resamples: int = 2000) -> list[float]:
     """Return the 95 % interval of a statistic: a percentile bootstrap over rows, seeded.
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from common import environment, save
+from common import environment, kilobytes, save
 
 from hispec import Engine
 from hispec.memory import estimate
@@ -21,12 +21,6 @@ CASES = [
     ("layerskip-llama3.2-1b", "fused", 1024, 32),
     ("layerskip-llama3.2-1b", "transformers", 1024, 32),
 ]
-
-
-def kilobytes(key: str) -> int:
-    """One line of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
 
 def measure(profile: str, stack: str, prompt_tokens: int, new_tokens: int, threads: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import environment, save
+from common import environment, kilobytes, save
 
 STACKS = ("fused", "transformers")
 
@@ -41,18 +41,11 @@ def load(folder: str, stack: str) -> dict[str, Any]:
 
     if stack == "transformers":  # what is imported is no part of the weights
         import transformers.models.llama.modeling_llama  # noqa: F401
-    before, began = peak_bytes(), time.perf_counter()
+    before, began = kilobytes("VmHWM"), time.perf_counter()
     loaded = load_stack(folder, None, "auto", torch.device("cpu"), "made-up", stack)
     loaded.reserve(1)
     loaded.head(loaded.run(loaded.embed([0]), 0, loaded.num_layers, 0))
-    return {"peak_bytes": peak_bytes() - before, "seconds": time.perf_counter() - began}
-
-
-def peak_bytes() -> int:
-    """The peak resident size since the process's own start (`ru_maxrss` would remember its parent's too)."""
-    status = Path("/proc/self/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+    return {"peak_bytes": 1024 * (kilobytes("VmHWM") - before), "seconds": time.perf_counter() - began}
 
 
 def main() -> None:

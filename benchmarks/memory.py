@@ -4,20 +4,13 @@ import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
-from common import environment, held_out_questions, save
+from common import environment, held_out_questions, kilobytes, save
 
 from hispec import Engine
 
 MODES = ("autoregressive", "single-layer", "hispec")
-
-
-def kilobytes(key: str) -> int:
-    """One line of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
 
 def measure(mode: str, args: argparse.Namespace) -> None:
