@@ -1,6 +1,6 @@
 """What would keep a profile from being decoded, as far as the files at hand say: no weights are read, no network is used."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -58,6 +58,7 @@ class _StandIn:
     name: str
     num_layers: int
     vocab_size: int
+    cache: object = field(default_factory=object)
 
     @property
     def dtype(self) -> Any:
