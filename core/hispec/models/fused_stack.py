@@ -4,6 +4,7 @@ The mathematics is that of the `transformers` layers; tests hold the two equal. 
 or waits for a device.
 """
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ from torch.nn import functional as F  # noqa: N812
 from hispec.models.cache import KVCache
 from hispec.models.config import FAMILIES, ModelConfig
 from hispec.models.fused_weights import FusedWeights, Layer
-from hispec.models.linear import SMALL, right_factor
+from hispec.models.linear import SMALL
+from hispec.models.quantized import Quantization
 from hispec.models.rotary import rotary_tables
 from hispec.models.rows import (
     BUCKET,
@@ -41,6 +43,27 @@ def why_not_fused(config: ModelConfig) -> str | None:
     return None
 
 
+class Memory:
+    """The KV cache of a model with what belongs to its positions, shared by all stacks of the model.
+
+    Args:
+        config: the model's shape.
+        dtype: of keys and values.
+        device: where they are.
+    """
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+        shapes = [(config.num_kv_heads, config.head_size)] * config.num_layers
+        self.cache = KVCache(shapes, dtype, [device] * config.num_layers)
+        self.cos = self.sin = self.masks = torch.empty(0)
+        self.columns = torch.empty(0, dtype=torch.long)
+        """Numbers of the masks' columns; see `GraphedStack`."""
+        self.tabulated = 0
+        """Positions that the tables have, fewer than the cache where memory ran out between the two."""
+        self.recorded: dict[Hashable, Callable[[], None] | None] = {}
+        """What replays into the cache, of all stacks; see `GraphedStack`."""
+
+
 class FusedStack:
     """A model of the Llama family; see `LayerStack` for the protocol.
 
@@ -48,25 +71,67 @@ class FusedStack:
         config: its shape.
         weights: filled.
         name: how users know it.
+        origin: the stack of the model's full weights, whose KV cache and tables this one shares: it reads
+            and writes the other's keys and values. Its passes have as many rows as there are tokens.
+
+    Attributes:
+        origin: None for a stack with a KV cache of its own.
     """
 
     kind = "fused"
 
-    def __init__(self, config: ModelConfig, weights: FusedWeights, name: str) -> None:
-        self.name = name
-        self.num_layers = config.num_layers
+    def __init__(
+        self, config: ModelConfig, weights: FusedWeights, name: str, origin: "FusedStack | None" = None
+    ) -> None:
+        self.name, self.origin = name, origin
+        self.num_layers = len(weights.layers)
         self.vocab_size = config.vocab_size
         self.context = config.context
         self.device, self.dtype = weights.norm.device, weights.norm.dtype
         self.config = config
-        self._shapes = [(config.num_kv_heads, config.head_size)] * self.num_layers
-        self.cache = KVCache(self._shapes, self.dtype, [self.device] * self.num_layers)
+        self._memory: Memory = Memory(config, self.dtype, self.device) if origin is None else origin._memory
         self._weights = weights
         self._group = config.num_heads // config.num_kv_heads
         self._buffers: dict[int, Buffers] = {}
-        self._tabulated = 0
-        """Positions that the tables have, fewer than the cache where memory ran out between the two."""
         self.rows = RowCounts()
+
+    @property
+    def cache(self) -> KVCache:
+        """The KV cache, which may be another stack's too."""
+        return self._memory.cache
+
+    @cache.setter
+    def cache(self, cache: KVCache) -> None:
+        self._memory.cache = cache
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """The format of the matrices; None for plain numbers."""
+        return self._weights.quantization
+
+    @property
+    def quantized_bytes(self) -> int:
+        """Bytes of the quantized matrices; 0 where none are."""
+        return self._weights.nbytes
+
+    def quantized(self, quantization: Quantization, layers: int | None = None) -> "FusedStack":
+        """Return a stack with quantized copies of the matrices that reads and writes this one's KV cache.
+
+        It shares embedding, norms, biases and all tables. The copies are made one after the other; a matrix is
+        multiplied by its full weights where a pass has so many rows that they are the faster.
+
+        Args:
+            quantization: format of the copies.
+            layers: how many of the first ones it has; by default all. Its head is the whole model's.
+
+        Raises:
+            UnavailableError: the device has no kernel for the format.
+        """
+        self._weights.pack()  # else packing would later leave the copies with full weights of their own
+        return self._beside(self._weights.quantized(quantization, layers), f"{self.name} {quantization}")
+
+    def _beside(self, weights: FusedWeights, name: str) -> "FusedStack":
+        return FusedStack(self.config, weights, name, self)
 
     @property
     def parts(self) -> dict[str, Tensor]:
@@ -74,15 +139,23 @@ class FusedStack:
         return self._weights.dense()
 
     def prepare(self, width: Width) -> None:
-        """See `LayerStack.prepare`; weights are packed for the processor, too."""
+        """See `LayerStack.prepare`; weights are packed for the processor, too.
+
+        A stack beside another has nothing to prepare: what it computes is owed to nobody.
+        """
+        if self.origin is not None:
+            return
         self._weights.pack()
-        self._tabulated = 0
+        self._memory.tabulated = 0
         self.rows = choose_rows(self, width, CANDIDATES, prompt_rows(self.device))
 
     def reserve(self, positions: int) -> None:
         """See `LayerStack.reserve`; also tabulates the rotary embeddings, of padding too, and the masks."""
+        if self.origin is not None:
+            self.origin.reserve(positions)
+            return
         self.cache.grow(positions)
-        if self._tabulated != self.cache.positions:
+        if self._memory.tabulated != self.cache.positions:
             with torch.inference_mode(False):
                 self._tabulate(self.cache.positions)
 
@@ -90,7 +163,8 @@ class FusedStack:
         """Make the tables of so many positions; where memory runs out, those in use stay as they are, together."""
         cos, sin = rotary_tables(self.config, places + self.rows.padding, self.dtype, self.device)
         masks = _causal_bias(WIDEST, places, 2 * places + BUCKET, self._group, self.dtype, self.device)
-        self._cos, self._sin, self._masks, self._tabulated = cos, sin, masks, places
+        memory = self._memory
+        memory.cos, memory.sin, memory.masks, memory.tabulated = cos, sin, masks, places
 
     def clear(self) -> None:
         """See `LayerStack.clear`."""
@@ -111,7 +185,7 @@ class FusedStack:
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
         """See `LayerStack.head`."""
         if reduced is not None:  # never the target's: no padding is owed
-            return torch.mm(self._buffers_for(len(hidden)).norm(hidden, self._weights.norm), reduced.weight)
+            return reduced.linear(self._buffers_for(len(hidden)).norm(hidden, self._weights.norm))
         return in_passes(self.rows, self._whole_head, hidden)
 
     def _whole_head(self, hidden: Tensor) -> Tensor:
@@ -121,15 +195,14 @@ class FusedStack:
         """See `LayerStack.reduce_head`."""
         ids = ids.to(self.device)
         with torch.inference_mode(False):
-            weight = right_factor(self.config.hidden_size, len(ids), self.dtype, self.device)
-            return ReducedHead(ids, weight.copy_(self._weights.head.dense()[:, ids]))
+            return ReducedHead(ids, self._weights.head.select(ids))
 
     def _pass(self, hidden: Tensor, padded: int, start_layer: int, end_layer: int, position: int) -> Tensor:
         """Run rows [n, hidden] through layers in one pass of `padded` rows."""
         rows = len(hidden)
         place = Place(
-            self._cos.narrow(0, position, padded),
-            self._sin.narrow(0, position, padded),
+            self._memory.cos.narrow(0, position, padded),
+            self._memory.sin.narrow(0, position, padded),
             position,
             rows,
             self._windows(rows, padded, position),
@@ -215,7 +288,7 @@ class FusedStack:
         if rows > WIDEST:
             group = 1 if self.rows.free else self._group
             return _causal_bias(rows, position, length, group, self.dtype, self.device)
-        return self._masks[: rows * self._group].narrow(1, self._tabulated - position, length)
+        return self._memory.masks[: rows * self._group].narrow(1, self._memory.tabulated - position, length)
 
     def _buffers_for(self, rows: int) -> "Buffers":
         buffers = self._buffers.get(rows)

@@ -1,7 +1,9 @@
 """Weights packed for few large multiplications, filled tensor by tensor so that no second copy ever exists."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -10,7 +12,12 @@ from torch import Tensor
 
 from hispec.models.checkpoint import read_shapes, read_tensors
 from hispec.models.config import ModelConfig
+from hispec.models.kernels import quantize
 from hispec.models.linear import Linear, PackedLinear, packs, right_factor
+from hispec.models.quantized import Quantization, QuantizedLinear
+
+MATRICES = ("qkv", "output", "gate_up", "down")
+"""Fields of a layer."""
 
 
 @dataclass(slots=True)
@@ -26,10 +33,16 @@ class Layer:
     gate_up: Linear
     down: Linear
 
-    def pack(self) -> None:
-        """Pack the matrices, one after the other, so that no second copy of more than one exists."""
-        for name in ("qkv", "output", "gate_up", "down"):
-            setattr(self, name, PackedLinear(getattr(self, name)))
+    def convert(self, make: Callable[[Linear], Linear]) -> None:
+        """Make every matrix anew, one after the other, so that no second copy of more than one exists."""
+        for name in MATRICES:
+            setattr(self, name, make(getattr(self, name)))
+
+    def converted(self, make: Callable[[Linear], Linear]) -> "Layer":
+        """Return the layer with other matrices, made from its own, and the same vectors."""
+        made = replace(self)
+        made.convert(make)
+        return made
 
 
 class FusedWeights:
@@ -37,24 +50,41 @@ class FusedWeights:
 
     Args:
         config: its shape.
-        dtype: of all weights.
+        dtype: of all weights that are not quantized.
         device: where they go.
+        quantization: format of the matrices, which are then allocated and quantized layer by layer while `fill` reads
+            them; the embedding and all vectors are never quantized.
     """
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
-        self._config, self._dtype, self._device = config, dtype, device
-        self._packs = packs(dtype, device, 2 * config.hidden_size * config.intermediate_size)
+    def __init__(
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        device: torch.device,
+        quantization: Quantization | None = None,
+    ) -> None:
+        self._config, self._dtype = config, dtype
+        self._device = device if quantization is None else torch.device("meta")
+        self.quantization: Quantization | None = quantization
+        self._packs = quantization is None and packs(dtype, device, 2 * config.hidden_size * config.intermediate_size)
         self.parts: dict[str, Tensor] = {}
         """Where each tensor of a checkpoint goes, by its name there: views of the packed ones, in its own shape."""
-        hidden = config.hidden_size
         self.layers = [self._layer(index) for index in range(config.num_layers)]
+        self._allocate_tables()
+        self.names = frozenset(self.parts)
+        """Of the tensors of a checkpoint that are used."""
+        self._device = device
+
+    def _allocate_tables(self) -> None:
+        """Allocate the last norm, the head and the embedding."""
+        config, hidden = self._config, self._config.hidden_size
         self.norm = self._vector({"model.norm.weight": hidden})
         if config.tied:
             self.head = Linear(self._matrix(hidden, {"model.embed_tokens.weight": config.vocab_size}))
             self.embedding = self.head.matrix.t()
         else:
             self.head = Linear(self._matrix(hidden, {"lm_head.weight": config.vocab_size}))
-            self.embedding = torch.empty(config.vocab_size, hidden, dtype=dtype, device=device)
+            self.embedding = torch.empty(config.vocab_size, hidden, dtype=self._dtype, device=self._device)
             self.parts["model.embed_tokens.weight"] = self.embedding
 
     @property
@@ -67,14 +97,51 @@ class FusedWeights:
 
         A tied head is packed beside its embedding.
         """
-        if not self._packs or isinstance(self.head, PackedLinear):
-            return
-        embedding = self.parts["model.embed_tokens.weight"]
-        self.parts = {name: part for name, part in self.parts.items() if part.dim() == 1}
+        if self._packs and not self.packed:
+            self._convert(PackedLinear)
+
+    def quantize(self, quantization: Quantization) -> None:
+        """Quantize weights that are filled, and not packed, in place; from then on `parts` holds what is not quantized.
+
+        A head is quantized beside its embedding where it is tied.
+        """
+        self.quantization, self._packs = quantization, False
+        self._convert(partial(quantize, quantization=quantization))
+
+    def quantized(self, quantization: Quantization, layers: int | None = None) -> "FusedWeights":
+        """Return the weights with quantized copies of the matrices, which are made one after the other.
+
+        Embedding, norms and biases are shared, and so are the full matrices, for passes so wide that they are the
+        faster.
+
+        Args:
+            quantization: format of the copies.
+            layers: how many of the first ones there are in it; by default all.
+        """
+        make = partial(quantize, quantization=quantization, beside=True)
+        made = copy(self)
+        made.quantization, made._packs = quantization, False
+        made.layers = [layer.converted(make) for layer in self.layers[:layers]]
+        made.head = make(self.head)
+        made.parts = self._unconverted()
+        return made
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the quantized matrices; 0 where none are."""
+        matrices = [getattr(layer, name) for layer in self.layers for name in MATRICES]
+        return sum(matrix.nbytes for matrix in (*matrices, self.head) if isinstance(matrix, QuantizedLinear))
+
+    def _convert(self, make: Callable[[Linear], Linear]) -> None:
+        self.parts = self._unconverted()
         for layer in self.layers:
-            layer.pack()
-        self.head = PackedLinear(self.head)
-        self.parts["model.embed_tokens.weight"] = embedding
+            layer.convert(make)
+        self.head = make(self.head)
+
+    def _unconverted(self) -> dict[str, Tensor]:
+        """Return those of `parts` that stay when matrices are packed or quantized."""
+        embedding = "model.embed_tokens.weight"
+        return {name: part for name, part in self.parts.items() if part.dim() == 1 or name == embedding}
 
     def dense(self) -> dict[str, Tensor]:
         """Return the weights by their names in a checkpoint: views, or copies of what is packed."""
@@ -99,11 +166,34 @@ class FusedWeights:
             As `misfits`; if any, nothing is read.
         """
         wrong = self.misfits(files)
-        for names in self._groups() if not wrong else ():
-            for name, tensor in read_tensors(files, names):
-                self.parts[name].copy_(tensor)
-                read(tensor.nbytes)
+        if not wrong and self.quantization is not None:
+            self._fill_quantized(self.quantization, files, read)
+        for names in self._groups() if not wrong and self.quantization is None else ():
+            self._fill_parts(names, files, read)
         return wrong
+
+    def _fill_quantized(self, quantization: Quantization, files: dict[str, Path], read: Callable[[int], None]) -> None:
+        """Read a checkpoint and quantize it as `fill` does: one layer is held in full at a time."""
+        make = partial(quantize, quantization=quantization)
+        kept: dict[str, Tensor] = {}
+        for index, names in enumerate(list(self._groups())[: len(self.layers)]):
+            self.parts = {}
+            self.layers[index] = self._layer(index)
+            self._fill_parts(names, files, read)
+            self.parts = self._unconverted()
+            self.layers[index].convert(make)
+            kept |= self.parts
+        self.parts = {}
+        self._allocate_tables()
+        for names in list(self._groups()):
+            self._fill_parts(names, files, read)
+        self.parts = kept | self._unconverted()
+        self.head = make(self.head)
+
+    def _fill_parts(self, names: list[str], files: dict[str, Path], read: Callable[[int], None]) -> None:
+        for name, tensor in read_tensors(files, names):
+            self.parts[name].copy_(tensor)
+            read(tensor.nbytes)
 
     def misfits(self, files: dict[str, Path]) -> list[str]:
         """Return the names of tensors that are missing in a checkpoint or misshapen; only its headers are read."""

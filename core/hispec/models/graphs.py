@@ -48,18 +48,25 @@ class GraphedStack(FusedStack):
         weights: filled.
         name: how users know it.
         record: None runs the same code without recording it.
+        origin: see `FusedStack`.
     """
 
-    def __init__(self, config: ModelConfig, weights: FusedWeights, name: str, record: Recorder | None = None) -> None:
-        super().__init__(config, weights, name)
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: FusedWeights,
+        name: str,
+        record: Recorder | None = None,
+        origin: FusedStack | None = None,
+    ) -> None:
+        super().__init__(config, weights, name, origin)
         self._record, self._fixed = record, True
-        self._recorded: dict[Hashable, Work | None] = {}
-        """By what they do; None for what was done once and not recorded."""
+        self._recorded = self._memory.recorded
+        """By whose they are and what they do; None for what was done once and not recorded."""
         with torch.inference_mode(False):
             self._rows = self._zeros(WIDTHS[-1], config.hidden_size)
             """A span's rows, which become its result."""
             self._offsets = torch.arange(WIDTHS[-1], device=self.device)
-            self._columns = self._offsets[:0]
             self._positions = torch.zeros_like(self._offsets)
             self._buffers_of_width = {width: Buffers(config, width, self.dtype, self.device) for width in WIDTHS}
             self._token = torch.zeros_like(self._offsets[:1])
@@ -73,14 +80,20 @@ class GraphedStack(FusedStack):
         """The same weights in fixed shapes; `stack` should not be used any more."""
         return cls(stack.config, stack._weights, stack.name, record)
 
+    def _beside(self, weights: FusedWeights, name: str) -> FusedStack:
+        return GraphedStack(self.config, weights, name, self._record, self)
+
     def reserve(self, positions: int) -> None:
         """See `LayerStack.reserve`; there is room for the rows that pad the last span, too.
 
         Recordings go before anything grows: should memory run out half-way, none is left that replays into memory that
         is no more.
         """
+        if self.origin is not None:
+            self.origin.reserve(positions)
+            return
         positions = _power_of_two(positions + WIDTHS[-1])  # so that the capacity bounds no length of attention
-        if positions > self.cache.positions or self._tabulated != self.cache.positions:
+        if positions > self.cache.positions or self._memory.tabulated != self.cache.positions:
             self._recorded.clear()  # they replay into memory that is no more once the first layer has grown
         super().reserve(positions)
 
@@ -88,7 +101,7 @@ class GraphedStack(FusedStack):
         """See `FusedStack._tabulate`; also numbers the columns of the masks."""
         columns = torch.arange(places, device=self.device)
         super()._tabulate(places)
-        self._columns = columns
+        self._memory.columns = columns
 
     def embed(self, token_ids: list[int]) -> Tensor:
         """See `LayerStack.embed`; without waiting for the device."""
@@ -100,10 +113,12 @@ class GraphedStack(FusedStack):
 
     def prepare(self, width: Width) -> None:
         """See `LayerStack.prepare`; nothing is recorded meanwhile."""
+        if self.origin is not None:
+            return
         record, self._record = self._record, None
         try:
             self._weights.pack()
-            self._tabulated = 0
+            self._memory.tabulated = 0
             self.rows = choose_rows(self, width, WIDTHS[1:], prompt_rows(self.device))
         finally:
             self._record = record
@@ -150,11 +165,11 @@ class GraphedStack(FusedStack):
         """Run the first `width` rows through layers, looking at `length` positions."""
         positions = self._positions[:width]
         group = self._group
-        beyond = self._columns[:length] > positions[:, None]
+        beyond = self._memory.columns[:length] > positions[:, None]
         mask = self._zeros(width, length).masked_fill_(beyond, -torch.inf)
         place = Place(
-            self._cos.index_select(0, positions),
-            self._sin.index_select(0, positions),
+            self._memory.cos.index_select(0, positions),
+            self._memory.sin.index_select(0, positions),
             positions,
             width,
             (Window(0, width, length, mask[:, None].expand(width, group, length).reshape(width * group, length)),),
@@ -185,7 +200,8 @@ class GraphedStack(FusedStack):
         return max(SHORTEST, _power_of_two(end))
 
     def _do(self, key: Hashable, work: Work) -> None:
-        """Do some work, recorded where it has been; `key` is equal for equal work."""
+        """Do some work, recorded where it has been; `key` is equal for equal work of this stack."""
+        key = self, key
         if not (self._record and self._fixed):
             work()
         elif key not in self._recorded:

@@ -37,6 +37,12 @@ class Linear:
         """Return the matrix, [in, out]: a view where it is held as it is, else a copy."""
         return self.matrix
 
+    def select(self, outputs: Tensor) -> "Linear":
+        """Return a copy of some columns, in the order of their numbers [n], held in the same way."""
+        dense = self.dense()
+        matrix = right_factor(len(dense), len(outputs), dense.dtype, dense.device).copy_(dense[:, outputs])
+        return Linear(matrix, None if self.bias is None else self.bias[outputs])
+
 
 class PackedLinear(Linear):
     """The same on a copy that oneDNN has packed.
@@ -65,6 +71,10 @@ class PackedLinear(Linear):
         """See `Linear`; a copy."""
         dense: Tensor = self._packed.to_dense()
         return dense.t()
+
+    def select(self, outputs: Tensor) -> Linear:
+        """See `Linear`."""
+        return PackedLinear(super().select(outputs))
 
 
 TYPICAL_ROWS = 8

@@ -325,7 +325,7 @@ def load_stack(
     except Exception as error:
         raise explain(error, model, revision) from error
     _check_complete(absent, model)
-    _tell_unused(files.keys() - weights.parts.keys() - {HEAD}, name)
+    _tell_unused(files.keys() - weights.names - {HEAD}, name)
     return FusedStack(config, weights, name)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hispec.models.cache import KVCache
+from hispec.models.linear import Linear
 from hispec.models.rows import RowCounts, Width
 
 
@@ -17,11 +18,11 @@ class ReducedHead:
 
     Attributes:
         ids: of these words, ascending, [words].
-        weight: a copy of their rows, laid out as their stack wants it.
+        linear: a copy of their rows, held as their stack holds its head: normed hidden states -> logits [n, words].
     """
 
     ids: Tensor
-    weight: Tensor
+    linear: Linear
 
 
 Reader = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -5,11 +5,11 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from hispec.errors import HispecError, UsageError
 from hispec.models.cache import KVCache
 from hispec.models.config import FAMILIES, check_rotary, context_of, rope_type_of, window_of
+from hispec.models.linear import Linear
 from hispec.models.parts import find_parts, not_in_spans
 from hispec.models.rows import CANDIDATES, RowCounts, Width, choose_rows, in_passes, pad_rows, prompt_rows
 from hispec.models.stack import Reader, ReducedHead, write_stepwise
@@ -133,7 +133,7 @@ class TransformersStack:
     def logits(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
         """Return what `head` returns, [n, hidden] -> [n, vocab]; gradients pass through it."""
         normed = self._parts.norm(hidden.to(device_of(self._parts.norm))).to(self.device)
-        logits: Tensor = self._parts.head(normed) if reduced is None else F.linear(normed, reduced.weight)
+        logits: Tensor = self._parts.head(normed) if reduced is None else reduced.linear(normed)
         return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
     @torch.inference_mode()
@@ -147,7 +147,7 @@ class TransformersStack:
                 f"the head of {self.name} has a bias, which a reduced one cannot have", "leave the level's head whole"
             )
         with align_module_device(head, self.device):  # it may lie elsewhere while it does not run
-            return ReducedHead(ids, head.weight.index_select(0, ids))
+            return ReducedHead(ids, Linear(head.weight.index_select(0, ids).t()))
 
     def write_run(
         self, token: Tensor, end_layer: int, position: int, count: int, read: Reader

@@ -1,0 +1,241 @@
+"""What products with quantized weights cost on this machine, by kernel and count of rows, and which kernel to take.
+
+Costs are measured once for each shape of matrix and remembered in the user's cache folder. They decide speed only: the
+kernels of a format give the same numbers.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache, partial
+from pathlib import Path
+from time import perf_counter
+
+import platformdirs
+import torch
+from torch import Tensor
+
+from hispec.errors import UnavailableError
+from hispec.files import write_whole
+from hispec.machine import processor_name
+from hispec.models.config import ModelConfig
+from hispec.models.linear import SMALL, Linear, PackedLinear, packs, right_factor
+from hispec.models.quantized import (
+    Int4Linear,
+    Int8Linear,
+    Int8WeightLinear,
+    Quantization,
+    QuantizedLinear,
+    by_chunks,
+    group_of,
+    int8_kernels,
+    quantize_int4,
+    quantize_int8,
+)
+from hispec.models.rows import WIDEST
+
+ROWS = (1, 2, 4, 8, 16)
+"""Counts of rows that are timed."""
+
+REPEATS = 5
+"""The fastest of so many passes counts."""
+
+READ, MOST_COPIES = 24_000_000, 64
+"""Weights that a pass reads, so that the nearer caches do not hold them, in at most so many copies of the matrix."""
+
+CUDA_INT8 = ("int8pack", "dequantized")
+FULL = "full"
+"""The kernel of weights that are not quantized."""
+
+Costs = dict[str, dict[int, float]]
+"""Seconds of a product by kernel and count of rows."""
+
+
+def quantize(linear: Linear, quantization: Quantization, *, beside: bool = False) -> Linear:
+    """Return a matrix with quantized weights, in the kernel that is the fastest for it on this machine.
+
+    Args:
+        linear: the full weights.
+        quantization: their format.
+        beside: whether the full weights stay and multiply where there are so many rows that they are the faster.
+
+    Raises:
+        UnavailableError: the device has no kernel for the format.
+    """
+    dense = linear.dense()
+    weights, bias = dense.t(), linear.bias
+    inputs, outputs = dense.shape
+    costs = _costs_of(inputs, outputs, dense.dtype, dense.device, quantization) if dense.numel() >= SMALL else {}
+    quantized: QuantizedLinear
+    if quantization == "int4":
+        codes, scales, zeros = by_chunks(weights, quantize_int4)
+        quantized = Int4Linear(codes, scales, zeros, bias, inputs)
+    else:
+        codes, scales = by_chunks(weights, quantize_int8)
+        names = _int8_kernels(dense.device)
+        kernel = min(names, key=lambda name: sum(costs[name].values()) if costs else names.index(name))
+        if dense.device.type == "cpu":
+            quantized = Int8Linear(codes, scales, bias, kernel)
+        else:
+            quantized = Int8WeightLinear(codes, scales, bias, dense.dtype, kernel)
+    if beside:
+        own = costs.get(quantized.kernel)
+        quantized.wide, quantized.narrow = linear, WIDEST if own is None else _narrow(own, costs[FULL])
+    return quantized
+
+
+def layer_costs(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, quantization: Quantization | None
+) -> dict[int, float]:
+    """Return seconds that the matrices of one layer take, by count of rows, each with its fastest kernel.
+
+    Args:
+        config: the model's shape.
+        dtype: of its full weights.
+        device: where it runs.
+        quantization: format of the weights; None for the full ones.
+    """
+    heads = config.num_heads + 2 * config.num_kv_heads
+    shapes = (
+        (config.hidden_size, heads * config.head_size),
+        (config.num_heads * config.head_size, config.hidden_size),
+        (config.hidden_size, 2 * config.intermediate_size),
+        (config.intermediate_size, config.hidden_size),
+    )
+    found = [matrix_costs(*shape, dtype, device, quantization) for shape in shapes]
+    return {rows: sum(costs[rows] for costs in found) for rows in ROWS}
+
+
+def matrix_costs(
+    inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, quantization: Quantization | None
+) -> dict[int, float]:
+    """Return seconds of a product with [inputs, outputs] by count of rows, with the kernel that is fastest over all.
+
+    Args:
+        inputs, outputs: of the matrix.
+        dtype: of its full weights.
+        device: where it is.
+        quantization: format of the weights; None for the full ones.
+    """
+    costs = _costs_of(inputs, outputs, dtype, device, quantization or "int8")
+    if quantization is None:
+        return costs[FULL]
+    return min((own for name, own in costs.items() if name != FULL), key=lambda own: sum(own.values()))
+
+
+def _costs_of(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, quantization: Quantization) -> Costs:
+    """Return the costs of a format's kernels and of the full weights, measured or remembered."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    threads = torch.get_num_threads()
+    key = f"{name}, {threads} threads, torch {torch.__version__}, {dtype}, {inputs} x {outputs}, {quantization}"
+    known = _remembered().get(key)
+    if known is None:
+        known = {
+            kernel: _seconds(partial(make, inputs, outputs, dtype, device), inputs, outputs, dtype, device)
+            for kernel, make in _makers(quantization, device).items()
+        }
+        _remember(key, known)
+    return known
+
+
+def _int8_kernels(device: torch.device) -> tuple[str, ...]:
+    return int8_kernels() if device.type == "cpu" else CUDA_INT8
+
+
+Maker = Callable[[int, int, torch.dtype, torch.device], Linear]
+
+
+def _makers(quantization: Quantization, device: torch.device) -> dict[str, Maker]:
+    """Return what makes a matrix of arbitrary weights, by kernel."""
+    if quantization == "int4":
+        return {"int4": _any_int4, FULL: _any_full}
+    any_int8 = _any_int8 if device.type == "cpu" else _any_int8_weight
+    return {name: partial(any_int8, name) for name in _int8_kernels(device)} | {FULL: _any_full}
+
+
+def _any_full(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> Linear:
+    packed = packs(dtype, device, inputs * outputs)
+    linear = Linear(right_factor(inputs, outputs, dtype, device, packed=packed).fill_(1.0))
+    return PackedLinear(linear) if packed else linear
+
+
+def _any_int4(inputs: int, outputs: int, _: torch.dtype, device: torch.device) -> Linear:
+    group = group_of(inputs)
+    groups = -(-inputs // group)
+    grid = torch.ones(outputs, groups, device=device)
+    return Int4Linear(torch.ones(outputs, groups * group, dtype=torch.uint8, device=device), grid, grid, None, inputs)
+
+
+def _any_int8(kernel: str, inputs: int, outputs: int, *_: object) -> Linear:
+    return Int8Linear(torch.ones(outputs, inputs, dtype=torch.int8), torch.ones(outputs), None, kernel)
+
+
+def _any_int8_weight(kernel: str, inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> Linear:
+    codes = torch.ones(outputs, inputs, dtype=torch.int8, device=device)
+    return Int8WeightLinear(codes, torch.ones(outputs, device=device), None, dtype, kernel)
+
+
+@torch.inference_mode()
+def _seconds(
+    make: Callable[[], Linear], inputs: int, outputs: int, dtype: torch.dtype, device: torch.device
+) -> dict[int, float]:
+    """Return the seconds of one product by count of rows; infinite where the kernel cannot do it."""
+    found = {}
+    try:
+        copies = [make() for _ in range(max(1, min(MOST_COPIES, READ // (inputs * outputs))))]
+        for rows in ROWS:
+            given = torch.ones(rows, inputs, dtype=dtype, device=device)
+            found[rows] = min(_pass(copies, given) for _ in range(REPEATS + 1)) / len(copies)
+    except (RuntimeError, NotImplementedError):
+        return dict.fromkeys(ROWS, float("inf"))
+    return found
+
+
+def _pass(copies: list[Linear], given: Tensor) -> float:
+    _wait(given)
+    begin = perf_counter()
+    for linear in copies:
+        linear(given)
+    _wait(given)
+    return perf_counter() - begin
+
+
+def _wait(tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+
+
+def _narrow(own: dict[int, float], full: dict[int, float]) -> int:
+    """Return the most rows that quantized weights multiply faster than full ones; at least 1."""
+    narrow = 1
+    for rows in ROWS:
+        if own[rows] > full[rows]:
+            return narrow
+        narrow = rows
+    return narrow
+
+
+def _memory() -> Path:
+    return platformdirs.user_cache_path("hispec") / "kernels.json"
+
+
+@lru_cache
+def _remembered() -> dict[str, Costs]:
+    """Return what has been measured; read once, and added to in place."""
+    try:
+        known = json.loads(_memory().read_text(encoding="utf-8"))
+        return {
+            key: {kernel: {int(rows): float(each[rows]) for rows in map(str, ROWS)} for kernel, each in costs.items()}
+            for key, costs in known.items()
+        }
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return {}
+
+
+def _remember(key: str, costs: Costs) -> None:
+    """Add a shape to what is known; a cache that cannot be written is done without."""
+    known = _remembered()
+    known[key] = costs
+    with suppress(OSError, UnavailableError):
+        _memory().parent.mkdir(parents=True, exist_ok=True)
+        write_whole(_memory(), json.dumps(known).encode(), "")
