@@ -22,8 +22,8 @@ from hispec.models.linear import Linear
 
 Quantization = Literal["int8", "int4"]
 
-GROUP, SMALL_GROUP = 64, 32
-"""Inputs that share a scale in 4 bits; the smaller number where the larger does not divide the inputs."""
+GROUP = 32
+"""Inputs that share a scale in 4 bits. Larger groups are no faster, and agree with the full weights less often."""
 
 OUTPUTS = 16
 """Outputs of 4-bit weights are padded to a multiple of this for their kernels."""
@@ -31,7 +31,7 @@ OUTPUTS = 16
 BLOCK = 64
 """Outputs that the 4-bit layout of a CPU keeps together; on CUDA it is a part of this."""
 
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 """Weights that are quantized at once, so that no large matrix is ever held in float32."""
 
 CLIPS = (1.0, 0.95, 0.9, 0.85)
@@ -50,12 +50,7 @@ def bits_per_weight(quantization: Quantization, inputs: int) -> float:
     """
     if quantization == "int8":
         return 8 + 32 / inputs
-    return (4 + 32 / group_of(inputs)) * _padded(inputs, SMALL_GROUP) / inputs
-
-
-def group_of(inputs: int) -> int:
-    """Return how many inputs share a scale in 4 bits."""
-    return GROUP if inputs % GROUP == 0 else SMALL_GROUP
+    return (4 + 32 / GROUP) * _padded(inputs, GROUP) / inputs
 
 
 class QuantizedLinear(Linear):
@@ -106,7 +101,7 @@ class Int8Kernel:
 
     Attributes:
         pack: lays codes, int8 [out, in], and scales, float32 [out], out for the kernel.
-        multiply: multiplies float32 rows, which it rounds to integers of at most 127, by them: [n, in] -> [n, out].
+        multiply: multiplies rows of integers of at most 127, held as float32, by them: [n, in] -> float32 [n, out].
         unpack: returns the codes.
     """
 
@@ -141,7 +136,7 @@ def _pack_onednn(codes: Tensor, scales: Tensor) -> Any:
 
 
 def _multiply_onednn(rows: Tensor, packed: Any) -> Tensor:
-    codes = rows.round().add_(128).to(torch.uint8)  # signed numbers take a path that is hundreds of times as slow
+    codes = (rows + 128).to(torch.uint8)  # signed numbers take a path that is hundreds of times as slow
     found: Tensor = torch.ops.onednn.qlinear_pointwise(
         codes, 1.0, 128, *packed, None, 1.0, 0, torch.float32, "none", [], ""
     )
@@ -150,7 +145,7 @@ def _multiply_onednn(rows: Tensor, packed: Any) -> Tensor:
 
 def _multiply_int_mm(rows: Tensor, packed: Any) -> Tensor:
     codes, scales = packed
-    return torch._int_mm(rows.round().to(torch.int8), codes).float().mul_(scales)
+    return torch._int_mm(rows.to(torch.int8), codes).float().mul_(scales)
 
 
 INT8_KERNELS = {
@@ -226,7 +221,8 @@ class Int8Linear(QuantizedLinear):
         """Return two factors of the product: float32 [n, out], and a scale for each row, [n, 1]."""
         scales = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True, dtype=torch.float32)
         scales.clamp_(min=TINY).div_(127)
-        return self._multiply_codes(rows / scales, self._packed), scales
+        # Rounded here, as kernels do not agree on halves.
+        return self._multiply_codes((rows / scales).round_(), self._packed), scales
 
     def _multiply(self, rows: Tensor, out: Tensor | None) -> Tensor:
         product, scales = self._product(rows)
@@ -377,8 +373,7 @@ def quantize_int4(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         Codes, uint8 [out, in with padding to whole groups]; scales and zero points, bfloat16 [out, groups].
     """
     outputs, inputs = weights.shape
-    group = group_of(inputs)
-    groups = F.pad(weights.float(), (0, _padded(inputs, group) - inputs)).view(outputs, -1, group)
+    groups = F.pad(weights.float(), (0, _padded(inputs, GROUP) - inputs)).view(outputs, -1, GROUP)
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     least, scales, zeros = None, low, high
     for clip in CLIPS:
