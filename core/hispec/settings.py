@@ -193,12 +193,12 @@ class Setting:
         return ", ".join([*above, f"else {default}"]) if above else default
 
 
-def _setting(default: Any, *told: Any, **more: Any) -> Any:
-    """Return a field of `Settings`: its default, and the arguments of its `Setting`."""
-    return field(default=default, metadata={"told": Setting(*told, **more)})
+def _setting(default: Any, help: str, **told: Any) -> Any:  # noqa: A002
+    """Return a field of `Settings` with its default and what is told of it, as arguments of `Setting`."""
+    return field(default=default, metadata={"told": Setting(help, **told)})
 
 
-_length = partial(_setting, panel="Decoding", section="decoding", calibration="found")
+_decoding = partial(_setting, panel="Decoding", section="decoding")
 _sampling = partial(_setting, panel="Sampling", section="sampling", checkpoint="sampling")
 _loading = partial(_setting, panel="Weights and devices", at_loading=True)
 
@@ -207,17 +207,19 @@ _loading = partial(_setting, panel="Weights and devices", at_loading=True)
 class Settings:
     """How to decode. The defaults are what counts where no other source has a value; see `hispec.precedence`."""
 
-    mode: Literal["hispec", "single-layer", "autoregressive"] = _setting(
-        "hispec", "All levels, draft and target only, or the target alone.", "Decoding"
+    mode: Literal["hispec", "single-layer", "autoregressive"] = _decoding(
+        "hispec", "All levels, draft and target only, or the target alone.", section=None
     )
-    draft_tokens: Count = _length(2, "Tokens drafted before the intermediate level judges.")
-    validate_every: Count = _length(4, "Waiting tokens at which the target validates.")
-    policy: Literal["static", "adaptive"] = _length(
-        "static", "What decides between drafting on and judging: fixed lengths, or confidence and measured cost."
+    draft_tokens: Count = _decoding(2, "Tokens drafted before the intermediate level judges.", calibration="found")
+    validate_every: Count = _decoding(4, "Waiting tokens at which the target validates.", calibration="found")
+    policy: Literal["static", "adaptive"] = _decoding(
+        "static",
+        "What decides between drafting on and judging: fixed lengths, or confidence and measured cost.",
+        calibration="found",
     )
-    max_new_tokens: Count = _setting(256, "Most tokens of an answer.", "Decoding", "decoding", "always")
-    intermediate_top_k: Count = _setting(
-        1, "The intermediate level accepts a token among its N likeliest.", None, "decoding", calibration="given"
+    max_new_tokens: Count = _decoding(256, "Most tokens of an answer.", checkpoint="always")
+    intermediate_top_k: Count = _decoding(
+        1, "The intermediate level accepts a token among its N likeliest.", panel=None, calibration="given"
     )
     temperature: Temperature = _sampling(
         0.0,
@@ -234,7 +236,7 @@ class Settings:
         1.0, "Above 1 disfavours tokens already there.", checkpoint="always", metavar="X"
     )
     seed: Seed | None = _setting(
-        None, "The same seed gives the same answer, whatever drafts it.", "Sampling", unset="drawn"
+        None, "The same seed gives the same answer, whatever drafts it.", panel="Sampling", unset="drawn"
     )
     device: Annotated[str, Read(_device)] = _loading(
         "auto",
@@ -247,8 +249,7 @@ class Settings:
         "auto", "Of the weights; auto: the checkpoint's, or bfloat16 where a CPU is faster with it.", section="target"
     )
     stack: Literal["auto", "fused", "transformers"] = _loading(
-        "auto",
-        "What runs the layers; auto: the fused stack, which is the faster, for every model that it can run.",
+        "auto", "What runs the layers; auto: the fused stack, which is the faster, for every model that it can run."
     )
     device_map: Literal["none", "auto"] = _loading(
         "none", "auto: spread the layers over all GPUs, then the CPU's memory, then the disk."
@@ -271,9 +272,7 @@ class Settings:
         accepts=f"`auto`, `free`, or a whole number from 1 to {WIDEST_PASS}",
     )
     graphs: Graphs = _loading(
-        "auto",
-        "Whether the fused stack runs in fixed shapes, recorded as CUDA graphs; auto: on CUDA.",
-        panel=None,
+        "auto", "Whether the fused stack runs in fixed shapes, recorded as CUDA graphs; auto: on CUDA.", panel=None
     )
     load_format: Literal["auto", "dummy"] = _loading(
         "auto", "dummy: random weights, no download; speed and memory are real, the text is noise."

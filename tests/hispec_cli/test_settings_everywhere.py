@@ -3,10 +3,12 @@
 import json
 import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import typer
 
+import hispec_cli
 from hispec.precedence import resolve_settings, usable_settings
 from hispec.profile import Profile, digest_of
 from hispec.settings import SETTINGS, Settings
@@ -148,3 +150,10 @@ def test_the_tables_of_the_documentation_are_those_of_the_settings(name):
 def test_settings_and_their_definitions_have_the_same_names():
     assert [field.name for field in fields(Settings)] == [*SETTINGS] == [setting.name for setting in SETTINGS.values()]
     assert all(setting.help.endswith(".") and setting.help[0] != " " for setting in SETTINGS.values())
+
+
+def test_the_page_names_the_variables_that_are_no_settings():
+    sources = "".join(path.read_text() for path in Path(hispec_cli.__file__).parent.rglob("*.py"))
+    known = {setting.variable for setting in SETTINGS.values()}
+    paragraph = next(part for part in (DOCS / "settings.md").read_text().split("\n\n") if "are no settings" in part)
+    assert set(re.findall(r"HISPEC_[A-Z_]+\b", paragraph)) == set(re.findall(r"HISPEC_[A-Z_]+\b", sources)) - known
