@@ -62,7 +62,7 @@ def load_engine(
 
 
 def on_own_device(choice: "Choice", processes: "Processes") -> "Choice":
-    """Where several processes share a machine with GPUs, let each take its own."""
+    """Return the choice with a GPU of this process's own where several share a machine with GPUs."""
     if processes.count == 1 or choice.settings.device not in ("auto", "cuda"):
         return choice
     import torch

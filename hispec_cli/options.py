@@ -130,7 +130,7 @@ class ModelOptions(ProfileOptions):
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """How an answer is shown."""
+    """The options that say how an answer is shown."""
 
     format: Annotated[Format, output_option("--format", help="How to write the answer to stdout.")] = Format.auto
     live: Annotated[

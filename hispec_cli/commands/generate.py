@@ -134,7 +134,7 @@ def play(path: Path, speed: float, options: ViewOptions) -> None:
 
 
 def speaks(decoding: DecodingOptions, *, debug: bool) -> bool:
-    """Whether this process reads the prompt and answers; of tensor-parallel ones only the first does.
+    """Return whether this process reads the prompt and answers; of tensor-parallel ones only the first does.
 
     The first on each other machine still tells its errors: its weights or devices may be lacking.
     """
@@ -181,7 +181,7 @@ def read_prompt(argument: str | None) -> str:
 
 
 def check(engine: "Engine", generation: "Generation") -> Exception | None:
-    """Compare with the target alone; what went wrong is told after the answer, which is not lost."""
+    """Compare with the target alone, and return what went wrong: it is told after the answer, which is not lost."""
     try:
         engine.verify(generation)
     except LosslessnessError as error:
@@ -200,7 +200,7 @@ def check(engine: "Engine", generation: "Generation") -> Exception | None:
 
 
 def _is_piped(stream: object) -> bool:
-    """Whether there is input to read: a pipe, a file or a socket, but neither a terminal nor /dev/null."""
+    """Return whether there is input to read: a pipe, a file or a socket, but neither a terminal nor /dev/null."""
     try:
         mode = os.fstat(stream.fileno()).st_mode  # type: ignore[attr-defined]
     except (AttributeError, OSError, ValueError):

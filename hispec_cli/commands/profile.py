@@ -56,7 +56,7 @@ def list_(*, format: FormatOption = Format.auto, common: CommonOptions) -> None:
 
 
 def _rows() -> list[dict[str, Any]]:
-    """What is listed of each profile, for JSON."""
+    """Return what is listed of each profile, as JSON has it."""
     from hispec.errors import ProfileError
     from hispec.profile import is_own, list_profiles, read_profile, shadows
 
@@ -75,7 +75,7 @@ def _rows() -> list[dict[str, Any]]:
 
 
 def _downloaded(profile: "Profile") -> bool:
-    """Whether the weights of all models of a profile are on this machine."""
+    """Return whether the weights of all models of a profile are on this machine."""
     from hispec.models.headers import read_headers
     from hispec.profile import Target, models_of
 
@@ -84,7 +84,7 @@ def _downloaded(profile: "Profile") -> bool:
 
 
 def _fit(profile: "Profile", places: dict[str, "Device | None"]) -> dict[str, Any]:
-    """Whether a profile fits the device that it would be decoded on, as far as that is known without the network."""
+    """Return whether a profile fits the device that it would be decoded on, as far as that is known without the network."""
     from hispec.machine import device_named
     from hispec.memory import estimate
 
@@ -169,7 +169,7 @@ def validate(*, name: Name, common: CommonOptions) -> None:
 
 
 def _safe_yaml(profile: "Profile") -> str:
-    """A profile as YAML without characters that a terminal obeys."""
+    """Return a profile as YAML without characters that a terminal obeys."""
     from hispec.profile import to_yaml
 
     text = to_yaml(profile)

@@ -44,18 +44,18 @@ def write(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """One JSON value on one line; errors as `write`. Where stdout is not Unicode, JSON's own escapes keep it ASCII."""
+    """Write one JSON value on one line; errors as `write`. Where stdout is not Unicode, JSON's own escapes keep it ASCII."""
     write(json.dumps(value, ensure_ascii=not is_unicode(sys.stdout.encoding), default=str) + "\n")
 
 
 def write_records(records: Sequence[Any], *, lines: bool) -> None:
-    """JSON values one a line, or all of them as one list; errors as `write`."""
+    """Write JSON values one a line, or all of them as one list; errors as `write`."""
     for value in records if lines else [records]:
         write_json(value)
 
 
 def write_table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
-    """Rows of text in columns, without what a terminal would obey; errors as `write`.
+    """Write rows of text in columns, without what a terminal would obey; errors as `write`.
 
     Args:
         rows: as many cells in each.
@@ -71,7 +71,7 @@ def write_table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> N
 
 
 def is_unicode(encoding: str | None) -> bool:
-    """Whether an encoding can write every character; a stream that has none, such as one in memory, can."""
+    """Return whether an encoding can write every character; a stream that has none, such as one in memory, can."""
     return encoding is None or encoding.lower().startswith("utf")
 
 

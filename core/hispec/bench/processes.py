@@ -47,15 +47,15 @@ class Processes:
 
     @property
     def reports(self) -> bool:
-        """Whether this process gathers and reports."""
+        """Return whether this process gathers and reports."""
         return self.rank == 0
 
     def share_of(self, items: Sequence[T]) -> list[T]:
-        """The items of this process: every `count`-th, so that long and short ones spread."""
+        """Return the items of this process: every `count`-th, so that long and short ones spread."""
         return list(items[self.rank :: self.count])
 
     def gather(self, items: Sequence[T]) -> list[T]:
-        """All processes' items, in the process that reports; nothing in the others. All must call it."""
+        """Return all processes' items in the process that reports; nothing in the others. All must call it."""
         if self.count == 1:
             return list(items)
         import torch.distributed as dist
@@ -65,7 +65,7 @@ class Processes:
         return [item for part in parts or () for item in part]
 
     def agree(self, value: T) -> T:
-        """The value of the process that reports, in all of them. All must call it."""
+        """Return the value of the process that reports, in all of them. All must call it."""
         if self.count == 1:
             return value
         import torch.distributed as dist

@@ -18,7 +18,7 @@ _run = partial(typer.Option, rich_help_panel="What is measured")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What is measured."""
+    """The options that say what is measured."""
 
     dataset: Annotated[str, dataset_option(_run)] = "sample"
     format_as: Annotated[
@@ -44,7 +44,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What is made of it."""
+    """The options that say what is made of the result."""
 
     output: Annotated[
         list[Path] | None,
@@ -62,5 +62,5 @@ class ReportOptions:
     format: Annotated[Format, output_option("--format", help="How to write the report to stdout.")] = Format.auto
 
     def written(self) -> list[Path]:
-        """All files that the report goes to."""
+        """Return all files that the report goes to."""
         return [*(self.output or ()), *([self.report] if self.report else ())]

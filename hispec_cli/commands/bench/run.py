@@ -90,7 +90,7 @@ def measure(request: Request) -> tuple[Report | None, bool]:
 
 
 def _stream(measurements: Sequence[Measurement]) -> None:
-    """One line an answer; that nobody reads them is no reason to stop measuring."""
+    """Write one line an answer; that nobody reads them is no reason to stop measuring."""
     with suppress(ReaderLeft):
         for measurement in measurements:
             write_json(measurement.model_dump())

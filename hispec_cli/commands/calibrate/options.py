@@ -18,7 +18,7 @@ _search = partial(typer.Option, rich_help_panel="Search")
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is looked at."""
+    """The options that say what is looked at."""
 
     budget: Annotated[str, _search(metavar="TIME", help="Time to take, loading included, e.g. 90s, 10m or 1h.")] = "10m"
     exit_layers: Annotated[

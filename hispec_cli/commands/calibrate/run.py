@@ -112,7 +112,7 @@ def _finish(request: Request, engine: Engine, job: Job, result: Calibrated) -> N
 
 
 def _environment(engine: Engine, job: Job, rows: Loaded) -> dict[str, Any]:
-    """What the figures hold for."""
+    """Return what the figures hold for."""
     told = {
         key: value if isinstance(value, int) else str(value)
         for key, value in engine.environment.items()
@@ -133,7 +133,7 @@ def _environment(engine: Engine, job: Job, rows: Loaded) -> dict[str, Any]:
 
 
 def _prompts(engine: Engine, rows: Loaded) -> list[list[int]]:
-    """The first turns that leave room for an answer."""
+    """Return the token ids of the first turns that leave room for an answer."""
     template = engine.profile.chat_template
     encoded = [
         encode_prompt(engine.tokenizer, row.turns[0], raw=rows.dataset.raw, template=template) for row in rows.rows
@@ -144,7 +144,7 @@ def _prompts(engine: Engine, rows: Loaded) -> list[list[int]]:
 
 
 def _narrowed(space: Space, periods: Sequence[int]) -> Space:
-    """The space with periods of the user's choice."""
+    """Return the space with periods of the user's choice."""
     if not periods:
         return space
     small = tuple(period for period in periods if period <= SMALL_PERIODS) or (min(periods),)

@@ -94,7 +94,7 @@ class Chat:
         self.save()
 
     def snapshot(self) -> Session:
-        """The conversation as it is saved."""
+        """Return the conversation as it is saved."""
         conversation = self.conversation
         values = {"options": self.options, "system": conversation.system, "turns": tuple(conversation.turns)}
         return self._session.model_copy(update=values)
@@ -211,7 +211,7 @@ class Chat:
             raise problem
 
     def _finish(self, view: View, event: Finished) -> None:
-        """All of the answer is there."""
+        """Finish the view of an answer, and say what is to be said of it."""
         generation, stats = event.result, event.result.stats
         view.finish(generation)
         if self._markdown:
@@ -244,6 +244,6 @@ class Chat:
 
 
 def asked(options: dict[str, Any]) -> dict[str, Any]:
-    """Options as `Engine.with_settings` takes them: a mode brings its own lengths, where none are asked for."""
+    """Return options as `Engine.with_settings` takes them: a mode brings its own lengths, where none are asked for."""
     lengths = {"draft_tokens": None, "validate_every": None} if "mode" in options else {}
     return lengths | options

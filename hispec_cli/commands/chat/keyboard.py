@@ -61,7 +61,7 @@ class Keyboard:
         )
 
     def read(self) -> str:
-        """What was sent.
+        """Return what was sent.
 
         Raises:
             EOFError: Ctrl-D on an empty line, or the terminal has gone.
@@ -92,14 +92,14 @@ class PrivateHistory(FileHistory):
         super().__init__(str(path))
 
     def load_history_strings(self) -> Iterable[str]:
-        """The latest first."""
+        """Return what was typed, the latest first."""
         try:
             return list(super().load_history_strings())
         except OSError:
             return []
 
     def store_string(self, string: str) -> None:
-        """Add to the end."""
+        """Append a text to the file."""
         with suppress(OSError):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
@@ -110,7 +110,7 @@ class CommandCompleter(Completer):
     """Completes slash commands and what they take."""
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        """What may stand at the cursor."""
+        """Yield what may stand at the cursor."""
         text = document.text_before_cursor
         if not text.startswith("/") or text.startswith("//") or "\n" in text:
             return
@@ -140,7 +140,7 @@ class HarmlessText(Processor):
     """
 
     def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
-        """One sign for each, so that the cursor stays where it is."""
+        """Return one sign for each, so that the cursor stays where it is."""
         return Transformation([(style, _harmless(text)) for style, text, *_ in transformation_input.fragments])
 
 
@@ -151,7 +151,7 @@ def _harmless(text: str) -> str:
 
 
 def history_file() -> Path:
-    """Where what was typed is kept."""
+    """Return the file that keeps what was typed."""
     return platformdirs.user_state_path("hispec") / "chat-history"
 
 

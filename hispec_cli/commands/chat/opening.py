@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def open_session(name: str) -> tuple[SessionStore, Session | None]:
-    """A session, and what it holds so far: None where it is new.
+    """Open a session, and return what it holds so far too: None where it is new.
 
     Raises:
         UsageError: it is open elsewhere, or damaged.
@@ -36,7 +36,7 @@ def open_session(name: str) -> tuple[SessionStore, Session | None]:
 
 
 def new_store() -> SessionStore:
-    """A session named after the time."""
+    """Begin a session that is named after the time."""
     stamp = time.strftime("%Y-%m-%d-%H%M%S")
     for name in (stamp, *(f"{stamp}-{number}" for number in range(2, 1000))):
         try:
@@ -96,7 +96,7 @@ def choose_with(model: ModelOptions, decoding: AnswerOptions, saved: Session) ->
 
 
 def load(choice: Choice, earlier: dict[str, Any], system: str | None) -> "tuple[Engine, dict[str, Any]]":
-    """Load the model: (engine, the settings that are asked for now or were in the session)."""
+    """Load the model, and return the settings too that are asked for now or were in the session."""
 
     def check(tokenizer: "PreTrainedTokenizerBase", _: int) -> None:
         from hispec.conversation import check_template

@@ -15,7 +15,7 @@ session_option = partial(typer.Option, rich_help_panel="Saved sessions")
 
 @dataclass(frozen=True)
 class SessionsOptions:
-    """What to do with saved sessions, in the place of a chat."""
+    """The options that say what to do with saved sessions, in the place of a chat."""
 
     list_sessions: Annotated[
         bool, session_option("--list-sessions", help="List sessions, the latest first, and exit.")
@@ -29,7 +29,7 @@ class SessionsOptions:
     ] = None
 
     def carry_out(self, format_: Format) -> bool:
-        """Do the one thing that is asked for; False where nothing is.
+        """Do the one thing that is asked for, and return whether there is one.
 
         Raises:
             UsageError: more than one, no such session, or one that is in use.
@@ -53,7 +53,7 @@ class SessionsOptions:
 
 @dataclass(frozen=True)
 class AnswersViewOptions(ViewOptions):
-    """How answers are shown."""
+    """The options that say how answers are shown."""
 
     format: Annotated[
         Format, output_option("--format", help="How to write answers to stdout; json and jsonl: objects, one a line.")

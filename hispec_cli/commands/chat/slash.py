@@ -57,7 +57,7 @@ class Command:
 
 
 def split(text: str) -> tuple[str, str]:
-    """A command's name and what follows it."""
+    """Return a command's name and what follows it."""
     name, _, argument = text[1:].partition(" ")
     return name, argument.strip()
 

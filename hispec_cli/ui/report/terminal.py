@@ -52,7 +52,7 @@ def _say_warnings(comparison: Comparison) -> None:
 
 
 def show_report(report: Report) -> None:
-    """Headline and figures of all arms, on stdout."""
+    """Write headline and figures of all arms to stdout."""
     console = Console(file=sys.stdout, markup=False, highlight=False)
     for statement in (headline(report), losslessness(report)):
         console.print(Text(visible(statement.text), STYLES[statement.tone]))
@@ -62,7 +62,7 @@ def show_report(report: Report) -> None:
 
 
 def _table(report: Report) -> Table:
-    """One row an arm, narrow enough for a small window; the report files hold the rest."""
+    """Return a table of one row an arm, narrow enough for a small window; the report files hold the rest."""
     baselines = [name for name in ("autoregressive", "hf") if any(name in arm.speedup for arm in report.arms)]
     table = Table(
         title=Text(visible(f"{report.profile} on {report.dataset.name}, {counted(report.dataset.rows, 'prompt')}")),
@@ -96,7 +96,7 @@ def _table(report: Report) -> Table:
 
 
 def _estimate(estimate: Estimate | None, digits: int = 2) -> str:
-    """The value, and its interval beneath."""
+    """Return the value, and its interval beneath."""
     if estimate is None:
         return ""
     value = f"{estimate.value:.{digits}f}"
