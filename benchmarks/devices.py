@@ -23,8 +23,7 @@ import torch
 from common import save
 from transformers import AutoConfig
 
-from hispec.models.loading import load_config
-from hispec.models.metadata import shipped_config
+from hispec.models.checkpoint import Checkpoint
 from hispec.models.placement import plan
 
 KV_TOKENS = 4096
@@ -59,7 +58,7 @@ def expected(chance: float, count: int) -> float:
 
 def shape_of(model: str) -> Shape:
     """Bytes in bfloat16, from the configuration that ships."""
-    config = load_config(model, None, dummy=True)
+    config = Checkpoint(model, dummy=True).config
     hidden, size = config.hidden_size, config.head_size
     attention = hidden * size * (2 * config.num_heads + 2 * config.num_kv_heads)
     layer = 2 * (attention + 3 * hidden * config.intermediate_size + 2 * hidden)
@@ -135,7 +134,7 @@ def main() -> None:
     args = parser.parse_args()
     machine = Machine(**{name: getattr(args, name) for name in asdict(Machine())})
     shape = shape_of(args.model)
-    config = AutoConfig.from_pretrained(str(shipped_config(args.model)))
+    config = AutoConfig.from_pretrained(str(Checkpoint(args.model).shipped_config))
     exits, lengths = (args.exits[0], args.exits[1]), (args.lengths[0], args.lengths[1])
     rows = []
     spread = [("layer-wise", gpus, 1) for gpus in (2, 3, 4, 6, 8)]

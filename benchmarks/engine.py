@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from time import perf_counter
@@ -32,9 +32,9 @@ from hispec.bench.arms import Arm, TransformersArm, make_arms
 from hispec.errors import HispecError
 from hispec.events import Committed
 from hispec.frequencies import write_frequencies
-from hispec.models.loading import load_config
+from hispec.models.checkpoint import Checkpoint
 from hispec.models.transformers_stack import TransformersStack
-from hispec.profile import Profile, SingleLayer, load_profile, resolve_model, with_exits
+from hispec.profile import Profile, SingleLayer, load_profile, with_exits
 from hispec.text import encode_prompt
 
 AUTOREGRESSIVE = "autoregressive"
@@ -164,7 +164,7 @@ class Bench:
             self.profile, dummy_agreement=args.agreement, max_new_tokens=args.max_new_tokens, **options
         )
         target = self.profile.target
-        config = load_config(resolve_model(target.model), target.revision, dummy=dummy)
+        config = Checkpoint(target.model, target.revision, dummy).config
         self.sizes = Sizes.of(config, self.engine.hierarchy.stack_of(-1).dtype.itemsize)
         prompts = self._prompts(args.warm_up + args.tune + args.prompts)
         self.warm_up, rest = prompts[: args.warm_up], prompts[args.warm_up :]
@@ -175,7 +175,7 @@ class Bench:
         if not dummy:
             return None
         path = Path(self._folder.name) / "frequencies.json"
-        words = load_config(resolve_model(profile.target.model), profile.target.revision, dummy=True).vocab_size
+        words = Checkpoint(profile.target.model, dummy=True).config.vocab_size
         write_frequencies(path, Counter({id_: words - id_ for id_ in range(words)}))
         return path
 
@@ -242,9 +242,8 @@ class Bench:
         for own in found:
             if isinstance(own, Own) and own.name in ("hispec", "single-layer", AUTOREGRESSIVE):
                 other = own.engine
-                stacks = {other.profile.target.model: stack}
-                settings, eos = other.settings, other.eos_ids
-                slow = Engine(other.profile, settings, stacks, other.tokenizer, eos, other.environment)
+                models = replace(other.models, stacks={other.profile.target.model: stack})
+                slow = Engine(other.profile, other.settings, models)
                 ours.append(Own(f"{own.name}, transformers stack", slow, self.sizes))
         return [*ours, *theirs]
 

@@ -23,7 +23,9 @@ from hispec.decoding.adaptive import AdaptivePolicy
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.events import Committed, Judged
+from hispec.models.checkpoint import Checkpoint
 from hispec.models.loading import load_stack
+from hispec.models.placement import Placement
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
 from hispec.profile import load_profile, profile_for_model, resolve_model
@@ -38,7 +40,7 @@ SAMPLINGS: dict[str, dict[str, float]] = {
 
 def first_layers(model: str, dtype: str, count: int) -> LayerStack:
     """Return a model's first layers as a model of its own."""
-    stack = load_stack(model, None, dtype, torch.device("cpu"), f"first {count} layers", "transformers")
+    stack = load_stack(Checkpoint(model), Placement(dtype=dtype, stack="transformers"))
     assert isinstance(stack, TransformersStack)
     stack.model.model.layers = stack.model.model.layers[:count]
     stack.model.config.num_hidden_layers = count

@@ -6,6 +6,7 @@ prompt are its fastest. What recording costs is the first answer's time beyond t
 
 import argparse
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def main() -> None:
     options = {"dtype": args.dtype, "load_format": args.load_format, "max_new_tokens": args.max_new_tokens}
     plain = Engine.from_profile(args.profile, device=args.device, graphs="off", **options)
     stacks = {model: fixed(stack) for model, stack in plain.stacks.items()}
-    graphed = Engine(plain.profile, plain.settings, stacks, plain.tokenizer, plain.eos_ids, plain.environment)
+    graphed = Engine(plain.profile, plain.settings, replace(plain.models, stacks=stacks))
     arms = {
         f"{name} {mode}": engine.with_settings(mode=mode)
         for name, engine in (("as it is", plain), ("fixed", graphed))

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from common import environment, kilobytes, save
 
+from hispec.models.checkpoint import Checkpoint
+from hispec.models.placement import Placement
+
 STACKS = ("fused", "transformers")
 
 
@@ -42,7 +45,7 @@ def load(folder: str, stack: str) -> dict[str, Any]:
     if stack == "transformers":  # what is imported is no part of the weights
         import transformers.models.llama.modeling_llama  # noqa: F401
     before, began = kilobytes("VmHWM"), time.perf_counter()
-    loaded = load_stack(folder, None, "auto", torch.device("cpu"), "made-up", stack)
+    loaded = load_stack(Checkpoint(folder), Placement(stack=stack))
     loaded.reserve(1)
     loaded.head(loaded.run(loaded.embed([0]), 0, loaded.num_layers, 0))
     return {"peak_bytes": 1024 * (kilobytes("VmHWM") - before), "seconds": time.perf_counter() - began}

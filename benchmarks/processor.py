@@ -17,10 +17,11 @@ from common import environment, save
 from transformers import AutoConfig
 
 from hispec.machine import has_bfloat16
+from hispec.models.checkpoint import Checkpoint
 from hispec.models.linear import Linear, PackedLinear, packs
-from hispec.models.loading import load_dummy_stack, load_stack
+from hispec.models.loading import draw_stack, load_stack
+from hispec.models.placement import Placement
 from hispec.models.stack import LayerStack
-from hispec.profile import resolve_model
 from hispec.threads import ROWS, _seconds, fastest_threads
 
 HIDDEN = (128, 256, 512, 1024, 2048)
@@ -87,7 +88,6 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     sizes = by_hidden_size(args.repeats)
-    cpu = torch.device("cpu")
     large = AutoConfig.for_model(
         "llama",
         hidden_size=2048,
@@ -101,8 +101,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         large.save_pretrained(Path(folder))
         stacks = {
-            "tiny": load_stack(resolve_model("builtin:tiny"), None, "float32", cpu, "tiny"),
-            "hidden size 2048": load_dummy_stack(folder, None, "float32", cpu, "large")[0],
+            "tiny": load_stack(Checkpoint("builtin:tiny"), Placement(dtype="float32")),
+            "hidden size 2048": draw_stack(Checkpoint(folder, dummy=True), Placement(dtype="float32"))[0],
         }
         threads = {name: by_threads(stack, args.threads) for name, stack in stacks.items()}
     record = {

@@ -34,10 +34,15 @@ class Choice:
     decoding: DecodingOptions
     profile: "Profile"
 
-    @cached_property
+    @property
     def settings(self) -> "Settings":
         """How to decode, as far as it is known before the model is loaded."""
-        return resolve(self.profile, self.decoding)[0]
+        return self.resolved[0]
+
+    @cached_property
+    def resolved(self) -> "tuple[Settings, dict[str, str]]":
+        """The settings and their origins."""
+        return resolve(self.profile, self.decoding)
 
 
 def resolve(profile: "Profile", decoding: DecodingOptions) -> "tuple[Settings, dict[str, str]]":
@@ -46,10 +51,11 @@ def resolve(profile: "Profile", decoding: DecodingOptions) -> "tuple[Settings, d
     Raises:
         UsageError: as `hispec.precedence.resolve_settings`.
     """
-    from hispec.models.metadata import read_generation_config
+    from hispec.models.checkpoint import Checkpoint
     from hispec.precedence import resolve_settings
 
-    config = {} if is_dummy(decoding) else read_generation_config(profile.target)
+    checkpoint = Checkpoint(profile.target.model, profile.target.revision, is_dummy(decoding))
+    config = checkpoint.generation_config_here()
     return resolve_settings(decoding, profile, environ=os.environ, generation_config=config)
 
 
@@ -78,7 +84,7 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
         if template is not None:
             profile = profile.model_copy(update={"chat_template": template})
         choice = Choice(model, decoding, profile)
-        settings, origins = resolve(profile, decoding)
+        settings, origins = choice.resolved
         if settings.tensor_parallel and not shared:
             raise UsageError("--tensor-parallel is for hispec generate alone", "leave it out")
         if settings.tensor_parallel:
@@ -93,10 +99,9 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
 
 def load_depth(target: "Target", dummy: bool) -> int:
     """Return a model's number of layers as loading it will find it: what is not here is downloaded."""
-    from hispec.models.loading import load_config
-    from hispec.profile import resolve_model
+    from hispec.models.checkpoint import Checkpoint
 
-    return load_config(resolve_model(target.model), target.revision, dummy=dummy).num_layers
+    return Checkpoint(target.model, target.revision, dummy).config.num_layers
 
 
 def choose_profile(
@@ -196,20 +201,20 @@ def check_model(model: str, *, dummy: bool = False) -> None:
     Raises:
         UsageError: a profile, some other file, or a folder without a model.
     """
-    from hispec.models.metadata import check_folder, shipped_config
-    from hispec.profile import list_profiles, resolve_model
+    from hispec.models.checkpoint import Checkpoint
+    from hispec.profile import list_profiles
 
     if not model.strip():
         raise UsageError("--model is empty", "give a folder or a hub id")
-    path = Path(resolve_model(model))
+    checkpoint = Checkpoint(model, dummy=dummy)
+    path = Path(checkpoint.model)
     if path.suffix in YAML and not path.is_dir():
         raise UsageError(f"--model is {model}, the name of a profile's file", f"use --profile {model}")
     if path.is_file():
         raise UsageError(f"--model is {model}, a file", f"give the folder of the model: --model {path.parent}")
     if not path.is_dir() and model in dict(list_profiles()):
         raise UsageError(f"--model is {model}, the name of a profile", f"use --profile {model}")
-    if not (dummy and shipped_config(model)):
-        check_folder(str(path))
+    checkpoint.check_name()
 
 
 def check_exits(model: ProfileOptions, name: str, depth: int | None) -> None:
@@ -241,14 +246,13 @@ def check_profile_files(profile: "Profile", mode: str, *, dummy: bool) -> None:
         UsageError: a folder without a model.
     """
     from hispec.frequencies import frequent_ids
-    from hispec.models.metadata import check_folder, shipped_config
-    from hispec.profile import Target, check_depths, models_of, resolve_model
+    from hispec.models.checkpoint import checkpoints_of
+    from hispec.profile import check_depths
 
-    for model, revision in models_of(profile, mode).items():
-        if not (dummy and shipped_config(model)):
-            check_folder(resolve_model(model))
-        if (depth := depth_of(Target(model=model, revision=revision), dummy=dummy)) is not None:
-            check_depths(profile, model, depth)
+    for name, checkpoint in checkpoints_of(profile, mode, dummy=dummy).items():
+        checkpoint.check_name()
+        if (depth := checkpoint.depth) is not None:
+            check_depths(profile, name, depth)
     levels = {"hispec": (profile.draft, profile.intermediate), "single-layer": (profile.draft,)}.get(mode, ())
     for level in levels:
         if level is not None and level.head is not None:
@@ -256,10 +260,10 @@ def check_profile_files(profile: "Profile", mode: str, *, dummy: bool) -> None:
 
 
 def depth_of(target: "Target", *, dummy: bool = False) -> int | None:
-    """Return a model's number of layers, as `hispec.models.metadata.read_depth`."""
-    from hispec.models.metadata import read_depth
+    """Return a model's number of layers, as `Checkpoint.depth`."""
+    from hispec.models.checkpoint import Checkpoint
 
-    return read_depth(target, dummy=dummy)
+    return Checkpoint(target.model, target.revision, dummy).depth
 
 
 def asked(name: str, decoding: DecodingOptions) -> Any:

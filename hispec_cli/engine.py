@@ -27,7 +27,7 @@ def load_engine(
     Args:
         choice: see `hispec_cli.checks.choose`.
         prompt: what will be read, where that is known, for the estimate of the memory needed.
-        check: as for `Engine.from_profile`.
+        check: as for `hispec.loading.load`.
     """
     with Loading("importing torch") as loading:
         from hispec.api import Engine
@@ -36,14 +36,13 @@ def load_engine(
         from hispec.threads import tune_threads
 
         loading.now(f"opening {choice.profile.name}")
-        engine = Engine.from_profile(
+        engine = Engine.load(
             choice.profile,
-            environ=os.environ,
+            *choice.resolved,
             prompt_tokens=None if prompt is None else prompt_size(prompt),
             force=choice.model.force,
             watch=loading.see,
             check=check,
-            **choice.decoding,
         )
         found = (engine.profile.calibrated or {}).get("threads")
         loading.hold("measuring threads")

@@ -294,8 +294,8 @@ MUTATIONS = (
     Mutation(
         "Qwen's window forgotten when the configuration is read directly",
         "../models/config.py",
-        'context=context_of(values["max_position_embeddings"], window_of(values))',
-        'context=context_of(values["max_position_embeddings"], window_of(values) if original or "q" not in family else None)',
+        "    window = window_of(values)\n    if",
+        '    window = window_of(values) if original or "q" not in family else None\n    if',
         CONFIGS,
     ),
     Mutation(
@@ -378,7 +378,7 @@ MUTATIONS = (
     Mutation(
         "the head of a tied checkpoint's own ignored",
         "../models/loading.py",
-        "        config = _untied(config, files)\n",
+        "        config = _untied(config, tensors)\n",
         "",
         CONFIGS,
     ),

@@ -11,7 +11,7 @@ from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.policies import Draft, Judge, Policy, StaticPolicy
 from hispec.decoding.state import DecodingState
 from hispec.events import Drafted, Judged
-from hispec.models.loading import load_config
+from hispec.models.checkpoint import Checkpoint
 from tests.support import GREEDY, fused_stack, hierarchy_of, random_model
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -28,7 +28,7 @@ def limits():
 
 
 def sizes_of(limits, name):
-    return limits.Sizes.of(load_config(name, None, dummy=True), 2)
+    return limits.Sizes.of(Checkpoint(name, dummy=True).config, 2)
 
 
 @pytest.mark.parametrize(

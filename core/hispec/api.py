@@ -1,13 +1,11 @@
 """The engine as callers meet it: a profile in, text and events out."""
 
-import platform
 import secrets
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -21,46 +19,18 @@ from hispec.decoding.sampling import Sampling
 from hispec.decoding.state import DecodingState, PrefixCache
 from hispec.errors import LosslessnessError, OutOfMemoryError, UsageError, is_out_of_memory
 from hispec.events import Committed, Event, Finished, FinishReason
-from hispec.generation import Conditions, GenerationOptions, read_generation_options
-from hispec.levels import build_hierarchy, deepest_exit, open_translators
+from hispec.generation import Conditions
+from hispec.levels import build_hierarchy
+from hispec.loading import LoadedModels, load
 from hispec.lossless import Difference, diagnose, first_difference
-from hispec.memory import check_profile
 from hispec.metrics import Stats
-from hispec.models.agreement import set_agreement
-from hispec.models.graphs import GraphedStack, with_graphs
-from hispec.models.loading import (
-    check_stack,
-    choose_device,
-    fetch_weights,
-    load_config,
-    load_dummy_stack,
-    load_dummy_tokenizer,
-    load_generation_config,
-    load_stack,
-    load_tokenizer,
-)
-from hispec.models.metadata import read_commit
-from hispec.models.placement import Placement, check_quantization
-from hispec.models.stack import LayerStack
-from hispec.models.translator import digest_of_model
+from hispec.models.checkpoint import Checkpoint
 from hispec.precedence import resolve_settings
-from hispec.profile import (
-    Profile,
-    check_depths,
-    exits_of_target,
-    load_profile,
-    models_of,
-    profile_for_model,
-    resolve_model,
-)
+from hispec.profile import Profile, check_depths, load_profile, models_of, profile_for_model
 from hispec.progress import Watch, unwatched
-from hispec.ranks import Ranks, SharedPolicy, check_ranks
-from hispec.settings import Settings, parse_memory
+from hispec.ranks import SharedPolicy
+from hispec.settings import Settings
 from hispec.text import DraftText, TextStream, check_room, check_stop, encode_prompt
-from hispec.vocabulary import check_vocabulary
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -108,39 +78,21 @@ class Generation:
 
 
 class Engine:
-    """Loaded weights, a tokenizer and a way to decode; answers one prompt at a time.
+    """Loaded models and a way to decode; answers one prompt at a time.
 
     Args:
         profile: which models and which exits.
         settings: resolved decoding settings.
-        stacks: by model as the profile names it, the target's among them.
-        tokenizer: the target's.
-        eos_ids: ids that end an answer.
-        environment: what it runs on, for the record.
-        ranks: this process and its peers, where they share the target's matrices.
-        generation: what the checkpoint's generation config asks for beyond the settings.
+        models: what was loaded; its attributes are also the engine's.
     """
 
-    def __init__(
-        self,
-        profile: Profile,
-        settings: Settings,
-        stacks: Mapping[str, LayerStack],
-        tokenizer: "PreTrainedTokenizerBase",
-        eos_ids: Collection[int],
-        environment: dict[str, Any],
-        ranks: Ranks | None = None,
-        generation: GenerationOptions | None = None,
-    ) -> None:
+    def __init__(self, profile: Profile, settings: Settings, models: LoadedModels) -> None:
         self.profile = profile
         self.settings = settings
-        self.stacks = stacks
-        self.tokenizer = tokenizer
-        self.eos_ids = frozenset(eos_ids)
-        self.environment = environment
-        self.ranks = ranks
-        self.generation = generation or GenerationOptions()
-        self.hierarchy = build_hierarchy(profile, settings.mode, stacks)
+        self.models = models
+        self.stacks, self.tokenizer, self.eos_ids = models.stacks, models.tokenizer, models.eos_ids
+        self.environment, self.generation, self.ranks = models.environment, models.generation, models.ranks
+        self.hierarchy = build_hierarchy(profile, settings.mode, models.stacks)
         self.context = self.hierarchy.stack_of(-1).context
         self._interrupted = False
         self._known: dict[Hierarchy, Knowledge] = {}
@@ -156,22 +108,16 @@ class Engine:
         profile: Profile | str,
         *,
         environ: Mapping[str, str] | None = None,
-        prompt_tokens: int | None = None,
         force: bool = False,
         watch: Watch = unwatched,
-        check: "Callable[[PreTrainedTokenizerBase, int], None]" = lambda *_: None,
         **options: Any,
     ) -> "Engine":
-        """Load a profile's target and tokenizer.
+        """Load a profile's models.
 
         Args:
             profile: a profile, its name or its path.
             environ: environment variables whose `HISPEC_*` count; none by default.
-            prompt_tokens: what will be read, for the estimate of the KV cache; see `hispec.memory`.
-            force: load what does not seem to fit the device's memory.
-            watch: told how far downloading and reading the weights is.
-            check: given the tokenizer and the positions of the context before weights are downloaded or read; what it
-                raises ends the loading.
+            force, watch: see `hispec.loading.load`.
             options: any field of `hispec.settings.Settings`.
 
         Raises:
@@ -179,80 +125,14 @@ class Engine:
             UnavailableError: weights, device, memory or network are missing.
         """
         profile = load_profile(profile) if isinstance(profile, str) else profile
-        settings, _ = resolve_settings(options, profile, environ=environ)
-        device, dummy = choose_device(settings.device), settings.load_format == "dummy"
-        placement = choose_placement(settings)
-        models = models_of(profile, settings.mode)
-        configs, tokenizers, own = {}, {}, profile.target.model
-        translators = open_translators(profile)
-        for model, revision in models.items():  # everything that can be refused is, before any weights are read
-            configs[model] = load_config(resolve_model(model), revision, dummy=dummy)
-            check_depths(profile, model, configs[model].num_layers)
-            check_stack(configs[model], model, settings.stack, placement)
-        if translators is not None:
-            translators.check_shape(own, configs[own].hidden_size, configs[own].num_layers)
-        if placement.tensor_parallel:
-            check_ranks({model: config.num_kv_heads for model, config in configs.items()})
-        elif not force:
-            check_profile(
-                profile,
-                settings,
-                str(device),
-                prompt_tokens,
-                spread=placement.spread,
-            )
-        for model, revision in {} if dummy else models.items():
-            tokenizers[model] = load_tokenizer(resolve_model(model), revision)
-            check_vocabulary(tokenizers[own], tokenizers[model], own, model)
-        if dummy:
-            tokenizer = load_dummy_tokenizer(resolve_model(own), configs[own].vocab_size)
-            check(tokenizer, configs[own].context)
-            built = {
-                model: load_dummy_stack(resolve_model(model), revision, settings.dtype, device, model, settings.stack)
-                for model, revision in models.items()
-            }
-            stacks = {model: with_graphs(stack, settings.graphs) for model, (stack, _) in built.items()}
-            environment = _environment(stacks[own], profile) | {"weights": "dummy"}
-            if settings.dummy_agreement is not None:
-                reached = set_agreement(*built[own], exits_of_target(profile), settings.dummy_agreement)
-                del built  # its views of the weights
-                asked = list(settings.dummy_agreement)
-                environment["agreement"] = {"asked": asked, "measured": [round(share, 3) for share in reached]}
-            engine = cls(profile, settings, stacks, tokenizer, (), environment)  # random weights know no end
-            engine.prepare()
-            return engine
-        check(tokenizers[own], configs[own].context)
-        fetch_weights({resolve_model(model): revision for model, revision in models.items()}, watch)
-        stacks = {
-            model: with_graphs(
-                load_stack(
-                    resolve_model(model),
-                    revision,
-                    settings.dtype,
-                    device,
-                    model,
-                    settings.stack,
-                    replace(placement, shallow=deepest_exit(profile, model)),
-                    watch,
-                ),
-                settings.graphs,
-            )
-            for model, revision in models.items()
-        }
-        if translators is not None:
-            folder, revision = resolve_model(own), profile.target.revision
-            translators.check_model(own, digest_of_model(folder, revision, configs[own].num_layers))
-        generation_config = load_generation_config(resolve_model(own), profile.target.revision)
-        settings, _ = resolve_settings(options, profile, environ=environ, generation_config=generation_config)
-        generation = read_generation_options(generation_config, configs[own].vocab_size, configs[own].eos_ids)
-        eos_ids = generation.eos_ids or configs[own].eos_ids
-        environment, ranks = _environment(stacks[own], profile), None
-        if placement.tensor_parallel:
-            ranks = Ranks()
-            environment["tensor_parallel"] = ranks.count
-        if settings.quantization != "none":
-            environment["quantization"] = settings.quantization
-        engine = cls(profile, settings, stacks, tokenizers[own], eos_ids, environment, ranks, generation)
+        resolved = resolve_settings(options, profile, environ=environ)
+        return cls.load(profile, *resolved, force=force, watch=watch)
+
+    @classmethod
+    def load(cls, profile: Profile, settings: Settings, origins: Mapping[str, str], **options: Any) -> "Engine":
+        """Load a profile's models as settings say; arguments and errors are those of `hispec.loading.load`."""
+        models = load(profile, settings, origins, **options)
+        engine = cls(profile, models.settings, models)
         engine.prepare()
         return engine
 
@@ -299,16 +179,7 @@ class Engine:
                 f"profile {profile.name} in mode {settings.mode} reads {min(missing)}, which is not loaded",
                 "load an engine with that profile and mode",
             )
-        return Engine(
-            profile,
-            settings,
-            self.stacks,
-            self.tokenizer,
-            self.eos_ids,
-            self.environment,
-            self.ranks,
-            self.generation,
-        )
+        return Engine(profile, settings, self.models)
 
     def stream(
         self,
@@ -513,21 +384,6 @@ class Engine:
             raise OutOfMemoryError(generation, len(generation.token_ids))
 
 
-def choose_placement(settings: Settings) -> Placement:
-    """Return how the settings want weights to be placed.
-
-    Raises:
-        UnavailableError: they want a library that is not installed.
-    """
-    check_quantization(settings.quantization)
-    return Placement(
-        settings.device_map == "auto",
-        parse_memory(settings.max_memory),
-        settings.quantization,
-        settings.tensor_parallel,
-    )
-
-
 def unprofiled(model: str, draft_exit: int | None, intermediate_exit: int | None, *, dummy: bool = False) -> Profile:
     """A profile for an early-exit checkpoint that has none; errors as `Engine.from_profile`.
 
@@ -537,8 +393,8 @@ def unprofiled(model: str, draft_exit: int | None, intermediate_exit: int | None
         intermediate_exit: layers that judge drafts. With neither exit given, 1/8 and 1/4 of the depth.
         dummy: whether its weights will be drawn at random.
     """
-    num_layers = load_config(resolve_model(model), None, dummy=dummy).num_layers
-    return profile_for_model(model, num_layers, draft_exit, intermediate_exit)
+    depth = Checkpoint(model, dummy=dummy).config.num_layers
+    return profile_for_model(model, depth, draft_exit, intermediate_exit)
 
 
 def _with_text(event: Committed, text: TextStream) -> Committed:
@@ -549,21 +405,3 @@ def _with_text(event: Committed, text: TextStream) -> Committed:
         if text.stopped:
             break
     return replace(event, token_ids=event.token_ids[:count], text=piece)
-
-
-def _environment(stack: LayerStack, profile: Profile) -> dict[str, Any]:
-    cuda = stack.device.type == "cuda"
-    spread = getattr(getattr(stack, "model", None), "hf_device_map", {})
-    where = [str(device) for module, device in spread.items() if module.rpartition(".")[2].isdigit()]
-    layers = {"layers": {device: where.count(device) for device in dict.fromkeys(where)}} if where else {}
-    return layers | {
-        "device": torch.cuda.get_device_name(stack.device) if cuda else str(stack.device),
-        "dtype": str(stack.dtype).removeprefix("torch."),
-        "stack": stack.kind,
-        "graphs": isinstance(stack, GraphedStack),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "python": platform.python_version(),
-        "revision": read_commit(profile.target) or profile.target.revision,
-    }

@@ -12,13 +12,12 @@ from typing import Any, Literal
 
 from hispec.errors import HispecError, UnavailableError, UsageError
 from hispec.extras import EXTRAS
-from hispec.machine import Device, device_named, devices, disk_free, together
-from hispec.memory import PROMPT_TOKENS, ModelNeed, Need, check_fits, estimate, gigabytes
-from hispec.models.headers import read_headers
-from hispec.models.hub import State, access_to, fetch_config, hub_state, within
-from hispec.models.metadata import read_json
+from hispec.machine import Device, computes_natively, devices, disk_free
+from hispec.memory import PROMPT_TOKENS, ModelNeed, Need, check_fits, estimate, gigabytes, place_of
+from hispec.models.checkpoint import CONFIG, Checkpoint, checkpoints_of
+from hispec.models.hub import State, hub_state, within
 from hispec.models.values import check_values
-from hispec.profile import Profile, Target, check_depths, models_of, resolve_model
+from hispec.profile import Profile, check_depths
 from hispec.settings import SETTINGS, Settings
 from hispec.vocabulary import check_vocabulary
 
@@ -29,11 +28,6 @@ VOCABULARY_SECONDS = 60.0
 OPTIONAL = (*(package.replace("_", "-") for packages in EXTRAS.values() for package in packages), "hf-xet")
 """Packages that are used where they are installed: those of extras, and one for faster downloads."""
 DTYPES = SETTINGS["dtype"].choices[1:]
-INSTRUCTIONS = {
-    "bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
-    "float16": {"avx512_fp16", "amx_fp16", "asimdhp"},
-}
-"""What processors call their instructions for a dtype, in /proc/cpuinfo."""
 Weights = Literal["here", "to download", "refused", "missing", "unknown"]
 
 
@@ -176,26 +170,25 @@ def examine_profile(
         prompt_tokens: of the text that is read.
     """
     reachable = machine.hub[1] == "reachable"
-    targets = [Target(model=model, revision=revision) for model, revision in models_of(profile, settings.mode).items()]
-    weights = {target.model: _weights(target, settings, reachable) for target in targets}
-    for target in targets:
-        if weights[target.model] == "to download" and read_json(target, "config.json") is None:
-            fetch_config(target, HUB_SECONDS)
+    checkpoints = checkpoints_of(profile, settings.mode, dummy=settings.load_format == "dummy")
+    weights = {name: _weights(checkpoint, reachable) for name, checkpoint in checkpoints.items()}
+    for name, checkpoint in checkpoints.items():
+        if weights[name] == "to download" and checkpoint.read_here(CONFIG) is None:
+            checkpoint.fetch_config(HUB_SECONDS)
     need = estimate(
         profile,
         settings,
         prompt_tokens=prompt_tokens or PROMPT_TOKENS,
         timeout=HUB_SECONDS if "to download" in weights.values() else None,
     )
-    place = together() if settings.device_map == "auto" else device_named(settings.device)
-    verdict = Verdict(profile.name, place, need, weights)
-    for target in targets:
-        if (values := read_json(target, "config.json")) is not None:
-            _tell(verdict, partial(check_values, values, target.model))
+    verdict = Verdict(profile.name, place_of(settings), need, weights)
+    for name, checkpoint in checkpoints.items():
+        if (values := checkpoint.read_here(CONFIG)) is not None:
+            _tell(verdict, partial(check_values, values, name))
     for check in (_memory, _disk, _downloads, _depths):
         check(verdict, profile, machine)
-    if len(targets) > 1 and settings.load_format != "dummy":
-        _vocabularies(verdict, targets)
+    if len(checkpoints) > 1 and settings.load_format != "dummy":
+        _vocabularies(verdict, list(checkpoints.values()))
     return verdict
 
 
@@ -249,14 +242,14 @@ def _depths(verdict: Verdict, profile: Profile, machine: Machine) -> None:
         _tell(verdict, partial(check_depths, profile, need.model, need.layers))
 
 
-def _vocabularies(verdict: Verdict, targets: list[Target]) -> None:
+def _vocabularies(verdict: Verdict, checkpoints: list[Checkpoint]) -> None:
     """Compare tokenizers by id -> token; those that are not here are fetched, if their models can be."""
     if any(weights not in ("here", "to download") for weights in verdict.weights.values()):
         return
-    from hispec.models.loading import load_tokenizer
+    from hispec.models.tokenizer import load_tokenizer
 
     def compare() -> bool | UsageError:
-        own, *others = [(t.model, load_tokenizer(resolve_model(t.model), t.revision)) for t in targets]
+        own, *others = [(checkpoint.name, load_tokenizer(checkpoint)) for checkpoint in checkpoints]
         try:
             for name, tokenizer in others:
                 check_vocabulary(own[1], tokenizer, own[0], name)
@@ -279,14 +272,14 @@ def _tell(verdict: Verdict, check: Callable[[], None]) -> None:
         verdict.problems.append(error)
 
 
-def _weights(target: Target, settings: Settings, reachable: bool) -> Weights:
-    if settings.load_format == "dummy" or read_headers(target) is not None:
+def _weights(checkpoint: Checkpoint, reachable: bool) -> Weights:
+    if checkpoint.dummy or checkpoint.tensors_here() is not None:
         return "here"
-    if Path(resolve_model(target.model)).exists():
+    if checkpoint.is_local:
         return "missing"
     if not reachable:
         return "unknown"
-    access = access_to(target, HUB_SECONDS)
+    access = checkpoint.access(HUB_SECONDS)
     return "to download" if access == "granted" else access
 
 
@@ -310,17 +303,9 @@ def _computes(device: Device) -> Computes:
         recent = torch.cuda.get_device_capability(device.name)[0] >= 8  # Ampere
         native = set(DTYPES) if recent else {"float32", "float16"}
     else:
-        flags = _processor_flags()
-        native = {"float32"} | {name for name, known in INSTRUCTIONS.items() if flags & known}
+        native = {name for name in DTYPES if computes_natively(name)}
     possible = tuple(name for name in DTYPES if multiplies(name))
     return Computes(device, possible, tuple(name for name in possible if name in native))
-
-
-def _processor_flags() -> set[str]:
-    info = Path("/proc/cpuinfo")
-    text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
-    match = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return set(match[1].split()) if match else set()
 
 
 def _packages() -> dict[str, str | None]:

@@ -95,11 +95,12 @@ def main() -> None:
     parser.add_argument("texts", nargs="+", type=Path, metavar="TEXT", help="UTF-8 text files")
     parser.add_argument("-o", "--output", type=Path, required=True, help=f"the file to write, such as {FILE}")
     args = parser.parse_args()
-    from hispec.models.loading import load_config, load_tokenizer
+    from hispec.models.checkpoint import Checkpoint
+    from hispec.models.tokenizer import load_tokenizer
 
     try:
-        model = resolve_model(args.model)
-        tokenizer, ends = load_tokenizer(model, None), load_config(model, None).eos_ids
+        checkpoint = Checkpoint(args.model)
+        tokenizer, ends = load_tokenizer(checkpoint), checkpoint.config.eos_ids
         write_frequencies(args.output, count_tokens(tokenizer, lines_of(args.texts), ends))
     except HispecError as error:
         parser.exit(error.exit_code, f"error: {error.cause}\nhint: {error.cure}\n")

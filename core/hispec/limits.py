@@ -1,4 +1,7 @@
-"""The largest numbers that options, variables, profiles and chat commands take, the same wherever they are given."""
+"""Numbers that bound others, the same wherever they are needed: what users may ask for, and what is held at once.
+
+Nothing here imports torch.
+"""
 
 MOST = 2**31 - 1
 """Of tokens, rows, steps and other counts."""
@@ -6,3 +9,12 @@ WIDEST_PASS = 64
 """Rows of the widest pass that `width` may ask for."""
 LARGEST_SEED = 2**63 - 1
 """What every generator of random numbers here takes."""
+CACHE_STEP = 256
+"""Positions by which a KV cache grows: a longer text seldom needs a new one."""
+FREE_ROWS = 512
+"""Rows of a prompt that are run at once at free widths: enough to keep a processor busy, and buffers stay small."""
+WIDEST = 16
+"""Rows of the widest pass that keeps its buffers and masks; a prompt's are given back."""
+SMALL_MATRIX = 1 << 18
+"""Numbers of a layer's largest matrix below which float32 is not packed: a call costs more there than it saves
+(benchmarks/processor.py)."""

@@ -11,7 +11,11 @@ import psutil
 
 CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 CPU_INFO = Path("/proc/cpuinfo")
-BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
+INSTRUCTIONS = {
+    "bfloat16": frozenset(("avx512_bf16", "amx_bf16", "bf16")),
+    "float16": frozenset(("avx512_fp16", "amx_fp16", "asimdhp")),
+}
+"""What Linux calls the instructions for a dtype, on x86 and ARM."""
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """What Linux shows where CUDA or ROCm may find a GPU; importing torch to learn that there is none takes seconds."""
 HOST_MEMORY = ("cpu", "mps")
@@ -74,22 +78,35 @@ def disk_free(folder: Path) -> int:
 
 
 def processor_name() -> str:
-    """What the machine computes with, as the system calls it."""
-    if CPU_INFO.exists():
-        for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    """Return what the machine computes with, as the system calls it."""
+    return _cpu_info().get("model name") or platform.processor() or platform.machine()
+
+
+def processor_flags() -> set[str]:
+    """Return the instructions that the processor has beyond its first ones, as Linux calls them; empty elsewhere."""
+    info = _cpu_info()
+    return set(info.get("flags", info.get("Features", "")).split())
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 numbers by instructions of its own: AVX-512 or AMX, or ARM's."""
-    if CPU_INFO.exists():
-        for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, values = line.partition(":")
-            if key.strip() in ("flags", "Features"):
-                return not BFLOAT16_FLAGS.isdisjoint(values.split())
-    return False
+    """Return whether the processor multiplies bfloat16 numbers by instructions of its own."""
+    return computes_natively("bfloat16")
+
+
+def computes_natively(dtype: str) -> bool:
+    """Return whether the processor multiplies numbers of a dtype by instructions of its own."""
+    return dtype == "float32" or not INSTRUCTIONS[dtype].isdisjoint(processor_flags())
+
+
+def _cpu_info() -> dict[str, str]:
+    """Return what Linux says of the first processor, by key; empty elsewhere."""
+    if not CPU_INFO.exists():
+        return {}
+    found: dict[str, str] = {}
+    for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+    return found
 
 
 def _gpus() -> list[Device]:

@@ -5,30 +5,26 @@ large as the context that is asked for; the workspace is estimated. docs/memory.
 measurement made of them.
 """
 
-import json
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from hispec.counts import counted
 from hispec.errors import UnavailableError
+from hispec.limits import CACHE_STEP, FREE_ROWS, SMALL_MATRIX, WIDEST
 from hispec.machine import Device, device_named, together
-from hispec.models.config import FAMILIES
-from hispec.models.headers import Headers, fetch_headers, read_headers
-from hispec.models.metadata import read_json, shipped_config
-from hispec.models.shape import FLOATS, PER_WEIGHT, Shape, fastest_dtype, read_shape
-from hispec.profile import Profile, Target, models_of
+from hispec.models.checkpoint import CONFIG, Checkpoint, checkpoints_of
+from hispec.models.config import FAMILIES, ModelConfig, read_config
+from hispec.models.dtypes import FLOATS, PER_WEIGHT, STORED
+from hispec.models.tensors import Tensors
+from hispec.profile import Profile
 from hispec.settings import Settings
 
 PROMPT_TOKENS = 1024
 """What a prompt is taken for while it is not known."""
-STEP, CHUNK, WIDEST = 256, 512, 16
-"""Positions by which a KV cache grows; rows of a prompt that the fused stack runs at once; its widest kept buffers."""
 HUB_TIMEOUT = 10.0
 """Seconds for each request for a header."""
 LOGIT_BYTES = 4 * 3
 """Logits, and what is drawn from and what is judged, as float32."""
-SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16")
-NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class InsufficientMemoryError(UnavailableError):
@@ -109,79 +105,56 @@ class Need:
 
 
 def estimate(
-    profile: Profile,
-    settings: Settings,
-    *,
-    prompt_tokens: int = PROMPT_TOKENS,
-    quantization: str | None = None,
-    timeout: float | None = None,
+    profile: Profile, settings: Settings, *, prompt_tokens: int = PROMPT_TOKENS, timeout: float | None = None
 ) -> Need | None:
-    """What a profile needs on its device.
+    """Return what a profile needs on its device.
 
     Args:
         profile: which models.
-        settings: mode, dtype, stack, lengths.
+        settings: mode, device, dtype, stack, quantization, lengths.
         prompt_tokens: of the text that is read.
-        quantization: `4bit` or `8bit` as bitsandbytes does it while loading; by default that of the settings.
         timeout: seconds for each request to the hub, for what is not on this machine; None asks nobody.
 
     Returns:
         The need; None where the configuration of a model is neither here nor shipped, or too little is known of its
         weights.
     """
-    if quantization is None and settings.quantization != "none":
-        quantization = settings.quantization
-    needs = []
-    longest = prompt_tokens + settings.max_new_tokens
-    for model, revision in models_of(profile, settings.mode).items():
-        target = Target(model=model, revision=revision)
-        values = read_json(target, "config.json") or _shipped(model)
-        shape = read_shape(values) if values else None
-        if shape is None:
+    dummy = settings.load_format == "dummy"
+    configs = {one: _config_of(one) for one in checkpoints_of(profile, settings.mode, dummy=dummy).values()}
+    longest, models = prompt_tokens + settings.max_new_tokens, []
+    for checkpoint, config in configs.items():
+        if config is None:
             return None
-        if model == profile.target.model:
-            longest = min(longest, shape.context)
-        needs.append((target, shape))
-    positions = -(-longest // STEP) * STEP
-    models = []
-    for target, shape in needs:
-        need = _need(profile, target, shape, settings, positions, quantization, timeout)
-        if need is None:
+        if checkpoint.name == profile.target.model:  # the first
+            longest = min(longest, config.context)
+        tensors = None if dummy else checkpoint.tensors_here()
+        if tensors is None and timeout is not None and not dummy:
+            tensors = checkpoint.fetch_headers(timeout)
+        if tensors is None and config.family not in FAMILIES:
             return None
-        models.append(need)
-    return Need(tuple(models), positions)
+        models.append(_Estimate(profile, settings, checkpoint, config, tensors))
+    positions = -(-longest // CACHE_STEP) * CACHE_STEP
+    return Need(tuple(model.need(positions) for model in models), positions)
 
 
-def check_profile(
-    profile: Profile,
-    settings: Settings,
-    device: str,
-    prompt_tokens: int | None = None,
-    *,
-    spread: bool = False,
-    quantization: str | None = None,
-) -> None:
+def place_of(settings: Settings) -> Device | None:
+    """Return where settings put the weights, all devices as one where layers are spread; None where nobody knows."""
+    return together() if settings.device_map == "auto" else device_named(settings.device)
+
+
+def check_profile(profile: Profile, settings: Settings, prompt_tokens: int | None = None) -> None:
     """Refuse a profile whose models do not fit; what cannot be known is not refused.
 
     Args:
         profile: whose configurations are on this machine.
         settings: as for `estimate`.
-        device: as torch calls it.
         prompt_tokens: of the text that is read, `PROMPT_TOKENS` where that is not known.
-        spread: whether the layers go over all devices instead.
-        quantization: as for `estimate`.
 
     Raises:
         InsufficientMemoryError: with the arithmetic.
     """
-    place = together() if spread else device_named(device)
-    need = estimate(
-        profile,
-        settings,
-        prompt_tokens=prompt_tokens or PROMPT_TOKENS,
-        quantization=quantization,
-        timeout=HUB_TIMEOUT,
-    )
+    place = place_of(settings)
+    need = estimate(profile, settings, prompt_tokens=prompt_tokens or PROMPT_TOKENS, timeout=HUB_TIMEOUT)
     if need is not None and place is not None:
         check_fits(need, place, profile.name)
 
@@ -215,125 +188,131 @@ def gigabytes(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e9:.4f} GB"
 
 
-def _need(
-    profile: Profile,
-    target: Target,
-    shape: Shape,
-    settings: Settings,
-    positions: int,
-    quantization: str | None,
-    timeout: float | None,
-) -> ModelNeed | None:
-    """What one model needs; None for weights that cannot be seen, of a family whose `config.json` does not tell them."""
-    headers = None
-    if settings.load_format != "dummy":
-        headers = read_headers(target)
-        if headers is None and timeout is not None:
-            headers = fetch_headers(target, timeout)
-    if headers is None and shape.family not in FAMILIES:
-        return None
-    dtype = _dtype(settings, shape, headers)
-    item = FLOATS[dtype] // 8
-    bits = PER_WEIGHT.get(quantization or "", shape.stored_bits)
-    if headers is not None:
-        parameters, weights = _count(headers, shape, dtype, quantization)
-        download = headers.download
-    else:
-        parameters, weights = shape.parameters, shape.weights(dtype, bits)
-        own = shape.dtype if shape.dtype in FLOATS else dtype
-        download = 0 if settings.load_format == "dummy" else shape.weights(own, shape.stored_bits)
-    return ModelNeed(
-        model=target.model,
-        role=_role(profile, target.model),
-        layers=shape.layers,
-        parameters=parameters,
-        dtype=dtype,
-        quantization=quantization or ("stored" if shape.stored_bits is not None else None),
-        weights=weights,
-        kv_cache=shape.kv_cache(positions, dtype),
-        workspace=_workspace(shape, settings, positions, item)
-        + (_words(profile, target.model) + _packed(shape, settings, dtype)) * shape.hidden * item,
-        download=download,
-        source="config.json" if headers is None else "safetensors",
-    )
+def _config_of(checkpoint: Checkpoint) -> ModelConfig | None:
+    """Return a model's configuration, as it is here, else as it ships; None where it cannot be had."""
+    values = checkpoint.read_here(CONFIG)
+    if values is None and checkpoint.shipped_config is not None:
+        values = replace(checkpoint, dummy=True).read_here(CONFIG)
+    return read_config(values) if values else None
 
 
-def _count(headers: Headers, shape: Shape, dtype: str, quantization: str | None) -> tuple[int, int]:
-    """Parameters and bytes of what a checkpoint stores, once loaded."""
-    parameters, bits = 0, 0.0
-    for name, stored in headers.tensors.items():
-        if shape.tied and name == "lm_head.weight":  # the embedding again
-            continue
-        linear = len(stored.shape) == 2 and ".layers." in name
-        if stored.dtype not in SAFETENSORS_FLOATS:  # quantized: as it is
-            each: float = stored.bits
-        elif quantization is not None and linear:
-            each = PER_WEIGHT[quantization]
+@dataclass(frozen=True)
+class _Estimate:
+    """What is known of one model: its configuration, and its tensors where their headers can be read."""
+
+    profile: Profile
+    settings: Settings
+    checkpoint: Checkpoint
+    config: ModelConfig
+    tensors: Tensors | None
+
+    @cached_property
+    def device(self) -> str:
+        """The device as torch calls it."""
+        place = device_named(self.settings.device)
+        return self.settings.device if place is None else place.name
+
+    @property
+    def special(self) -> bool:
+        """Whether the weights are spread, shared or quantized, which only the modules of `transformers` can do."""
+        settings = self.settings
+        return settings.device_map != "none" or settings.quantization != "none" or settings.tensor_parallel
+
+    @property
+    def fused(self) -> bool:
+        """Whether the fused stack is to run it."""
+        return self.config.why_not_fused is None and not self.special and self.settings.stack != "transformers"
+
+    @cached_property
+    def dtype(self) -> str:
+        """The dtype as loading chooses it."""
+        asked = self.config.faster_dtype(self.settings.dtype, self.device, as_stored=self.special)
+        return self.config.settle_dtype(asked, None if self.tensors is None else self.tensors.dtype)
+
+    @property
+    def quantization(self) -> str | None:
+        """The quantization while loading, None for weights as they are stored."""
+        return None if self.settings.quantization == "none" else self.settings.quantization
+
+    def need(self, positions: int) -> ModelNeed:
+        """Return what the model needs with a cache of so many positions."""
+        config, tensors, dtype = self.config, self.tensors, self.dtype
+        bits = PER_WEIGHT.get(self.quantization or "", config.stored_bits)
+        if tensors is not None:
+            parameters, weights = self._count(tensors)
+            download = tensors.download
         else:
-            each = FLOATS[dtype]
-        parameters += stored.numbers
-        bits += stored.numbers * each
-    return shape.parameters if shape.stored_bits is not None else parameters, int(bits) // 8
+            parameters, weights = config.parameters, config.weights(dtype, bits)
+            own = config.dtype if config.dtype in FLOATS else dtype
+            download = 0 if self.checkpoint.dummy else config.weights(own, config.stored_bits)
+        copied = (self._words + self._packed) * config.hidden_size * FLOATS[dtype] // 8
+        return ModelNeed(
+            model=self.checkpoint.name,
+            role=self._role,
+            layers=config.num_layers,
+            parameters=parameters,
+            dtype=dtype,
+            quantization=self.quantization or ("stored" if config.stored_bits is not None else None),
+            weights=weights,
+            kv_cache=config.kv_cache(positions, dtype),
+            workspace=self._workspace(positions) + copied,
+            download=download,
+            source="config.json" if tensors is None else "safetensors",
+        )
 
+    def _count(self, tensors: Tensors) -> tuple[int, int]:
+        """Return parameters and bytes of what a checkpoint stores, once loaded."""
+        parameters, bits = 0, 0.0
+        for name, stored in tensors.stored.items():
+            if self.config.tied and name == "lm_head.weight":  # the embedding again
+                continue
+            linear = len(stored.shape) == 2 and ".layers." in name
+            if stored.dtype not in STORED:  # quantized: as it is
+                each: float = stored.bits
+            elif self.quantization is not None and linear:
+                each = PER_WEIGHT[self.quantization]
+            else:
+                each = FLOATS[self.dtype]
+            parameters += stored.numbers
+            bits += stored.numbers * each
+        return self.config.parameters if self.config.stored_bits is not None else parameters, int(bits) // 8
 
-def _workspace(shape: Shape, settings: Settings, positions: int, item: int) -> int:
-    """Bytes for everything else, estimated.
+    def _workspace(self, positions: int) -> int:
+        """Return bytes for everything else, estimated.
 
-    Activations of the rows of a prompt that are run at once, scores of their attention where a kernel holds them,
-    hidden states carried to the next level, logits of judged tokens, tables of rotary embeddings and masks.
-    """
-    fused = _fused(shape, settings)
-    rows = min(positions, CHUNK) if fused else positions
-    projected = (shape.heads + 2 * shape.kv_heads) * shape.head_size
-    activations = rows * (4 * shape.hidden + 2 * projected + 3 * shape.inner) * item
-    scores = shape.heads * rows * positions * 4
-    carried = positions * shape.hidden * item
-    logits = (settings.validate_every + settings.draft_tokens + 1) * shape.vocab * LOGIT_BYTES
-    tables = 2 * positions * (shape.head_size + WIDEST * shape.heads // shape.kv_heads) * item
-    return activations + scores + carried + logits + tables
+        Activations of the rows of a prompt that are run at once, scores of their attention where a kernel holds them,
+        hidden states carried to the next level, logits of judged tokens, tables of rotary embeddings and masks.
+        """
+        config, settings, item = self.config, self.settings, FLOATS[self.dtype] // 8
+        rows = min(positions, FREE_ROWS) if self.fused else positions
+        projected = (config.num_heads + 2 * config.num_kv_heads) * config.head_size
+        activations = rows * (4 * config.hidden_size + 2 * projected + 3 * config.intermediate_size) * item
+        scores = config.num_heads * rows * positions * 4
+        carried = positions * config.hidden_size * item
+        logits = (settings.validate_every + settings.draft_tokens + 1) * config.vocab_size * LOGIT_BYTES
+        tables = 2 * positions * (config.head_size + WIDEST * config.num_heads // config.num_kv_heads) * item
+        return activations + scores + carried + logits + tables
 
+    @property
+    def _role(self) -> str:
+        if self.checkpoint.name == self.profile.target.model:
+            return "target"
+        draft = self.profile.draft
+        return "draft" if draft is not None and draft.model == self.checkpoint.name else "intermediate"
 
-def _dtype(settings: Settings, shape: Shape, headers: Headers | None) -> str:
-    """As loading chooses it: what is asked for, else what the configuration says, else what the tensors are."""
-    if settings.dtype in FLOATS:
-        return settings.dtype
-    special = settings.device_map != "none" or settings.quantization != "none" or settings.tensor_parallel
-    if shape.dtype in FLOATS and (special or shape.stored_bits is not None):
-        return str(shape.dtype)
-    if shape.dtype in FLOATS:
-        device = device_named(settings.device)
-        return str(fastest_dtype(shape.dtype, shape.hidden, device.name if device is not None else settings.device))
-    stored = headers.tensors.values() if headers is not None else ()
-    first = next((tensor.dtype for tensor in stored if tensor.dtype in SAFETENSORS_FLOATS), "")
-    return NAMES.get(first, "float32")
+    @property
+    def _words(self) -> int:
+        """How many rows of the head are copied for levels that read only some words."""
+        levels = [level for level in (self.profile.draft, self.profile.intermediate) if level is not None]
+        own = [level for level in levels if (level.model or self.profile.target.model) == self.checkpoint.name]
+        return sum({level.head or 0 for level in own})
 
-
-def _role(profile: Profile, model: str) -> str:
-    if model == profile.target.model:
-        return "target"
-    return "draft" if profile.draft is not None and profile.draft.model == model else "intermediate"
-
-
-def _words(profile: Profile, model: str) -> int:
-    """How many rows of a model's head are copied for levels that read only some words."""
-    levels = [level for level in (profile.draft, profile.intermediate) if level is not None]
-    return sum({level.head or 0 for level in levels if (level.model or profile.target.model) == model})
-
-
-def _packed(shape: Shape, settings: Settings, dtype: str) -> int:
-    """How many rows of a tied head are held twice: as the embedding, and packed for a CPU."""
-    device = device_named(settings.device)
-    on_cpu = device is not None and device.name.startswith("cpu")
-    return shape.vocab if on_cpu and shape.tied and dtype != "float16" and _fused(shape, settings) else 0
-
-
-def _fused(shape: Shape, settings: Settings) -> bool:
-    return shape.family in FAMILIES and settings.stack != "transformers" and shape.stored_bits is None
-
-
-def _shipped(model: str) -> dict[str, Any] | None:
-    path = shipped_config(model)
-    return json.loads(path.read_text(encoding="utf-8")) if path is not None else None
+    @property
+    def _packed(self) -> int:
+        """How many rows of a tied head are held twice: as the embedding, and packed for a CPU; see `linear.packs`."""
+        small = self.dtype == "float32" and self.config.largest_matrix < SMALL_MATRIX
+        packs = self.device == "cpu" and self.fused and self.dtype in ("float32", "bfloat16") and not small
+        return self.config.vocab_size if packs and self.config.tied else 0
 
 
 def _weights_of(need: ModelNeed) -> str:

@@ -1,6 +1,7 @@
 """Where the value of a setting comes from: option > environment > profile > generation config > default."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -57,6 +58,19 @@ def resolve_settings(
             )
         check_agreement(settings.dummy_agreement, exits_of_target(profile))
     return settings, origins
+
+
+def complete_settings(settings: Settings, origins: Mapping[str, str], generation_config: Mapping[str, Any]) -> Settings:
+    """Return settings with what nothing else has said taken from the target's generation config.
+
+    Args:
+        settings: as `resolve_settings` returns them, which may not have known the generation config yet.
+        origins: likewise.
+        generation_config: as for `resolve_settings`.
+    """
+    usable = usable_settings(generation_config)[0]
+    found = {name: value for name, value in usable.items() if origins[name] == "default"}
+    return _read(asdict(settings) | found, origins) if found else settings
 
 
 def asked(name: str, options: Mapping[str, Any], environ: Mapping[str, str]) -> Any:

@@ -17,6 +17,7 @@ from hispec.decoding.sampling import Sampling
 from hispec.errors import UsageError
 from hispec.events import Committed
 from hispec.levels import build_hierarchy
+from hispec.models.checkpoint import Checkpoint
 from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import TranslatorFile, digest_of_model
 from hispec.profile import check_depths, profile_for_model
@@ -137,7 +138,7 @@ def _generate(
         fitted.check_shape(name, model.config.hidden_size, stack.num_layers)
         commit = getattr(model.config, "_commit_hash", None)
         if commit is not None or Path(name).is_dir():  # else its files are not at hand
-            fitted.check_model(name, digest_of_model(name, commit, stack.num_layers))
+            fitted.check_model(name, digest_of_model(Checkpoint(name, commit), stack.num_layers))
         if exits == (None, None):
             first, *others = fitted.provenance.exits
             exits = first, others[0] if others else None

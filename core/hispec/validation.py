@@ -1,12 +1,11 @@
 """What would keep a profile from being decoded, as far as the files at hand say: no weights are read, no network is used."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from hispec.models.metadata import check_folder, find_file, looks_local, read_generation_config
+from hispec.models.checkpoint import CONFIG, VOCABULARIES, Checkpoint, checkpoints_of
 from hispec.precedence import resolve_settings
-from hispec.profile import Profile, Target, check_depths, models_of, resolve_model
+from hispec.profile import Profile, check_depths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,21 +33,19 @@ def check_at_hand(profile: Profile) -> list[str]:
             vocabulary that do not fit the models.
         UnavailableError: weights that are incomplete or damaged.
     """
-    settings, _ = resolve_settings({}, profile, generation_config=read_generation_config(profile.target))
-    targets = [
-        Target(model=model, revision=revision)
-        for model, revision in {name: rev for mode in MODES for name, rev in models_of(profile, mode).items()}.items()
-    ]
-    here = [target for target in targets if _is_here(target)]
-    stand_ins = {target.model: _StandIn(target.model, UNKNOWN, UNKNOWN) for target in targets}
+    checkpoints = checkpoints_of(profile, *MODES)
+    generation_config = checkpoints[profile.target.model].generation_config_here()
+    settings, _ = resolve_settings({}, profile, generation_config=generation_config)
+    here = [checkpoint for checkpoint in checkpoints.values() if _is_here(checkpoint)]
+    stand_ins = {name: _StandIn(name, UNKNOWN, UNKNOWN) for name in checkpoints}
     if here or profile.translators is not None or _has_head(profile):
         stand_ins |= _check_configs(profile, here, quantization=settings.quantization)
         _check_levels(profile, stand_ins)
-    tokenizers = {target.model: _tokenizer(target) for target in here}
+    tokenizers = {checkpoint.name: _tokenizer(checkpoint) for checkpoint in here}
     _check_texts(profile, {model: one for model, one in tokenizers.items() if one is not None})
-    for target in here:
-        _check_weights(target)
-    return [target.model for target in targets if target not in here]
+    for checkpoint in here:
+        _check_weights(checkpoint)
+    return [name for name, checkpoint in checkpoints.items() if checkpoint not in here]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,36 +73,32 @@ class _StandIn:
         """A head without weights."""
 
 
-def _is_here(target: Target) -> bool:
+def _is_here(checkpoint: Checkpoint) -> bool:
     """Whether a model's configuration is on this machine; refuses names that no model can have."""
-    model = resolve_model(target.model)
-    check_folder(model)
-    return looks_local(model) or find_file(target, "config.json") is not None
+    checkpoint.check_name()
+    return checkpoint.here(CONFIG) is not None
 
 
 def _has_head(profile: Profile) -> bool:
     return any(level is not None and level.head is not None for level in (profile.draft, profile.intermediate))
 
 
-def _check_configs(profile: Profile, here: list[Target], *, quantization: str) -> dict[str, _StandIn]:
+def _check_configs(profile: Profile, here: list[Checkpoint], *, quantization: str) -> dict[str, _StandIn]:
     """Refuse configurations, depths and translators as loading does; returns what is known of each model."""
     from hispec.levels import open_translators  # takes seconds: torch
-    from hispec.models.loading import load_config
-    from hispec.models.placement import check_not_quantized
+    from hispec.models.placement import Placement
     from hispec.models.translator import digest_of_model
 
     translators = open_translators(profile)
     found = {}
-    for target in here:
-        model = resolve_model(target.model)
-        config = load_config(model, target.revision)
-        check_depths(profile, target.model, config.num_layers)
-        if quantization != "none":
-            check_not_quantized(target.model, config.quantized)
-        if translators is not None and target.model == profile.target.model:
-            translators.check_shape(target.model, config.hidden_size, config.num_layers)
-            translators.check_model(target.model, digest_of_model(model, target.revision, config.num_layers))
-        found[target.model] = _StandIn(target.model, config.num_layers, config.vocab_size)
+    for checkpoint in here:
+        name, config = checkpoint.name, checkpoint.config
+        check_depths(profile, name, config.num_layers)
+        Placement(quantization=quantization).check(config, name)
+        if translators is not None and name == profile.target.model:
+            translators.check_shape(name, config.hidden_size, config.num_layers)
+            translators.check_model(name, digest_of_model(checkpoint, config.num_layers))
+        found[name] = _StandIn(name, config.num_layers, config.vocab_size)
     return found
 
 
@@ -117,15 +110,13 @@ def _check_levels(profile: Profile, stand_ins: dict[str, _StandIn]) -> None:
         build_hierarchy(profile, mode, cast("dict[str, LayerStack]", stand_ins))
 
 
-def _tokenizer(target: Target) -> "PreTrainedTokenizerBase | None":
+def _tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase | None":
     """A model's tokenizer; None for a hub model whose tokenizer was not downloaded yet."""
-    from hispec.models.checkpoint import VOCABULARIES
-    from hispec.models.loading import load_tokenizer
+    from hispec.models.tokenizer import load_tokenizer
 
-    model = resolve_model(target.model)
-    if not Path(model).is_dir() and not any(find_file(target, name) for name in ("tokenizer.json", *VOCABULARIES)):
+    if not checkpoint.is_local and not any(map(checkpoint.here, ("tokenizer.json", *VOCABULARIES))):
         return None
-    return load_tokenizer(model, target.revision)
+    return load_tokenizer(checkpoint)
 
 
 def _check_texts(profile: Profile, tokenizers: "dict[str, PreTrainedTokenizerBase]") -> None:
@@ -144,8 +135,8 @@ def _check_texts(profile: Profile, tokenizers: "dict[str, PreTrainedTokenizerBas
         check_syntax(profile.chat_template)
 
 
-def _check_weights(target: Target) -> None:
+def _check_weights(checkpoint: Checkpoint) -> None:
     """Refuse weights that are here and cannot be loaded; those of a hub model may be downloaded yet."""
     from hispec.models.loading import check_weights
 
-    check_weights(resolve_model(target.model), target.revision)
+    check_weights(checkpoint)

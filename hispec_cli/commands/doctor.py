@@ -1,13 +1,12 @@
 """`hispec doctor`: what this machine can do, and whether a profile will run on it, before any download."""
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hispec.limits import MOST
-from hispec_cli.checks import asked, choose_profile, depth_of, is_dummy, load_depth, prepare_hub, resolve
+from hispec_cli.checks import asked, choose_profile, is_dummy, load_depth, prepare_hub, resolve
 from hispec_cli.help import examples
 from hispec_cli.options import (
     Asked,
@@ -68,10 +67,10 @@ def doctor(
 def _ask_for_depth(target: "Target", dummy: bool) -> int:
     """Return a model's number of layers, 0 where the hub does not tell it in time."""
     from hispec.doctor import HUB_SECONDS
-    from hispec.models.hub import fetch_config
-    from hispec.profile import resolve_model
+    from hispec.models.checkpoint import Checkpoint
 
-    if Path(resolve_model(target.model)).is_dir():
+    checkpoint = Checkpoint(target.model, target.revision)
+    if checkpoint.is_local:
         return load_depth(target, dummy)
-    fetch_config(target, HUB_SECONDS)
-    return depth_of(target) or 0
+    checkpoint.fetch_config(HUB_SECONDS)
+    return checkpoint.depth or 0

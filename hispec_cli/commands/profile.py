@@ -76,11 +76,9 @@ def _rows() -> list[dict[str, Any]]:
 
 def _downloaded(profile: "Profile") -> bool:
     """Return whether the weights of all models of a profile are on this machine."""
-    from hispec.models.headers import read_headers
-    from hispec.profile import Target, models_of
+    from hispec.models.checkpoint import checkpoints_of
 
-    models = models_of(profile, "hispec").items()
-    return all(read_headers(Target(model=model, revision=revision)) is not None for model, revision in models)
+    return all(checkpoint.tensors_here() is not None for checkpoint in checkpoints_of(profile, "hispec").values())
 
 
 def _fit(profile: "Profile", places: dict[str, "Device | None"]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The engine from Python: events, text, verification, other settings on the same weights."""
 
 import json
+from dataclasses import replace
 from threading import Thread
 
 import pytest
@@ -91,7 +92,7 @@ def test_no_token_after_a_stop_text_is_kept(engine):
 
 def test_a_stop_text_may_be_a_special_token(engine):
     """A checkpoint may not name the end of a turn among its ends."""
-    endless = Engine(engine.profile, engine.settings, engine.stacks, engine.tokenizer, (), engine.environment)
+    endless = Engine(engine.profile, engine.settings, replace(engine.models, eos_ids=frozenset()))
     whole = engine.generate(QUESTION)
     assert len(endless.generate(QUESTION).token_ids) > len(whole.token_ids)
     for shown in ("", whole.text[-1:], whole.text[-4:]):

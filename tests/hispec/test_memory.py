@@ -11,12 +11,13 @@ from hispec.api import Engine
 from hispec.errors import UnavailableError
 from hispec.machine import Device
 from hispec.memory import check_fits, check_profile, estimate
-from hispec.models import cache, rows
-from hispec.models.config import parse_config
+from hispec.models.checkpoint import SHIPPED_CONFIGS as CONFIGS
+from hispec.models.checkpoint import Checkpoint
+from hispec.models.config import parse_config, read_config
+from hispec.models.dtypes import FLOATS
 from hispec.models.fused_weights import FusedWeights
-from hispec.models.headers import read_headers
-from hispec.models.metadata import CONFIGS
-from hispec.models.shape import read_shape
+from hispec.models.loading import load_stack
+from hispec.models.placement import Placement
 from hispec.precedence import resolve_settings
 from hispec.profile import Profile, Target, list_profiles, load_profile
 from hispec.settings import Settings
@@ -39,7 +40,7 @@ ROUNDED = {"facebook--layerskip-codellama-34B": 33.7, "princeton-nlp--Sheared-LL
 
 
 def shape_of(name):
-    return read_shape(json.loads((CONFIGS / f"{name}.json").read_text()))
+    return read_config(json.loads((CONFIGS / f"{name}.json").read_text()))
 
 
 def need_of(profile, **settings):
@@ -73,7 +74,7 @@ def test_every_family_is_counted_as_it_is_allocated(family, tied):
     config = random_model(family, tie_word_embeddings=tied).config
     with torch.device("meta"):
         weights = FusedWeights(parse_config(config.to_dict(), config), torch.bfloat16, torch.device("meta"))
-    shape = read_shape(config.to_dict())
+    shape = read_config(config.to_dict())
     assert shape.parameters == sum(part.numel() for part in weights.parts.values())
     assert shape.weights("bfloat16") == 2 * shape.parameters
 
@@ -81,7 +82,7 @@ def test_every_family_is_counted_as_it_is_allocated(family, tied):
 def test_biases_are_counted():
     config = random_model("llama", attention_bias=True, mlp_bias=True).config
     weights = FusedWeights(parse_config(config.to_dict(), config), torch.float32, torch.device("meta"))
-    assert read_shape(config.to_dict()).parameters == sum(part.numel() for part in weights.parts.values())
+    assert read_config(config.to_dict()).parameters == sum(part.numel() for part in weights.parts.values())
 
 
 @pytest.mark.parametrize(("dtype", "item"), [("float32", 4), ("bfloat16", 2)])
@@ -95,8 +96,19 @@ def test_weights_and_cache_are_those_of_a_loaded_engine(dtype, item):
     assert need.kv_cache == sum(layer.numel() for layer in stack.cache.layers) * item
 
 
-def test_the_constants_are_those_of_the_stacks():
-    assert (memory.STEP, memory.CHUNK, memory.WIDEST) == (cache.STEP, rows.FREE_ROWS, rows.WIDEST)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("inner", [64, 4096], ids=["small", "large"])
+def test_a_tied_head_is_counted_twice_only_where_it_is_packed(tmp_path, inner, dtype):
+    sizes = {}
+    for tied in (False, True):
+        folder = tmp_path / str(tied)
+        random_model("llama", tie_word_embeddings=tied, intermediate_size=inner, vocab=1000).save_pretrained(folder)
+        profile = Profile(name="made-up", target=Target(model=str(folder)))
+        (sizes[tied],) = need_of(profile, dtype=dtype, device="cpu").models
+    stack = load_stack(Checkpoint(str(folder)), Placement(dtype=dtype))
+    stack.prepare("free")
+    copied = 1000 * 32 * FLOATS[dtype] // 8 if stack._weights.packed else 0
+    assert sizes[True].workspace - sizes[False].workspace == copied
 
 
 def test_the_cache_grows_with_the_context_and_ends_with_it():
@@ -117,7 +129,7 @@ def test_modes_take_only_the_models_that_they_run():
 def test_quantized_weights_are_smaller_but_embeddings_are_not():
     profile = load_profile("layerskip-llama2-70b")
     shape = shape_of("facebook--layerskip-llama2-70B")
-    sizes = {kind: estimate(profile, Settings(), quantization=kind).models[0].weights for kind in ("4bit", "8bit")}
+    sizes = {kind: need_of(profile, quantization=kind).models[0].weights for kind in ("4bit", "8bit")}
     rest = 2 * (shape.layer_vectors + shape.tables)
     assert sizes == {"4bit": shape.layer_matrices * 9 // 16 + rest, "8bit": shape.layer_matrices + rest}
 
@@ -127,7 +139,7 @@ def test_a_quantized_checkpoint_is_counted_as_it_is_stored(tmp_path):
     values["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
     (tmp_path / "config.json").write_text(json.dumps(values))
     profile = Profile(name="quantized", target=Target(model=str(tmp_path)))
-    shape = read_shape(values)
+    shape = read_config(values)
     (need,) = need_of(profile).models
     assert need.quantization == "stored"
     assert need.weights == int(shape.layer_matrices * (4 + 20 / 128) + 16 * (shape.layer_vectors + shape.tables)) // 8
@@ -148,7 +160,7 @@ def test_shards_are_read_by_their_headers_and_a_missing_one_leaves_the_formula(t
     assert (need.source, need.download) == ("safetensors", 0)
     assert need.weights == sum(part.numel() * 4 for part in model.parameters())
     shards[0].unlink()
-    assert read_headers(profile.target) is None
+    assert Checkpoint(profile.target.model).tensors_here() is None
     (formula,) = need_of(profile).models
     assert (formula.source, formula.weights) == ("config.json", need.weights)
 
@@ -156,7 +168,7 @@ def test_shards_are_read_by_their_headers_and_a_missing_one_leaves_the_formula(t
 def test_a_damaged_header_is_no_reason_to_fail_here(tmp_path):
     random_model("llama").save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
-    assert read_headers(Target(model=str(tmp_path))) is None
+    assert Checkpoint(str(tmp_path)).tensors_here() is None
 
 
 def test_a_model_without_a_configuration_is_unknown(tmp_path):
@@ -179,14 +191,16 @@ def test_what_one_device_cannot_hold_may_fit_all_of_them(monkeypatch):
     monkeypatch.setattr(machine, "devices", lambda: places)
     monkeypatch.setattr(memory, "device_named", lambda name: places[0])
     profile = load_profile("llama-3b-70b")
-    settings = resolve_settings({}, profile)[0]
+    whole, spread, quantized = (
+        resolve_settings(options, profile)[0] for options in ({}, {"device_map": "auto"}, {"quantization": "4bit"})
+    )
     with pytest.raises(UnavailableError, match=r"on cuda:0, and 80\.00 GB are free"):
-        check_profile(profile, settings, "cuda")
-    check_profile(profile, settings, "cuda", spread=True)
-    check_profile(profile, settings, "cuda", quantization="4bit")
+        check_profile(profile, whole)
+    check_profile(profile, spread)
+    check_profile(profile, quantized)
     places.pop(1)
     with pytest.raises(UnavailableError, match=r"on cuda:0 \+ cpu, and 81\.00 GB are free"):
-        check_profile(profile, settings, "cuda", spread=True)
+        check_profile(profile, spread)
 
 
 def test_the_refusal_shows_its_arithmetic():

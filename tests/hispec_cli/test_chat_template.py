@@ -59,7 +59,7 @@ def test_a_template_that_cannot_be_used_is_refused_before_anything_is_loaded(
     def loads(*_, **__):
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr("hispec.api.Engine.from_profile", loads)
+    monkeypatch.setattr("hispec.api.Engine.load", loads)
     content, cause = FAILURES[failure]
     path = tmp_path / "template.jinja"
     if content is not None:
@@ -155,7 +155,7 @@ def test_a_system_message_that_a_template_drops_is_refused_before_weights_are_ha
     def loads(*_, **__):
         raise AssertionError("weights were asked for")
 
-    monkeypatch.setattr("hispec.api.fetch_weights", loads)
+    monkeypatch.setattr("hispec.loading.fetch_weights", loads)
     words = ("generate", "x") if command == "generate" else ("chat",)
     given = ("--system", "Be brief.", "--chat-template", write("t.jinja", template))
     outcome = hispec(*words, *given, stdin="x\n" if command == "chat" else None)

@@ -236,8 +236,8 @@ def test_what_the_tokenizer_or_the_configuration_tells_is_refused_before_weights
     def loads(*_, **__):
         raise AssertionError("weights were asked for")
 
-    for name in ("fetch_weights", "load_stack", "load_dummy_stack"):
-        monkeypatch.setattr(f"hispec.api.{name}", loads)
+    for name in ("fetch_weights", "load_stack", "draw_stack"):
+        monkeypatch.setattr(f"hispec.loading.{name}", loads)
     (tmp_path / "broken.yaml").write_text("target: {model: 'builtin:tiny'}\nchat_template: '{{ bad'\n")
     places = {"template": tmp_path / "broken.yaml"}
     given = [request.getfixturevalue(word) if word.endswith("_model") else places.get(word, word) for word in arguments]

@@ -208,9 +208,10 @@ def test_the_size_is_told_before_a_download_and_what_it_left_out_afterwards(fold
 
 def test_a_disk_without_room_is_told_before_the_download(folder, hispec, tmp_path, monkeypatch):
     from hispec.errors import UnavailableError
-    from hispec.models import checkpoint
+    from hispec.models import download
+    from hispec.models.checkpoint import Checkpoint
 
-    monkeypatch.setattr(checkpoint, "disk_free", lambda _: 10**9)
+    monkeypatch.setattr(download, "disk_free", lambda _: 10**9)
     with pytest.raises(UnavailableError, match=r"has 140.0 GB, and 1.0 GB are free for") as caught:
-        checkpoint.download([(checkpoint.Checkpoint("org/large", None), "model.safetensors", 140 * 10**9)], print)
+        download.download([(Checkpoint("org/large"), "model.safetensors", 140 * 10**9)], print)
     assert "HF_HOME" in caught.value.cure

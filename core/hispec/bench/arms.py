@@ -15,11 +15,13 @@ from hispec.bench.names import OWN_ARMS, check_arms
 from hispec.events import Committed, Finished
 from hispec.memory import check_profile
 from hispec.metrics import Stats
+from hispec.models.checkpoint import Checkpoint
 from hispec.models.fused_stack import FusedStack
-from hispec.models.loading import load_dummy_modules, load_stack
+from hispec.models.loading import draw_modules, load_stack
+from hispec.models.placement import Placement
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
-from hispec.profile import Profile, Target, models_of, resolve_model
+from hispec.profile import Profile, Target, models_of
 from hispec.text import TextStream
 
 LOOKUP_TOKENS = 10
@@ -179,13 +181,13 @@ class _Modules:
         settings, revision = self._engine.settings, models_of(self._engine.profile, "hispec")[model]
         if settings.load_format == "dummy":  # there is no other place that holds these weights
             assert isinstance(stack, FusedStack)
-            return load_dummy_modules(resolve_model(model), revision, stack)
+            return draw_modules(Checkpoint(model, revision, dummy=True), stack)
         dtype = str(stack.dtype).removeprefix("torch.")
         if not self._force:
             alone = Profile(name=f"{model} for the arms of transformers", target=Target(model=model, revision=revision))
             changes: dict[str, Any] = {"mode": "autoregressive", "dtype": dtype, "stack": "transformers"}
-            check_profile(alone, replace(settings, **changes), str(stack.device))
-        loaded = load_stack(resolve_model(model), revision, dtype, stack.device, model, "transformers")
+            check_profile(alone, replace(settings, **changes, device=str(stack.device)))
+        loaded = load_stack(Checkpoint(model, revision), Placement(stack.device, dtype, "transformers"))
         assert isinstance(loaded, TransformersStack)
         return loaded.model
 

@@ -18,11 +18,14 @@ from hispec.exits.request import Request, check_exits
 from hispec.exits.text import read_rows, split
 from hispec.exits.verdict import WORTH, best_speedup
 from hispec.files import write_whole
-from hispec.models.loading import choose_device, fetch_weights, load_config, load_stack, load_tokenizer
-from hispec.models.metadata import read_commit
+from hispec.models.checkpoint import Checkpoint
+from hispec.models.download import fetch_weights
+from hispec.models.loading import load_stack
+from hispec.models.placement import Placement, choose_device
+from hispec.models.tokenizer import load_tokenizer
 from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import Provenance, digest_of_model, save_translators
-from hispec.profile import BUILTIN, Draft, Intermediate, Profile, Target, resolve_model
+from hispec.profile import BUILTIN, Draft, Intermediate, Profile, Target
 from hispec.progress import Watch, unwatched
 
 MOST_HELD_OUT_TOKENS = 16_384
@@ -52,14 +55,15 @@ class Job:
     def __init__(self, request: Request, settings: FitSettings, budget: Budget | None = None) -> None:
         self.request, self.budget = request, budget or Budget()
         self.profile_path, self.translators_path = request.check_files()
-        self._device = choose_device(request.device)
-        self._folder = resolve_model(request.model)
-        self._config = load_config(self._folder, request.revision)
+        # The modules of `transformers` are what gradients can pass; what is fitted on them serves every stack.
+        self._placement = Placement(choose_device(request.device), request.dtype, "transformers")
+        self._checkpoint = Checkpoint(request.model, request.revision)
+        self._config = self._checkpoint.config
         self.exits = check_exits(request, self._config.num_layers)
         row_tokens = min(request.row_tokens, self._config.context)
         batch_rows = max(1, request.batch_tokens // row_tokens)
         self.settings = FitSettings(**asdict(settings) | {"batch_rows": batch_rows})
-        tokenizer = load_tokenizer(self._folder, request.revision)
+        tokenizer = load_tokenizer(self._checkpoint)
         most_held_out = max(1, MOST_HELD_OUT_TOKENS // row_tokens)
         enough = settings.steps * batch_rows + most_held_out
         text = read_rows(
@@ -75,12 +79,8 @@ class Job:
 
     def load(self, watch: Watch = unwatched) -> TransformersStack:
         """Load the model, telling `watch` how far it is; errors as `load_stack`."""
-        request = self.request
-        fetch_weights({self._folder: request.revision}, watch)
-        # The modules of `transformers` are what gradients can pass; what is fitted on them serves every stack.
-        stack = load_stack(
-            self._folder, request.revision, request.dtype, self._device, request.model, "transformers", watch=watch
-        )
+        fetch_weights([self._checkpoint], watch)
+        stack = load_stack(self._checkpoint, self._placement, watch)
         assert isinstance(stack, TransformersStack)
         return stack
 
@@ -103,24 +103,25 @@ class Job:
             UnavailableError: they cannot be written.
         """
         request, depth = self.request, self._config.num_layers
-        commit = read_commit(Target(model=request.model, revision=request.revision))
+        commit = self._checkpoint.commit_here
         provenance = Provenance(
             model=request.model,
             revision=commit or request.revision,
-            model_digest=digest_of_model(self._folder, request.revision, depth),
+            model_digest=digest_of_model(self._checkpoint, depth),
             hidden_size=self._config.hidden_size,
             num_layers=depth,
             exits=self.exits,
             made=self.describe(fit),
         )
         save_translators(self.translators_path, fit.translators, provenance)
-        local = Path(self._folder).is_dir() and not request.model.startswith(BUILTIN)
+        folder = Path(self._checkpoint.model)
+        local = folder.is_dir() and not request.model.startswith(BUILTIN)
         profile = Profile(
             name=self.profile_path.stem,
             description=f"{request.model} with translators at {_listed(self.exits)}, by hispec fit-exits",
             target=Target.model_validate(
                 {
-                    "model": str(Path(self._folder).resolve()) if local else request.model,
+                    "model": str(folder.resolve()) if local else request.model,
                     "revision": commit or request.revision,
                     "dtype": request.dtype,
                 }
@@ -167,7 +168,9 @@ class Job:
             "settings": asdict(self.settings),
             "budget_s": None if math.isinf(self.budget.seconds) else self.budget.seconds,
             "environment": {
-                "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu",
+                "device": torch.cuda.get_device_name(self._placement.device)
+                if self._placement.device.type == "cuda"
+                else "cpu",
                 "dtype": self.request.dtype,
                 "threads": torch.get_num_threads(),
                 "hispec": version("hispec"),

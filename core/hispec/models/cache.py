@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-STEP = 256
-"""Positions by which a cache grows: a longer text seldom needs a new one."""
+from hispec.limits import CACHE_STEP
 
 
 class KVCache:
@@ -45,7 +44,7 @@ class KVCache:
         """Make room for at least `positions` tokens, keeping what is held; whether that changed anything."""
         if positions <= self.positions:
             return False
-        capacity = -(-positions // STEP) * STEP
+        capacity = -(-positions // CACHE_STEP) * CACHE_STEP
         with torch.inference_mode(False):  # what is written by either mode must not be made by inference mode alone
             for index, old in enumerate(self.layers):  # layer by layer: two whole caches never exist at once
                 if old.shape[3] >= capacity:  # grown already when memory ran out the last time

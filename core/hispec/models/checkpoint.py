@@ -1,26 +1,33 @@
-"""The files of a checkpoint, in a folder or on the hub, and its tensors one by one."""
+"""A checkpoint: a model's files in a folder or on the hub, what they say, and what is wrong with them.
+
+Everything that is read of a model comes through `Checkpoint`. Nothing here imports torch, so that mistakes are told
+before seconds are spent on it.
+"""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import replace
-from functools import cache
-from itertools import groupby
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import SafetensorError
 
-from hispec.counts import counted
-from hispec.errors import UnavailableError
-from hispec.machine import disk_free
-from hispec.models.explain import explain
-from hispec.progress import Progress, Watch
+from hispec.errors import HispecError, UnavailableError, UsageError
+from hispec.models.hub import Access, is_offline, quieten, within
+from hispec.models.tensors import Stored, Tensors, read_headers
+from hispec.profile import Profile, models_of, resolve_model
 
+if TYPE_CHECKING:
+    from hispec.models.config import ModelConfig
+
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+ADAPTER = "adapter_config.json"
+"""Where peft is installed, the classes of `transformers` load what it describes on top of the weights."""
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -31,155 +38,170 @@ TOKENIZER = (
 )
 VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 """What tokenizers without a `tokenizer.json` are made from."""
-FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Dtypes that weights are computed with, by their names in safetensors."""
-ROWS = 4096
-"""Of two tables that are compared: as many are read at once."""
-GB = 1e9
-"""Bytes of a gigabyte, as the hub counts them."""
+SHIPPED_CONFIGS = Path(__file__).parent / "configs"
+"""The configurations of models that shipped profiles name."""
+ONLINE = "run once without --offline and HF_HUB_OFFLINE to complete the download"
 
 
+@dataclass(frozen=True)
 class Checkpoint:
     """A model's files, fetched from the hub as they are asked for.
 
     All files are of one commit, the one that the revision stood for when this process first asked: a branch may move
     between two files, and what is in the cache of a commit is never asked for again.
 
-    Args:
-        model: a local folder or a hub id.
+    Attributes:
+        name: the model, as users know it: a local folder, a hub id or `builtin:NAME`.
         revision: of a hub id.
+        dummy: whether its weights are drawn at random: it then has the configuration that ships for the model, where
+            one does, and no other file.
     """
 
-    def __init__(self, model: str, revision: str | None) -> None:
-        self.model, self.revision = model, revision
+    name: str
+    revision: str | None = None
+    dummy: bool = False
+
+    @cached_property
+    def model(self) -> str:
+        """What the loading libraries call it: a folder or a hub id."""
+        return resolve_model(self.name)
+
+    @cached_property
+    def config(self) -> "ModelConfig":
+        """Its configuration, see `load_config`."""
+        from hispec.models.config import load_config  # takes seconds where `transformers` has to read it
+
+        return load_config(self)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine: a folder, or a configuration alone."""
+        return self.shipped is not None or Path(self.model).exists()
+
+    @property
+    def looks_local(self) -> bool:
+        """Whether its name is that of a folder rather than of a repository."""
+        return Path(self.model).exists() or self.model.startswith((".", "/", "~")) or self.model.count("/") > 1
+
+    @cached_property
+    def shipped(self) -> Path | None:
+        """The configuration that ships for it, where it is all that there is of it."""
+        return self.shipped_config if self.dummy else None
+
+    @property
+    def shipped_config(self) -> Path | None:
+        """The configuration that ships for a hub id, None where there is none."""
+        path = SHIPPED_CONFIGS / f"{self.model.replace('/', '--')}.json"
+        return path if self.model.count("/") == 1 and path.is_file() else None
 
     @property
     def commit(self) -> str | None:
         """What its revision stands for; a folder's own revision. Errors as `hf_hub_download`."""
         return self.revision if self.is_local else _commit(self.model, self.revision)
 
+    @property
+    def commit_here(self) -> str | None:
+        """The commit of a hub model as it lies in the cache; None for a folder."""
+        path = None if Path(self.model).exists() else self._cached(CONFIG, self.revision)
+        return path.parent.name if isinstance(path, Path) else None
+
+    def check_name(self) -> None:
+        """Refuse a name that neither a folder of a model nor a repository of the hub can have.
+
+        Raises:
+            UsageError: a folder without config.json, or a name that no repository has.
+        """
+        if self.shipped is not None:
+            return
+        if self.looks_local:
+            if not (Path(self.model) / CONFIG).is_file():
+                raise UsageError(
+                    f"no model at {self.model}: it has no config.json",
+                    "pass a folder saved by save_pretrained, or a hub id",
+                )
+            return
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+        try:
+            validate_repo_id(self.model)
+        except HFValidationError:
+            raise UsageError(
+                f"{self.model!r} is neither a folder nor an id that a hub could have",
+                "give a folder, or an id such as org/name",
+            ) from None
+
+    @contextmanager
+    def explaining(self, *, tokenizer: bool = False) -> Iterator[None]:
+        """Say in our words what the loading libraries raise meanwhile; see `hispec.models.explain`.
+
+        Args:
+            tokenizer: whether it is the tokenizer that is loaded.
+        """
+        try:
+            yield
+        except HispecError:
+            raise
+        except Exception as error:
+            from hispec.models.explain import explain, explain_tokenizer
+
+            raise (explain_tokenizer if tokenizer else explain)(error, self) from error
+
+    # Files
+
+    def here(self, name: str) -> Path | None:
+        """Return a file that is on this machine, None for any other; no network is used."""
+        return self._look(name, self.revision) or None
+
     def find(self, name: str, **options: Any) -> Path | None:
-        """A file of the checkpoint, None where it has none of this name; errors and options as `hf_hub_download`."""
+        """Return a file, downloaded if need be, None where the checkpoint has none of this name.
+
+        Errors and options are those of `hf_hub_download`.
+        """
         if self.is_local:
-            path = Path(self.model) / name
-            return path if path.is_file() else None
-        from huggingface_hub import constants, hf_hub_download
+            return self.here(name)
+        from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+        quieten()
         commit = self.commit
-        if self._cached(name) is False:
+        if self._look(name, commit) is False:
             return None
         try:
             return Path(hf_hub_download(self.model, name, revision=commit, **options))
         except LocalEntryNotFoundError:
             # Offline, what is not in the cache of a model that is there counts as never having been.
-            if constants.HF_HUB_OFFLINE and self._cached("config.json"):
+            if is_offline() and self._look(CONFIG, commit):
                 return None
             raise
         except EntryNotFoundError:
             return None
 
-    @property
-    def is_local(self) -> bool:
-        """Whether it is on this machine: a folder, or a configuration alone."""
-        return Path(self.model).exists()
+    def _look(self, name: str, revision: str | None) -> Path | Literal[False] | None:
+        """Look for a file on this machine: False for one that there is none of, None where only the hub knows."""
+        if self.shipped is not None:
+            return self.shipped if name == CONFIG else False
+        if Path(self.model).exists():
+            path = Path(self.model) / name
+            return path if path.is_file() else False
+        return self._cached(name, revision)
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON file's object, empty where there is no such file.
+    def _cached(self, name: str, revision: str | None) -> Path | Literal[False] | None:
+        """Look for a file in the hub's cache; see `_look`."""
+        from huggingface_hub import try_to_load_from_cache
 
-        Raises:
-            ValueError: it is not an object in JSON.
-        """
-        path = self.find(name)
-        found = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
-        if not isinstance(found, dict):
-            raise ValueError(f"{name} is not an object")
-        return found
-
-    def tokenizer_folder(self) -> str:
-        """Where its tokenizer lies on this machine; downloads it. Errors as `find`."""
-        config = self.find("config.json")
-        found = [self.find(name) for name in TOKENIZER]
-        if self.is_local or config is None:
-            return self.model
-        if found[0] is None:
-            for name in VOCABULARIES:
-                self.find(name)
-        return str(config.parent)
-
-    def shards(self) -> dict[str, list[str]] | None:
-        """The names of the files that hold the weights, as its index has them: of each, its tensors.
-
-        None where one file holds them all, or is to be looked for; it wins over an index, as in `transformers`.
-
-        Raises:
-            UnavailableError: an index that names files outside of the checkpoint.
-            ValueError: an index that is none.
-        """
-        if (Path(self.model) / WEIGHTS).is_file() if self.is_local else self._cached(WEIGHTS):
-            return None
-        index = self.read_json(INDEX).get("weight_map")
-        if index is None:
-            return None
-        if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
-            raise ValueError(f"{INDEX} has no map of weights")
-        files: dict[str, list[str]] = {}
-        for tensor, name in index.items():
-            if Path(name).name != name:
-                raise UnavailableError(
-                    f"the index of {self.model} names a file outside of it: {name}", "choose another checkpoint"
-                )
-            files.setdefault(name, []).append(tensor)
-        return files
-
-    def missing(self) -> dict[str, int]:
-        """Files of the weights that are yet to be downloaded, and their bytes.
-
-        Raises:
-            UnavailableError: it has no weights that can be loaded, or lacks some of those that its index names.
-        """
-        shards = self.shards()
-        sizes = {name: self._size(name) for name in sorted(shards or [WEIGHTS])}
-        absent = [name for name, size in sizes.items() if size is None]
-        if absent and shards is None:
-            raise self._without_weights()
-        if absent:
-            raise self._without_shards(absent)
-        return {name: size for name, size in sizes.items() if size}
-
-    def weight_files(self) -> dict[str, Path]:
-        """The file that holds each tensor, whatever an index says; downloads what is missing.
-
-        Pickled weights are never touched.
-
-        Raises:
-            UnavailableError: as `missing`, or a file that is damaged.
-        """
-        shards = self.shards()
-        paths = {name: self.find(name) for name in sorted(shards or [WEIGHTS])}
-        absent = [name for name, path in paths.items() if path is None]
-        if absent:
-            raise self._without_weights() if shards is None else self._without_shards(absent)
-        return {tensor: path for path in paths.values() if path is not None for tensor in self._tensors_of(path)}
-
-    def _tensors_of(self, path: Path) -> list[str]:
-        """What a file says that it holds; safetensors compares that with its length."""
         try:
-            with safe_open(path, framework="pt") as file:
-                return list(file.keys())
-        except SafetensorError as error:
-            cure = "download or save the model again"
-            if not self.is_local:
-                at = f" --revision {self.revision}" if self.revision else ""
-                cure = f"download it again: hf download {self.model} {path.name}{at} --force-download"
-            raise UnavailableError(f"the weights of {self.model} are damaged: {path.name}: {error}", cure) from error
+            found = try_to_load_from_cache(self.model, name, revision=revision)
+        except ValueError:  # not a name that a hub could have
+            return None
+        return Path(found) if isinstance(found, str) else None if found is None else False
 
     def _size(self, name: str) -> int | None:
-        """Bytes that are yet to be downloaded for a file; 0 for one that is here, None for one that is nowhere."""
-        from huggingface_hub import constants, hf_hub_download
+        """Return the bytes of a file that are yet to be downloaded; None for a file that is nowhere."""
+        from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-        if self.is_local or constants.HF_HUB_OFFLINE:
+        if self.is_local or is_offline():
             return None if self.find(name) is None else 0
         try:
             found = hf_hub_download(self.model, name, revision=self.commit, dry_run=True)
@@ -189,160 +211,261 @@ class Checkpoint:
             return None
         return (found.file_size or 0) if found.will_download else 0
 
-    def _cached(self, name: str) -> Path | bool | None:
-        """A file in the hub's cache; False for one that the hub is known to lack, None where nothing is known."""
-        from huggingface_hub import try_to_load_from_cache
+    # What the small files say
 
-        found = try_to_load_from_cache(self.model, name, revision=self.commit)
-        return Path(found) if isinstance(found, str) else None if found is None else False
+    def read(self, name: str) -> dict[str, Any]:
+        """Return what a JSON file says, empty where there is no such file; errors as `find`.
 
-    def _has(self, name: str) -> bool:
-        """Whether it has a file, without fetching it."""
-        return self._size(name) is not None
+        Raises:
+            ValueError: it is not an object in JSON.
+        """
+        return _read_object(self.find(name))
 
-    def _without_weights(self) -> UnavailableError:
-        pickle = next((name for name in PICKLES if self._has(name)), None)
-        if pickle is not None:
-            return UnavailableError(
+    def read_here(self, name: str) -> dict[str, Any] | None:
+        """Return what a JSON file says, None where it is not on this machine (yet) or is no object."""
+        path = self.here(name)
+        try:
+            return None if path is None else _read_object(path)
+        except (OSError, ValueError):
+            return None  # loading the model will say what is wrong with it
+
+    @property
+    def depth(self) -> int | None:
+        """The number of layers, None where the configuration does not say it or is not on this machine (yet)."""
+        depth = (self.read_here(CONFIG) or {}).get("num_hidden_layers")
+        return depth if isinstance(depth, int) else None
+
+    def generation_config(self) -> dict[str, Any]:
+        """Return what `generation_config.json` says, empty where it is broken and for random weights.
+
+        Where there is none its options are looked for in `config.json`, as `transformers` does.
+
+        Raises:
+            UnavailableError: the hub cannot be reached.
+        """
+        if self.dummy:
+            return {}
+        with self.explaining():
+            try:
+                return self.read(GENERATION_CONFIG if self.find(GENERATION_CONFIG) is not None else CONFIG)
+            except ValueError as error:
+                warnings.warn(f"generation_config.json is no JSON object and left out: {error}", stacklevel=2)
+                return {}
+
+    def generation_config_here(self) -> dict[str, Any]:
+        """Return the same as far as it is on this machine (yet); a broken one is not told."""
+        if self.dummy:
+            return {}
+        absent = self._look(GENERATION_CONFIG, self.revision) is False
+        return self.read_here(CONFIG if absent else GENERATION_CONFIG) or {}
+
+    def tokenizer_folder(self) -> str:
+        """Return where its tokenizer lies on this machine; downloads it. Errors as `find`."""
+        config = self.find(CONFIG)
+        found = [self.find(name) for name in TOKENIZER]
+        if self.is_local or config is None:
+            return self.model
+        if found[0] is None:
+            for name in VOCABULARIES:
+                self.find(name)
+        return str(config.parent)
+
+    # Weights
+
+    def tensors(self) -> Tensors:
+        """Return the tensors, whatever an index says of them; downloads what is missing.
+
+        Pickled weights are never touched.
+
+        Raises:
+            UnavailableError: as `missing`, or a file that is damaged.
+        """
+        shards = self.shards()
+        paths = {name: self.find(name) for name in shards}
+        self._check_whole([name for name, path in paths.items() if path is None], shards)
+        stored: dict[str, Stored] = {}
+        for path in filter(None, paths.values()):
+            try:
+                stored |= read_headers(path)
+            except SafetensorError as error:
+                raise self._damaged(path.name, error) from error
+        return Tensors(stored)
+
+    def tensors_here(self) -> Tensors | None:
+        """Return the tensors, None where not all of them are on this machine or one of their files is damaged."""
+        paths = [self.here(name) for name in self._shards_here()]
+        if None in paths:
+            return None
+        try:
+            stored = {name: one for path in filter(None, paths) for name, one in read_headers(path).items()}
+        except Exception:  # loading the model will say what is wrong with it
+            return None
+        return Tensors(stored) if stored else None
+
+    def fetch_headers(self, timeout: float) -> Tensors | None:
+        """Return what the headers on the hub say of the tensors, by a few small requests; None where they cannot be had.
+
+        Args:
+            timeout: seconds for each request.
+        """
+        from huggingface_hub import HfApi
+
+        if self.is_local or is_offline():
+            return None
+        try:
+            found = HfApi().get_safetensors_metadata(self.model, revision=self.revision, timeout=timeout)
+        except Exception:  # loading the model will say what is wrong with it
+            return None
+        stored = {
+            name: Stored(str(info.dtype), tuple(info.shape), self.here(file))
+            for file, headers in found.files_metadata.items()
+            for name, info in headers.tensors.items()
+        }
+        return Tensors(stored) if stored else None
+
+    def shards(self) -> list[str]:
+        """Return the names of the files that hold the weights: one file, or those that an index lists.
+
+        One file that holds them all wins over an index, as in `transformers`.
+
+        Raises:
+            UnavailableError: an index that names files outside of the checkpoint.
+            ValueError: an index that is none.
+        """
+        if self._look(WEIGHTS, self.commit):
+            return [WEIGHTS]
+        index = self.read(INDEX).get("weight_map")
+        if index is None:
+            return [WEIGHTS]
+        if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
+            raise ValueError(f"{INDEX} has no map of weights")
+        names = sorted(set(index.values()))
+        for name in names:
+            if Path(name).name != name:
+                raise UnavailableError(
+                    f"the index of {self.model} names a file outside of it: {name}", "choose another checkpoint"
+                )
+        return names
+
+    def _shards_here(self) -> list[str]:
+        """Return the same by the files on this machine."""
+        if self.here(WEIGHTS) is not None:
+            return [WEIGHTS]
+        listed = (self.read_here(INDEX) or {}).get("weight_map")
+        return sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else [WEIGHTS]
+
+    def missing(self) -> dict[str, int]:
+        """Return the files of the weights that are yet to be downloaded, and their bytes.
+
+        Raises:
+            UnavailableError: it has no weights that can be loaded, or lacks some of those that its index names.
+        """
+        shards = self.shards()
+        sizes = {name: self._size(name) for name in shards}
+        self._check_whole([name for name, size in sizes.items() if size is None], shards)
+        return {name: size for name, size in sizes.items() if size}
+
+    def _check_whole(self, absent: list[str], shards: list[str]) -> None:
+        """Refuse a checkpoint without weights, or with an index that names more than there is."""
+        if not absent:
+            return
+        if shards != [WEIGHTS]:
+            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+            raise UnavailableError(
+                f"the weights of {self.model} are incomplete: its index names {absent[0]}{more}, which is not there",
+                self._complete("copy the whole folder, or save it again", "choose another revision"),
+            )
+        if (pickle := next((name for name in PICKLES if self._size(name) is not None), None)) is not None:
+            raise UnavailableError(
                 f"the weights of {self.model} are pickled ({pickle}), and unpickling could run any code: "
                 "only safetensors are loaded",
                 "choose a revision with safetensors, or load it where you trust it and save_pretrained it",
             )
-        where = "check that the folder is complete, or save it again" if self.is_local else "choose another checkpoint"
-        if not self.is_local and self._offline:
-            where = "run once without --offline and HF_HUB_OFFLINE to complete the download"
-        return UnavailableError(f"{self.model} has no weights: neither {WEIGHTS} nor an index of shards", where)
-
-    def _without_shards(self, absent: list[str]) -> UnavailableError:
-        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        cure = "copy the whole folder, or save it again" if self.is_local else "choose another revision"
-        if not self.is_local and self._offline:
-            cure = "run once without --offline and HF_HUB_OFFLINE to complete the download"
-        return UnavailableError(
-            f"the weights of {self.model} are incomplete: its index names {absent[0]}{more}, which is not there", cure
+        raise UnavailableError(
+            f"{self.model} has no weights: neither {WEIGHTS} nor an index of shards",
+            self._complete("check that the folder is complete, or save it again", "choose another checkpoint"),
         )
 
-    @property
-    def _offline(self) -> bool:
-        from huggingface_hub import constants
+    def _complete(self, local: str, remote: str) -> str:
+        """Return how to complete a checkpoint, in a folder or from the hub."""
+        return local if self.is_local else ONLINE if is_offline() else remote
 
-        return bool(constants.HF_HUB_OFFLINE)
+    def _damaged(self, name: str, error: SafetensorError) -> UnavailableError:
+        cure = "download or save the model again"
+        if not self.is_local:
+            at = f" --revision {self.revision}" if self.revision else ""
+            cure = f"download it again: hf download {self.model} {name}{at} --force-download"
+        return UnavailableError(f"the weights of {self.model} are damaged: {name}: {error}", cure)
+
+    # What the hub says when it is asked briefly
+
+    def access(self, seconds: float) -> Access:
+        """Return whether its files may be downloaded: refused by its licence gate, missing, or not to be learnt."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            GatedRepoError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        def ask() -> Access:
+            try:
+                get_hf_file_metadata(hf_hub_url(self.model, CONFIG, revision=self.revision), timeout=seconds)
+            except GatedRepoError:  # also a RepositoryNotFoundError
+                return "refused"
+            except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
+                return "missing"
+            return "granted"
+
+        return within(seconds, ask, "unknown")
+
+    def fetch_config(self, seconds: float) -> None:
+        """Bring `config.json` into the cache, if that can be done in time."""
+        from huggingface_hub import hf_hub_download
+
+        within(
+            seconds,
+            lambda: hf_hub_download(self.model, CONFIG, revision=self.revision, etag_timeout=seconds),
+            None,
+        )
+
+
+def checkpoints_of(profile: Profile, *modes: str, dummy: bool = False) -> dict[str, Checkpoint]:
+    """Return the checkpoints that modes of a profile read, by the names that it has for them, the target's first."""
+    models = {name: revision for mode in modes for name, revision in models_of(profile, mode).items()}
+    return {name: Checkpoint(name, revision, dummy) for name, revision in models.items()}
 
 
 @cache
 def _commit(model: str, revision: str | None) -> str | None:
-    """The commit that a revision of a hub model stands for, seen where its configuration lies in the cache."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    """Return the commit that a revision of a hub model stands for, seen where its configuration lies in the cache."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        cached = try_to_load_from_cache(model, "config.json", revision=revision)
-        if not isinstance(cached, str) and not constants.HF_HUB_OFFLINE:
+        cached = try_to_load_from_cache(model, CONFIG, revision=revision)
+        if not isinstance(cached, str) and not is_offline():
             # Downloading retries a hub out of reach for half a minute; this asks it once.
-            get_hf_file_metadata(hf_hub_url(model, "config.json", revision=revision))
-        return Path(hf_hub_download(model, "config.json", revision=revision)).parent.name
+            get_hf_file_metadata(hf_hub_url(model, CONFIG, revision=revision))
+        return Path(hf_hub_download(model, CONFIG, revision=revision)).parent.name
     except LocalEntryNotFoundError:
         raise
     except EntryNotFoundError:
         return revision
 
 
-def download(missing: list[tuple[Checkpoint, str, int]], watch: Watch) -> None:
-    """Fetch files that are not here yet; the client resumes what was begun.
-
-    Args:
-        missing: checkpoint, file and bytes of each, as `Checkpoint.missing` finds them.
-        watch: told the total before anything is fetched, and again as it goes on; not called when all is here.
-
-    Raises:
-        UnavailableError: a disk that is too full.
-    """
-    if not missing:
-        return
-    state = Progress("downloading", counted(len(missing), "file"), sum(size for *_, size in missing))
-    _check_disk(state.size)
-    watch(state)
-    finished = 0
-    for checkpoint, name, size in missing:
-
-        def count(done: int, before: int = finished, size: int = size) -> None:
-            watch(replace(state, done=before + min(done, size)))
-
-        try:
-            checkpoint.find(name, tqdm_class=_counting_bar(count))
-        except Exception as error:
-            raise explain(error, checkpoint.model, checkpoint.revision) from error
-        finished += size
-        watch(replace(state, done=finished))
+def _read_object(path: Path | None) -> dict[str, Any]:
+    """Return the object in a JSON file, empty for no file; a file is parsed again only once it has changed."""
+    if path is None:
+        return {}
+    found = path.stat()
+    return _parse(path, found.st_mtime_ns, found.st_size, found.st_ino)
 
 
-def _check_disk(size: int) -> None:
-    """Refuse a download that the cache's disk has no room for."""
-    from huggingface_hub import constants
-
-    cache = Path(constants.HF_HUB_CACHE)
-    free = disk_free(cache)
-    if size > free:
-        raise UnavailableError(
-            f"the download has {size / GB:.1f} GB, and {free / GB:.1f} GB are free for {cache}",
-            "make room, or set HF_HOME to a folder on another disk",
-        )
-
-
-def _counting_bar(count: Callable[[int], None]) -> type[Any]:
-    """The hub client's progress bar for one file, which also says how many bytes are here, shown or not."""
-    from huggingface_hub.utils.tqdm import tqdm
-
-    class Bar(tqdm):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            self._here = int(options.get("initial") or 0)
-            super().__init__(*args, **options)  # type: ignore[no-untyped-call]
-
-        def update(self, n: float | None = 1) -> Any:
-            self._here += int(n or 0)
-            count(self._here)
-            return super().update(n)
-
-    return Bar
-
-
-def read_tensors(files: dict[str, Path], names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """Some tensors of a checkpoint, each valid only until the next; their files are mapped meanwhile.
-
-    What has been read of a mapped file counts as this process's memory, so few should be asked for at once.
-    """
-    with ExitStack() as opened:
-        known: dict[Path, Any] = {}
-        for name in names:
-            path = files[name]
-            if path not in known:
-                known[path] = opened.enter_context(safe_open(path, framework="pt"))
-            yield name, known[path].get_tensor(name)
-
-
-def read_shapes(files: dict[str, Path], names: list[str]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of some tensors of a checkpoint, from the headers of its files alone."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path, held in groupby(sorted(names, key=lambda name: files[name]), key=lambda name: files[name]):
-        with safe_open(path, framework="pt") as file:
-            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in held}
-    return shapes
-
-
-def first_dtype(files: dict[str, Path]) -> torch.dtype | None:
-    """Return the dtype of the first tensor that weights are computed with, as `transformers` does; None without any."""
-    if not files:
-        return None
-    with safe_open(min(files.values()), framework="pt") as file:
-        stored = (file.get_slice(name).get_dtype() for name in file.keys())  # noqa: SIM118 (not a dict)
-        return next((FLOATS[name] for name in stored if name in FLOATS), None)
-
-
-def holds_equal(files: dict[str, Path], one: str, other: str) -> bool:
-    """Return whether two tensors of a checkpoint have the same shape and values; both are read."""
-    with safe_open(files[one], framework="pt") as first, safe_open(files[other], framework="pt") as second:
-        slices = first.get_slice(one), second.get_slice(other)
-        rows, *_ = shape = slices[0].get_shape()
-        if shape != slices[1].get_shape():
-            return False
-        return all(bool((slices[0][at : at + ROWS] == slices[1][at : at + ROWS]).all()) for at in range(0, rows, ROWS))
+@lru_cache(maxsize=64)
+def _parse(path: Path, *_: int) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} is not an object")
+    return found

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hispec.errors import UsageError
+from hispec.errors import UnavailableError, UsageError
+from hispec.models.checkpoint import ADAPTER, CONFIG, Checkpoint
+from hispec.models.dtypes import FLOATS, PER_WEIGHT, fastest_dtype
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """`model_type`s that the fused stack knows. The modules of `transformers` run many more."""
@@ -55,6 +57,15 @@ DIRECT = frozenset(
 )
 """Keys of `config.json` that are read here or shape nothing. With any other, `transformers` reads the file."""
 
+NEEDED_BY_FAMILY = {
+    "llama": ("attention_bias", "mlp_bias"),
+    "mistral": ("sliding_window",),
+    "qwen2": ("use_sliding_window",),
+    "qwen3": ("attention_bias", "head_dim", "use_sliding_window"),
+}
+KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
+"""Key and value heads of families where the configuration is silent; elsewhere there are as many as query heads."""
+
 SIZES = (
     "num_hidden_layers",
     "hidden_size",
@@ -64,6 +75,20 @@ SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
+NEEDED = (*SIZES, "eos_token_id", "hidden_act", "rms_norm_eps", "tie_word_embeddings")
+"""Keys that every `config.json` must have, beside those of its family, where nobody but us reads it."""
+OPTIONAL = (
+    "attention_bias",
+    "head_dim",
+    "hidden_act",
+    "intermediate_size",
+    "num_key_value_heads",
+    "quantization_config",
+    "rope_parameters",
+    "sliding_window",
+    "tie_word_embeddings",
+)
+"""Keys that a configuration of `transformers` outside of `FAMILIES` may lack."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +105,7 @@ class ModelConfig:
         qkv_bias, output_bias, mlp_bias: which projections have one.
         rope_type: one of `ROPE_TYPES`.
         rope_theta: base of the rotary frequencies.
-        quantized: whether the checkpoint's matrices are not plain numbers.
+        quantization: how the checkpoint's matrices are quantized, None for plain numbers.
         dtype: the checkpoint's own, None where the configuration does not say.
         eos_ids: ids that end a text, where the generation config does not say.
         original: the `transformers` configuration, None where it was not needed.
@@ -103,7 +128,7 @@ class ModelConfig:
     mlp_bias: bool
     rope_type: str
     rope_theta: float
-    quantized: bool
+    quantization: Any
     dtype: str | None
     eos_ids: frozenset[int]
     original: Any = None
@@ -112,6 +137,107 @@ class ModelConfig:
     def qk_norm(self) -> bool:
         """Whether queries and keys are normalised, head by head."""
         return self.family == "qwen3"
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the checkpoint's matrices are not plain numbers."""
+        return self.quantization is not None
+
+    @property
+    def why_not_fused(self) -> str | None:
+        """What keeps the model from the fused stack, None where nothing does."""
+        if self.family not in FAMILIES:
+            return f"it is a {self.family!r} model"
+        if self.quantized:
+            return "its weights are quantized"
+        if self.activation != "silu":
+            return f"its activation is {self.activation!r}"
+        return None
+
+    @property
+    def stored_bits(self) -> float | None:
+        """Bits of a quantized checkpoint's weights; None for plain ones and for methods that are not known."""
+        config = self.quantization
+        if not isinstance(config, Mapping):
+            return None
+        if config.get("load_in_4bit"):
+            return PER_WEIGHT["4bit"]
+        if config.get("load_in_8bit") or config.get("quant_method") == "fp8":
+            return PER_WEIGHT["8bit"]
+        bits, group = config.get("bits"), config.get("group_size")
+        if not isinstance(bits, int):
+            return None
+        # GPTQ and AWQ: a float16 scale and a zero point of as many bits for every group.
+        return bits + (16 + bits) / group if isinstance(group, int) and group > 0 else float(bits)
+
+    def faster_dtype(self, asked: str, device: str, *, as_stored: bool = False) -> str:
+        """Return the dtype that is asked for; for `auto`, one that is faster than the checkpoint's own, else `auto`.
+
+        Args:
+            asked: a key of `FLOATS`, or `auto`.
+            device: kind of device.
+            as_stored: whether nothing but the checkpoint's own will do.
+        """
+        if asked != "auto" or self.quantized or as_stored:
+            return asked
+        fastest = fastest_dtype(self.dtype, self.hidden_size, device)
+        return "auto" if fastest is None or fastest == self.dtype else fastest
+
+    def settle_dtype(self, asked: str, stored: str | None) -> str:
+        """Return the dtype that weights are computed with, a key of `FLOATS`.
+
+        Args:
+            asked: as `faster_dtype` returns it; the configuration's own is taken where it is `auto`.
+            stored: that of the tensors, where the configuration does not say.
+        """
+        return next(name for name in (asked, self.dtype, stored, "float32") if name in FLOATS)
+
+    @property
+    def layer_matrices(self) -> int:
+        """Weights of all layers' linear maps: queries, keys, values, output, and gate, up and down of the MLP."""
+        attention = 2 * self.hidden_size * (self.num_heads + self.num_kv_heads) * self.head_size
+        return self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+
+    @property
+    def largest_matrix(self) -> int:
+        """Numbers of a layer's largest matrix as the fused stack has it: gate and up of the MLP in one."""
+        return 2 * self.hidden_size * self.intermediate_size
+
+    @property
+    def layer_vectors(self) -> int:
+        """Norms and biases of all layers."""
+        norms = 2 * self.hidden_size + 2 * self.head_size * self.qk_norm
+        projected = (self.num_heads + 2 * self.num_kv_heads) * self.head_size
+        attention = projected * self.qkv_bias + self.hidden_size * self.output_bias
+        return self.num_layers * (norms + attention + (2 * self.intermediate_size + self.hidden_size) * self.mlp_bias)
+
+    @property
+    def tables(self) -> int:
+        """The embedding, the head where it is another matrix, and the final norm."""
+        return (1 if self.tied else 2) * self.vocab_size * self.hidden_size + self.hidden_size
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return self.layer_matrices + self.layer_vectors + self.tables
+
+    def weights(self, dtype: str, bits: float | None = None) -> int:
+        """Return the bytes of all weights.
+
+        Args:
+            dtype: a key of `FLOATS`.
+            bits: of each weight of the layers' linear maps, where these are quantized; the rest never is.
+        """
+        plain = FLOATS[dtype]
+        small = (self.layer_vectors + self.tables) * plain
+        return int(self.layer_matrices * (plain if bits is None else bits) + small) // 8
+
+    def kv_cache(self, positions: int, dtype: str) -> int:
+        """Return the bytes of keys and values of all layers for one sequence.
+
+        These are 2 x layers x heads x size x positions x item.
+        """
+        return 2 * self.num_layers * self.num_kv_heads * self.head_size * positions * FLOATS[dtype] // 8
 
 
 def check_rotary(rope_type: str, name: str) -> None:
@@ -141,11 +267,6 @@ def as_ids(value: int | Sequence[int] | None) -> frozenset[int]:
     return frozenset(() if value is None else (value,) if isinstance(value, int) else value)
 
 
-def context_of(max_positions: int, sliding_window: int | None) -> int:
-    """Inside its sliding window a windowed layer is an ordinary one, so the window bounds the context instead."""
-    return min(max_positions, sliding_window or max_positions)
-
-
 def rope_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of the rotary embedding: `transformers` lets `rope_scaling` replace `rope_parameters`."""
     return values.get("rope_scaling") or values.get("rope_parameters") or {}
@@ -172,67 +293,86 @@ def window_of(values: Mapping[str, Any]) -> int | None:
     return window if kinds is None or "sliding_attention" in kinds else None
 
 
+def says_all(values: Mapping[str, Any]) -> bool:
+    """Return whether a `config.json` leaves nothing to defaults, which differ between families and releases.
+
+    Where it does not, and where it says something that is not known here, `transformers` must read it.
+    """
+    family, rope = values.get("model_type"), rope_of(values)
+    if family not in FAMILIES or values.keys() - DIRECT:
+        return False
+    if any(key not in values for key in (*NEEDED, *NEEDED_BY_FAMILY[family])):
+        return False
+    if family == "mistral" and "layer_types" in values:  # `transformers` takes it for another family
+        return False
+    if family == "qwen3" and values["head_dim"] is None:
+        return False
+    if rope.get("rope_type") != "default" or "rope_theta" not in rope:  # computed from the whole configuration
+        return False
+    windowed = values.get("use_sliding_window") and family in ("qwen2", "qwen3")
+    told = "sliding_window" in values and values.keys() & {"layer_types", "max_window_layers"}
+    return bool(told or not windowed) and all(_is_size(values[name]) for name in SIZES)
+
+
 def parse_config(values: Mapping[str, Any], original: Any = None) -> ModelConfig:
-    """Read a configuration that leaves nothing to defaults, which differ between families and releases.
+    """Read a configuration, with the defaults of `transformers` for the sizes that it leaves out.
 
     Args:
-        values: the keys of `config.json`.
+        values: the keys of `config.json`, or of a configuration of `transformers`.
         original: the `transformers` configuration that they are from.
 
     Raises:
-        KeyError: something is not said, or not as it should be, or not known: let `transformers` read it.
+        KeyError: a size that is not said.
+        TypeError: one that is no size.
     """
-    family = values["model_type"]
-    if family not in FAMILIES:
-        raise KeyError(family)
-    if original is None and (unknown := values.keys() - DIRECT):
-        raise KeyError(min(unknown))
-    if family == "mistral" and "layer_types" in values:  # `transformers` takes it for another family
-        raise KeyError("layer_types")
+    family, heads, hidden = (values[key] for key in ("model_type", "num_attention_heads", "hidden_size"))
+    sizes: dict[str, Any] = {
+        "num_layers": values["num_hidden_layers"],
+        "hidden_size": hidden,
+        "intermediate_size": values["intermediate_size"],
+        "num_heads": heads,
+        "num_kv_heads": values.get("num_key_value_heads", KV_HEADS.get(family)) or heads,
+        "head_size": values.get("head_dim") or (128 if family == "qwen3" else hidden // heads),
+        "vocab_size": values["vocab_size"],
+        "context": values["max_position_embeddings"],
+    }
+    for name, size in sizes.items():
+        if not _is_size(size):
+            raise TypeError(f"{name} is {size!r}")
+    window = window_of(values)
+    if _is_size(window):  # inside its window a windowed layer is an ordinary one, so the window bounds the context
+        sizes["context"] = min(sizes["context"], window)
+    biased = bool(values.get("attention_bias")) and family not in ("mistral", "qwen2")
     rope = rope_of(values)
-    if original is None and rope.get("rope_type") != "default":  # these are computed from the whole configuration
-        raise KeyError("rope_type")
-    heads = values["num_attention_heads"]
-    size = values.get("head_dim")
-    if size is None:
-        if family == "qwen3" and original is None:
-            raise KeyError("head_dim")
-        size = values["hidden_size"] // heads
-    windowed = values["use_sliding_window"] if family.startswith("qwen") else family == "mistral"
-    if windowed and "sliding_window" not in values:
-        raise KeyError("sliding_window")
-    if windowed and family != "mistral" and not values.keys() & {"layer_types", "max_window_layers"}:
-        raise KeyError("max_window_layers")
-    biased = bool(values["attention_bias"]) if family in ("llama", "qwen3") else False
-    if not all(type(values[name]) is int and values[name] > 0 for name in SIZES):
-        raise KeyError("sizes")
+    dtype = values.get("dtype") or values.get("torch_dtype")
     return ModelConfig(
         family=family,
-        num_layers=values["num_hidden_layers"],
-        hidden_size=values["hidden_size"],
-        intermediate_size=values["intermediate_size"],
-        num_heads=heads,
-        num_kv_heads=values["num_key_value_heads"],
-        head_size=size,
-        vocab_size=values["vocab_size"],
-        context=context_of(values["max_position_embeddings"], window_of(values)),
-        norm_eps=values["rms_norm_eps"],
-        activation=values["hidden_act"],
-        tied=values["tie_word_embeddings"],
+        **sizes,
+        norm_eps=values.get("rms_norm_eps", 0.0),
+        activation=values.get("hidden_act", "silu"),
+        tied=bool(values.get("tie_word_embeddings")),
         qkv_bias=biased or family == "qwen2",
         output_bias=biased,
-        mlp_bias=bool(values["mlp_bias"]) if family == "llama" else False,
-        rope_type=rope["rope_type"],
-        rope_theta=rope["rope_theta"],
-        quantized=values.get("quantization_config") is not None,
-        dtype=values.get("dtype") or values.get("torch_dtype"),
-        eos_ids=as_ids(values["eos_token_id"]),
+        mlp_bias=bool(values.get("mlp_bias")) and family == "llama",
+        rope_type=rope.get("rope_type", "default"),
+        rope_theta=rope.get("rope_theta", 0.0),
+        quantization=values.get("quantization_config"),
+        dtype=None if dtype is None else str(dtype).removeprefix("torch."),
+        eos_ids=as_ids(values.get("eos_token_id")),
         original=original,
     )
 
 
-def describe_foreign(config: Any, name: str) -> ModelConfig:
-    """The shape of a model outside of `FAMILIES`, as far as anybody but its own modules needs it.
+def read_config(values: Mapping[str, Any]) -> ModelConfig | None:
+    """Return what a `config.json` describes, None where it does not say its sizes: loading will say what is wrong."""
+    try:
+        return parse_config(values)
+    except (KeyError, TypeError, ZeroDivisionError, AttributeError):
+        return None
+
+
+def describe(config: Any, name: str) -> ModelConfig:
+    """Read a configuration of `transformers`, of any architecture.
 
     Args:
         config: as `transformers` reads it.
@@ -240,31 +380,82 @@ def describe_foreign(config: Any, name: str) -> ModelConfig:
 
     Raises:
         UsageError: it does not say how long a text the model reads.
+        AttributeError: it has sizes under names of its own, or none.
     """
+    if config.model_type in FAMILIES:
+        return parse_config(config.to_dict(), config)
+    values = {key: getattr(config, key, None) for key in OPTIONAL}
     context = getattr(config, "max_position_embeddings", None)
     if not isinstance(context, int):
         raise UsageError(f"{name} does not say how long a text it reads", "add max_position_embeddings to its config")
-    heads = config.num_attention_heads
-    return ModelConfig(
-        family=config.model_type,
-        num_layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        intermediate_size=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
-        num_heads=heads,
-        num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        vocab_size=config.vocab_size,
-        context=context_of(context, getattr(config, "sliding_window", None)),
-        norm_eps=0.0,
-        activation="",
-        tied=bool(getattr(config, "tie_word_embeddings", False)),
-        qkv_bias=False,
-        output_bias=False,
-        mlp_bias=False,
-        rope_type=rope_type_of(config),
-        rope_theta=0.0,
-        quantized=bool(getattr(config, "quantization_config", None)),
-        dtype=None if config.dtype is None else str(config.dtype).removeprefix("torch."),
-        eos_ids=as_ids(config.eos_token_id),
-        original=config,
-    )
+    for key in ("num_attention_heads", "num_hidden_layers", "hidden_size", "vocab_size", "dtype", "eos_token_id"):
+        values[key] = getattr(config, key)
+    if not _is_size(values["intermediate_size"]):
+        values["intermediate_size"] = 4 * config.hidden_size
+    return parse_config(values | {"model_type": config.model_type, "max_position_embeddings": context}, config)
+
+
+def load_config(checkpoint: Checkpoint) -> ModelConfig:
+    """Read a model's configuration and refuse what cannot be decoded hierarchically.
+
+    Raises:
+        UsageError: no such folder, or an unsupported architecture.
+        UnavailableError: the hub cannot be reached or has no such model.
+    """
+    from hispec.models.parts import check_architecture, not_in_spans
+    from hispec.models.rotary import check_frequencies
+    from hispec.models.values import check_names, check_values
+
+    checkpoint.check_name()
+    model = checkpoint.model
+    with checkpoint.explaining():  # told at once: `transformers` would try, and wait, all over again
+        checkpoint.find(CONFIG)
+    if checkpoint.is_local and checkpoint.here(ADAPTER):
+        raise UsageError(
+            f"{model} has an adapter ({ADAPTER}) beside its weights, and hispec applies none",
+            f"merge it into the weights by merge_and_unload of peft, or move {ADAPTER} out of the folder",
+        )
+    try:
+        values = checkpoint.read(CONFIG)
+    except ValueError as error:
+        raise UnavailableError(
+            f"config.json of {model} is no JSON object: {error}", "download or save the model again"
+        ) from error
+    check_values(values, model)
+    check_names(values, model)
+    if says_all(values):
+        return parse_config(values)
+    original = load_original(checkpoint)
+    check_rotary(rope_type_of(original), model)
+    if original.model_type in FAMILIES:
+        config = describe(original, model)
+        check_frequencies(config, model)
+        return config
+    with checkpoint.explaining():
+        try:
+            check_architecture(original, model)
+            return describe(original, model)
+        except AttributeError as error:  # sizes under names of its own, or none
+            raise not_in_spans(original.model_type, model, f"a configuration of its own: {error}") from error
+
+
+def load_original(checkpoint: Checkpoint) -> Any:
+    """Return the configuration as `transformers` understands it; errors as `load_config`."""
+    from transformers import AutoConfig
+
+    quieten_transformers()
+    with checkpoint.explaining():
+        source = str(checkpoint.shipped or checkpoint.model)
+        return AutoConfig.from_pretrained(source, revision=checkpoint.commit, trust_remote_code=False)
+
+
+def quieten_transformers() -> None:
+    """Keep the library from narrating: what matters of it is in the error that ends it."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0

@@ -19,13 +19,12 @@ import platformdirs
 from hispec.errors import UnavailableError
 from hispec.files import write_whole
 from hispec.frequencies import frequencies_path
-from hispec.models.checkpoint import TOKENIZER, VOCABULARIES, WEIGHTS, Checkpoint
-from hispec.models.metadata import shipped_config
-from hispec.profile import Profile, models_of, resolve_model
+from hispec.models.checkpoint import CONFIG, GENERATION_CONFIG, TOKENIZER, VOCABULARIES, Checkpoint, checkpoints_of
+from hispec.profile import Profile
 
 SMALL = (
-    "config.json",
-    "generation_config.json",
+    CONFIG,
+    GENERATION_CONFIG,
     *TOKENIZER,
     *VOCABULARIES,
     "adapter_config.json",
@@ -56,26 +55,22 @@ def digests_of_profile(profile: Profile, *, dummy: bool) -> dict[str, Any]:
         HispecError: weights that are incomplete.
     """
     digests: dict[str, Any] = {
-        model: _digests_of_model(resolve_model(model), revision, dummy=dummy)
-        for model, revision in models_of(profile, "hispec").items()
+        name: _digests_of_model(checkpoint)
+        for name, checkpoint in checkpoints_of(profile, "hispec", dummy=dummy).items()
     }
     own = {"translators": profile.translators, "frequencies": frequencies_path(profile)}
     beside = {name: Path(path) for name, path in own.items() if path is not None and Path(path).is_file()}
     return digests | {"profile": {name: _joint([path]) for name, path in beside.items()}}
 
 
-def _digests_of_model(model: str, revision: str | None, *, dummy: bool) -> dict[str, str]:
+def _digests_of_model(checkpoint: Checkpoint) -> dict[str, str]:
     """Return digests of the files of a model, by their names; its weights are one."""
-    shipped = shipped_config(model) if dummy else None
-    if shipped is not None:
-        return {"config.json": _joint([shipped])}
-    checkpoint = Checkpoint(model, revision)
-    config = checkpoint.find("config.json")
-    folder = Path(model) if config is None else config.parent
-    digests = {name: _joint([folder / name]) for name in SMALL if (folder / name).is_file()}
-    if dummy:
+    checkpoint.find(CONFIG)
+    small = {name: checkpoint.here(name) for name in SMALL}
+    digests = {name: _joint([path]) for name, path in small.items() if path is not None}
+    if checkpoint.dummy:
         return digests
-    shards = [checkpoint.find(name) for name in sorted(checkpoint.shards() or [WEIGHTS])]
+    shards = map(checkpoint.find, checkpoint.shards())
     return digests | {"weights": _joint(path for path in shards if path is not None)}
 
 

@@ -1,5 +1,7 @@
 """What the loading libraries raise, in words that say what is wrong and how to mend it."""
 
+from typing import TYPE_CHECKING
+
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -12,37 +14,35 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from hispec.errors import HispecError, UnavailableError, UsageError, is_out_of_memory
-from hispec.models.metadata import looks_local, read_json
-from hispec.profile import Target
+
+if TYPE_CHECKING:
+    from hispec.models.checkpoint import Checkpoint
 
 NOT_TO_BE_HAD = (*HfHubHTTPError.__bases__, HFValidationError)
 """What is raised where the hub is out of reach or does not answer as it should. A network that fails raises a class of the
 HTTP library below the hub's client, httpx or httpx2 by its version; the client's own error derives from the same base."""
 
 
-def explain_tokenizer(error: Exception, model: str, revision: str | None = None) -> HispecError:
+def explain_tokenizer(error: Exception, checkpoint: "Checkpoint") -> HispecError:
     """Translate an error that a model's tokenizer raised; arguments as `explain`."""
-    if isinstance(error, (HispecError, *NOT_TO_BE_HAD)) or is_out_of_memory(error):
-        return explain(error, model, revision)
-    if "auto_map" in (read_json(Target(model=model, revision=revision), "tokenizer_config.json") or {}):
-        return _own_code(model)
+    if isinstance(error, NOT_TO_BE_HAD) or is_out_of_memory(error):
+        return explain(error, checkpoint)
+    if "auto_map" in (checkpoint.read_here("tokenizer_config.json") or {}):
+        return _own_code(checkpoint.model)
     return UnavailableError(
-        f"the tokenizer of {model} cannot be loaded: {_first_line(error)}",
+        f"the tokenizer of {checkpoint.model} cannot be loaded: {_first_line(error)}",
         "check that its files are complete, or download or save the model again",
     )
 
 
-def explain(error: Exception, model: str, revision: str | None = None) -> HispecError:
+def explain(error: Exception, checkpoint: "Checkpoint") -> HispecError:
     """Translate an error; what is unknown is reported in its own first line.
 
     Args:
-        error: as it was caught.
-        model: that was to be loaded.
-        revision: of it.
+        error: as it was caught; none of ours.
+        checkpoint: that was to be loaded.
     """
-    line = _first_line(error)
-    if isinstance(error, HispecError):
-        return error
+    model, line = checkpoint.model, _first_line(error)
     if isinstance(error, SafetensorError):
         return UnavailableError(f"the weights of {model} are damaged: {line}", "download or save the model again")
     if is_out_of_memory(error):
@@ -58,13 +58,13 @@ def explain(error: Exception, model: str, revision: str | None = None) -> Hispec
         return UsageError(
             f"config.json of {model}: {reason}", "correct config.json, or download or save the model again"
         )
-    if isinstance(error, ValueError | KeyError) and (unknown := _unknown(model, revision)) is not None:
+    if isinstance(error, ValueError | KeyError) and (unknown := _unknown(checkpoint)) is not None:
         return unknown
-    if looks_local(model):
+    if checkpoint.looks_local:
         return UnavailableError(
             f"{model} cannot be loaded: {line}", "check that the folder is complete, or save it again"
         )
-    if (refusal := _refused_by_hub(error, model, revision)) is not None:
+    if (refusal := _refused_by_hub(error, checkpoint)) is not None:
         return refusal
     if isinstance(error, NOT_TO_BE_HAD):
         if constants.HF_HUB_OFFLINE:
@@ -79,11 +79,11 @@ def explain(error: Exception, model: str, revision: str | None = None) -> Hispec
     return UnavailableError(f"{model} cannot be loaded: {line}", "run again with --debug for the whole story")
 
 
-def _unknown(model: str, revision: str | None) -> HispecError | None:
+def _unknown(checkpoint: "Checkpoint") -> HispecError | None:
     """The refusal of a model whose architecture `transformers` does not know as a language model; else None."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    config = read_json(Target(model=model, revision=revision), "config.json")
+    config, model = checkpoint.read_here("config.json"), checkpoint.model
     if config is None or config.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return None
     if "auto_map" in config:
@@ -102,8 +102,9 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _refused_by_hub(error: Exception, model: str, revision: str | None) -> HispecError | None:
+def _refused_by_hub(error: Exception, checkpoint: "Checkpoint") -> HispecError | None:
     """The hub's own no."""
+    model = checkpoint.model
     if isinstance(error, GatedRepoError):
         return UnavailableError(
             f"{model} is gated: whoever downloads it must have accepted its licence",
@@ -111,7 +112,8 @@ def _refused_by_hub(error: Exception, model: str, revision: str | None) -> Hispe
         )
     if isinstance(error, RevisionNotFoundError):
         return UnavailableError(
-            f"{model} has no revision {revision or 'main'}", f"choose one from {constants.ENDPOINT}/{model}/tree/main"
+            f"{model} has no revision {checkpoint.revision or 'main'}",
+            f"choose one from {constants.ENDPOINT}/{model}/tree/main",
         )
     if isinstance(error, RepositoryNotFoundError):
         return UnavailableError(

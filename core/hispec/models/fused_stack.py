@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from hispec.limits import SMALL_MATRIX, WIDEST
 from hispec.models.cache import KVCache
-from hispec.models.config import FAMILIES, ModelConfig
+from hispec.models.config import ModelConfig
 from hispec.models.fused_weights import FusedWeights, Layer
-from hispec.models.linear import SMALL
 from hispec.models.quantized import Quantization
 from hispec.models.rotary import rotary_tables
 from hispec.models.rows import (
     BUCKET,
     CANDIDATES,
-    WIDEST,
     RowCounts,
     Width,
     choose_rows,
@@ -30,17 +29,6 @@ from hispec.models.rows import (
     prompt_rows,
 )
 from hispec.models.stack import Reader, ReducedHead, write_stepwise
-
-
-def why_not_fused(config: ModelConfig) -> str | None:
-    """What keeps a supported model from the fused stack, None where nothing does."""
-    if config.family not in FAMILIES:
-        return f"it is a {config.family!r} model"
-    if config.quantized:
-        return "its weights are quantized"
-    if config.activation != "silu":
-        return f"its activation is {config.activation!r}"
-    return None
 
 
 class Memory:
@@ -361,8 +349,7 @@ class Buffers:
         self.gate, self.up = self.gate_up.chunk(2, -1)
         self._eps = config.norm_eps
         self._normed = empty(rows, config.hidden_size)
-        largest = 2 * config.hidden_size * config.intermediate_size
-        self._plain = device.type == "cpu" and dtype == torch.float32 and largest < SMALL
+        self._plain = device.type == "cpu" and dtype == torch.float32 and config.largest_matrix < SMALL_MATRIX
         if self._plain:
             self._squares = torch.empty_like(self._normed)
             self._mean = torch.full((config.hidden_size,), 1 / config.hidden_size, dtype=dtype)

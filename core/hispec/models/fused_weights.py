@@ -5,16 +5,15 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hispec.models.checkpoint import read_shapes, read_tensors
 from hispec.models.config import ModelConfig
 from hispec.models.kernels import quantize
 from hispec.models.linear import Linear, PackedLinear, packs, right_factor
 from hispec.models.quantized import Quantization, QuantizedLinear
+from hispec.models.tensors import Tensors
 
 MATRICES = ("qkv", "output", "gate_up", "down")
 """Fields of a layer."""
@@ -66,7 +65,7 @@ class FusedWeights:
         self._config, self._dtype = config, dtype
         self._device = device if quantization is None else torch.device("meta")
         self.quantization: Quantization | None = quantization
-        self._packs = quantization is None and packs(dtype, device, 2 * config.hidden_size * config.intermediate_size)
+        self._packs = quantization is None and packs(dtype, device, config.largest_matrix)
         self.parts: dict[str, Tensor] = {}
         """Where each tensor of a checkpoint goes, by its name there: views of the packed ones, in its own shape."""
         self.layers = [self._layer(index) for index in range(config.num_layers)]
@@ -155,49 +154,49 @@ class FusedWeights:
             found["lm_head.weight"] = self.head.dense().t()
         return found
 
-    def fill(self, files: dict[str, Path], read: Callable[[int], None] = lambda _: None) -> list[str]:
+    def fill(self, tensors: Tensors, read: Callable[[int], None] = lambda _: None) -> list[str]:
         """Read a checkpoint: a file is mapped for one layer at a time, or what was read of it would pile up in memory.
 
         Args:
-            files: which file holds each tensor.
+            tensors: of the checkpoint.
             read: told after each tensor how many bytes it has in its file.
 
         Returns:
             As `misfits`; if any, nothing is read.
         """
-        wrong = self.misfits(files)
+        wrong = self.misfits(tensors)
         if not wrong and self.quantization is not None:
-            self._fill_quantized(self.quantization, files, read)
+            self._fill_quantized(self.quantization, tensors, read)
         for names in self._groups() if not wrong and self.quantization is None else ():
-            self._fill_parts(names, files, read)
+            self._fill_parts(names, tensors, read)
         return wrong
 
-    def _fill_quantized(self, quantization: Quantization, files: dict[str, Path], read: Callable[[int], None]) -> None:
+    def _fill_quantized(self, quantization: Quantization, tensors: Tensors, read: Callable[[int], None]) -> None:
         """Read a checkpoint and quantize it as `fill` does: one layer is held in full at a time."""
         make = partial(quantize, quantization=quantization)
         kept: dict[str, Tensor] = {}
         for index, names in enumerate(list(self._groups())[: len(self.layers)]):
             self.parts = {}
             self.layers[index] = self._layer(index)
-            self._fill_parts(names, files, read)
+            self._fill_parts(names, tensors, read)
             self.parts = self._unconverted()
             self.layers[index].convert(make)
             kept |= self.parts
         self.parts = {}
         self._allocate_tables()
         for names in list(self._groups()):
-            self._fill_parts(names, files, read)
+            self._fill_parts(names, tensors, read)
         self.parts = kept | self._unconverted()
         self.head = make(self.head)
 
-    def _fill_parts(self, names: list[str], files: dict[str, Path], read: Callable[[int], None]) -> None:
-        for name, tensor in read_tensors(files, names):
+    def _fill_parts(self, names: list[str], tensors: Tensors, read: Callable[[int], None]) -> None:
+        for name, tensor in tensors.read(names):
             self.parts[name].copy_(tensor)
             read(tensor.nbytes)
 
-    def misfits(self, files: dict[str, Path]) -> list[str]:
+    def misfits(self, tensors: Tensors) -> list[str]:
         """Return the names of tensors that are missing in a checkpoint or misshapen; only its headers are read."""
-        shapes = read_shapes(files, [name for name in self.parts if name in files])
+        shapes = {name: stored.shape for name, stored in tensors.stored.items()}
         return sorted(name for name, part in self.parts.items() if shapes.get(name) != tuple(part.shape))
 
     def _groups(self) -> Iterator[list[str]]:

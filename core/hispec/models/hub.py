@@ -1,19 +1,31 @@
-"""What the hub says when it is asked briefly: whether it answers, and whether a model may be had. Nothing here hangs."""
+"""What the hub says when it is asked briefly, and how its client is to behave. Nothing here hangs."""
 
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
-
-from hispec.profile import Target, resolve_model
+from typing import Literal, TypeVar
 
 T = TypeVar("T")
 State = Literal["reachable", "unreachable", "offline"]
 Access = Literal["granted", "refused", "missing", "unknown"]
 
 
+def is_offline() -> bool:
+    """Return whether the hub's client is not to use the network."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def quieten() -> None:
+    """Keep the hub's client from narrating its retries: what matters of them is in the error that ends them."""
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
 def within(seconds: float, call: Callable[[], T], otherwise: T) -> T:
-    """What a call returns, or `otherwise` where it fails or takes longer.
+    """Return what a call returns, or `otherwise` where it fails or takes longer.
 
     A request's own timeout does not cover looking up a name, hence a thread, which nobody waits for in the end.
     """
@@ -33,10 +45,10 @@ def within(seconds: float, call: Callable[[], T], otherwise: T) -> T:
 
 
 def hub_state(seconds: float) -> State:
-    """Whether the hub answers, whatever it says."""
+    """Return whether the hub answers, whatever it says."""
     from huggingface_hub import constants, get_session
 
-    if constants.HF_HUB_OFFLINE:
+    if is_offline():
         return "offline"
 
     def ask() -> State:
@@ -44,38 +56,3 @@ def hub_state(seconds: float) -> State:
         return "reachable"
 
     return within(seconds, ask, "unreachable")
-
-
-def access_to(target: Target, seconds: float) -> Access:
-    """Whether a model's files may be downloaded: refused by its licence gate, missing, or not to be learnt."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    def ask() -> Access:
-        try:
-            get_hf_file_metadata(hf_hub_url(target.model, "config.json", revision=target.revision), timeout=seconds)
-        except GatedRepoError:  # also a RepositoryNotFoundError
-            return "refused"
-        except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
-            return "missing"
-        return "granted"
-
-    return within(seconds, ask, "unknown")
-
-
-def fetch_config(target: Target, seconds: float) -> Any:
-    """Bring a model's `config.json` into the cache, if that can be done in time."""
-    from huggingface_hub import hf_hub_download
-
-    return within(
-        seconds,
-        lambda: hf_hub_download(
-            resolve_model(target.model), "config.json", revision=target.revision, etag_timeout=seconds
-        ),
-        None,
-    )

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from hispec.errors import UnavailableError
 from hispec.files import write_whole
+from hispec.limits import SMALL_MATRIX, WIDEST
 from hispec.machine import processor_name
 from hispec.models.config import ModelConfig
-from hispec.models.linear import SMALL, Linear, PackedLinear, packs, right_factor
+from hispec.models.linear import Linear, PackedLinear, packs, right_factor
 from hispec.models.quantized import (
     GROUP,
     Int4Linear,
@@ -32,7 +33,6 @@ from hispec.models.quantized import (
     quantize_int4,
     quantize_int8,
 )
-from hispec.models.rows import WIDEST
 
 ROWS = (1, 2, 4, 8, 16)
 """Counts of rows that are timed."""
@@ -68,7 +68,7 @@ def quantize(linear: Linear, quantization: Quantization, *, beside: bool = False
     dense = linear.dense()
     weights, bias = dense.t(), linear.bias
     inputs, outputs = dense.shape
-    costs = _costs_of(inputs, outputs, dense.dtype, dense.device, quantization) if dense.numel() >= SMALL else {}
+    costs = _costs_of(inputs, outputs, dense.dtype, dense.device, quantization) if dense.numel() >= SMALL_MATRIX else {}
     quantized: QuantizedLinear
     if quantization == "int4":
         codes, scales, zeros = by_chunks(weights, quantize_int4)

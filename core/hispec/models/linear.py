@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hispec.limits import SMALL_MATRIX
+
 
 class Linear:
     """A matrix and perhaps a bias: rows [n, in] -> [n, out].
@@ -81,11 +83,6 @@ TYPICAL_ROWS = 8
 """Rows that oneDNN lays the weights out for."""
 
 
-SMALL = 1 << 18
-"""Numbers of a layer's largest matrix below which float32 is not packed: a call costs more there than it saves
-(benchmarks/processor.py)."""
-
-
 def packs(dtype: torch.dtype, device: torch.device, largest: int) -> bool:
     """Whether oneDNN is to multiply packed weights.
 
@@ -94,7 +91,7 @@ def packs(dtype: torch.dtype, device: torch.device, largest: int) -> bool:
         device: where they are.
         largest: numbers of a layer's largest matrix.
     """
-    if dtype == torch.float32 and largest < SMALL:
+    if dtype == torch.float32 and largest < SMALL_MATRIX:
         return False
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False

@@ -1,4 +1,4 @@
-"""Where the weights of a model go: one device, several with what is left on CPU and disk, or shared among ranks."""
+"""How weights are loaded: in which dtype, for which stack, and where to: one device, several, or shared among ranks."""
 
 import logging
 import warnings
@@ -11,19 +11,25 @@ import torch
 
 from hispec.errors import UnavailableError, UsageError
 from hispec.extras import require
+from hispec.models.config import ModelConfig
 from hispec.models.parts import find_parts
+from hispec.settings import Settings, parse_memory
 
 _offloaded: list[TemporaryDirectory[str]] = []
 """Where weights lie that are on disk in another form than in their checkpoint; gone when the process ends."""
 
+CPU = torch.device("cpu")
 QUANTIZED_BITS = {"4bit": 4, "8bit": 8}
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How a model that is more than one device's weights is loaded; by default it is not.
+    """How a model is loaded; by default as its checkpoint has it, on the CPU.
 
     Attributes:
+        device: where the weights go, unless they are spread.
+        dtype: a key of `hispec.models.dtypes.FLOATS`, or `auto` for the checkpoint's own or a faster one.
+        stack: `fused`, `transformers`, or `auto` for the fused one where it applies.
         spread: over all GPUs, then the CPU's memory, then the disk.
         max_memory: bytes of devices (GPU numbers, `cpu`) that may be used; what `accelerate` finds free where empty.
         quantization: a key of `QUANTIZED_BITS`, of bitsandbytes; or `none`.
@@ -31,11 +37,35 @@ class Placement:
         shallow: layers that levels below the target read, which shall stay on the first device.
     """
 
+    device: torch.device = CPU
+    dtype: str = "auto"
+    stack: str = "auto"
     spread: bool = False
     max_memory: Mapping[int | str, int] = field(default_factory=dict)
     quantization: str = "none"
     tensor_parallel: bool = False
     shallow: int = 0
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Placement":
+        """Return what settings ask for.
+
+        Raises:
+            UsageError: a device that torch does not know.
+            UnavailableError: a device that this machine lacks, or quantization without its library.
+        """
+        device = choose_device(settings.device)
+        if settings.quantization != "none":
+            require("quantization", f"--quantization {settings.quantization}")
+        return cls(
+            device,
+            settings.dtype,
+            settings.stack,
+            settings.device_map == "auto",
+            parse_memory(settings.max_memory),
+            settings.quantization,
+            settings.tensor_parallel,
+        )
 
     @property
     def special(self) -> str | None:
@@ -46,18 +76,33 @@ class Placement:
             return "its layers are spread over devices"
         return "its weights are quantized" if self.quantization != "none" else None
 
-    def options(self, config: Any, name: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-        """Arguments for `from_pretrained`.
+    def dtype_for(self, config: ModelConfig) -> str:
+        """Return the dtype to load a model in, see `ModelConfig.faster_dtype`."""
+        return config.faster_dtype(self.dtype, self.device.type, as_stored=self.special is not None)
+
+    def check(self, config: ModelConfig, name: str) -> str | None:
+        """Return why a model does not run on the fused stack, None where it does.
+
+        Raises:
+            UsageError: the fused stack is asked for and cannot run it, or quantized weights shall be quantized again.
+        """
+        if config.quantized and self.quantization != "none":
+            raise UsageError(f"the weights of {name} are quantized already", "leave out --quantization")
+        reason = config.why_not_fused or self.special
+        if self.stack == "fused" and reason is not None:
+            raise UsageError(f"{name} does not run on the fused stack: {reason}", "use --stack auto or transformers")
+        return "it is not asked for" if reason is None and self.stack == "transformers" else reason
+
+    def options(self, config: Any, name: str, dtype: torch.dtype) -> dict[str, Any]:
+        """Return arguments for `from_pretrained`.
 
         Args:
             config: of `transformers`.
             name: the model, as the user named it.
             dtype: of the weights, or of computing where they are quantized.
-            device: of a model that is not spread.
 
         Raises:
             UnavailableError: a limit is for a GPU that is not there.
-            UsageError: weights that are quantized shall be quantized again.
         """
         found: dict[str, Any] = {}
         if self.tensor_parallel:
@@ -76,31 +121,32 @@ class Placement:
                 _offloaded.append(TemporaryDirectory(prefix="hispec-offload-"))
                 found["offload_folder"] = _offloaded[-1].name
         elif self.quantization != "none" or getattr(config, "quantization_config", None):
-            found = {"device_map": {"": device}}  # quantized weights are made where they stay
+            found = {"device_map": {"": self.device}}  # quantized weights are made where they stay
         if self.quantization != "none":
-            check_not_quantized(name, bool(getattr(config, "quantization_config", None)))
             found["quantization_config"] = _bitsandbytes(self.quantization, dtype)
         return found
 
 
-def check_not_quantized(name: str, quantized: bool) -> None:
-    """Refuse to quantize weights that are quantized as they are stored.
+def choose_device(name: str) -> torch.device:
+    """Return the first GPU for `auto`, where there is one; anything else is what torch calls a device.
 
     Raises:
-        UsageError: naming the model.
+        UsageError: for a name that torch does not know.
+        UnavailableError: for a device that this machine lacks.
     """
-    if quantized:
-        raise UsageError(f"the weights of {name} are quantized already", "leave out --quantization")
-
-
-def check_quantization(quantization: str) -> None:
-    """Refuse quantization where the library for it is not installed.
-
-    Raises:
-        UnavailableError: naming the library.
-    """
-    if quantization != "none":
-        require("quantization", f"--quantization {quantization}")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("the meta device computes nothing")
+    except RuntimeError:
+        raise UsageError(f"{name!r} is not a device", "use auto, cpu, cuda or cuda:N") from None
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UnavailableError(f"this machine has no usable device {name!r}", "use --device auto or cpu") from None
+    return device
 
 
 def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:

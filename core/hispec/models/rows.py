@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from hispec.limits import FREE_ROWS, WIDEST
 from hispec.models.cache import KVCache
 
 Width = int | Literal["auto", "free"]
@@ -20,12 +21,6 @@ Width = int | Literal["auto", "free"]
 
 BUCKET = 64
 """Attention looks at a multiple of these positions, so that its kernels do not depend on where a pass ends."""
-
-FREE_ROWS = 512
-"""Rows of a prompt that are run at once at free widths: enough to keep a processor busy, and buffers stay small."""
-
-WIDEST = 16
-"""Rows of the widest pass that keeps its buffers and masks; a prompt's are given back."""
 
 CANDIDATES = (2, 3, 4, 6, 8, 12, 16, 32, 64)
 """Counts that are tried. One row is none of them: its kernels often change with the length of the text."""

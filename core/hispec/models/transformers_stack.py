@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hispec.errors import HispecError, UsageError
 from hispec.models.cache import KVCache
-from hispec.models.config import FAMILIES, check_rotary, context_of, rope_type_of, window_of
+from hispec.models.config import FAMILIES, check_rotary, describe, rope_type_of
 from hispec.models.linear import Linear
 from hispec.models.parts import find_parts, not_in_spans
 from hispec.models.rows import CANDIDATES, RowCounts, Width, choose_rows, in_passes, pad_rows, prompt_rows
@@ -51,16 +51,14 @@ class TransformersStack:
         self.name = name
         self.model = model.eval()
         self.num_layers: int = len(self._parts.layers)
-        self.vocab_size: int = config.vocab_size
-        self.context = context_of(config.max_position_embeddings, window_of(config.to_dict()))
+        sizes = describe(config, name)
+        self.vocab_size, self.context = sizes.vocab_size, sizes.context
         self.device = device_of(self._parts.head)
         self.dtype: torch.dtype = self._parts.embedding.weight.dtype
         self.devices = [device_of(layer) for layer in self._parts.layers]
         """Per layer, where it runs."""
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        heads //= getattr(model, "tp_size", None) or 1  # where the heads are shared among ranks, ours are few
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.cache = KVCache([(heads, size)] * self.num_layers, self.dtype, self.devices)
+        heads = sizes.num_kv_heads // (getattr(model, "tp_size", None) or 1)  # where ranks share them, ours are few
+        self.cache = KVCache([(heads, sizes.head_size)] * self.num_layers, self.dtype, self.devices)
         # The modules of the fused families have no cap, whatever their configuration says.
         capped = config.model_type not in FAMILIES
         self._cap: float | None = getattr(config, "final_logit_softcapping", None) if capped else None

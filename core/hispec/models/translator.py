@@ -175,31 +175,30 @@ def save_translators(path: Path, translators: Mapping[int, Translator], provenan
     write_whole(path, save(tensors, metadata), cure)
 
 
-def digest_of_model(model: str, revision: str | None, num_layers: int) -> str | None:
+def digest_of_model(checkpoint: Checkpoint, num_layers: int) -> str | None:
     """What tells a checkpoint from its fine-tuned siblings: a hash of its final norm and of rows of its last layer.
 
     Read from the files, so it does not depend on the dtype, the device or what runs the layers.
 
     Args:
-        model: a local folder or a hub id.
-        revision: of a hub id.
+        checkpoint: of the model.
         num_layers: its depth.
 
     Returns:
         A SHA-256, None for a checkpoint whose tensors have other names.
     """
     try:
-        files = Checkpoint(model, revision).weight_files()
+        tensors = checkpoint.tensors()
     except (OSError, ValueError, HispecError):
         return None
     layer = rf"\w+\.layers\.{num_layers - 1}\..+"
     norm = rf"\w+\.({'|'.join(NORMS)})\.weight"
-    names = sorted(name for name in files if re.fullmatch(f"{layer}|{norm}", name))
+    names = sorted(name for name in tensors.stored if re.fullmatch(f"{layer}|{norm}", name))
     if not names:
         return None
     digest = hashlib.sha256()
     for name in names:
-        with safe_open(files[name], framework="pt") as file:
+        with safe_open(tensors.stored[name].file, framework="pt") as file:
             part = file.get_slice(name)
             first = part[:1] if len(part.get_shape()) > 1 else part[:]
         digest.update(f"{name} {part.get_shape()} {first.dtype} ".encode())

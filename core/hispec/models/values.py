@@ -142,6 +142,24 @@ def check_values(values: Mapping[str, Any], name: str) -> None:
     _check_rope(values, name)
 
 
+def check_names(values: Mapping[str, Any], name: str) -> None:
+    """Refuse a dtype or an activation that does not exist; imports torch. Arguments as `check_values`.
+
+    Raises:
+        UsageError: naming the key.
+    """
+    import torch
+
+    for key in ("dtype", "torch_dtype"):
+        if (dtype := values.get(key)) and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise UsageError(f"config.json of {name}: {key} {dtype!r} is no dtype", CURE)
+    if values.get("model_type") in FAMILIES and (activation := values.get("hidden_act", "silu")) != "silu":
+        from transformers.activations import ACT2FN
+
+        if activation not in ACT2FN:
+            raise UsageError(f"config.json of {name}: hidden_act {activation!r} is no activation", CURE)
+
+
 def _check_window(values: Mapping[str, Any], name: str) -> None:
     """Refuse a window of no size, and layers that shall attend inside one where there is none."""
     window, kinds = window_of(values), values.get("layer_types")

@@ -17,8 +17,7 @@ from hispec.calibration.writing import calibrated_profile, verdict, write_profil
 from hispec.counts import counted
 from hispec.datasets import Loaded
 from hispec.errors import UsageError
-from hispec.models.loading import load_config
-from hispec.profile import resolve_model
+from hispec.models.checkpoint import Checkpoint
 from hispec.text import encode_prompt
 from hispec_cli.commands.calibrate.request import Request, check_exit_layers
 from hispec_cli.engine import load_engine, on_own_device, say_left_out
@@ -35,7 +34,7 @@ SMALL_PERIODS = 8
 def plan(request: Request) -> None:
     """Say what a calibration would do; the model's configuration is read, no weights."""
     profile, rows = request.choice.profile, request.rows
-    depth = load_config(resolve_model(profile.target.model), profile.target.revision).num_layers
+    depth = Checkpoint(profile.target.model, profile.target.revision).config.num_layers
     check_exit_layers(request.exits, profile.target.model, depth)
     chosen = request.exits or default_exits(depth)
     exits = tuple(Reader(profile.target.model, exit_layer) for exit_layer in chosen)

@@ -9,7 +9,9 @@ from hispec.api import Engine
 from hispec.errors import UsageError
 from hispec.events import Committed, Judged
 from hispec.models.agreement import FREQUENT, TOLERANCE, set_agreement
-from hispec.models.loading import load_dummy_stack
+from hispec.models.checkpoint import Checkpoint
+from hispec.models.loading import draw_stack
+from hispec.models.placement import Placement
 from hispec.precedence import resolve_settings
 from hispec.profile import profile_for_model
 from tests.support import random_model
@@ -101,8 +103,8 @@ def test_output_stays_what_the_model_alone_writes(engine, mode):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_weight_stays_of_full_size_and_dense(folder, dtype):
-    _, drawn = load_dummy_stack(str(folder), None, dtype, torch.device("cpu"), "plain")
-    stack, parts = load_dummy_stack(str(folder), None, dtype, torch.device("cpu"), "scaled")
+    _, drawn = draw_stack(Checkpoint(str(folder), dummy=True), Placement(dtype=dtype))
+    stack, parts = draw_stack(Checkpoint(str(folder), dummy=True), Placement(dtype=dtype))
     set_agreement(stack, parts, EXITS, (0.6, 0.8))
     assert {name: part.shape for name, part in parts.items()} == {name: part.shape for name, part in drawn.items()}
     for name, part in parts.items():
@@ -128,7 +130,7 @@ def test_shares_that_do_not_belong_to_the_exits_are_refused(folder, agreement, c
 def test_many_layers_between_exits_count_as_much_as_few(tmp_path):
     """What few layers add is as large as what many do: neither is met at the other's cost."""
     random_model("llama", layers=16, vocab=600, hidden_size=32, head_dim=8).config.save_pretrained(tmp_path)
-    stack, parts = load_dummy_stack(str(tmp_path), None, "float32", torch.device("cpu"), "deep")
+    stack, parts = draw_stack(Checkpoint(str(tmp_path), dummy=True), Placement(dtype="float32"))
     for agreement in ((0.61, 0.75), (0.77, 0.88)):
         assert set_agreement(stack, parts, (3, 8), agreement) == pytest.approx(agreement, abs=TOLERANCE)
 

@@ -5,9 +5,11 @@ import torch
 
 from hispec.machine import has_bfloat16
 from hispec.memory import estimate
-from hispec.models import shape
-from hispec.models.loading import load_dummy_stack, load_stack
-from hispec.models.shape import BFLOAT16_FROM, fastest_dtype
+from hispec.models import dtypes
+from hispec.models.checkpoint import Checkpoint
+from hispec.models.dtypes import BFLOAT16_FROM, fastest_dtype
+from hispec.models.loading import draw_stack, load_stack
+from hispec.models.placement import Placement
 from hispec.profile import profile_for_model
 from hispec.settings import Settings
 from tests.support import random_model
@@ -16,7 +18,7 @@ from tests.support import random_model
 @pytest.fixture(params=[True, False], ids=["with bfloat16", "without"])
 def fast(request, monkeypatch):
     """Whether the processor has bfloat16 instructions."""
-    monkeypatch.setattr(shape, "has_bfloat16", lambda: request.param)
+    monkeypatch.setattr(dtypes, "has_bfloat16", lambda: request.param)
     return request.param
 
 
@@ -38,10 +40,9 @@ def test_most_checkpoints_keep_their_own(fast, own, hidden, device):
 def test_a_large_float32_model_is_computed_in_bfloat16_unless_the_user_said_otherwise(fast, stack, tmp_path):
     model = random_model(hidden_size=BFLOAT16_FROM, intermediate_size=16, layers=1)
     model.save_pretrained(tmp_path)
-    cpu = torch.device("cpu")
     for asked, dtype in [("auto", "bfloat16" if fast else "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")]:
-        loaded = load_stack(str(tmp_path), None, asked, cpu, "some model", stack)
-        drawn, _ = load_dummy_stack(str(tmp_path), None, asked, cpu, "some model", stack)
+        loaded = load_stack(Checkpoint(str(tmp_path)), Placement(dtype=asked, stack=stack))
+        drawn, _ = draw_stack(Checkpoint(str(tmp_path), dummy=True), Placement(dtype=asked, stack=stack))
         assert loaded.dtype == drawn.dtype == getattr(torch, dtype)
         profile = profile_for_model(str(tmp_path), 2, 1, None)
         need = estimate(profile, Settings(dtype=asked, device="cpu", stack=stack))

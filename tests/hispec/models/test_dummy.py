@@ -10,10 +10,12 @@ import torch
 from hispec.api import Engine
 from hispec.bench.arms import make_arms
 from hispec.errors import UsageError
+from hispec.models.checkpoint import SHIPPED_CONFIGS as CONFIGS
+from hispec.models.checkpoint import Checkpoint
 from hispec.models.dummy import dummy_tokenizer
 from hispec.models.fused_stack import FusedStack
-from hispec.models.loading import load_config, load_dummy_modules, load_dummy_stack
-from hispec.models.metadata import CONFIGS
+from hispec.models.loading import draw_modules, draw_stack
+from hispec.models.placement import Placement
 from hispec.profile import profile_for_model
 from tests.support import random_model
 
@@ -51,7 +53,7 @@ def dummy(folder, **options):
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_shipped_configs_have_the_published_number_of_parameters(name):
-    config = load_config(name, None, dummy=True)
+    config = Checkpoint(name, dummy=True).config
     heads = 2 * config.num_heads + 2 * config.num_kv_heads
     layer = config.hidden_size * (heads * config.head_size + 3 * config.intermediate_size)
     tables = (1 if config.tied else 2) * config.vocab_size * config.hidden_size
@@ -81,7 +83,7 @@ def test_the_arms_of_transformers_run_on_the_same_weights(folder, tmp_path, tied
     fused = engine.hierarchy.stack_of(-1)
     own, *theirs = make_arms(["autoregressive", "hf", "hf-early-exit", "prompt-lookup"], engine)
     assert isinstance(fused, FusedStack)
-    for name, parameter in load_dummy_modules(str(tmp_path), None, fused).named_parameters():
+    for name, parameter in draw_modules(Checkpoint(str(tmp_path), dummy=True), fused).named_parameters():
         assert torch.equal(parameter, fused.parts[name])
     ids = list(PROMPT.encode())
     expected = own.answer(ids, 40, (), 0).token_ids
@@ -92,7 +94,7 @@ def test_the_arms_of_transformers_run_on_the_same_weights(folder, tmp_path, tied
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_logits_are_finite_and_varied_in_half_precision(folder, dtype):
     name = str(dtype).removeprefix("torch.")
-    stack, parts = load_dummy_stack(str(folder), None, name, torch.device("cpu"), "dummy")
+    stack, parts = draw_stack(Checkpoint(str(folder), dummy=True), Placement(dtype=name))
     assert {part.dtype for part in parts.values()} == {dtype}
     stack.reserve(64)
     with torch.inference_mode():
@@ -116,16 +118,19 @@ def test_bytes_stand_in_for_a_tokenizer():
 
 
 BUILD = """
+from hispec.models.checkpoint import Checkpoint
+from hispec.models.loading import draw_stack
+from hispec.models.placement import Placement
 import json, resource, sys, torch
 from pathlib import Path
-from hispec.models.loading import load_dummy_stack
 def resident(key):
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) * 1024
 torch.set_num_threads(1)
-load_dummy_stack(sys.argv[2], None, sys.argv[3], torch.device("cpu"), "small", sys.argv[4])  # libraries and their caches
+placement = Placement(dtype=sys.argv[3], stack=sys.argv[4])
+draw_stack(Checkpoint(sys.argv[2], dummy=True), placement)  # libraries and their caches
 before = resident("VmRSS")
-stack, parts = load_dummy_stack(sys.argv[1], None, sys.argv[3], torch.device("cpu"), "dummy", sys.argv[4])
+stack, parts = draw_stack(Checkpoint(sys.argv[1], dummy=True), placement)
 weights = sum(part.numel() * part.element_size() for part in parts.values())
 print(json.dumps([weights, resident("VmHWM") - before]))
 """

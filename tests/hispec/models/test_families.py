@@ -7,7 +7,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hispec.errors import UsageError
-from hispec.models.loading import load_config, load_stack
+from hispec.models.checkpoint import Checkpoint
+from hispec.models.loading import load_stack
+from hispec.models.placement import Placement
 from tests.support import PROMPT, decode_ids, hierarchy_of, random_model
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -64,7 +66,7 @@ REFUSED = {
 
 
 def load(folder, stack="auto"):
-    return load_stack(str(folder), None, "float32", torch.device("cpu"), "some model", stack)
+    return load_stack(Checkpoint(str(folder)), Placement(dtype="float32", stack=stack))
 
 
 @pytest.fixture(params=CHECKPOINTS)
@@ -87,7 +89,7 @@ def test_every_family_writes_what_generate_writes_on_both_stacks(checkpoint):
     assert len(set(expected)) > 2
     for kind in ("fused", "transformers"):
         stack = load(checkpoint, kind)
-        assert stack.kind == kind and stack.context == load_config(str(checkpoint), None).context
+        assert stack.kind == kind and stack.context == Checkpoint(str(checkpoint)).config.context
         assert decode_ids(hierarchy_of(stack, 1, 2), (1, 2, 4), max_new_tokens=50) == expected
 
 
@@ -104,7 +106,7 @@ def test_other_decoders_write_what_generate_writes(family, tmp_path):
     assert stack.kind == "transformers"
     expected = stack.model.generate(torch.tensor([PROMPT]), max_new_tokens=40, do_sample=False)[0, len(PROMPT) :]
     assert decode_ids(hierarchy_of(stack, 1, 2), (1, 2, 4), max_new_tokens=40) == expected.tolist()
-    with pytest.raises(UsageError, match=f"some model does not run on the fused stack: it is a '{family}' model"):
+    with pytest.raises(UsageError, match=f"{tmp_path} does not run on the fused stack: it is a '{family}' model"):
         load(tmp_path, "fused")
 
 

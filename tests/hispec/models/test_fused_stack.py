@@ -16,11 +16,14 @@ from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.state import DecodingState
 from hispec.errors import UnavailableError, UsageError
+from hispec.limits import WIDEST
+from hispec.models.checkpoint import Checkpoint
 from hispec.models.config import DIRECT, FAMILIES, parse_config
 from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import FusedWeights
-from hispec.models.loading import load_config, load_stack
-from hispec.models.rows import WIDEST, RowCounts
+from hispec.models.loading import load_stack
+from hispec.models.placement import Placement
+from hispec.models.rows import RowCounts
 from hispec.models.transformers_stack import TransformersStack
 from tests.support import GREEDY, PROMPT, decode_ids, fused_stack, greedy_by_hand, hierarchy_of, random_model
 from training.evaluate import held_out_problems
@@ -239,7 +242,7 @@ def folder(tmp_path):
 
 
 def load(folder, stack="auto", dtype="auto"):
-    return load_stack(str(folder), None, dtype, torch.device("cpu"), "some model", stack)
+    return load_stack(Checkpoint(str(folder)), Placement(dtype=dtype, stack=stack))
 
 
 def test_a_sharded_checkpoint_is_packed_as_it_is(folder):
@@ -256,7 +259,7 @@ def test_a_sharded_checkpoint_is_packed_as_it_is(folder):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_configuration_means_what_transformers_makes_of_it(family, tmp_path):
     random_model(family, eos_token_id=[3, 5]).save_pretrained(tmp_path)
-    direct = load_config(str(tmp_path), None)
+    direct = Checkpoint(str(tmp_path)).config
     original = AutoConfig.from_pretrained(tmp_path)
     assert direct.original is None
     known = {key: value for key, value in original.to_dict().items() if key in DIRECT}
@@ -264,7 +267,7 @@ def test_a_configuration_means_what_transformers_makes_of_it(family, tmp_path):
     values = json.loads((tmp_path / "config.json").read_text())
     for key in ("tie_word_embeddings", "rms_norm_eps", "rope_parameters", "eos_token_id"):
         (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in values.items() if k != key}))
-        assert load_config(str(tmp_path), None).original is not None  # its defaults are those of transformers
+        assert Checkpoint(str(tmp_path)).config.original is not None  # its defaults are those of transformers
 
 
 @pytest.mark.parametrize(
@@ -274,7 +277,7 @@ def test_a_configuration_means_what_transformers_makes_of_it(family, tmp_path):
 def test_what_the_fused_stack_cannot_run_is_refused_by_name_or_left_to_transformers(folder, changes, reason):
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | changes))
-    with pytest.raises(UsageError, match=f"some model does not run on the fused stack: its .* {reason}") as caught:
+    with pytest.raises(UsageError, match=f"{folder} does not run on the fused stack: its .* {reason}") as caught:
         load(folder, "fused")
     assert "--stack" in caught.value.cure
     if "hidden_act" in changes:

@@ -15,7 +15,7 @@ from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import Draft, Judge, Policy, StaticPolicy
 from hispec.decoding.state import DecodingState
 from hispec.errors import UsageError
-from hispec.models.cache import STEP
+from hispec.limits import CACHE_STEP as STEP
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.graphs import LONGEST_RUN, WIDTHS, GraphedStack, with_graphs
 from hispec.models.transformers_stack import TransformersStack

@@ -12,8 +12,11 @@ from transformers import AutoModelForCausalLM, ByT5Tokenizer, masking_utils
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from hispec.errors import UnavailableError, UsageError
+from hispec.models.checkpoint import Checkpoint
 from hispec.models.config import DIRECT, FAMILIES
-from hispec.models.loading import load_stack, load_tokenizer
+from hispec.models.loading import load_stack
+from hispec.models.placement import Placement
+from hispec.models.tokenizer import load_tokenizer
 from hispec.models.transformers_stack import TransformersStack
 from hispec.models.values import READ, READ_BY_FAMILY
 from tests.support import random_model
@@ -28,7 +31,7 @@ def folder(tmp_path):
 
 
 def load(folder, stack, dtype="float32"):
-    return load_stack(str(folder), None, dtype, torch.device("cpu"), "some model", stack)
+    return load_stack(Checkpoint(str(folder)), Placement(dtype=dtype, stack=stack))
 
 
 def set_tensors(folder, tensors):
@@ -45,7 +48,7 @@ def test_the_dtype_is_that_of_the_first_tensor_that_is_computed_with(stack, fold
     }
     set_tensors(folder, tensors | {"a.count": torch.tensor([1]), "b.scale": torch.ones(2, dtype=torch.float8_e4m3fn)})
     expected = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").dtype
-    with pytest.warns(UserWarning, match="some model has no use for a.count and 1 more of its checkpoint"):
+    with pytest.warns(UserWarning, match=f"{folder} has no use for a.count and 1 more of its checkpoint"):
         assert load(folder, stack, "auto").dtype == expected
 
 
@@ -59,7 +62,7 @@ def test_a_tensor_that_nothing_uses_is_told_of(extra, stack, folder):
         warnings.simplefilter("error", UserWarning)
         load(folder, stack)
     set_tensors(folder, tensors | old | {f"model.layers.1.{extra}": torch.ones(8)})
-    with pytest.warns(UserWarning, match=f"some model has no use for model.layers.1.{extra} of its checkpoint"):
+    with pytest.warns(UserWarning, match=f"{folder} has no use for model.layers.1.{extra} of its checkpoint"):
         load(folder, stack)
 
 
@@ -71,12 +74,12 @@ def test_a_model_that_looks_ahead_is_refused():
 def test_a_tokenizer_without_a_tokenizer_json_is_refused_by_its_class(folder):
     ByT5Tokenizer().save_pretrained(folder)
     with pytest.raises(UsageError, match=r"is a ByT5Tokenizer, which has no tokenizer\.json"):
-        load_tokenizer(str(folder), None)
+        load_tokenizer(Checkpoint(str(folder)))
 
 
 def test_no_tokenizer_at_all_is_told(folder):
     with pytest.raises(UnavailableError, match=r"the tokenizer of .* cannot be loaded"):
-        load_tokenizer(str(folder), None)
+        load_tokenizer(Checkpoint(str(folder)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

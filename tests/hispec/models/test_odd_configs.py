@@ -8,9 +8,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Olmo2ForCausalLM
 
 from hispec.errors import UnavailableError, UsageError
-from hispec.models.config import FAMILIES
-from hispec.models.loading import load_config, load_stack
-from hispec.models.shape import read_shape
+from hispec.models.checkpoint import Checkpoint
+from hispec.models.config import FAMILIES, read_config
+from hispec.models.loading import load_stack
+from hispec.models.placement import Placement
 from hispec.models.transformers_stack import TransformersStack
 from tests.support import PROMPT, decode_ids, greedy_by_hand, hierarchy_of, random_model
 
@@ -48,7 +49,7 @@ def set_tensors(folder, **changes):
 
 
 def load(folder, stack="auto"):
-    return load_stack(str(folder), None, "float32", torch.device("cpu"), "some model", stack)
+    return load_stack(Checkpoint(str(folder)), Placement(dtype="float32", stack=stack))
 
 
 def assert_logits_equal(folder, kind="fused"):
@@ -186,7 +187,7 @@ def test_key_value_heads_that_are_not_said_are_counted_as_transformers_makes_the
         values = random_values(family) | {"num_attention_heads": 32, "hidden_size": 64}
         del values["num_key_value_heads"]
         (tmp_path / "config.json").write_text(json.dumps(values))
-        assert read_shape(values).kv_heads == load_config(str(tmp_path), None).num_kv_heads
+        assert read_config(values).num_kv_heads == Checkpoint(str(tmp_path)).config.num_kv_heads
 
 
 WINDOWED = {"use_sliding_window": True, "sliding_window": 16}
@@ -210,9 +211,9 @@ CONTEXTS = {
 def test_a_window_bounds_the_context_everywhere_where_transformers_has_one(name, tmp_path):
     family, changes, edits, context = CONTEXTS[name]
     values = saved(tmp_path, family, changes, edits)
-    config = load_config(str(tmp_path), None)
+    config = Checkpoint(str(tmp_path)).config
     assert config.original is None, "it is read directly"
-    assert config.context == context == read_shape(values).context
+    assert config.context == context == read_config(values).context
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     expected = model.generate(torch.tensor([PROMPT]), max_length=min(context, 40), do_sample=False)[0].tolist()
     for stack in (load(tmp_path, "fused"), load(tmp_path, "transformers")):
@@ -225,13 +226,13 @@ def test_a_mistral_model_with_types_of_layers_is_left_to_the_family_that_transfo
     saved(tmp_path, "mistral", {}, {"layer_types": ["full_attention", "sliding_attention"] * 2, "sliding_window": 16})
     stack = load(tmp_path)
     assert (stack.kind, stack.context) == ("transformers", 16)
-    assert load_config(str(tmp_path), None).family == "ministral"
+    assert Checkpoint(str(tmp_path)).config.family == "ministral"
 
 
 @pytest.mark.parametrize("ids", [7, [7], [3, 7, 9], None])
 def test_every_end_of_text_of_the_configuration_is_kept(ids, tmp_path):
     saved(tmp_path, "llama", {}, {"eos_token_id": ids})
-    config = load_config(str(tmp_path), None)
+    config = Checkpoint(str(tmp_path)).config
     assert config.original is None and config.eos_ids == {*(ids if isinstance(ids, list) else [ids])} - {None}
 
 
@@ -313,10 +314,10 @@ REFUSED = [
 def test_a_value_that_cannot_be_used_is_refused_by_its_key(family, key, edits, tmp_path):
     values = {"model_type": family, **SOUND[family]} if family == "phi3" else random_values(family)
     (tmp_path / "config.json").write_text(json.dumps(values | edits))
-    if (shape := read_shape(values | edits)) is not None:  # the memory is estimated before
+    if (shape := read_config(values | edits)) is not None:  # the memory is estimated before
         assert shape.context > 0 and isinstance(shape.dtype, str | None)
     with pytest.raises(UsageError) as caught:
-        load_config(str(tmp_path), None)
+        _ = Checkpoint(str(tmp_path)).config
     assert caught.value.cause.startswith(f"config.json of {tmp_path}: ")
     assert (key in caught.value.cause) or (key == "hidden_size" and "num_attention_heads" in caught.value.cause)
 

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hispec import Engine
 from hispec.errors import UnavailableError, UsageError
+from hispec.models.checkpoint import Checkpoint
 from hispec.models.loading import load_stack
-from hispec.models.metadata import shipped_config
 from hispec.models.placement import Placement, plan
 from hispec.models.transformers_stack import TransformersStack
 from hispec.profile import load_profile, with_exits
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def large():
-    return AutoConfig.from_pretrained(shipped_config(LARGE))
+    return AutoConfig.from_pretrained(Checkpoint(LARGE).shipped_config)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_layers_are_spread_in_order_and_shallow_exits_stay_on_the_first_device(l
 
 
 def test_a_tied_head_counts_once_and_four_bits_take_a_quarter(large):
-    tied = AutoConfig.from_pretrained(shipped_config("meta-llama/Llama-3.2-3B-Instruct"))
+    tied = AutoConfig.from_pretrained(Checkpoint("meta-llama/Llama-3.2-3B-Instruct").shipped_config)
     room = parse_memory("0=6.5GB,cpu=10GB")  # the published model has 6.4 GB
     assert set(plan(tied, "tied", torch.bfloat16, 16, room).values()) == {0}
     assert set(plan(large, LARGE, torch.bfloat16, 4, parse_memory("0=40GB,cpu=10GB")).values()) == {0}
@@ -69,9 +69,9 @@ def folder(tmp_path_factory):
 
 
 def test_what_the_memory_cannot_hold_is_read_from_disk_and_writes_the_same(folder):
-    expected = greedy_by_hand(load_stack(str(folder), None, "auto", CPU, "alone", "transformers").model, 30)
+    expected = greedy_by_hand(load_stack(Checkpoint(str(folder)), Placement(stack="transformers")).model, 30)
     spread = Placement(spread=True, max_memory={"cpu": 80_000})
-    stack = load_stack(str(folder), None, "auto", CPU, "spread", placement=spread)
+    stack = load_stack(Checkpoint(str(folder)), spread)
     places = [stack.model.hf_device_map[f"model.layers.{index}"] for index in range(6)]
     assert places[0] == "cpu" and places[-1] == "disk"
     assert {parameter.device.type for parameter in stack.model.model.layers[5].parameters()} == {"meta"}
@@ -114,9 +114,7 @@ def test_rows_follow_their_layers_from_device_to_device():
 def test_quantized_weights_write_what_they_write_alone(quantization, tmp_path):
     pytest.importorskip("bitsandbytes")
     random_model(hidden_size=64, intermediate_size=128, head_dim=16).save_pretrained(tmp_path / "whole")
-    stack = load_stack(
-        str(tmp_path / "whole"), None, "bfloat16", CPU, "q", placement=Placement(quantization=quantization)
-    )
+    stack = load_stack(Checkpoint(str(tmp_path / "whole")), Placement(dtype="bfloat16", quantization=quantization))
     assert stack.kind == "transformers" and stack.dtype == torch.bfloat16
     kind = type(stack.model.model.layers[0].mlp.up_proj).__name__
     assert kind == {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[quantization]
@@ -124,12 +122,12 @@ def test_quantized_weights_write_what_they_write_alone(quantization, tmp_path):
     expected = stack.model.generate(prompt, max_new_tokens=12, do_sample=False)[0, len(PROMPT) :].tolist()
     assert decode_ids(hierarchy_of(stack, 1, 2), (1, 2, 4)) == expected
     stack.model.save_pretrained(tmp_path / "quantized")
-    again = load_stack(str(tmp_path / "quantized"), None, "auto", CPU, "again")
+    again = load_stack(Checkpoint(str(tmp_path / "quantized")), Placement())
     expected = again.model.generate(prompt, max_new_tokens=12, do_sample=False)[0, len(PROMPT) :].tolist()
     assert decode_ids(hierarchy_of(again, 1, 2), (1, 2, 4)) == expected
-    with pytest.raises(UsageError, match="again are quantized already"):
+    with pytest.raises(UsageError, match="quantized are quantized already"):
         twice = Placement(quantization=quantization)
-        load_stack(str(tmp_path / "quantized"), None, "auto", CPU, "again", placement=twice)
+        load_stack(Checkpoint(str(tmp_path / "quantized")), twice)
 
 
 def test_without_its_library_quantization_is_refused(monkeypatch):

@@ -11,9 +11,10 @@ from hispec.decoding.noise import GumbelNoise
 from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.sampling import Sampling
 from hispec.decoding.state import PrefixCache
+from hispec.limits import WIDEST
 from hispec.models import rows
 from hispec.models.graphs import with_graphs
-from hispec.models.rows import BUCKET, CANDIDATES, WIDEST, RowCounts, equal_counts
+from hispec.models.rows import BUCKET, CANDIDATES, RowCounts, equal_counts
 from hispec.models.transformers_stack import TransformersStack
 from tests.support import fused_stack, random_model
 

@@ -16,6 +16,7 @@ from hispec.calibration.traces import Reader, Recorder
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.errors import HispecError, ProfileError, UnavailableError
 from hispec.events import Drafted
+from hispec.models.checkpoint import Checkpoint
 from hispec.models.dummy import dummy_tokenizer
 from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import Provenance, Translator, TranslatorFile, digest_of_model, save_translators
@@ -185,7 +186,7 @@ def save_for(folder, path, digest, **changes):
 @pytest.mark.parametrize("kind", STACKS)
 def test_engines_read_the_exits_of_a_profile_through_its_translators(folder, tmp_path, kind):
     path = tmp_path / "exits.safetensors"
-    save_for(folder, path, digest_of_model(str(folder), None, 4))
+    save_for(folder, path, digest_of_model(Checkpoint(str(folder)), 4))
     engine = Engine.from_profile(profile_of(folder, path), stack=kind, max_new_tokens=20)
     draft, intermediate, target = engine.hierarchy.levels
     assert engine.environment["stack"] == kind and target.translator is None
@@ -210,20 +211,20 @@ def test_translators_of_other_shapes_and_other_weights_are_refused(folder, tmp_p
     save_for(folder, path, None, num_layers=5)
     with pytest.raises(ProfileError, match=r"are for a/b \(5 layers of 32\), and .* has 4 layers of 32"):
         Engine.from_profile(profile_of(folder, path))
-    save_for(folder, path, digest_of_model(str(folder), None, 4)[:-1] + "!")
+    save_for(folder, path, digest_of_model(Checkpoint(str(folder)), 4)[:-1] + "!")
     with pytest.raises(ProfileError, match="are for a/b, not for these of"):
         Engine.from_profile(profile_of(folder, path))
 
 
 def test_a_digest_tells_siblings_apart_and_does_not_depend_on_the_folder(folder, tmp_path):
-    own = digest_of_model(str(folder), None, 4)
+    own = digest_of_model(Checkpoint(str(folder)), 4)
     sibling = random_model(vocab=VOCAB)
     sibling.save_pretrained(tmp_path / "same")
-    assert digest_of_model(str(tmp_path / "same"), None, 4) == own
+    assert digest_of_model(Checkpoint(str(tmp_path / "same")), 4) == own
     sibling.model.layers[3].mlp.down_proj.weight.data[0, 0] += 1e-3
     sibling.save_pretrained(tmp_path / "tuned")
-    assert digest_of_model(str(tmp_path / "tuned"), None, 4) not in (own, None)
-    assert digest_of_model(str(tmp_path / "none"), None, 4) is None
+    assert digest_of_model(Checkpoint(str(tmp_path / "tuned")), 4) not in (own, None)
+    assert digest_of_model(Checkpoint(str(tmp_path / "none")), 4) is None
 
 
 def test_profiles_name_translators_relative_to_themselves(tmp_path, monkeypatch):

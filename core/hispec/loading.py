@@ -1,0 +1,211 @@
+"""From a profile to loaded models, in three steps: plan, fetch, build.
+
+Planning refuses everything that can be refused before weights are downloaded or read. Random weights are another way to
+build: `hispec.models.loading` has both.
+"""
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hispec.generation import GenerationOptions, read_generation_options
+from hispec.levels import deepest_exit, open_translators
+from hispec.memory import check_profile
+from hispec.models.agreement import set_agreement
+from hispec.models.checkpoint import Checkpoint, checkpoints_of
+from hispec.models.download import fetch_weights
+from hispec.models.graphs import GraphedStack, with_graphs
+from hispec.models.loading import draw_stack, load_stack
+from hispec.models.placement import Placement
+from hispec.models.stack import LayerStack
+from hispec.models.tokenizer import load_tokenizer
+from hispec.models.translator import digest_of_model
+from hispec.precedence import complete_settings
+from hispec.profile import Profile, check_depths, exits_of_target
+from hispec.progress import Watch, unwatched
+from hispec.ranks import Ranks, check_ranks
+from hispec.settings import Settings
+from hispec.vocabulary import check_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Check = Callable[["PreTrainedTokenizerBase", int], None]
+"""Given the target's tokenizer and the positions of its context; what it raises ends the loading."""
+
+
+@dataclass(frozen=True)
+class LoadedModels:
+    """The models of a profile, and what decoding must know of them.
+
+    Attributes:
+        settings: that they were loaded with, and what the target's generation config adds.
+        stacks: by model as the profile names it, the target's among them.
+        tokenizer: the target's.
+        eos_ids: ids that end an answer.
+        environment: what they run on, for the record.
+        generation: what the checkpoint's generation config asks for beyond the settings.
+        ranks: this process and its peers, where they share the target's matrices.
+    """
+
+    settings: Settings
+    stacks: Mapping[str, LayerStack]
+    tokenizer: "PreTrainedTokenizerBase"
+    eos_ids: frozenset[int]
+    environment: dict[str, Any]
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
+    ranks: Ranks | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be loaded, and how; nothing that is known of it speaks against it.
+
+    Attributes:
+        profile: whose models.
+        settings: with what the target's generation config adds.
+        placement: of every model.
+        checkpoints: by model as the profile names it, the target's first.
+        tokenizer: the target's.
+        generation: see `LoadedModels`.
+    """
+
+    profile: Profile
+    settings: Settings
+    placement: Placement
+    checkpoints: Mapping[str, Checkpoint]
+    tokenizer: "PreTrainedTokenizerBase"
+    generation: GenerationOptions
+
+    @property
+    def target(self) -> Checkpoint:
+        """The target's checkpoint."""
+        return self.checkpoints[self.profile.target.model]
+
+
+def load(
+    profile: Profile,
+    settings: Settings,
+    origins: Mapping[str, str],
+    *,
+    prompt_tokens: int | None = None,
+    force: bool = False,
+    watch: Watch = unwatched,
+    check: Check = lambda *_: None,
+) -> LoadedModels:
+    """Load the models of a profile.
+
+    Args:
+        profile: which.
+        settings: how, whether or not the target's generation config was known already.
+        origins: of the settings; see `resolve_settings`.
+        prompt_tokens: what will be read, for the estimate of the KV cache; see `hispec.memory`.
+        force: load what does not seem to fit the device's memory.
+        watch: told how far downloading and reading the weights is.
+        check: called before weights are downloaded or read.
+
+    Raises:
+        UsageError: a setting, profile or architecture that cannot be decoded.
+        UnavailableError: weights, device, memory or network are missing.
+    """
+    plan = make_plan(profile, settings, origins, prompt_tokens, force=force)
+    check(plan.tokenizer, plan.target.config.context)
+    if plan.target.dummy:
+        return draw(plan)
+    fetch(plan, watch)
+    return build(plan, watch)
+
+
+def make_plan(
+    profile: Profile,
+    settings: Settings,
+    origins: Mapping[str, str],
+    prompt_tokens: int | None = None,
+    *,
+    force: bool = False,
+) -> Plan:
+    """Choose what is loaded, and how; arguments and errors as `load`."""
+    placement = Placement.of(settings)
+    checkpoints = checkpoints_of(profile, settings.mode, dummy=settings.load_format == "dummy")
+    own = profile.target.model
+    target = checkpoints[own]
+    translators = open_translators(profile)
+    for name, checkpoint in checkpoints.items():
+        check_depths(profile, name, checkpoint.config.num_layers)
+        placement.check(checkpoint.config, name)
+    if translators is not None:
+        translators.check_shape(own, target.config.hidden_size, target.config.num_layers)
+    generation_config = target.generation_config()
+    settings = complete_settings(settings, origins, generation_config)
+    if placement.tensor_parallel:
+        check_ranks({name: checkpoint.config.num_kv_heads for name, checkpoint in checkpoints.items()})
+    elif not force:
+        check_profile(profile, settings, prompt_tokens)
+    tokenizer = load_tokenizer(target)
+    for name, checkpoint in checkpoints.items():
+        if name != own and not checkpoint.dummy:
+            check_vocabulary(tokenizer, load_tokenizer(checkpoint), own, name)
+    generation = read_generation_options(generation_config, target.config.vocab_size, target.config.eos_ids)
+    return Plan(profile, settings, placement, checkpoints, tokenizer, generation)
+
+
+def fetch(plan: Plan, watch: Watch = unwatched) -> None:
+    """Download the weights that are not on this machine; arguments and errors as `load`."""
+    fetch_weights(plan.checkpoints.values(), watch)
+    if (translators := open_translators(plan.profile)) is not None:
+        translators.check_model(plan.target.name, digest_of_model(plan.target, plan.target.config.num_layers))
+
+
+def build(plan: Plan, watch: Watch = unwatched) -> LoadedModels:
+    """Read the weights; arguments and errors as `load`."""
+    stacks = {
+        name: with_graphs(load_stack(checkpoint, _placement_of(plan, name), watch), plan.settings.graphs)
+        for name, checkpoint in plan.checkpoints.items()
+    }
+    environment, ranks = _environment(stacks, plan), None
+    if plan.placement.tensor_parallel:
+        ranks = Ranks()
+        environment["tensor_parallel"] = ranks.count
+    if plan.settings.quantization != "none":
+        environment["quantization"] = plan.settings.quantization
+    eos_ids = plan.generation.eos_ids or plan.target.config.eos_ids
+    return LoadedModels(plan.settings, stacks, plan.tokenizer, eos_ids, environment, plan.generation, ranks)
+
+
+def draw(plan: Plan) -> LoadedModels:
+    """Draw the weights at random, which know no end; errors as `load`."""
+    drawn = {name: draw_stack(checkpoint, plan.placement) for name, checkpoint in plan.checkpoints.items()}
+    stacks = {name: with_graphs(stack, plan.settings.graphs) for name, (stack, _) in drawn.items()}
+    environment = _environment(stacks, plan) | {"weights": "dummy"}
+    if (asked := plan.settings.dummy_agreement) is not None:
+        reached = set_agreement(*drawn[plan.target.name], exits_of_target(plan.profile), asked)
+        environment["agreement"] = {"asked": list(asked), "measured": [round(share, 3) for share in reached]}
+    return LoadedModels(plan.settings, stacks, plan.tokenizer, frozenset(), environment)
+
+
+def _placement_of(plan: Plan, name: str) -> Placement:
+    return replace(plan.placement, shallow=deepest_exit(plan.profile, name))
+
+
+def _environment(stacks: Mapping[str, LayerStack], plan: Plan) -> dict[str, Any]:
+    """Return what the target runs on, and which versions."""
+    stack = stacks[plan.target.name]
+    cuda = stack.device.type == "cuda"
+    spread = getattr(getattr(stack, "model", None), "hf_device_map", {})
+    where = [str(device) for module, device in spread.items() if module.rpartition(".")[2].isdigit()]
+    layers = {"layers": {device: where.count(device) for device in dict.fromkeys(where)}} if where else {}
+    return layers | {
+        "device": torch.cuda.get_device_name(stack.device) if cuda else str(stack.device),
+        "dtype": str(stack.dtype).removeprefix("torch."),
+        "stack": stack.kind,
+        "graphs": isinstance(stack, GraphedStack),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "python": platform.python_version(),
+        "revision": plan.target.commit_here or plan.target.revision,
+    }

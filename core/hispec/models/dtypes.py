@@ -1,0 +1,25 @@
+"""The dtypes of weights: how many bits they take, what files call them, and which is the fastest."""
+
+from hispec.machine import has_bfloat16
+
+FLOATS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16}
+"""Bits of the dtypes that weights are computed with."""
+PER_WEIGHT = {"4bit": 4.5, "8bit": 8.0}
+"""Bits of a quantized weight: NF4 adds a float32 for every 64 of them (QLoRA, arXiv 2305.14314, section 2); the
+float32 that LLM.int8() keeps for every row (arXiv 2208.07339) is not worth counting."""
+STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Dtypes of plain numbers, by what safetensors calls them."""
+BFLOAT16_FROM = 512
+"""Hidden size from which bfloat16 is the faster on processors that have it; see docs/performance.md."""
+
+
+def fastest_dtype(own: str | None, hidden: int, device: str) -> str | None:
+    """Return what the weights of a checkpoint are computed with, where nobody says: its own dtype, or a faster one.
+
+    Args:
+        own: the checkpoint's dtype, None where it does not say.
+        hidden: its hidden size.
+        device: kind of device.
+    """
+    fast = device == "cpu" and own == "float32" and hidden >= BFLOAT16_FROM and has_bfloat16()
+    return "bfloat16" if fast else own

@@ -1,0 +1,107 @@
+"""The tensors of a checkpoint: names, dtypes and shapes from the headers of its safetensors files, values one by one.
+
+A checkpoint in another format needs a class with the methods of `Tensors`, made by `Checkpoint.tensors`; what is built of
+the tensors never asks which file they come from. Nothing here imports torch before a value is read.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hispec.models.dtypes import STORED
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROWS = 4096
+"""Of two tables that are compared: as many are read at once."""
+
+
+class Stored(NamedTuple):
+    """One tensor: its dtype as safetensors calls it (`BF16`, `U8`), its shape, and its file, None where it is not here."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path | None
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
+
+    @property
+    def bits(self) -> int:
+        """Bits of each number."""
+        digits = re.search(r"\d+", self.dtype)
+        return int(digits[0]) if digits else 8
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """The tensors of a checkpoint in safetensors, by name."""
+
+    stored: dict[str, Stored]
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all tensors."""
+        return self.stored.keys()
+
+    @property
+    def files(self) -> set[Path]:
+        """The files that hold them, as far as they are on this machine."""
+        return {one.file for one in self.stored.values() if one.file is not None}
+
+    @property
+    def download(self) -> int:
+        """Bytes of the tensors that are not on this machine yet."""
+        return sum(one.numbers * one.bits // 8 for one in self.stored.values() if one.file is None)
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype of the first tensor of plain numbers, which `transformers` computes with; None without any."""
+        return next((STORED[one.dtype] for one in self.stored.values() if one.dtype in STORED), None)
+
+    def read(self, names: Iterable[str]) -> "Iterator[tuple[str, Tensor]]":
+        """Yield some tensors, each valid only until the next; their files are mapped meanwhile.
+
+        What has been read of a mapped file counts as this process's memory, so few should be asked for at once.
+        """
+        from safetensors import safe_open
+
+        with ExitStack() as opened:
+            known: dict[Path | None, Any] = {}
+            for name in names:
+                path = self.stored[name].file
+                if path not in known:
+                    known[path] = opened.enter_context(safe_open(path, framework="pt"))
+                yield name, known[path].get_tensor(name)
+
+    def are_equal(self, one: str, other: str) -> bool:
+        """Return whether two tensors have the same shape and values; both are read, some rows at a time."""
+        from safetensors import safe_open
+
+        if self.stored[one].shape != self.stored[other].shape:
+            return False
+        first, second = (safe_open(self.stored[name].file, framework="pt") for name in (one, other))
+        with first as its_file, second as other_file:
+            its, others = its_file.get_slice(one), other_file.get_slice(other)
+            starts = range(0, self.stored[one].shape[0], ROWS)
+            return all(bool((its[at : at + ROWS] == others[at : at + ROWS]).all()) for at in starts)
+
+
+def read_headers(path: Path) -> dict[str, Stored]:
+    """Return what one safetensors file holds; the library compares its header with its length.
+
+    Raises:
+        SafetensorError: a damaged file.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return {name: Stored(part.get_dtype(), tuple(part.get_shape()), path) for name, part in parts.items()}

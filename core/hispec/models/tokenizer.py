@@ -1,0 +1,44 @@
+"""The tokenizer that belongs to a checkpoint."""
+
+from typing import TYPE_CHECKING
+
+from hispec.errors import UsageError
+from hispec.models.checkpoint import Checkpoint
+from hispec.models.config import quieten_transformers
+from hispec.models.dummy import dummy_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
+    """Load a model's tokenizer; of one with random weights its own where it lies in a folder, else bytes.
+
+    Raises:
+        UnavailableError: it is not to be had, or cannot be loaded.
+        UsageError: one that cannot be streamed, or a vocabulary without room for bytes.
+    """
+    if checkpoint.dummy and not (checkpoint.is_local and checkpoint.here("tokenizer.json")):
+        return dummy_tokenizer(checkpoint.config.vocab_size)
+    quieten_transformers()
+    with checkpoint.explaining(tokenizer=True):
+        # A class that takes everything from tokenizer.json needs none of what `AutoTokenizer` would import first.
+        generic = checkpoint.read("tokenizer_config.json").get("tokenizer_class")
+        if generic in GENERIC_TOKENIZERS:
+            from transformers import PreTrainedTokenizerFast as loader  # noqa: N813
+        else:
+            from transformers import AutoTokenizer as loader  # noqa: N813
+        # From a folder, because the library asks a hub for much that is not needed, and again and again where it is
+        # out of reach.
+        tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
+            checkpoint.tokenizer_folder(), trust_remote_code=False
+        )
+    if not tokenizer.is_fast:
+        raise UsageError(
+            f"the tokenizer of {checkpoint.model} is a {type(tokenizer).__name__}, which has no tokenizer.json and "
+            "cannot be streamed",
+            "choose a model with a tokenizer.json",
+        )
+    return tokenizer
