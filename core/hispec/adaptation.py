@@ -19,14 +19,23 @@ JUDGED = (1, 2, 4, 8, 16, MOST)
 ROW = 0.05
 """Uncalibrated: what one more row adds to the cost of a layer."""
 
+QUANTIZED = 0.35
+"""Uncalibrated: what a layer of quantized weights costs, one of full weights being 1."""
+
 
 def level_key(hierarchy: Hierarchy, level: int) -> str:
-    """`2` is exit 2 of the target, `org/name@20` an exit of another model, `2/1024` one with a head of 1,024 words."""
+    """Return a level's name in profiles.
+
+    `2` is exit 2 of the target, `2:int4` that of its 4-bit copy, `org/name@20` an exit of another model, `2/1024` one
+    with a head of 1,024 words.
+    """
     one = hierarchy.levels[level]
     if one.stack is None:
         return "guesses"
     own = one.stack is hierarchy.target.stack
     words = "" if one.reduced is None else f"/{len(one.reduced.ids)}"
+    if one.weights is not None:
+        return f"{one.exit_layer}:{one.weights}{words}"
     return (str(one.exit_layer) if own else f"{one.stack.name}@{one.exit_layer}") + words
 
 
@@ -84,23 +93,24 @@ def acceptance_of(predictor: Predictor) -> Acceptance:
 
 
 def uncalibrated_costs(hierarchy: Hierarchy) -> StepCosts:
-    """Costs in layers, where none were measured: a head and the loop cost as one layer each."""
+    """Return costs in layers of full weights, where none were measured: a head and the loop cost as one layer each."""
     levels = range(len(hierarchy))
 
-    def layers(level: int, above: int = -1) -> int:
+    def share(level: int) -> float:
+        return 1.0 if hierarchy.levels[level].weights is None else QUANTIZED
+
+    def layers(level: int, above: int = -1) -> float:
         if level <= above:
             return 0
         below = hierarchy.below[level]
-        own = hierarchy.levels[level].exit_layer - hierarchy.first_layer(level)
+        own = (hierarchy.levels[level].exit_layer - hierarchy.first_layer(level)) * share(level)
         return own + (0 if below is None else layers(below, above))
 
     def judged(pair: Pair, tokens: int) -> float:
         lower, upper = pair
-        stack = hierarchy.levels[upper].stack
-        done = max((level for level in range(lower + 1) if hierarchy.levels[level].stack is stack), default=-1)
-        return (layers(upper, done) + 1) * (1 + ROW * (tokens - 1)) + 1
+        return (layers(upper, lower) + share(upper)) * (1 + ROW * (tokens - 1)) + 1
 
-    draft = [0.1 if hierarchy.levels[level].stack is None else layers(level) + 2.0 for level in levels]
+    draft = [0.1 if hierarchy.levels[level].stack is None else layers(level) + share(level) + 1 for level in levels]
     return StepCosts(
         draft, {pair: [judged(pair, tokens) for tokens in range(1, MOST + 1)] for pair in combinations(levels, 2)}
     )

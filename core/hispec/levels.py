@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.errors import ProfileError
+from hispec.errors import ProfileError, UnavailableError
 from hispec.frequencies import frequent_ids
+from hispec.models.fused_stack import FusedStack
 from hispec.models.stack import LayerStack, ReducedHead
 from hispec.models.translator import Translator, TranslatorFile
-from hispec.profile import Draft, Profile
+from hispec.profile import Draft, Intermediate, Profile, Quantization
 
 
 def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack]) -> Hierarchy:
@@ -29,25 +30,41 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
         found = translators.read(exit_layer) if translators is not None and stack is target else None
         return None if found is None else found.on(stack)
 
-    if mode == "single-layer" and profile.single_layer is not None:
-        draft = Draft(exit_layer=profile.single_layer.exit_layer)
+    def reading(name: str, section: Draft | Intermediate) -> Level:
+        stack = stacks[section.model or profile.target.model]
+        exit_layer = section.exit_layer or stack.num_layers
+        if section.weights is not None:
+            stack = _copy_of(stack, section.weights, exit_layer)
+        head = heads.of(stack, section.head)
+        return Level(name, stack, exit_layer, head, translator(stack, exit_layer), weights=section.weights)
+
+    if mode == "single-layer" and (tuned := profile.single_layer) is not None:
+        draft = Draft(exit_layer=tuned.exit_layer, weights=tuned.weights)
     if draft is not None and mode != "autoregressive":
         if draft.ngram is not None:
             levels.append(Level.of_ngrams(draft.ngram.max, draft.ngram.tokens))
-        if draft.exit_layer is not None or draft.model is not None:
-            stack = stacks[draft.model or profile.target.model]
-            exit_layer = draft.exit_layer or stack.num_layers
-            levels.append(Level("draft", stack, exit_layer, heads.of(stack, draft.head), translator(stack, exit_layer)))
+        if draft.reads_model:
+            levels.append(reading("draft", draft))
     if intermediate is not None and mode == "hispec":
-        stack = stacks[intermediate.model or profile.target.model]
-        exit_layer = intermediate.exit_layer or stack.num_layers
-        levels.append(
-            Level("intermediate", stack, exit_layer, heads.of(stack, intermediate.head), translator(stack, exit_layer))
-        )
+        levels.append(reading("intermediate", intermediate))
     try:
         return Hierarchy([*levels, Level("target", target, target.num_layers)])
     except ValueError as error:
         raise ProfileError(f"profile {profile.name}: {error}", "order the levels from shallow to deep") from None
+
+
+def _copy_of(stack: LayerStack, weights: Quantization, layers: int) -> LayerStack:
+    """Return a stack's quantized copy, which has at least so many layers.
+
+    Raises:
+        UnavailableError: the stack has no copies, or its device no kernels for them.
+    """
+    if not isinstance(stack, FusedStack):
+        raise UnavailableError(
+            f"levels of {weights} weights need the fused stack, and {stack.name} runs on the {stack.kind} one",
+            "leave out --stack, or the weights of the draft and intermediate levels",
+        )
+    return stack.quantized(weights, layers)
 
 
 class _Heads:

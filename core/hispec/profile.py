@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -77,44 +78,83 @@ class Ngram(_Section):
     tokens: Count
 
 
+Quantization = Literal["int4", "int8"]
+"""Precisions of a quantized copy of the target's weights."""
+
+
 class Draft(_Section):
-    """What proposes tokens: an exit of the target or another model, an n-gram look-up, or the latter before the former."""
+    """What proposes tokens: a reading of the target or another model, an n-gram look-up, or the latter before the former.
+
+    Attributes:
+        exit_layer: of the target, or of its quantized copy.
+        weights: the target's, quantized; without an exit, the whole depth of that copy.
+        model: another one.
+        ngram: what is looked up.
+        head: words that the level reads.
+    """
 
     exit_layer: Count | None = None
+    weights: Quantization | None = None
     model: Name | None = None
     ngram: Ngram | None = None
     head: Head = None
+
+    @property
+    def reads_model(self) -> bool:
+        """Whether it reads a model, and not only n-grams."""
+        return any(key is not None for key in (self.exit_layer, self.weights, self.model))
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Draft":
         if self.exit_layer is not None and self.model is not None:
             raise ValueError("give exit_layer or model, not both: another model drafts with its whole depth")
-        if self.exit_layer is None and self.model is None and self.ngram is None:
-            raise ValueError("give an exit_layer, a model, or an ngram section")
-        if self.head is not None and self.exit_layer is None and self.model is None:
+        if not self.reads_model and self.ngram is None:
+            raise ValueError("give an exit_layer, weights, a model, or an ngram section")
+        if self.head is not None and not self.reads_model:
             raise ValueError("an n-gram look-up has no head: give an exit_layer or a model too, or leave head out")
         return self
 
 
 class Intermediate(_Section):
-    """What judges drafts before the target: an exit of the target, or (an exit of) another model."""
+    """What judges drafts before the target: a reading of the target, or (an exit of) another model.
+
+    Attributes:
+        exit_layer: of the target, of its quantized copy, or of the other model.
+        weights: the target's, quantized; without an exit, the whole depth of that copy.
+        model: another one.
+        head: words that the level reads.
+    """
 
     exit_layer: Count | None = None
+    weights: Quantization | None = None
     model: Name | None = None
     head: Head = None
 
     @model_validator(mode="after")
     def _some_kind(self) -> "Intermediate":
-        if self.exit_layer is None and self.model is None:
-            raise ValueError("give an exit_layer, a model, or both")
+        if self.exit_layer is None and self.weights is None and self.model is None:
+            raise ValueError("give an exit_layer, weights, or a model")
         return self
 
 
 class SingleLayer(_Section):
-    """Mode single-layer where it is tuned apart from the hierarchy: its draft exit, and tokens drafted at once."""
+    """Mode single-layer where it is tuned apart from the hierarchy.
 
-    exit_layer: Count
+    Attributes:
+        exit_layer: that drafts, of the target or of its quantized copy.
+        weights: the target's, quantized; without an exit, the whole depth of that copy.
+        draft_tokens: drafted at once.
+    """
+
+    exit_layer: Count | None = None
+    weights: Quantization | None = None
     draft_tokens: Count
+
+    @model_validator(mode="after")
+    def _some_kind(self) -> "SingleLayer":
+        if self.exit_layer is None and self.weights is None:
+            raise ValueError("give an exit_layer, weights, or both")
+        return self
 
 
 @_with_settings
@@ -209,14 +249,22 @@ class Profile(_Section):
     def _ordered(self) -> "Profile":
         if self.intermediate is not None and self.draft is None:
             raise ValueError("an intermediate level needs a draft level beneath it")
-        draft = self.draft.exit_layer if self.draft else None
         for level, name in ((self.draft, "draft"), (self.intermediate, "intermediate")):
-            if level is not None and level.model == self.target.model and level.exit_layer is None:
-                raise ValueError(f"{name}.model is the target itself: give an exit_layer of it")
-        own = self.intermediate is not None and self.intermediate.model in (None, self.target.model)
-        deeper = self.intermediate.exit_layer if self.intermediate and own else None
-        if draft is not None and deeper is not None and draft >= deeper:
-            raise ValueError(f"the intermediate exit ({deeper}) must be deeper than the draft exit ({draft})")
+            if level is None:
+                continue
+            if level.model == self.target.model and level.exit_layer is None and level.weights is None:
+                raise ValueError(f"{name}.model is the target itself: give an exit_layer of it, or weights")
+            if level.model not in (None, self.target.model) and level.weights is not None:
+                raise ValueError(f"{name}.weights are the target's, quantized: leave {name}.model out")
+        draft, deeper = self.draft, self.intermediate
+        own = draft is not None and draft.reads_model and draft.model in (None, self.target.model)
+        if own and draft is not None and deeper is not None and _reaches(draft.exit_layer, draft.weights, self):
+            if draft.exit_layer is None and deeper.exit_layer is None:
+                raise ValueError("draft and intermediate read the same: give them other weights, or the draft an exit")
+            raise ValueError(
+                f"the intermediate exit ({deeper.exit_layer}) must be deeper than the draft exit "
+                f"({draft.exit_layer or 'the whole depth'})"
+            )
         return self
 
 
@@ -460,9 +508,9 @@ def check_depths(profile: Profile, model: str, num_layers: int) -> None:
 
 
 def exits_of_target(profile: Profile) -> list[int]:
-    """The exits of the target itself at which levels read it, shallow to deep."""
+    """The exits of the target's own weights at which levels read it, shallow to deep."""
     levels = [level for level in (profile.draft, profile.intermediate) if level is not None]
-    own = [level.exit_layer for level in levels if level.model in (None, profile.target.model)]
+    own = [level.exit_layer for level in levels if level.model in (None, profile.target.model) and not level.weights]
     return [exit_layer for exit_layer in own if exit_layer is not None]
 
 
@@ -481,7 +529,7 @@ def with_exits(profile: Profile, draft: int | None, intermediate: int | None, mo
     if draft is not None:
         data.pop("single_layer", None)  # tuned for the exits that were
         data["draft"] = {"exit_layer": draft} | _kept(data.get("draft"), "ngram", "head")
-        if mode != "hispec" and intermediate is None and _reaches(draft, profile):
+        if mode != "hispec" and intermediate is None and _reaches(draft, None, profile):
             data.pop("intermediate")
     if intermediate is not None:
         data["intermediate"] = {"exit_layer": intermediate} | _kept(data.get("intermediate"), "head")
@@ -496,11 +544,16 @@ def with_exits(profile: Profile, draft: int | None, intermediate: int | None, mo
         ) from None
 
 
-def _reaches(draft: int, profile: Profile) -> bool:
-    """Whether a draft exit is as deep as the profile's intermediate exit of the same model."""
+def _reaches(exit_layer: int | None, weights: Quantization | None, profile: Profile) -> bool:
+    """Return whether a draft reads the target too deeply for the profile's intermediate level to judge it.
+
+    An exit of the same weights must be deeper. One of other weights may be as deep.
+    """
     level = profile.intermediate
-    own = level is not None and level.model in (None, profile.target.model)
-    return own and level is not None and level.exit_layer is not None and draft >= level.exit_layer
+    if level is None or level.model not in (None, profile.target.model):
+        return False
+    own, other = (inf if depth is None else depth for depth in (exit_layer, level.exit_layer))
+    return own > other or (own == other and weights == level.weights)
 
 
 def _kept(section: dict[str, Any] | None, *keys: str) -> dict[str, Any]:

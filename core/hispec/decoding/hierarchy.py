@@ -24,6 +24,9 @@ class Level:
 
     A level of n-grams has no stack and runs no model; only the lowest level may be one. With a reduced head a level has
     some tokens only; the target has all. A translator maps the state before the norm reads it; the target has none.
+
+    Attributes:
+        weights: the precision of the weights that it reads, where these are a quantized copy of the target's.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Level:
     reduced: ReducedHead | None = None
     translator: Translator | None = None
     ngrams: Ngrams | None = None
+    weights: str | None = None
 
     @classmethod
     def of_ngrams(cls, longest: int, tokens: int) -> "Level":
