@@ -6,12 +6,11 @@ from pathlib import Path
 import torch
 
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.errors import ProfileError, UnavailableError
+from hispec.errors import ProfileError
 from hispec.frequencies import frequent_ids
-from hispec.models.fused_stack import FusedStack
 from hispec.models.stack import LayerStack, ReducedHead
 from hispec.models.translator import Translator, TranslatorFile
-from hispec.profile import Draft, Intermediate, Profile, Quantization
+from hispec.profile import Draft, Intermediate, Profile
 
 
 def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack]) -> Hierarchy:
@@ -19,7 +18,7 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
 
     Raises:
         ProfileError: levels out of order, or a reduced head without the token frequencies for it.
-        HispecError: translators that cannot be read; see `TranslatorFile`.
+        HispecError: translators that cannot be read, see `TranslatorFile`; or weights that a stack cannot quantize.
     """
     levels = []
     heads = _Heads(profile, target_vocab=stacks[profile.target.model].vocab_size)
@@ -34,7 +33,7 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
         stack = stacks[section.model or profile.target.model]
         exit_layer = section.exit_layer or stack.num_layers
         if section.weights is not None:
-            stack = _copy_of(stack, section.weights, exit_layer)
+            stack = stack.quantized(section.weights, exit_layer)
         head = heads.of(stack, section.head)
         return Level(name, stack, exit_layer, head, translator(stack, exit_layer), weights=section.weights)
 
@@ -51,20 +50,6 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
         return Hierarchy([*levels, Level("target", target, target.num_layers)])
     except ValueError as error:
         raise ProfileError(f"profile {profile.name}: {error}", "order the levels from shallow to deep") from None
-
-
-def _copy_of(stack: LayerStack, weights: Quantization, layers: int) -> LayerStack:
-    """Return a stack's quantized copy, which has at least so many layers.
-
-    Raises:
-        UnavailableError: the stack has no copies, or its device no kernels for them.
-    """
-    if not isinstance(stack, FusedStack):
-        raise UnavailableError(
-            f"levels of {weights} weights need the fused stack, and {stack.name} runs on the {stack.kind} one",
-            "leave out --stack, or the weights of the draft and intermediate levels",
-        )
-    return stack.quantized(weights, layers)
 
 
 class _Heads:

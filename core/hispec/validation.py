@@ -1,6 +1,6 @@
 """What would keep a profile from being decoded, as far as the files at hand say: no weights are read, no network is used."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hispec.models.checkpoint import CONFIG, VOCABULARIES, Checkpoint, checkpoints_of
@@ -56,6 +56,9 @@ class _StandIn:
     num_layers: int
     vocab_size: int
     cache: object = field(default_factory=object)
+
+    def quantized(self, weights: str, layers: int) -> "_StandIn":
+        return replace(self)
 
     @property
     def dtype(self) -> Any:

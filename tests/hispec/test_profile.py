@@ -66,7 +66,7 @@ def test_a_good_profile_is_read(write):
         (GOOD.replace("{model: some/model}", "{revision: main}"), "target.model is missing", "add target.model"),
         (GOOD.replace("{model: some/model}", "some/model"), "target is 'some/model'", "section of keys"),
         (GOOD.replace("exit_layer: 2", "exit_layer: 4"), "deeper than the draft exit", "mend"),
-        (GOOD.replace("{exit_layer: 2}", "{}"), "give an exit_layer, a model", "mend"),
+        (GOOD.replace("{exit_layer: 2}", "{}"), "give an exit_layer, weights, a model", "mend"),
         (GOOD.replace("draft: {exit_layer: 2}", ""), "needs a draft level", "mend"),
         ("target: {model: [", "line 1", "mend that line"),
         ("", "holds no keys", "target"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -86,6 +86,20 @@ class LayerStack(Protocol):
 
     def reduce_head(self, ids: Tensor) -> ReducedHead:
         """A head of the words `ids` only, ascending [words]; a copy of their rows."""
+        ...
+
+    def quantized(self, quantization: Literal["int8", "int4"], layers: int | None = None) -> "LayerStack":
+        """Return a stack that reads quantized copies of the first layers' weights and the head's, and shares the cache.
+
+        Equal ones are made once.
+
+        Args:
+            quantization: format of the copies.
+            layers: by default all.
+
+        Raises:
+            UnavailableError: the stack has no such copies, or its device no kernels for them.
+        """
         ...
 
     def write_run(

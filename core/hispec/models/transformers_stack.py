@@ -6,13 +6,13 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from hispec.errors import HispecError, UsageError
+from hispec.errors import HispecError, UnavailableError, UsageError
 from hispec.models.cache import KVCache
 from hispec.models.config import FAMILIES, check_rotary, describe, rope_type_of
 from hispec.models.linear import Linear
 from hispec.models.parts import find_parts, not_in_spans
 from hispec.models.rows import CANDIDATES, RowCounts, Width, choose_rows, in_passes, pad_rows, prompt_rows
-from hispec.models.stack import Reader, ReducedHead, write_stepwise
+from hispec.models.stack import LayerStack, Reader, ReducedHead, write_stepwise
 
 PROBE = 12
 """Tokens of the text that an architecture is tried with."""
@@ -67,6 +67,13 @@ class TransformersStack:
         if config.model_type not in FAMILIES and model not in _tried:
             self._try_spans()
             _tried.add(model)
+
+    def quantized(self, quantization: str, layers: int | None = None) -> LayerStack:
+        """See `LayerStack.quantized`; this one has no copies."""
+        raise UnavailableError(
+            f"levels of {quantization} weights need the fused stack, and {self.name} runs on the transformers one",
+            "leave out --stack transformers, or the weights of the draft and intermediate levels",
+        )
 
     def prepare(self, width: Width) -> None:
         """See `LayerStack.prepare`."""
