@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from hispec.counts import counted
 from hispec.errors import ProfileError
-from hispec.settings import SETTINGS, Count
+from hispec.settings import SETTINGS, Count, Quantization
 
 Name = Annotated[str, Field(min_length=1)]
 Milliseconds = Annotated[float, Field(gt=0)]
@@ -76,10 +76,6 @@ class Ngram(_Section):
 
     max: Count
     tokens: Count
-
-
-Quantization = Literal["int4", "int8"]
-"""Precisions of a quantized copy of the target's weights."""
 
 
 class Draft(_Section):

@@ -112,6 +112,8 @@ def _width(value: Any) -> Any:
     return value
 
 
+Quantization = Literal["int4", "int8"]
+"""Formats of a quantized copy of a model's weights."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Graphs = Annotated[
     Literal["auto", "on", "off"], Read(lambda value: {"0": "off", "1": "on"}.get(value, value), first=True)

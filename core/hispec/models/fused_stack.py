@@ -81,6 +81,7 @@ class FusedStack:
         self._weights = weights
         self._group = config.num_heads // config.num_kv_heads
         self._buffers: dict[int, Buffers] = {}
+        self._copies: dict[tuple[Quantization, int], FusedStack] = {}
         self.rows = RowCounts()
 
     @property
@@ -103,20 +104,17 @@ class FusedStack:
         return self._weights.nbytes
 
     def quantized(self, quantization: Quantization, layers: int | None = None) -> "FusedStack":
-        """Return a stack with quantized copies of the matrices that reads and writes this one's KV cache.
+        """See `LayerStack.quantized`. The copy shares embedding, norms, biases and all tables.
 
-        It shares embedding, norms, biases and all tables. The copies are made one after the other; a matrix is
-        multiplied by its full weights where a pass has so many rows that they are the faster.
-
-        Args:
-            quantization: format of the copies.
-            layers: how many of the first ones it has; by default all. Its head is the whole model's.
-
-        Raises:
-            UnavailableError: the device has no kernel for the format.
+        Its matrices are made one after the other; one is multiplied by its full weights where a pass has so many rows
+        that they are the faster. Its head is the whole model's.
         """
-        self._weights.pack()  # else packing would later leave the copies with full weights of their own
-        return self._beside(self._weights.quantized(quantization, layers), f"{self.name} {quantization}")
+        layers = self.num_layers if layers is None else layers
+        if (quantization, layers) not in self._copies:
+            self._weights.pack()  # else packing would later leave the copies with full weights of their own
+            weights = self._weights.quantized(quantization, layers)
+            self._copies[quantization, layers] = self._beside(weights, f"{self.name} {quantization}")
+        return self._copies[quantization, layers]
 
     def _beside(self, weights: FusedWeights, name: str) -> "FusedStack":
         return FusedStack(self.config, weights, name, self)

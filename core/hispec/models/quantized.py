@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from hispec.errors import UnavailableError
 from hispec.models.linear import Linear
-
-Quantization = Literal["int8", "int4"]
+from hispec.settings import Quantization
 
 GROUP = 32
 """Inputs that share a scale in 4 bits. Larger groups are no faster, and agree with the full weights less often."""

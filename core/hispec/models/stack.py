@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from hispec.models.cache import KVCache
 from hispec.models.linear import Linear
 from hispec.models.rows import RowCounts, Width
+from hispec.settings import Quantization
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,7 @@ class LayerStack(Protocol):
         """A head of the words `ids` only, ascending [words]; a copy of their rows."""
         ...
 
-    def quantized(self, quantization: Literal["int8", "int4"], layers: int | None = None) -> "LayerStack":
+    def quantized(self, quantization: Quantization, layers: int | None = None) -> "LayerStack":
         """Return a stack that reads quantized copies of the first layers' weights and the head's, and shares the cache.
 
         Equal ones are made once.

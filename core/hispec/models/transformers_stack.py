@@ -13,6 +13,7 @@ from hispec.models.linear import Linear
 from hispec.models.parts import find_parts, not_in_spans
 from hispec.models.rows import CANDIDATES, RowCounts, Width, choose_rows, in_passes, pad_rows, prompt_rows
 from hispec.models.stack import LayerStack, Reader, ReducedHead, write_stepwise
+from hispec.settings import Quantization
 
 PROBE = 12
 """Tokens of the text that an architecture is tried with."""
@@ -68,7 +69,7 @@ class TransformersStack:
             self._try_spans()
             _tried.add(model)
 
-    def quantized(self, quantization: str, layers: int | None = None) -> LayerStack:
+    def quantized(self, quantization: Quantization, layers: int | None = None) -> LayerStack:
         """See `LayerStack.quantized`; this one has no copies."""
         raise UnavailableError(
             f"levels of {quantization} weights need the fused stack, and {self.name} runs on the transformers one",
