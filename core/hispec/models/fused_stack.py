@@ -16,7 +16,6 @@ from hispec.limits import SMALL_MATRIX, WIDEST
 from hispec.models.cache import KVCache
 from hispec.models.config import ModelConfig
 from hispec.models.fused_weights import FusedWeights, Layer
-from hispec.models.quantized import Quantization
 from hispec.models.rotary import rotary_tables
 from hispec.models.rows import (
     BUCKET,
@@ -29,6 +28,7 @@ from hispec.models.rows import (
     prompt_rows,
 )
 from hispec.models.stack import Reader, ReducedHead, write_stepwise
+from hispec.settings import Quantization
 
 
 class Memory:

@@ -12,8 +12,9 @@ from torch import Tensor
 from hispec.models.config import ModelConfig
 from hispec.models.kernels import quantize
 from hispec.models.linear import Linear, PackedLinear, packs, right_factor
-from hispec.models.quantized import Quantization, QuantizedLinear
+from hispec.models.quantized import QuantizedLinear
 from hispec.models.tensors import Tensors
+from hispec.settings import Quantization
 
 MATRICES = ("qkv", "output", "gate_up", "down")
 """Fields of a layer."""

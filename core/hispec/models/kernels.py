@@ -26,13 +26,13 @@ from hispec.models.quantized import (
     Int4Linear,
     Int8Linear,
     Int8WeightLinear,
-    Quantization,
     QuantizedLinear,
     by_chunks,
     int8_kernels,
     quantize_int4,
     quantize_int8,
 )
+from hispec.settings import Quantization
 
 ROWS = (1, 2, 4, 8, 16)
 """Counts of rows that are timed."""
