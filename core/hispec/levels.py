@@ -32,14 +32,18 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
     def reading(name: str, section: Draft | Intermediate) -> Level:
         stack = stacks[section.model or profile.target.model]
         exit_layer = section.exit_layer or stack.num_layers
-        if section.weights is not None:
-            stack = stack.quantized(section.weights, exit_layer)
+        if section.weights is not None:  # levels of equal weights share one copy, and so its hidden states
+            depths = [one.exit_layer or stack.num_layers for one in used if one.weights == section.weights]
+            stack = stack.quantized(section.weights, max(depths))
         head = heads.of(stack, section.head)
         return Level(name, stack, exit_layer, head, translator(stack, exit_layer), weights=section.weights)
 
     if mode == "single-layer" and (tuned := profile.single_layer) is not None:
         draft = Draft(exit_layer=tuned.exit_layer, weights=tuned.weights)
-    if draft is not None and mode != "autoregressive":
+    if mode == "autoregressive":
+        draft = None
+    used = [section for section in (draft, intermediate if mode == "hispec" else None) if section is not None]
+    if draft is not None:
         if draft.ngram is not None:
             levels.append(Level.of_ngrams(draft.ngram.max, draft.ngram.tokens))
         if draft.reads_model:

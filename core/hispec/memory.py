@@ -14,7 +14,7 @@ from hispec.limits import CACHE_STEP, FREE_ROWS, SMALL_MATRIX, WIDEST
 from hispec.machine import Device, device_named, together
 from hispec.models.checkpoint import CONFIG, Checkpoint, checkpoints_of
 from hispec.models.config import FAMILIES, ModelConfig, read_config
-from hispec.models.dtypes import FLOATS, PER_WEIGHT, STORED
+from hispec.models.dtypes import COPIED, FLOATS, PER_WEIGHT, STORED
 from hispec.models.tensors import Tensors
 from hispec.profile import Profile
 from hispec.settings import Settings
@@ -54,7 +54,7 @@ class ModelNeed:
         parameters: its numbers, quantized ones counted as what they stand for.
         dtype: what it computes with, and its KV cache.
         quantization: `4bit`, `8bit`, `stored` as its checkpoint has it, or None.
-        weights, kv_cache, workspace: bytes.
+        weights, copies, kv_cache, workspace: bytes; the copies are those that levels of other weights read.
         download: bytes that are not on this machine yet.
         source: what the weights were counted from: `safetensors` or `config.json`.
     """
@@ -70,6 +70,7 @@ class ModelNeed:
     workspace: int
     download: int
     source: str
+    copies: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Need:
     @property
     def total(self) -> int:
         """Bytes."""
-        return sum(need.weights + need.kv_cache for need in self.models) + self.workspace
+        return sum(need.weights + need.copies + need.kv_cache for need in self.models) + self.workspace
 
     @property
     def workspace(self) -> int:
@@ -97,6 +98,7 @@ class Need:
     def lines(self) -> list[tuple[int, str]]:
         """The arithmetic: bytes, and what they are."""
         rows = [(need.weights, _weights_of(need)) for need in self.models]
+        rows += [(need.copies, f"quantized copies of {need.model}") for need in self.models if need.copies]
         rows += [
             (need.kv_cache, f"KV cache of {counted(self.positions, 'position')} ({need.role}, {need.dtype})")
             for need in self.models
@@ -258,7 +260,24 @@ class _Estimate:
             workspace=self._workspace(positions) + copied,
             download=download,
             source="config.json" if tensors is None else "safetensors",
+            copies=self._copies,
         )
+
+    @property
+    def _copies(self) -> int:
+        """Bytes of the quantized weights that levels read: the layers up to the deepest exit, and a whole head."""
+        profile, mode, config = self.profile, self.settings.mode, self.config
+        if self.checkpoint.name != profile.target.model or mode == "autoregressive":
+            return 0
+        tuned = profile.single_layer if mode == "single-layer" else None
+        levels = (tuned or profile.draft, profile.intermediate if mode == "hispec" else None)
+        depths: dict[str, int] = {}
+        for level in levels:
+            if level is not None and level.weights is not None:
+                depths[level.weights] = max(depths.get(level.weights, 0), level.exit_layer or config.num_layers)
+        head = config.vocab_size * config.hidden_size
+        numbers = {key: config.layer_matrices * depth // config.num_layers + head for key, depth in depths.items()}
+        return int(sum(count * COPIED[key] for key, count in numbers.items())) // 8
 
     def _count(self, tensors: Tensors) -> tuple[int, int]:
         """Return parameters and bytes of what a checkpoint stores, once loaded."""

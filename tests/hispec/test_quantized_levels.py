@@ -12,7 +12,9 @@ from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.sampling import Sampling
 from hispec.errors import ProfileError, UnavailableError
 from hispec.events import Judged
+from hispec.memory import estimate
 from hispec.models.graphs import with_graphs
+from hispec.precedence import resolve_settings
 from hispec.profile import load_profile, parse_profile
 from hispec.text import encode_prompt
 from tests.support import PROMPT, fused_stack, random_model
@@ -82,8 +84,9 @@ def test_no_token_differs_where_passes_are_recorded():
 
 def test_equal_copies_are_made_once():
     target = fused_stack(random_model())
-    assert target.quantized("int4", 2) is target.quantized("int4", 2)
-    assert target.quantized("int4") is target.quantized("int4", 4)
+    shallow = target.quantized("int4", 2)
+    assert target.quantized("int4", 1) is target.quantized("int4", 2) is shallow
+    assert target.quantized("int4") is target.quantized("int4", 4) is not shallow
     assert target.quantized("int4") is not target.quantized("int8")
     assert target.quantized("int4").cache is target.cache
 
@@ -118,6 +121,26 @@ def test_levels_are_told_apart_by_their_weights(tmp_path):
     engine = Engine.from_profile(tiny(tmp_path, LEVELS[0]), dtype="float32")
     assert [level_key(engine.hierarchy, level) for level in range(3)] == ["2:int4", "16:int8", "16"]
     assert [level.weights for level in engine.hierarchy.levels] == ["int4", "int8", None]
+
+
+def test_levels_of_equal_weights_share_one_copy(tmp_path):
+    profile = tiny(tmp_path, "draft: {exit_layer: 2, weights: int4}\nintermediate: {weights: int4}")
+    hierarchy = Engine.from_profile(profile, dtype="float32").hierarchy
+    assert hierarchy.levels[0].stack is hierarchy.levels[1].stack
+    assert hierarchy.below == (None, 0, None)
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_their_memory_is_estimated(tmp_path, levels):
+    profile = tiny(tmp_path, levels)
+    engine = Engine.from_profile(profile, dtype="bfloat16")
+    stacks = {level.stack for level in engine.hierarchy.levels if level.weights is not None}
+    settings, _ = resolve_settings({"dtype": "bfloat16"}, profile)
+    need = estimate(profile, settings)
+    assert need.models[0].copies == pytest.approx(sum(stack.quantized_bytes for stack in stacks), rel=0.05)
+    assert any("quantized copies" in what for _, what in need.lines())
+    alone, _ = resolve_settings({"mode": "autoregressive"}, profile)
+    assert estimate(profile, alone).models[0].copies == 0
 
 
 def test_single_layer_may_be_tuned_with_them(tmp_path):

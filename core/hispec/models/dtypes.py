@@ -7,6 +7,8 @@ FLOATS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16}
 PER_WEIGHT = {"4bit": 4.5, "8bit": 8.0}
 """Bits of a quantized weight: NF4 adds a float32 for every 64 of them (QLoRA, arXiv 2305.14314, section 2); the
 float32 that LLM.int8() keeps for every row (arXiv 2208.07339) is not worth counting."""
+COPIED = {"int8": 8.0, "int4": 5.0}
+"""Bits of a weight of a quantized copy: in 4 bits, 32 of them share a scale and a zero point of 16 bits each."""
 STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Dtypes of plain numbers, by what safetensors calls them."""
 BFLOAT16_FROM = 512

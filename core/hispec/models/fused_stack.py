@@ -81,7 +81,7 @@ class FusedStack:
         self._weights = weights
         self._group = config.num_heads // config.num_kv_heads
         self._buffers: dict[int, Buffers] = {}
-        self._copies: dict[tuple[Quantization, int], FusedStack] = {}
+        self._copies: dict[Quantization, FusedStack] = {}
         self.rows = RowCounts()
 
     @property
@@ -110,11 +110,12 @@ class FusedStack:
         that they are the faster. Its head is the whole model's.
         """
         layers = self.num_layers if layers is None else layers
-        if (quantization, layers) not in self._copies:
+        known = self._copies.get(quantization)
+        if known is None or known.num_layers < layers:
             self._weights.pack()  # else packing would later leave the copies with full weights of their own
             weights = self._weights.quantized(quantization, layers)
-            self._copies[quantization, layers] = self._beside(weights, f"{self.name} {quantization}")
-        return self._copies[quantization, layers]
+            known = self._copies[quantization] = self._beside(weights, f"{self.name} {quantization}")
+        return known
 
     def _beside(self, weights: FusedWeights, name: str) -> "FusedStack":
         return FusedStack(self.config, weights, name, self)

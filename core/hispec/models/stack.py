@@ -92,11 +92,11 @@ class LayerStack(Protocol):
     def quantized(self, quantization: Quantization, layers: int | None = None) -> "LayerStack":
         """Return a stack that reads quantized copies of the first layers' weights and the head's, and shares the cache.
 
-        Equal ones are made once.
+        One that was made before is returned again, if it is deep enough.
 
         Args:
             quantization: format of the copies.
-            layers: by default all.
+            layers: how many it has at least; by default all.
 
         Raises:
             UnavailableError: the stack has no such copies, or its device no kernels for them.
