@@ -1,0 +1,73 @@
+"""What quantized weights cost on this machine: a layer's matrices and the head by format, kernel and count of rows.
+
+Shapes are those of lab-ee (hidden size 256), SmolLM2 135M (576, with its head) and Llama 3.2 1B (2,048). Each product
+goes through more copies of a matrix than the nearer caches hold, and the fastest pass counts (hispec.models.kernels).
+With one thread its processor time is taken, which other processes do not lengthen, though they fill caches and use the
+memory's bandwidth: run it where nothing else runs.
+
+    OMP_NUM_THREADS=1 python benchmarks/kernels.py
+"""
+
+import argparse
+import os
+
+import torch
+from common import environment, save
+
+from hispec.models import kernels
+from hispec.models.quantized import bits_per_weight
+
+LAYERS = {
+    "hidden 256": ((256, 384), (256, 256), (256, 1408), (704, 256)),
+    "hidden 576": ((576, 960), (576, 576), (576, 3072), (1536, 576)),
+    "hidden 2048": ((2048, 3072), (2048, 2048), (2048, 16384), (8192, 2048)),
+    "head 576 x 49152": ((576, 49152),),
+}
+"""Inputs and outputs of the matrices: QKV, output, gate and up, down; or the head."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def measured(shapes: tuple[tuple[int, int], ...], device: torch.device) -> dict[str, dict[int, float]]:
+    """Microseconds of all the matrices by format and kernel, and by count of rows."""
+    found: dict[str, dict[int, float]] = {}
+    for dtype_name, dtype in DTYPES.items():
+        for quantization in ("int8", "int4"):
+            for kernel, make in kernels._makers(quantization, device).items():
+                full = kernel == kernels.FULL
+                name = dtype_name if full else kernel if quantization == "int4" else f"int8 {kernel}"
+                if name in found or (not full and dtype_name == "float32"):
+                    continue
+                each = [
+                    kernels._seconds(
+                        lambda a=a, b=b, make=make, dtype=dtype: make(a, b, dtype, device), a, b, dtype, device
+                    )
+                    for a, b in shapes
+                ]
+                found[name] = {rows: round(1e6 * sum(costs[rows] for costs in each), 1) for rows in kernels.ROWS}
+                print(name, found[name], flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    load = os.getloadavg()
+    rows = {}
+    for name, shapes in LAYERS.items():
+        print(name, flush=True)
+        rows[name] = measured(shapes, device)
+    record = {
+        "what": "microseconds of a layer's four matrices, or of a head, by format and kernel and by count of rows",
+        "bits_per_weight": {"int8": bits_per_weight("int8", 2048), "int4": bits_per_weight("int4", 2048)},
+        "microseconds": rows,
+        "load_average": [load, os.getloadavg()],
+        "environment": environment(torch.get_num_threads()),
+    }
+    save(f"kernels-{device.type}", record)
+
+
+if __name__ == "__main__":
+    main()
