@@ -231,8 +231,8 @@ MUTATIONS = (
     Mutation(
         "a run on the device whose states are those of its last token, too",
         "state.py",
-        "self.frontier[reached] = at + count - 1",
-        "self.frontier[reached] = at + count",
+        "self._reach(level, at + count - 1)",
+        "self._reach(level, at + count)",
         GRAPHS,
     ),
     Mutation(
