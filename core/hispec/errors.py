@@ -34,6 +34,15 @@ class ProfileError(UsageError):
     """A profile that is missing, malformed or impossible for its model."""
 
 
+class BadValueError(ValueError):
+    """A value that a validator refuses, for pydantic, which takes no error but a `ValueError`; see `HispecError`."""
+
+    def __init__(self, cause: str, cure: str) -> None:
+        super().__init__(f"{cause}: {cure}")
+        self.cause = cause
+        self.cure = cure
+
+
 class LosslessnessError(HispecError):
     """The output differs from what the target alone writes."""
 

@@ -19,6 +19,23 @@ WARPERS = ("top_k", "top_p", "min_p")
 """Settings that narrow down what a token is drawn from."""
 
 
+class SettingError(UsageError):
+    """A value that a setting does not accept.
+
+    Args:
+        error: of the validation.
+        name: of the setting, as its source calls it.
+    """
+
+    def __init__(self, error: ValidationError, name: str) -> None:
+        super().__init__(*explain(error, name))
+        self._error = error
+
+    def named(self, name: str) -> "SettingError":
+        """Return the same under another name of the setting."""
+        return SettingError(self._error, name)
+
+
 def resolve_settings(
     options: Mapping[str, Any],
     profile: Profile,
@@ -109,10 +126,8 @@ def _read(values: dict[str, Any], origins: Mapping[str, str]) -> Settings:
         return SCHEMA.validate_python(values)
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
-        cause, cure = explain(error, values)
-        cure = cure.partition("; YAML")[0].removesuffix(" without quotes")
         shown = {"option": SETTINGS[name].option, "environment": SETTINGS[name].variable}.get(origins[name], name)
-        raise UsageError(cause.replace(name, shown, 1), cure) from None
+        raise SettingError(error, shown) from None
 
 
 def check_placement(settings: Settings) -> None:

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from hispec.counts import counted
-from hispec.errors import ProfileError
+from hispec.errors import BadValueError, ProfileError
 from hispec.settings import SETTINGS, Count, Quantization
 
 Name = Annotated[str, Field(min_length=1)]
@@ -107,7 +107,7 @@ class Draft(_Section):
         if not self.reads_model and self.ngram is None:
             raise ValueError("give an exit_layer, weights, a model, or an ngram section")
         if self.head is not None and not self.reads_model:
-            raise ValueError("an n-gram look-up has no head: give an exit_layer or a model too, or leave head out")
+            raise BadValueError("an n-gram look-up has no head", "give an exit_layer or a model too, or leave head out")
         return self
 
 
@@ -235,9 +235,9 @@ class Profile(_Section):
     @model_validator(mode="after")
     def _whole(self) -> "Profile":
         if self.calibrated is not None and self.calibrated.get("sha256") not in (None, digest_of(self)):
-            raise ValueError(
-                "its levels, or what they were measured to do, are not what hispec calibrate wrote, or cut off: "
-                "give the file as it was, calibrate again, or remove calibrated.sha256 if this is meant"
+            raise BadValueError(
+                "its levels, or what they were measured to do, are not what hispec calibrate wrote, or cut off",
+                "give the file as it was, calibrate again, or remove calibrated.sha256 if this is meant",
             )
         return self
 
@@ -249,14 +249,16 @@ class Profile(_Section):
             if level is None:
                 continue
             if level.model == self.target.model and level.exit_layer is None and level.weights is None:
-                raise ValueError(f"{name}.model is the target itself: give an exit_layer of it, or weights")
+                raise BadValueError(f"{name}.model is the target itself", "give an exit_layer of it, or weights")
             if level.model not in (None, self.target.model) and level.weights is not None:
                 raise ValueError(f"{name}.weights are the target's, quantized: leave {name}.model out")
         draft, deeper = self.draft, self.intermediate
         own = draft is not None and draft.reads_model and draft.model in (None, self.target.model)
         if own and draft is not None and deeper is not None and _reaches(draft.exit_layer, draft.weights, self):
             if draft.exit_layer is None and deeper.exit_layer is None:
-                raise ValueError("draft and intermediate read the same: give them other weights, or the draft an exit")
+                raise BadValueError(
+                    "draft and intermediate read the same", "give them other weights, or the draft an exit"
+                )
             raise ValueError(
                 f"the intermediate exit ({deeper.exit_layer}) must be deeper than the draft exit "
                 f"({draft.exit_layer or 'the whole depth'})"
@@ -444,7 +446,7 @@ def parse_profile(text: str, path: Path) -> Profile:
     try:
         profile = Profile.model_validate(data)
     except ValidationError as error:
-        cause, cure = explain(error, data)
+        cause, cure = explain(error)
         raise ProfileError(f"profile {path}: {cause}", cure) from None
     folder = path.parent.absolute()  # a profile made of this one may lie elsewhere
     found: dict[str, Any] = {}
@@ -532,7 +534,7 @@ def with_exits(profile: Profile, draft: int | None, intermediate: int | None, mo
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
-        cause, _ = explain(error, data)
+        cause, _ = explain(error)
         raise ProfileError(
             cause,
             "choose other exits, --draft-exit below --intermediate-exit, or leave the intermediate level out: "
@@ -564,10 +566,15 @@ def profile_for_model(model: str, num_layers: int, draft: int | None, intermedia
     return with_exits(Profile(name=model, target=Target(model=model)), draft, intermediate)
 
 
-def explain(error: ValidationError, data: dict[str, Any]) -> tuple[str, str]:
-    """The first error of a validation as a cause (with the key's path) and a cure (with the accepted values)."""
+def explain(error: ValidationError, name: str | None = None) -> tuple[str, str]:
+    """Return the first error of a validation as a cause (with the key's path) and a cure (with the accepted values).
+
+    Args:
+        error: of a profile, or of settings.
+        name: of a setting, as its source calls it; None for a key of a profile, which YAML may have misread.
+    """
     first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
+    path = ".".join(map(str, first["loc"] if name is None else (name, *first["loc"][1:])))
     value, kind, limits = first["input"], first["type"], first.get("ctx", {})
     if kind == "extra_forbidden":
         section = _section_at(first["loc"][:-1])
@@ -577,8 +584,9 @@ def explain(error: ValidationError, data: dict[str, Any]) -> tuple[str, str]:
     if kind == "missing":
         return f"{path} is missing", f"add {path}"
     if kind == "value_error":
-        message, mends, cure = str(limits["error"]).partition(": give ")
-        return f"{path}: {message}" if path else message, f"give {cure}" if mends else "mend that part of the profile"
+        fault = limits["error"]
+        cause, cure = getattr(fault, "cause", str(fault)), getattr(fault, "cure", "mend that part of the profile")
+        return f"{path}: {cause}" if path else cause, cure
     if kind == "literal_error":
         return f"{path} is {value!r}", f"accepted: {limits['expected']}"
     if kind == "string_too_short":
@@ -590,7 +598,8 @@ def explain(error: ValidationError, data: dict[str, Any]) -> tuple[str, str]:
     if kind == "finite_number":
         return f"{path} is {value!r}", "give a number"
     expected = NAMES_OF_TYPES.get(kind.split("_")[0], kind)
-    return f"{path} is {value!r}, which is not {expected}", _yaml_hint(value, expected)
+    cure = _yaml_hint(value, expected) if name is None else f"give {expected}"
+    return f"{path} is {value!r}, which is not {expected}", cure
 
 
 def _yaml_hint(value: Any, expected: str) -> str:

@@ -12,6 +12,7 @@ from functools import partial
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from hispec.errors import BadValueError
 from hispec.limits import LARGEST_SEED, MOST, WIDEST_PASS
 
 PREFIX = "HISPEC_"
@@ -66,13 +67,13 @@ def parse_memory(text: str) -> dict[int | str, int]:
     """Read bytes by device, `0=20GB,1=20GB,cpu=60GB`: GPUs have numbers.
 
     Raises:
-        ValueError: with words for users.
+        BadValueError: with words for users.
     """
     found: dict[int | str, int] = {}
     for part in text.split(",") if text else ():
         match = re.fullmatch(r"\s*(\d+|cpu)\s*=\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", part.lower())
         if match is None or match[3] not in UNITS:
-            raise ValueError(f"{part!r} is not a device and its memory: give for example 0=20GB,1=20GB,cpu=60GB")
+            raise BadValueError(f"{part!r} is not a device and its memory", "give for example 0=20GB,1=20GB,cpu=60GB")
         found[int(match[1]) if match[1].isdigit() else match[1]] = int(float(match[2]) * UNITS[match[3]])
     return found
 
@@ -84,7 +85,7 @@ def _memory(text: str) -> str:
 
 def _drawable(temperature: float) -> float:
     if 0 < temperature < COOLEST:
-        raise ValueError(f"{temperature!r} is too close to 0: give 0, greedy decoding, or at least {COOLEST}")
+        raise BadValueError(f"{temperature!r} is too close to 0", f"give 0, greedy decoding, or at least {COOLEST}")
     return temperature
 
 
@@ -95,12 +96,12 @@ def _shares(value: Any) -> Any:
     try:
         return tuple(float(share) for share in value.split(","))
     except ValueError:
-        raise ValueError(f"{value!r} is no list of shares: give, for example, 0.55,0.75") from None
+        raise BadValueError(f"{value!r} is no list of shares", "give, for example, 0.55,0.75") from None
 
 
 def _device(name: str) -> str:
     if name != "auto" and not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d{{1,3}})?", name):
-        raise ValueError(f"{name!r} is not a device: give auto, cpu, cuda or cuda:N")
+        raise BadValueError(f"{name!r} is not a device", "give auto, cpu, cuda or cuda:N")
     return name
 
 
@@ -108,7 +109,7 @@ def _width(value: Any) -> Any:
     """Read what an option or a variable says, `8`, as a number."""
     value = int(value) if isinstance(value, str) and value.isdecimal() else value
     if value not in ("auto", "free") and not (type(value) is int and 1 <= value <= WIDEST_PASS):
-        raise ValueError(f"{value!r} is no width: give auto, free, or rows from 1 to {WIDEST_PASS}")
+        raise BadValueError(f"{value!r} is no width", f"give auto, free, or rows from 1 to {WIDEST_PASS}")
     return value
 
 

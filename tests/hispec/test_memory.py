@@ -222,3 +222,23 @@ def test_the_settings_quantization_counts_where_no_other_is_given():
     profile = load_profile("layerskip-llama2-7b")
     whole, quarter = need_of(profile), need_of(profile, quantization="4bit")
     assert quarter.models[0].quantization == "4bit" and quarter.models[0].weights < whole.models[0].weights / 3
+
+
+@pytest.mark.parametrize("placed", [{"device_map": "auto"}, {"quantization": "8bit"}, {"tensor_parallel": True}])
+def test_what_the_modules_of_transformers_run_has_their_workspace(placed):
+    profile = load_profile("layerskip-llama3.2-1b")
+    (fused,) = need_of(profile, dtype="float16").models
+    (modules,) = need_of(profile, dtype="float16", stack="transformers").models
+    (need,) = need_of(profile, dtype="float16", **placed).models
+    assert need.workspace == modules.workspace > fused.workspace
+
+
+def test_weights_quantized_in_a_way_that_is_not_known_are_not_taken_for_the_fused_stack(tmp_path):
+    values = json.loads((CONFIGS / "facebook--layerskip-llama3.2-1B.json").read_text())
+    workspaces = []
+    for stack, changes in (("transformers", {}), ("auto", {"quantization_config": {"quant_method": "new"}})):
+        (tmp_path / "config.json").write_text(json.dumps(values | changes))
+        profile = Profile(name="made-up", target=Target(model=str(tmp_path)))
+        (need,) = need_of(profile, stack=stack, dtype="float16").models
+        workspaces.append(need.workspace)
+    assert len(set(workspaces)) == 1

@@ -198,3 +198,23 @@ def test_what_is_no_width_is_refused(given):
 )
 def test_a_help_page_says_what_counts_where_nobody_says_it(setting, said):
     assert setting.otherwise == said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "cause", "cure"),
+    [
+        ("dummy_agreement", "a,b", "'a,b' is no list of shares", "give, for example, 0.55,0.75"),
+        ("width", "wide", "'wide' is no width", "give auto, free, or rows from 1 to 64"),
+        ("draft_tokens", True, "is True, which is not a whole number", "give a whole number"),
+    ],
+)
+@pytest.mark.parametrize("source", ["option", "environment"])
+def test_an_error_names_the_setting_as_its_source_does(name, value, cause, cure, source):
+    profile = load_profile("tiny")
+    given = ({name: value}, {}) if source == "option" else ({}, {"HISPEC_" + name.upper(): value})
+    with pytest.raises(UsageError) as caught:
+        resolve_settings(given[0], profile, environ=given[1])
+    shown = "--" + name.replace("_", "-") if source == "option" else "HISPEC_" + name.upper()
+    assert caught.value.cause.startswith(shown) and cause in caught.value.cause
+    assert caught.value.cure == cure
+    assert caught.value.named("it").cause == caught.value.cause.replace(shown, "it")

@@ -11,10 +11,10 @@ from typing import Any
 
 from hispec.conversation import Conversation
 from hispec.counts import counted
-from hispec.errors import UnavailableError, UsageError
+from hispec.errors import UnavailableError
 from hispec.events import Committed, Event, Finished
 from hispec.metrics import Stats
-from hispec.precedence import without_effect
+from hispec.precedence import SettingError, without_effect
 from hispec.session import Session, SessionStore, Turn, write_session
 from hispec_cli.ui.console import breaking_width, report_error, say, stderr
 from hispec_cli.ui.markdown import write_markdown
@@ -76,8 +76,8 @@ class Chat:
         options = {**self.options, key: value}
         try:
             engine = self.conversation.engine.with_settings(**asked(options))
-        except UsageError as error:
-            raise UsageError(error.cause.removeprefix("--"), error.cure) from None
+        except SettingError as error:
+            raise error.named(key.replace("_", "-")) from None
         self.conversation.engine = engine
         self.options = {**options, key: getattr(engine.settings, key)}
         say(f"{key} {'none' if self.options[key] is None else self.options[key]}")
