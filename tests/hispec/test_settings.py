@@ -205,7 +205,7 @@ def test_a_help_page_says_what_counts_where_nobody_says_it(setting, said):
     [
         ("dummy_agreement", "a,b", "'a,b' is no list of shares", "give, for example, 0.55,0.75"),
         ("width", "wide", "'wide' is no width", "give auto, free, or rows from 1 to 64"),
-        ("draft_tokens", True, "is True, which is not a whole number", "give a whole number"),
+        ("temperature", "warm", "is 'warm', which is not a number", "give a number"),
     ],
 )
 @pytest.mark.parametrize("source", ["option", "environment"])
