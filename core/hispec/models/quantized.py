@@ -218,17 +218,16 @@ class Int8Linear(QuantizedLinear):
 
     def _product(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return two factors of the product: float32 [n, out], and a scale for each row, [n, 1]."""
-        scales = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True, dtype=torch.float32)
-        scales.clamp_(min=TINY).div_(127)
+        scales = rows.abs().amax(-1, keepdim=True).float().clamp_(min=TINY).div_(127)
         # Rounded here, as kernels do not agree on halves.
         return self._multiply_codes((rows / scales).round_(), self._packed), scales
 
     def _multiply(self, rows: Tensor, out: Tensor | None) -> Tensor:
         product, scales = self._product(rows)
-        out = rows.new_empty(product.shape) if out is None else out
-        if self._float_bias is None:
-            return torch.mul(product, scales, out=out)
-        return torch.addcmul(self._float_bias, product, scales, out=out)
+        product.mul_(scales)
+        if self._float_bias is not None:
+            product.add_(self._float_bias)
+        return product.to(rows.dtype) if out is None else out.copy_(product)
 
 
 class Int8WeightLinear(QuantizedLinear):

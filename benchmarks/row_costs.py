@@ -5,7 +5,7 @@ goes through more copies of a matrix than the nearer caches hold, and the fastes
 With one thread its processor time is taken, which other processes do not lengthen, though they fill caches and use the
 memory's bandwidth: run it where nothing else runs.
 
-    OMP_NUM_THREADS=1 python benchmarks/kernels.py
+    OMP_NUM_THREADS=1 python benchmarks/row_costs.py
 """
 
 import argparse
@@ -24,6 +24,9 @@ LAYERS = {
     "head 576 x 49152": ((576, 49152),),
 }
 """Inputs and outputs of the matrices: QKV, output, gate and up, down; or the head."""
+
+WEIGHTS = 64_000_000
+"""Weights that a pass goes through where copies of the matrix are at most `kernels.MOST_COPIES`."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -55,6 +58,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     load = os.getloadavg()
+    kernels.READ = WEIGHTS
     rows = {}
     for name, shapes in LAYERS.items():
         print(name, flush=True)
@@ -66,7 +70,7 @@ def main() -> None:
         "load_average": [load, os.getloadavg()],
         "environment": environment(torch.get_num_threads()),
     }
-    save(f"kernels-{device.type}", record)
+    save(f"row-costs-{device.type}", record)
 
 
 if __name__ == "__main__":
