@@ -11,14 +11,18 @@ from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.sampling import Sampling
 from hispec.models import fused_weights
+from hispec.models.checkpoint import Checkpoint
 from hispec.models.config import parse_config
 from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import MATRICES, FusedWeights
 from hispec.models.graphs import with_graphs
 from hispec.models.linear import Linear, PackedLinear
 from hispec.models.loading import load_stack
+from hispec.models.placement import Placement
 from hispec.models.quantized import QuantizedLinear, bits_per_weight
 from hispec.models.rows import RowCounts
+from hispec.models.tensors import Stored, Tensors
+from hispec.models.tokenizer import load_tokenizer
 from tests.hispec.models.test_graphs import Recording
 from tests.hispec.models.test_rows import LENGTH, TEXT, logits_of, pieces
 from tests.support import fused_stack, random_model
@@ -38,7 +42,8 @@ def saved(folder, model):
     path = folder / "model.safetensors"
     parts = dict(model.named_parameters())  # a tied head is not among them
     save_file({name: tensor.detach().contiguous() for name, tensor in parts.items()}, path, {"format": "pt"})
-    return dict.fromkeys(parts, path)
+    kinds = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+    return Tensors({name: Stored(kinds[part.dtype], tuple(part.shape), path) for name, part in parts.items()})
 
 
 def target_of(folder, quantization, dtype=torch.bfloat16, family="llama", **changes):
@@ -132,7 +137,7 @@ def test_weights_are_the_same_quantized_while_they_are_read_in_place_or_as_a_cop
 def test_a_quantized_checkpoint_that_lacks_a_tensor_is_not_read(tmp_path):
     model = random_model("llama")
     files = saved(tmp_path, model)
-    del files["model.layers.2.mlp.up_proj.weight"]
+    del files.stored["model.layers.2.mlp.up_proj.weight"]
     config = parse_config(model.config.to_dict(), model.config)
     weights = FusedWeights(config, torch.float32, torch.device("cpu"), "int8")
     assert weights.fill(files) == ["model.layers.2.mlp.up_proj.weight"]
@@ -143,11 +148,10 @@ def test_a_quantized_checkpoint_that_lacks_a_tensor_is_not_read(tmp_path):
 @pytest.mark.parametrize(("quantization", "least"), [("int8", 0.97), ("int4", 0.85)])
 def test_a_copy_of_the_shipped_model_names_its_token_nearly_always(shipped_model, quantization, least):
     """Its exits agree on fewer positions. In bfloat16, on held-out problems, each position after the target's rows."""
-    from hispec.models.loading import load_tokenizer
-
-    stack = load_stack(str(shipped_model), None, "bfloat16", torch.device("cpu"), "tiny")
+    checkpoint = Checkpoint(str(shipped_model))
+    stack = load_stack(checkpoint, Placement(dtype="bfloat16"))
     stack.prepare("auto")
-    copy, tokenizer = stack.quantized(quantization), load_tokenizer(str(shipped_model), None)
+    copy, tokenizer = stack.quantized(quantization), load_tokenizer(checkpoint)
     same, exits = [], []
     for problem in held_out_problems(4, "trained"):
         ids = tokenizer(f"{problem.question}\n{problem.answer}").input_ids[:96]
