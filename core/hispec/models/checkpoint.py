@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from safetensors import SafetensorError
 
 from hispec.errors import HispecError, UnavailableError, UsageError
-from hispec.models.hub import Access, is_offline, quieten, within
+from hispec.models.hub import Access, is_offline, quieten, quieten_transformers, within
 from hispec.models.tensors import Stored, Tensors, read_headers
 from hispec.profile import Profile, models_of, resolve_model
 
@@ -68,10 +68,46 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> "ModelConfig":
-        """Its configuration, see `load_config`."""
-        from hispec.models.config import load_config  # takes seconds where `transformers` has to read it
+        """Its configuration.
 
-        return load_config(self)
+        Raises:
+            UsageError: no such folder, or an architecture that cannot be decoded hierarchically.
+            UnavailableError: the hub cannot be reached or has no such model.
+        """
+        from hispec.models.interpret import interpret, interpret_original  # takes seconds: it imports torch
+
+        config = interpret(self._config_values(), self.model)
+        if config is not None:
+            return config
+        original = self.load_original()
+        with self.explaining():
+            return interpret_original(original, self.model)
+
+    def _config_values(self) -> dict[str, Any]:
+        """Return the object in `config.json`; errors as `config`."""
+        self.check_name()
+        with self.explaining():  # told at once: `transformers` would try, and wait, all over again
+            self.find(CONFIG)
+        if self.is_local and self.here(ADAPTER):
+            raise UsageError(
+                f"{self.model} has an adapter ({ADAPTER}) beside its weights, and hispec applies none",
+                f"merge it into the weights by merge_and_unload of peft, or move {ADAPTER} out of the folder",
+            )
+        try:
+            return self.read(CONFIG)
+        except ValueError as error:
+            raise UnavailableError(
+                f"config.json of {self.model} is no JSON object: {error}", "download or save the model again"
+            ) from error
+
+    def load_original(self) -> Any:
+        """Return the configuration as `transformers` understands it; errors as `config`."""
+        from transformers import AutoConfig
+
+        quieten_transformers()
+        with self.explaining():
+            source = str(self.shipped or self.model)
+            return AutoConfig.from_pretrained(source, revision=self.commit, trust_remote_code=False)
 
     @property
     def is_local(self) -> bool:

@@ -1,14 +1,10 @@
-"""What a decoder is made of: read from `config.json` itself where that says it all, else through `transformers`.
-
-Importing a configuration class of `transformers` takes longer than decoding a short answer, hence the direct way.
-"""
+"""What a decoder is made of, as its `config.json` or its configuration of `transformers` describes it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hispec.errors import UnavailableError, UsageError
-from hispec.models.checkpoint import ADAPTER, CONFIG, Checkpoint
+from hispec.errors import UsageError
 from hispec.models.dtypes import FLOATS, PER_WEIGHT, fastest_dtype
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -393,68 +389,6 @@ def describe(config: Any, name: str) -> ModelConfig:
     if not _is_size(values["intermediate_size"]):
         values["intermediate_size"] = 4 * config.hidden_size
     return parse_config(values | {"model_type": config.model_type, "max_position_embeddings": context}, config)
-
-
-def load_config(checkpoint: Checkpoint) -> ModelConfig:
-    """Read a model's configuration and refuse what cannot be decoded hierarchically.
-
-    Raises:
-        UsageError: no such folder, or an unsupported architecture.
-        UnavailableError: the hub cannot be reached or has no such model.
-    """
-    from hispec.models.parts import check_architecture, not_in_spans
-    from hispec.models.rotary import check_frequencies
-    from hispec.models.values import check_names, check_values
-
-    checkpoint.check_name()
-    model = checkpoint.model
-    with checkpoint.explaining():  # told at once: `transformers` would try, and wait, all over again
-        checkpoint.find(CONFIG)
-    if checkpoint.is_local and checkpoint.here(ADAPTER):
-        raise UsageError(
-            f"{model} has an adapter ({ADAPTER}) beside its weights, and hispec applies none",
-            f"merge it into the weights by merge_and_unload of peft, or move {ADAPTER} out of the folder",
-        )
-    try:
-        values = checkpoint.read(CONFIG)
-    except ValueError as error:
-        raise UnavailableError(
-            f"config.json of {model} is no JSON object: {error}", "download or save the model again"
-        ) from error
-    check_values(values, model)
-    check_names(values, model)
-    if says_all(values):
-        return parse_config(values)
-    original = load_original(checkpoint)
-    check_rotary(rope_type_of(original), model)
-    if original.model_type in FAMILIES:
-        config = describe(original, model)
-        check_frequencies(config, model)
-        return config
-    with checkpoint.explaining():
-        try:
-            check_architecture(original, model)
-            return describe(original, model)
-        except AttributeError as error:  # sizes under names of its own, or none
-            raise not_in_spans(original.model_type, model, f"a configuration of its own: {error}") from error
-
-
-def load_original(checkpoint: Checkpoint) -> Any:
-    """Return the configuration as `transformers` understands it; errors as `load_config`."""
-    from transformers import AutoConfig
-
-    quieten_transformers()
-    with checkpoint.explaining():
-        source = str(checkpoint.shipped or checkpoint.model)
-        return AutoConfig.from_pretrained(source, revision=checkpoint.commit, trust_remote_code=False)
-
-
-def quieten_transformers() -> None:
-    """Keep the library from narrating: what matters of it is in the error that ends it."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def _is_size(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """What the loading libraries raise, in words that say what is wrong and how to mend it."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -15,15 +16,31 @@ from safetensors import SafetensorError
 
 from hispec.errors import HispecError, UnavailableError, UsageError, is_out_of_memory
 
-if TYPE_CHECKING:
-    from hispec.models.checkpoint import Checkpoint
-
 NOT_TO_BE_HAD = (*HfHubHTTPError.__bases__, HFValidationError)
 """What is raised where the hub is out of reach or does not answer as it should. A network that fails raises a class of the
 HTTP library below the hub's client, httpx or httpx2 by its version; the client's own error derives from the same base."""
 
 
-def explain_tokenizer(error: Exception, checkpoint: "Checkpoint") -> HispecError:
+class Explained(Protocol):
+    """What is told of a checkpoint, see `hispec.models.checkpoint.Checkpoint`."""
+
+    @property
+    def model(self) -> str:
+        """What the loading libraries call it."""
+
+    @property
+    def revision(self) -> str | None:
+        """Of a hub id."""
+
+    @property
+    def looks_local(self) -> bool:
+        """Whether its name is that of a folder."""
+
+    def read_here(self, name: str) -> Mapping[str, Any] | None:
+        """Return the object in a file on this machine."""
+
+
+def explain_tokenizer(error: Exception, checkpoint: Explained) -> HispecError:
     """Translate an error that a model's tokenizer raised; arguments as `explain`."""
     if isinstance(error, NOT_TO_BE_HAD) or is_out_of_memory(error):
         return explain(error, checkpoint)
@@ -35,7 +52,7 @@ def explain_tokenizer(error: Exception, checkpoint: "Checkpoint") -> HispecError
     )
 
 
-def explain(error: Exception, checkpoint: "Checkpoint") -> HispecError:
+def explain(error: Exception, checkpoint: Explained) -> HispecError:
     """Translate an error; what is unknown is reported in its own first line.
 
     Args:
@@ -79,7 +96,7 @@ def explain(error: Exception, checkpoint: "Checkpoint") -> HispecError:
     return UnavailableError(f"{model} cannot be loaded: {line}", "run again with --debug for the whole story")
 
 
-def _unknown(checkpoint: "Checkpoint") -> HispecError | None:
+def _unknown(checkpoint: Explained) -> HispecError | None:
     """The refusal of a model whose architecture `transformers` does not know as a language model; else None."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -102,7 +119,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _refused_by_hub(error: Exception, checkpoint: "Checkpoint") -> HispecError | None:
+def _refused_by_hub(error: Exception, checkpoint: Explained) -> HispecError | None:
     """The hub's own no."""
     model = checkpoint.model
     if isinstance(error, GatedRepoError):

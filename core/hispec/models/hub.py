@@ -56,3 +56,11 @@ def hub_state(seconds: float) -> State:
         return "reachable"
 
     return within(seconds, ask, "unreachable")
+
+
+def quieten_transformers() -> None:
+    """Keep the library from narrating: what matters of it is in the error that ends it."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hispec.errors import UnavailableError, UsageError
 from hispec.models.checkpoint import Checkpoint
-from hispec.models.config import ModelConfig, load_original
+from hispec.models.config import ModelConfig
 from hispec.models.dummy import build_dummy, modules_on
 from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import FusedWeights
@@ -40,7 +40,7 @@ def load_stack(checkpoint: Checkpoint, placement: Placement, watch: Watch = unwa
 
     Raises:
         UnavailableError: weights that are missing, truncated or do not fit the configuration; no memory; no network.
-        UsageError: as `load_config`; a model that the fused stack is asked for and cannot run.
+        UsageError: as `Checkpoint.config`; a model that the fused stack is asked for and cannot run.
     """
     name, config = checkpoint.name, checkpoint.config
     if placement.check(config, name) is not None:
@@ -68,7 +68,7 @@ def draw_stack(checkpoint: Checkpoint, placement: Placement) -> tuple[LayerStack
     name, config = checkpoint.name, checkpoint.config
     if config.quantized:
         raise UsageError(f"{name} has quantized weights, which cannot be drawn", "choose a model that is not quantized")
-    original = None if placement.check(config, name) is None else lambda: load_original(checkpoint)
+    original = None if placement.check(config, name) is None else checkpoint.load_original
     dtype = config.settle_dtype(placement.dtype_for(config), None)
     with checkpoint.explaining():
         return build_dummy(config, getattr(torch, dtype), placement.device, name, original)
@@ -76,7 +76,7 @@ def draw_stack(checkpoint: Checkpoint, placement: Placement) -> tuple[LayerStack
 
 def draw_modules(checkpoint: Checkpoint, stack: FusedStack) -> Any:
     """Return the model of `transformers` on a stack's random weights, which are not held twice; see `modules_on`."""
-    return modules_on(stack, load_original(checkpoint))
+    return modules_on(stack, checkpoint.load_original())
 
 
 def check_weights(checkpoint: Checkpoint) -> None:
@@ -84,7 +84,7 @@ def check_weights(checkpoint: Checkpoint) -> None:
 
     Raises:
         UnavailableError: weights that are missing, damaged or do not fit the configuration.
-        UsageError: as `load_config`.
+        UsageError: as `Checkpoint.config`.
     """
     config = checkpoint.config
     with checkpoint.explaining():
@@ -112,7 +112,7 @@ def _untied(config: ModelConfig, tensors: Tensors) -> ModelConfig:
 def _load_transformers_stack(checkpoint: Checkpoint, placement: Placement, watch: Watch) -> TransformersStack:
     """Load a model as `transformers` does; arguments and errors as `load_stack`."""
     name, config = checkpoint.name, checkpoint.config
-    original = load_original(checkpoint) if config.original is None else config.original
+    original = checkpoint.load_original() if config.original is None else config.original
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     asked = placement.dtype_for(config)

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from hispec.errors import UsageError
 from hispec.models.checkpoint import Checkpoint
-from hispec.models.config import quieten_transformers
 from hispec.models.dummy import dummy_tokenizer
+from hispec.models.hub import quieten_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
