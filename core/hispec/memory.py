@@ -23,6 +23,8 @@ PROMPT_TOKENS = 1024
 """What a prompt is taken for while it is not known."""
 HUB_TIMEOUT = 10.0
 """Seconds for each request for a header."""
+QUANTIZED = PER_WEIGHT | COPIED
+"""Bits of a weight by what `--quantization` says."""
 LOGIT_BYTES = 4 * 3
 """Logits, and what is drawn from and what is judged, as float32."""
 
@@ -218,7 +220,7 @@ class _Estimate:
     def special(self) -> bool:
         """Whether the weights are spread, shared or quantized, which only the modules of `transformers` can do."""
         settings = self.settings
-        return settings.device_map != "none" or settings.quantization != "none" or settings.tensor_parallel
+        return settings.device_map != "none" or settings.quantization in PER_WEIGHT or settings.tensor_parallel
 
     @property
     def fused(self) -> bool:
@@ -239,7 +241,7 @@ class _Estimate:
     def need(self, positions: int) -> ModelNeed:
         """Return what the model needs with a cache of so many positions."""
         config, tensors, dtype = self.config, self.tensors, self.dtype
-        bits = PER_WEIGHT.get(self.quantization or "", config.stored_bits)
+        bits = QUANTIZED.get(self.quantization or "", config.stored_bits)
         if tensors is not None:
             parameters, weights = self._count(tensors)
             download = tensors.download
@@ -255,13 +257,22 @@ class _Estimate:
             parameters=parameters,
             dtype=dtype,
             quantization=self.quantization or ("stored" if config.stored_bits is not None else None),
-            weights=weights,
+            weights=weights + self._quantized_head,
             kv_cache=config.kv_cache(positions, dtype),
             workspace=self._workspace(positions) + copied,
             download=download,
             source="config.json" if tensors is None else "safetensors",
             copies=self._copies,
         )
+
+    @property
+    def _quantized_head(self) -> int:
+        """Bytes that a quantized head takes beside its embedding where it is tied, fewer than none where it is not."""
+        bits = COPIED.get(self.quantization or "")
+        if bits is None:
+            return 0
+        plain = 0 if self.config.tied else FLOATS[self.dtype]
+        return int(self.config.vocab_size * self.config.hidden_size * (bits - plain)) // 8
 
     @property
     def _copies(self) -> int:
@@ -289,7 +300,7 @@ class _Estimate:
             if stored.dtype not in STORED:  # quantized: as it is
                 each: float = stored.bits
             elif self.quantization is not None and linear:
-                each = PER_WEIGHT[self.quantization]
+                each = QUANTIZED[self.quantization]
             else:
                 each = FLOATS[self.dtype]
             parameters += stored.numbers
@@ -331,6 +342,7 @@ class _Estimate:
         """How many rows of a tied head are held twice: as the embedding, and packed for a CPU; see `linear.packs`."""
         small = self.dtype == "float32" and self.config.largest_matrix < SMALL_MATRIX
         packs = self.device == "cpu" and self.fused and self.dtype in ("float32", "bfloat16") and not small
+        packs = packs and self.quantization is None
         return self.config.vocab_size if packs and self.config.tied else 0
 
 

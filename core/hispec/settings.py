@@ -263,8 +263,10 @@ class Settings:
         metavar="DEVICE=SIZE,...",
         accepts="devices and their memory",
     )
-    quantization: Literal["none", "4bit", "8bit"] = _loading(
-        "none", "Quantize the weights while loading; needs bitsandbytes.", section="target"
+    quantization: Literal["none", "int4", "int8", "4bit", "8bit"] = _loading(
+        "none",
+        "Quantize the weights while loading: int4 and int8 for the fused stack, 4bit and 8bit by bitsandbytes.",
+        section="target",
     )
     tensor_parallel: bool = _loading(False, "Share every matrix among the processes that torchrun started.")
     width: Width = _loading(

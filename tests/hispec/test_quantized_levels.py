@@ -10,7 +10,7 @@ from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.sampling import Sampling
-from hispec.errors import ProfileError, UnavailableError
+from hispec.errors import ProfileError, UnavailableError, UsageError
 from hispec.events import Judged
 from hispec.memory import estimate
 from hispec.models.graphs import with_graphs
@@ -178,3 +178,36 @@ def test_the_transformers_stack_says_that_it_has_none(tmp_path):
         Engine.from_profile(tiny(tmp_path, LEVELS[0]), stack="transformers")
     plain = Engine.from_profile(load_profile("tiny"), stack="transformers", mode="autoregressive")
     assert plain.hierarchy.target.weights is None
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+@pytest.mark.parametrize("levels", ["draft: {exit_layer: 1}\nintermediate: {exit_layer: 3}", LEVELS[0]])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_quantized_target_is_decoded_exactly(tmp_path, quantization, levels, dtype):
+    engine = Engine.from_profile(tiny(tmp_path, levels), dtype=dtype, quantization=quantization)
+    assert engine.environment["quantization"] == quantization
+    assert engine.hierarchy.stack_of(-1).quantization == quantization
+    prompt = encode_prompt(engine.tokenizer, "Ben has 4 apples and buys 7 more. How many apples does Ben have?")
+    for temperature in (0.0, 0.8):
+        own = engine.with_settings(temperature=temperature)
+        expected = own.with_settings(mode="autoregressive").decoder().token_ids(prompt, 60, 5)
+        assert own.decoder().token_ids(prompt, 60, 5) == expected
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_the_memory_of_a_quantized_target_is_estimated(tmp_path, quantization):
+    profile = tiny(tmp_path, "draft: {exit_layer: 1}")
+    engine = Engine.from_profile(profile, dtype="bfloat16", quantization=quantization)
+    target = engine.hierarchy.stack_of(-1)
+    settings, _ = resolve_settings({"dtype": "bfloat16", "quantization": quantization}, profile)
+    held = target.quantized_bytes + sum(part.nbytes for name, part in target._weights.parts.items())
+    assert estimate(profile, settings).models[0].weights == pytest.approx(held, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"stack": "transformers"}, "not asked for"), ({"device_map": "auto"}, "spread over devices")],
+)
+def test_a_target_that_the_fused_stack_cannot_quantize_is_refused(tmp_path, settings, reason):
+    with pytest.raises(UsageError, match=reason):
+        Engine.from_profile(tiny(tmp_path, "draft: {exit_layer: 1}"), quantization="int8", **settings)

@@ -12,6 +12,7 @@ from transformers.generation import BaseStreamer
 
 from hispec.api import Engine
 from hispec.bench.names import OWN_ARMS, check_arms
+from hispec.errors import UnavailableError
 from hispec.events import Committed, Finished
 from hispec.memory import check_profile
 from hispec.metrics import Stats
@@ -182,6 +183,11 @@ class _Modules:
         if settings.load_format == "dummy":  # there is no other place that holds these weights
             assert isinstance(stack, FusedStack)
             return draw_modules(Checkpoint(model, revision, dummy=True), stack)
+        if isinstance(stack, FusedStack) and stack.quantization is not None:
+            raise UnavailableError(
+                f"transformers cannot compute with the {stack.quantization} weights of {model}",
+                "leave out the arms of transformers, or --quantization",
+            )
         dtype = str(stack.dtype).removeprefix("torch.")
         if not self._force:
             alone = Profile(name=f"{model} for the arms of transformers", target=Target(model=model, revision=revision))

@@ -49,8 +49,9 @@ def load_stack(checkpoint: Checkpoint, placement: Placement, watch: Watch = unwa
         tensors = checkpoint.tensors()
         config = _untied(config, tensors)
         dtype = config.settle_dtype(placement.dtype_for(config), tensors.dtype)
-        weights = FusedWeights(config, getattr(torch, dtype), placement.device)
-        if placement.stack == "auto" and not weights.parts.keys() <= tensors.stored.keys():
+        weights = FusedWeights(config, getattr(torch, dtype), placement.device, placement.fused_quantization)
+        own_only = placement.stack == "fused" or placement.fused_quantization is not None
+        if not own_only and not weights.parts.keys() <= tensors.stored.keys():
             del weights  # two copies never exist at once
             return _load_transformers_stack(checkpoint, placement, watch)  # may know the names
         absent = weights.fill(tensors, Reading("reading", name, tensors.files, watch).add)

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -13,7 +13,7 @@ from hispec.errors import UnavailableError, UsageError
 from hispec.extras import require
 from hispec.models.config import ModelConfig
 from hispec.models.parts import find_parts
-from hispec.settings import Settings, parse_memory
+from hispec.settings import Quantization, Settings, parse_memory
 
 _offloaded: list[TemporaryDirectory[str]] = []
 """Where weights lie that are on disk in another form than in their checkpoint; gone when the process ends."""
@@ -32,7 +32,7 @@ class Placement:
         stack: `fused`, `transformers`, or `auto` for the fused one where it applies.
         spread: over all GPUs, then the CPU's memory, then the disk.
         max_memory: bytes of devices (GPU numbers, `cpu`) that may be used; what `accelerate` finds free where empty.
-        quantization: a key of `QUANTIZED_BITS`, of bitsandbytes; or `none`.
+        quantization: a key of `QUANTIZED_BITS`, of bitsandbytes; `int4` or `int8`, of the fused stack; or `none`.
         tensor_parallel: every matrix is shared among the processes that torchrun started.
         shallow: layers that levels below the target read, which shall stay on the first device.
     """
@@ -55,7 +55,7 @@ class Placement:
             UnavailableError: a device that this machine lacks, or quantization without its library.
         """
         device = choose_device(settings.device)
-        if settings.quantization != "none":
+        if settings.quantization in QUANTIZED_BITS:
             require("quantization", f"--quantization {settings.quantization}")
         return cls(
             device,
@@ -74,7 +74,12 @@ class Placement:
             return "its matrices are shared among processes"
         if self.spread:
             return "its layers are spread over devices"
-        return "its weights are quantized" if self.quantization != "none" else None
+        return "its weights are quantized by bitsandbytes" if self.quantization in QUANTIZED_BITS else None
+
+    @property
+    def fused_quantization(self) -> Quantization | None:
+        """The format of weights that the fused stack quantizes, None for plain ones."""
+        return next((known for known in get_args(Quantization) if known == self.quantization), None)
 
     def dtype_for(self, config: ModelConfig) -> str:
         """Return the dtype to load a model in, see `ModelConfig.faster_dtype`."""
@@ -89,9 +94,16 @@ class Placement:
         if config.quantized and self.quantization != "none":
             raise UsageError(f"the weights of {name} are quantized already", "leave out --quantization")
         reason = config.why_not_fused or self.special
+        if reason is None and self.stack == "transformers":
+            reason = "it is not asked for"
+        if self.fused_quantization is not None and reason is not None:
+            raise UsageError(
+                f"{self.quantization} weights need the fused stack, on which {name} does not run: {reason}",
+                "choose --quantization 4bit or 8bit (bitsandbytes), or leave out what keeps it from the fused stack",
+            )
         if self.stack == "fused" and reason is not None:
             raise UsageError(f"{name} does not run on the fused stack: {reason}", "use --stack auto or transformers")
-        return "it is not asked for" if reason is None and self.stack == "transformers" else reason
+        return reason
 
     def options(self, config: Any, name: str, dtype: torch.dtype) -> dict[str, Any]:
         """Return arguments for `from_pretrained`.
