@@ -169,6 +169,8 @@ def examine_profile(
         machine: this one.
         prompt_tokens: of the text that is read.
     """
+    from hispec.models.config import load_config
+
     reachable = machine.hub[1] == "reachable"
     checkpoints = checkpoints_of(profile, settings.mode, dummy=settings.load_format == "dummy")
     weights = {name: _weights(checkpoint, reachable) for name, checkpoint in checkpoints.items()}
@@ -185,10 +187,14 @@ def examine_profile(
     for name, checkpoint in checkpoints.items():
         if (values := checkpoint.read_here(CONFIG)) is not None:
             _tell(verdict, partial(check_values, values, name))
+        if checkpoint.is_local and not verdict.problems:
+            _tell(verdict, partial(load_config, checkpoint))
     for check in (_memory, _disk, _downloads, _depths):
         check(verdict, profile, machine)
     if len(checkpoints) > 1 and settings.load_format != "dummy":
         _vocabularies(verdict, list(checkpoints.values()))
+    if settings.load_format != "dummy" and not verdict.problems and set(weights.values()) == {"here"}:
+        _files(verdict, list(checkpoints.values()))
     return verdict
 
 
@@ -222,11 +228,16 @@ def _disk(verdict: Verdict, profile: Profile, machine: Machine) -> None:
 
 
 def _downloads(verdict: Verdict, profile: Profile, machine: Machine) -> None:
+    from hispec.models.loading import check_weights
+
     endpoint, state, _ = machine.hub
     for model, weights in verdict.weights.items():
         if weights == "refused":
             cause = f"{model} is behind a licence that you have not accepted, or you are not logged in"
             cure = f"accept it at {endpoint}/{model}, then run: hf auth login"
+        elif weights == "missing" and Checkpoint(model).is_local:
+            _tell(verdict, partial(check_weights, Checkpoint(model)))
+            continue
         elif weights == "missing":
             cause, cure = f"there is no model {model} to be had", "check its name, revision and folder"
         elif weights == "unknown":
@@ -265,7 +276,17 @@ def _vocabularies(verdict: Verdict, checkpoints: list[Checkpoint]) -> None:
         verdict.vocabulary = found
 
 
-def _tell(verdict: Verdict, check: Callable[[], None]) -> None:
+def _files(verdict: Verdict, checkpoints: list[Checkpoint]) -> None:
+    """Refuse tokenizers and weights that are here and cannot be loaded."""
+    from hispec.models.loading import check_weights
+    from hispec.models.tokenizer import load_tokenizer
+
+    for checkpoint in checkpoints:
+        _tell(verdict, partial(load_tokenizer, checkpoint))
+        _tell(verdict, partial(check_weights, checkpoint))
+
+
+def _tell(verdict: Verdict, check: Callable[[], object]) -> None:
     try:
         check()
     except HispecError as error:

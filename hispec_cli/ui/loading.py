@@ -1,10 +1,11 @@
 """A sign of life until a command can begin: what is under way, and how many bytes are downloaded or read.
 
-On a terminal it is one line with a spinner, gone when it ends. Elsewhere it is a plain line now and then, of what takes
+On a terminal it is one line with a spinner, gone when it ends; what is typed meanwhile is not echoed into it. Elsewhere it is a plain line now and then, of what takes
 long and of downloads.
 """
 
 import sys
+from contextlib import ExitStack
 from threading import Event, Lock, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Self
@@ -18,6 +19,7 @@ from rich.text import Text
 from hispec.launched import is_first
 from hispec_cli.ui.console import say, stderr
 from hispec_cli.ui.progress import Pace
+from hispec_cli.ui.typeahead import typeahead_kept
 
 if TYPE_CHECKING:
     from hispec.progress import Progress
@@ -51,6 +53,7 @@ class Loading:
         self._ended, self._lock = Event(), Lock()
         self._ticker = Thread(target=self._tick, daemon=True)
         self._line: Line | None = None
+        self._terminal = ExitStack()
         self._progress: Progress | None = None
         self._begin(doing)
 
@@ -72,6 +75,7 @@ class Loading:
                 redirect_stdout=False,
             )
             self._task = self._line.add_task(self._doing, total=None, amount="")
+            self._terminal.enter_context(typeahead_kept(sys.stdin))
             self._line.start()
             self._line.refresh()
         self._ticker.start()
@@ -81,6 +85,7 @@ class Loading:
         self._stop()
         if self._line is not None:
             self._line.stop()
+        self._terminal.close()
 
     def see(self, progress: "Progress") -> None:
         """Take news into account: bytes downloaded or read."""

@@ -152,7 +152,7 @@ def test_an_exit_that_is_too_deep_and_missing_weights(hispec, pair):
     pair.write_text(pair.read_text() + "intermediate: {exit_layer: 40}\n")
     profile = as_json(hispec, "--profile", pair, code=5)[1]
     causes = " ".join(problem["cause"] for problem in profile["problems"])
-    assert "intermediate.exit_layer is 40" in causes and f"no model {pair.parent}/draft to be had" in causes
+    assert "intermediate.exit_layer is 40" in causes and f"{pair.parent}/draft has no weights" in causes
 
 
 def test_mistakes_are_told_at_once(hispec):
@@ -273,3 +273,29 @@ def test_a_model_of_a_silent_hub_is_not_waited_for(process, hub):
         out, _ = child.communicate(timeout=120)
     profile = json.loads(out)["profile"]
     assert child.returncode == 5 and profile["weights"] == {"some-org/early-exit": "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told", "code"),
+    [
+        ("tokenizer.json", "{broken", "the tokenizer of", 5),
+        (
+            "tokenizer_config.json",
+            '{"tokenizer_class": "ByT5Tokenizer"}',
+            "ByT5Tokenizer, which has no tokenizer.json",
+            2,
+        ),
+        ("config.json", '{"model_type": "unheard-of", "num_hidden_layers": 2}', "architecture that is not known", 2),
+        ("model.safetensors", "garbage", "damaged", 5),
+    ],
+)
+def test_a_model_that_generate_refuses_does_not_run(file, content, told, code, hispec, host, tmp_path, shipped_model):
+    host(30)
+    model = shutil.copytree(shipped_model, tmp_path / "model")
+    if "ByT5" in content:
+        (model / "tokenizer.json").unlink()
+    (model / file).write_text(content)
+    profile = as_json(hispec, "--model", model, code=code)[1]
+    assert not profile["runs"]
+    assert [problem["cause"] for problem in profile["problems"] if told in problem["cause"]], profile["problems"]
+    assert hispec("generate", "hi", "--raw", "--model", model).code == code

@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from hispec.errors import HispecError, UnavailableError, UsageError, is_out_of_memory
+from hispec.models.checkpoint import VOCABULARIES
 
 NOT_TO_BE_HAD = (*HfHubHTTPError.__bases__, HFValidationError)
 """What is raised where the hub is out of reach or does not answer as it should. A network that fails raises a class of the
@@ -46,6 +47,11 @@ def explain_tokenizer(error: Exception, checkpoint: Explained) -> HispecError:
         return explain(error, checkpoint)
     if "auto_map" in (checkpoint.read_here("tokenizer_config.json") or {}):
         return _own_code(checkpoint.model)
+    if not any(map(checkpoint.here, ("tokenizer.json", *VOCABULARIES))):
+        return UnavailableError(
+            f"{checkpoint.model} has no tokenizer: neither tokenizer.json nor another vocabulary",
+            "add the tokenizer of the model that it was made from: save_pretrained of transformers writes one",
+        )
     return UnavailableError(
         f"the tokenizer of {checkpoint.model} cannot be loaded: {_first_line(error)}",
         "check that its files are complete, or download or save the model again",

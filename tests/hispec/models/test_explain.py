@@ -66,3 +66,12 @@ def test_a_configuration_is_named_where_it_is_no_json(tmp_path):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UnavailableError, match=r"config\.json of .* is no JSON object"):
             _ = Checkpoint(str(tmp_path)).config
+
+
+@pytest.mark.parametrize("files", [(), ("tokenizer_config.json",)])
+def test_a_folder_without_a_tokenizer_is_said_to_have_none(files, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UnavailableError, match="has no tokenizer: neither tokenizer.json nor"):
+        load_tokenizer(Checkpoint(str(tmp_path)))

@@ -78,7 +78,7 @@ def test_a_tokenizer_without_a_tokenizer_json_is_refused_by_its_class(folder):
 
 
 def test_no_tokenizer_at_all_is_told(folder):
-    with pytest.raises(UnavailableError, match=r"the tokenizer of .* cannot be loaded"):
+    with pytest.raises(UnavailableError, match=r"has no tokenizer"):
         load_tokenizer(Checkpoint(str(folder)))
 
 

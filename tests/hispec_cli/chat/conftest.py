@@ -18,10 +18,11 @@ class Person:
     Args:
         home: a folder; what chat keeps goes there.
         arguments: of `hispec chat`.
+        early: what is typed while the model loads.
         terminal: of `Terminal`.
     """
 
-    def __init__(self, home, *arguments, **terminal):
+    def __init__(self, home, *arguments, early="", **terminal):
         self.home = home
         self.control = home / "control"
         words = " ".join(f"'{argument}'" for argument in arguments)
@@ -29,6 +30,9 @@ class Person:
         self.terminal = Terminal(
             shell=f"exec {sys.executable} -m tests.hispec_cli.chat.held chat {words}", **environment | terminal
         )
+        if early:
+            self.terminal.until(lambda seen: any("importing torch" in line for line in seen.lines))
+            self.terminal.press(early)
         self.wait()
 
     @property

@@ -284,6 +284,15 @@ def test_what_is_typed_during_an_answer_is_not_shown_in_it_and_kept(other, answe
     assert other.terminal.end() == 0
 
 
+def test_what_is_typed_while_the_model_loads_is_not_shown_in_it_and_sent(tmp_path, answers):
+    person = Person(tmp_path, "--session", "early", early=f"{WHO}\r")
+    person.go_on(1)
+    assert person.lines.count(f"> {WHO}") == 1 and answers(WHO)[0] in person.lines
+    assert not [line for line in person.lines if WHO in line and line != f"> {WHO}"]
+    assert not [line for line in person.lines if "importing" in line or "reading" in line]
+    assert person.leave() == 0
+
+
 def test_a_session_whose_folder_has_gone_is_not_said_to_be_saved(tmp_path, answers, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     folder = tmp_path / "data" / "hispec" / "sessions"
