@@ -169,8 +169,6 @@ def examine_profile(
         machine: this one.
         prompt_tokens: of the text that is read.
     """
-    from hispec.models.config import load_config
-
     reachable = machine.hub[1] == "reachable"
     checkpoints = checkpoints_of(profile, settings.mode, dummy=settings.load_format == "dummy")
     weights = {name: _weights(checkpoint, reachable) for name, checkpoint in checkpoints.items()}
@@ -188,7 +186,7 @@ def examine_profile(
         if (values := checkpoint.read_here(CONFIG)) is not None:
             _tell(verdict, partial(check_values, values, name))
         if checkpoint.is_local and not verdict.problems:
-            _tell(verdict, partial(load_config, checkpoint))
+            _tell(verdict, partial(getattr, checkpoint, "config"))
     for check in (_memory, _disk, _downloads, _depths):
         check(verdict, profile, machine)
     if len(checkpoints) > 1 and settings.load_format != "dummy":

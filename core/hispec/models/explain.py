@@ -1,6 +1,7 @@
 """What the loading libraries raise, in words that say what is wrong and how to mend it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from huggingface_hub import constants
@@ -36,6 +37,9 @@ class Explained(Protocol):
     @property
     def looks_local(self) -> bool:
         """Whether its name is that of a folder."""
+
+    def here(self, name: str) -> Path | None:
+        """Return where a file is on this machine."""
 
     def read_here(self, name: str) -> Mapping[str, Any] | None:
         """Return the object in a file on this machine."""

@@ -73,5 +73,5 @@ def test_a_folder_without_a_tokenizer_is_said_to_have_none(files, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     for name in files:
         (tmp_path / name).write_text("{}")
-    with pytest.raises(UnavailableError, match="has no tokenizer: neither tokenizer.json nor"):
+    with pytest.raises(UnavailableError, match=r"has no tokenizer: neither tokenizer\.json nor"):
         load_tokenizer(Checkpoint(str(tmp_path)))
