@@ -261,7 +261,7 @@ def test_recordings_of_all_stacks_of_a_model_go_when_its_cache_grows():
     stack._record, copy._record = Recording(stack), Recording(copy)
 
     def run(one, position):
-        return one.head(one.run(one.embed(TEXT[:2]), 0, 4, position))
+        return one.head(one.run(one.embed(TEXT[:4]), 0, 4, position))  # as many rows for both
 
     stack.reserve(100)
     before = [run(one, 0) for one in (stack, copy)]
