@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from hispec.models.checkpoint import CONFIG, VOCABULARIES, Checkpoint, checkpoints_of
+from hispec.models.checkpoint import CONFIG, Checkpoint, checkpoints_of
 from hispec.precedence import resolve_settings
 from hispec.profile import Profile, check_depths
 
@@ -117,7 +117,7 @@ def _tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase | None":
     """A model's tokenizer; None for a hub model whose tokenizer was not downloaded yet."""
     from hispec.models.tokenizer import load_tokenizer
 
-    if not checkpoint.is_local and not any(map(checkpoint.here, ("tokenizer.json", *VOCABULARIES))):
+    if not checkpoint.is_local and not checkpoint.has_tokenizer:
         return None
     return load_tokenizer(checkpoint)
 

@@ -115,6 +115,11 @@ class Checkpoint:
         return self.shipped is not None or Path(self.model).exists()
 
     @property
+    def has_tokenizer(self) -> bool:
+        """Whether the vocabulary of a tokenizer is on this machine."""
+        return any(map(self.here, ("tokenizer.json", *VOCABULARIES)))
+
+    @property
     def looks_local(self) -> bool:
         """Whether its name is that of a folder rather than of a repository."""
         return Path(self.model).exists() or self.model.startswith((".", "/", "~")) or self.model.count("/") > 1

@@ -1,7 +1,6 @@
 """What the loading libraries raise, in words that say what is wrong and how to mend it."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from huggingface_hub import constants
@@ -16,7 +15,6 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from hispec.errors import HispecError, UnavailableError, UsageError, is_out_of_memory
-from hispec.models.checkpoint import VOCABULARIES
 
 NOT_TO_BE_HAD = (*HfHubHTTPError.__bases__, HFValidationError)
 """What is raised where the hub is out of reach or does not answer as it should. A network that fails raises a class of the
@@ -38,8 +36,9 @@ class Explained(Protocol):
     def looks_local(self) -> bool:
         """Whether its name is that of a folder."""
 
-    def here(self, name: str) -> Path | None:
-        """Return where a file is on this machine."""
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the vocabulary of a tokenizer is on this machine."""
 
     def read_here(self, name: str) -> Mapping[str, Any] | None:
         """Return the object in a file on this machine."""
@@ -51,7 +50,7 @@ def explain_tokenizer(error: Exception, checkpoint: Explained) -> HispecError:
         return explain(error, checkpoint)
     if "auto_map" in (checkpoint.read_here("tokenizer_config.json") or {}):
         return _own_code(checkpoint.model)
-    if not any(map(checkpoint.here, ("tokenizer.json", *VOCABULARIES))):
+    if not checkpoint.has_tokenizer:
         return UnavailableError(
             f"{checkpoint.model} has no tokenizer: neither tokenizer.json nor another vocabulary",
             "add the tokenizer of the model that it was made from: save_pretrained of transformers writes one",
