@@ -46,7 +46,9 @@ READ, MOST_COPIES = 16_000_000, 64
 CANDIDATES = 2
 """Kernels for 8-bit numbers on a CPU that are compared; the last, which lays weights out at every call, never wins."""
 
-CUDA_INT8 = ("int8pack", "dequantized")
+CUDA_INT8 = ("dequantized", "int8pack")
+"""The first works everywhere, and is taken where nothing is measured."""
+
 FULL = "full"
 """The kernel of weights that are not quantized."""
 
