@@ -124,6 +124,11 @@ class Chat:
         write_session(path, self.snapshot())
         self._kept = path, self.snapshot()
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether the last turn could not be saved."""
+        return self._unsaved is not None
+
     def leave(self, *, named: bool) -> None:
         """Say how to go on.
 

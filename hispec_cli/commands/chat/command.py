@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hispec.counts import counted
-from hispec.errors import UsageError
+from hispec.errors import UnavailableError, UsageError
 from hispec.extras import require
 from hispec_cli.checks import check_message
 from hispec_cli.commands.chat.options import AnswersViewOptions, SessionsOptions
@@ -109,7 +109,12 @@ def chat(
                 "yellow",
             )
         if not typed:
-            feed(partial(take, talk), sys.stdin.buffer)
+            try:
+                feed(partial(take, talk), sys.stdin.buffer)
+            except UnavailableError:
+                if talk.unsaved:  # there is no next turn that could try again
+                    talk.leave(named=named)
+                raise
             return
         from hispec_cli.commands.chat.keyboard import Keyboard
 

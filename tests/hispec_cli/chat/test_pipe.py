@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -171,6 +172,22 @@ def test_a_full_disk_is_told_after_the_answer(hispec, sessions, monkeypatch):
     monkeypatch.setattr("os.fsync", full)
     outcome = hispec("chat", "--session", "talk", stdin=f"{APPLES}\n{CARDS}\n")
     assert outcome.code == 5 and "No space left" in outcome.err and outcome.out == hispec("generate", APPLES).out
+
+
+def test_a_turn_that_cannot_be_saved_is_kept_elsewhere(hispec, sessions, monkeypatch, tmp_path):
+    fsync = os.fsync
+
+    def full(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(sessions):
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    outcome = hispec("chat", "--session", "talk", stdin=f"{APPLES}\n{CARDS}\n")
+    (kept,) = tmp_path.glob("hispec-*.json")
+    assert outcome.code == 5 and "the session talk was not saved" in outcome.err and f"/load {kept}" in outcome.err
+    assert [turn.prompt for turn in read_session(kept).turns] == [APPLES]
 
 
 def test_a_base_model_needs_a_template(hispec, home, shipped_model):
