@@ -89,7 +89,7 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
             raise UsageError("--tensor-parallel is for hispec generate alone", "leave it out")
         if settings.tensor_parallel:
             check_launched()
-        if settings.quantization != "none":
+        if settings.needs_bitsandbytes:
             require("quantization", f"--quantization {settings.quantization}")
         check_profile_files(profile, settings.mode, dummy=dummy)
     for note in without_effect(settings, origins):

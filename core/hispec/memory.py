@@ -220,7 +220,7 @@ class _Estimate:
     def special(self) -> bool:
         """Whether the weights are spread, shared or quantized, which only the modules of `transformers` can do."""
         settings = self.settings
-        return settings.device_map != "none" or settings.quantization in PER_WEIGHT or settings.tensor_parallel
+        return settings.device_map != "none" or settings.needs_bitsandbytes or settings.tensor_parallel
 
     @property
     def fused(self) -> bool:

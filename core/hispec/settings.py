@@ -289,6 +289,11 @@ class Settings:
         accepts="rising numbers between 0 and 1",
     )
 
+    @property
+    def needs_bitsandbytes(self) -> bool:
+        """Whether that library quantizes the weights."""
+        return self.quantization in ("4bit", "8bit")
+
     def to_record(self) -> dict[str, Any]:
         """Return the values by name, as JSON has them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

@@ -92,6 +92,14 @@ def test_a_conversation_on_a_terminal_needs_its_line_editor(without, monkeypatch
     assert "on a terminal needs prompt_toolkit" in told and "pip install 'hispec[chat]'" in told
 
 
+@pytest.mark.parametrize("quantization", ["int4", "int8"])
+def test_the_fused_stack_quantizes_without_a_library(hispec, without, quantization):
+    without("bitsandbytes")
+    outcome = hispec("generate", QUESTION, "--quantization", quantization, "--max-new-tokens", "4", "--verify")
+    assert outcome.code == 0
+    assert "identical to the target's own" in outcome.err
+
+
 def test_quantization_needs_its_library(hispec, without):
     without("bitsandbytes")
     outcome = hispec("generate", QUESTION, "--quantization", "8bit")

@@ -55,7 +55,7 @@ class Placement:
             UnavailableError: a device that this machine lacks, or quantization without its library.
         """
         device = choose_device(settings.device)
-        if settings.quantization in QUANTIZED_BITS:
+        if settings.needs_bitsandbytes:
             require("quantization", f"--quantization {settings.quantization}")
         return cls(
             device,
