@@ -15,7 +15,7 @@ import torch
 from common import environment, save
 
 from hispec.models import kernels
-from hispec.models.quantized import bits_per_weight
+from hispec.models.dtypes import bits_per_weight
 
 LAYERS = {
     "hidden 256": ((256, 384), (256, 256), (256, 1408), (704, 256)),

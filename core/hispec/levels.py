@@ -10,7 +10,7 @@ from hispec.errors import ProfileError
 from hispec.frequencies import frequent_ids
 from hispec.models.stack import LayerStack, ReducedHead
 from hispec.models.translator import Translator, TranslatorFile
-from hispec.profile import Draft, Intermediate, Profile
+from hispec.profile import Draft, Intermediate, Profile, copies_of, levels_of
 
 
 def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack]) -> Hierarchy:
@@ -20,9 +20,10 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
         ProfileError: levels out of order, or a reduced head without the token frequencies for it.
         HispecError: translators that cannot be read, see `TranslatorFile`; or weights that a stack cannot quantize.
     """
-    levels = []
+    levels: list[Level] = []
     heads = _Heads(profile, target_vocab=stacks[profile.target.model].vocab_size)
-    draft, intermediate, target = profile.draft, profile.intermediate, stacks[profile.target.model]
+    target = stacks[profile.target.model]
+    copies = copies_of(profile, mode, target.num_layers)
     translators = open_translators(profile)
 
     def translator(stack: LayerStack, exit_layer: int) -> Translator | None:
@@ -33,23 +34,18 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
         stack = stacks[section.model or profile.target.model]
         exit_layer = section.exit_layer or stack.num_layers
         if section.weights is not None:  # levels of equal weights share one copy, and so its hidden states
-            depths = [one.exit_layer or stack.num_layers for one in used if one.weights == section.weights]
-            stack = stack.quantized(section.weights, max(depths))
+            stack = stack.quantized(section.weights, copies[section.weights])
         head = heads.of(stack, section.head)
         return Level(name, stack, exit_layer, head, translator(stack, exit_layer), weights=section.weights)
 
-    if mode == "single-layer" and (tuned := profile.single_layer) is not None:
-        draft = Draft(exit_layer=tuned.exit_layer, weights=tuned.weights)
-    if mode == "autoregressive":
-        draft = None
-    used = [section for section in (draft, intermediate if mode == "hispec" else None) if section is not None]
-    if draft is not None:
-        if draft.ngram is not None:
-            levels.append(Level.of_ngrams(draft.ngram.max, draft.ngram.tokens))
-        if draft.reads_model:
-            levels.append(reading("draft", draft))
-    if intermediate is not None and mode == "hispec":
-        levels.append(reading("intermediate", intermediate))
+    for section in levels_of(profile, mode):
+        if isinstance(section, Intermediate):
+            levels.append(reading("intermediate", section))
+            continue
+        if section.ngram is not None:
+            levels.append(Level.of_ngrams(section.ngram.max, section.ngram.tokens))
+        if section.reads_model:
+            levels.append(reading("draft", section))
     try:
         return Hierarchy([*levels, Level("target", target, target.num_layers)])
     except ValueError as error:

@@ -14,17 +14,15 @@ from hispec.limits import CACHE_STEP, FREE_ROWS, SMALL_MATRIX, WIDEST
 from hispec.machine import Device, device_named, together
 from hispec.models.checkpoint import CONFIG, Checkpoint, checkpoints_of
 from hispec.models.config import FAMILIES, ModelConfig, read_config
-from hispec.models.dtypes import COPIED, FLOATS, PER_WEIGHT, STORED
+from hispec.models.dtypes import FLOATS, STORED, bits_per_weight
 from hispec.models.tensors import Tensors
-from hispec.profile import Profile
+from hispec.profile import Profile, copies_of
 from hispec.settings import Settings
 
 PROMPT_TOKENS = 1024
 """What a prompt is taken for while it is not known."""
 HUB_TIMEOUT = 10.0
 """Seconds for each request for a header."""
-QUANTIZED = PER_WEIGHT | COPIED
-"""Bits of a weight by what `--quantization` says."""
 LOGIT_BYTES = 4 * 3
 """Logits, and what is drawn from and what is judged, as float32."""
 
@@ -241,7 +239,9 @@ class _Estimate:
     def need(self, positions: int) -> ModelNeed:
         """Return what the model needs with a cache of so many positions."""
         config, tensors, dtype = self.config, self.tensors, self.dtype
-        bits = QUANTIZED.get(self.quantization or "", config.stored_bits)
+        bits = config.stored_bits
+        if self.quantization is not None:
+            bits = bits_per_weight(self.quantization, config.hidden_size)
         if tensors is not None:
             parameters, weights = self._count(tensors)
             download = tensors.download
@@ -268,27 +268,23 @@ class _Estimate:
     @property
     def _quantized_head(self) -> int:
         """Bytes that a quantized head takes beside its embedding where it is tied, fewer than none where it is not."""
-        bits = COPIED.get(self.quantization or "")
-        if bits is None:
+        if not self.settings.quantizes_fused:
             return 0
         plain = 0 if self.config.tied else FLOATS[self.dtype]
+        bits = bits_per_weight(self.settings.quantization, self.config.hidden_size)
         return int(self.config.vocab_size * self.config.hidden_size * (bits - plain)) // 8
 
     @property
     def _copies(self) -> int:
         """Bytes of the quantized weights that levels read: the layers up to the deepest exit, and a whole head."""
-        profile, mode, config = self.profile, self.settings.mode, self.config
-        if self.checkpoint.name != profile.target.model or mode == "autoregressive":
+        config = self.config
+        if self.checkpoint.name != self.profile.target.model:
             return 0
-        tuned = profile.single_layer if mode == "single-layer" else None
-        levels = (tuned or profile.draft, profile.intermediate if mode == "hispec" else None)
-        depths: dict[str, int] = {}
-        for level in levels:
-            if level is not None and level.weights is not None:
-                depths[level.weights] = max(depths.get(level.weights, 0), level.exit_layer or config.num_layers)
-        head = config.vocab_size * config.hidden_size
-        numbers = {key: config.layer_matrices * depth // config.num_layers + head for key, depth in depths.items()}
-        return int(sum(count * COPIED[key] for key, count in numbers.items())) // 8
+        head, bits = config.vocab_size * config.hidden_size, 0.0
+        for quantization, layers in copies_of(self.profile, self.settings.mode, config.num_layers).items():
+            numbers = config.layer_matrices * layers // config.num_layers + head
+            bits += numbers * bits_per_weight(quantization, config.hidden_size)
+        return int(bits) // 8
 
     def _count(self, tensors: Tensors) -> tuple[int, int]:
         """Return parameters and bytes of what a checkpoint stores, once loaded."""
@@ -300,7 +296,7 @@ class _Estimate:
             if stored.dtype not in STORED:  # quantized: as it is
                 each: float = stored.bits
             elif self.quantization is not None and linear:
-                each = QUANTIZED[self.quantization]
+                each = bits_per_weight(self.quantization, stored.shape[1])
             else:
                 each = FLOATS[self.dtype]
             parameters += stored.numbers

@@ -253,8 +253,9 @@ class Profile(_Section):
             if level.model not in (None, self.target.model) and level.weights is not None:
                 raise ValueError(f"{name}.weights are the target's, quantized: leave {name}.model out")
         draft, deeper = self.draft, self.intermediate
-        own = draft is not None and draft.reads_model and draft.model in (None, self.target.model)
-        if own and draft is not None and deeper is not None and _reaches(draft.exit_layer, draft.weights, self):
+        if draft is None or deeper is None or not draft.reads_model or draft.model not in (None, self.target.model):
+            return self
+        if _reaches(draft.exit_layer, draft.weights, self):
             if draft.exit_layer is None and deeper.exit_layer is None:
                 raise BadValueError(
                     "draft and intermediate read the same", "give them other weights, or the draft an exit"
@@ -284,16 +285,35 @@ def calibrated_elsewhere(profile: Profile, environment: Mapping[str, Any]) -> li
     ]
 
 
+def levels_of(profile: Profile, mode: str) -> list[Draft | Intermediate]:
+    """Return the levels below the target that a mode reads, the draft first."""
+    draft: Draft | None = profile.draft
+    if mode == "single-layer" and (tuned := profile.single_layer) is not None:
+        draft = Draft(exit_layer=tuned.exit_layer, weights=tuned.weights)
+    found = {"hispec": (draft, profile.intermediate), "single-layer": (draft,)}.get(mode, ())
+    return [level for level in found if level is not None]
+
+
+def copies_of(profile: Profile, mode: str, num_layers: int) -> dict[Quantization, int]:
+    """Return the quantized copies of the target that a mode reads: for each format, how many layers it has.
+
+    Args:
+        profile: whose levels.
+        mode: of decoding.
+        num_layers: the target's depth.
+    """
+    depths: dict[Quantization, int] = {}
+    for level in levels_of(profile, mode):
+        if level.weights is not None:
+            depths[level.weights] = max(depths.get(level.weights, 0), level.exit_layer or num_layers)
+    return depths
+
+
 def models_of(profile: Profile, mode: str) -> dict[str, str | None]:
     """The models that a mode of a profile reads, each once with its revision, the target first."""
-    lower = []
-    own_exit = mode == "single-layer" and profile.single_layer is not None  # in place of the profile's draft
-    if mode != "autoregressive" and profile.draft is not None and not own_exit:
-        lower.append(profile.draft.model)
-    if mode == "hispec" and profile.intermediate is not None:
-        lower.append(profile.intermediate.model)
     own = profile.target.model
-    return {own: profile.target.revision} | {model: None for model in lower if model not in (None, own)}
+    others = {level.model: None for level in levels_of(profile, mode) if level.model is not None}
+    return {own: profile.target.revision} | {model: None for model in others if model != own}
 
 
 def load_profile(name: str) -> Profile:

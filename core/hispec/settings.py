@@ -290,9 +290,14 @@ class Settings:
     )
 
     @property
+    def quantizes_fused(self) -> bool:
+        """Whether the fused stack quantizes the weights."""
+        return self.quantization in get_args(Quantization)
+
+    @property
     def needs_bitsandbytes(self) -> bool:
         """Whether that library quantizes the weights."""
-        return self.quantization in ("4bit", "8bit")
+        return self.quantization != "none" and not self.quantizes_fused
 
     def to_record(self) -> dict[str, Any]:
         """Return the values by name, as JSON has them."""

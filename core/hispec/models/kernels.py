@@ -20,9 +20,9 @@ from hispec.files import write_whole
 from hispec.limits import SMALL_MATRIX, WIDEST
 from hispec.machine import processor_name
 from hispec.models.config import ModelConfig
+from hispec.models.dtypes import GROUP
 from hispec.models.linear import Linear, PackedLinear, packs, right_factor
 from hispec.models.quantized import (
-    GROUP,
     Int4Linear,
     Int8Linear,
     Int8WeightLinear,

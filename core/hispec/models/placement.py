@@ -74,7 +74,8 @@ class Placement:
             return "its matrices are shared among processes"
         if self.spread:
             return "its layers are spread over devices"
-        return "its weights are quantized by bitsandbytes" if self.quantization in QUANTIZED_BITS else None
+        others = self.quantization != "none" and self.fused_quantization is None
+        return "its weights are quantized by bitsandbytes" if others else None
 
     @property
     def fused_quantization(self) -> Quantization | None:

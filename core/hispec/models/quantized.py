@@ -18,11 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from hispec.errors import UnavailableError
+from hispec.models.dtypes import GROUP
 from hispec.models.linear import Linear
-from hispec.settings import Quantization
-
-GROUP = 32
-"""Inputs that share a scale in 4 bits. Larger groups are no faster, and agree with the full weights less often."""
 
 OUTPUTS = 16
 """Outputs of 4-bit weights are padded to a multiple of this for their kernels."""
@@ -38,18 +35,6 @@ CLIPS = (1.0, 0.95, 0.9, 0.85)
 
 TINY = 1e-9
 """Keeps scales of zeros from dividing by zero."""
-
-
-def bits_per_weight(quantization: Quantization, inputs: int) -> float:
-    """Return the bits of memory that a weight takes with its share of scales and zero points.
-
-    Args:
-        quantization: its format.
-        inputs: of the matrix.
-    """
-    if quantization == "int8":
-        return 8 + 32 / inputs
-    return (4 + 32 / GROUP) * _padded(inputs, GROUP) / inputs
 
 
 class QuantizedLinear(Linear):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hispec.models import kernels
+from hispec.models.dtypes import bits_per_weight
 from hispec.models.kernels import layer_costs, matrix_costs, quantize
 from hispec.models.linear import Linear, PackedLinear
 from hispec.models.quantized import (
@@ -14,7 +15,6 @@ from hispec.models.quantized import (
     Int4Linear,
     Int8Linear,
     Int8WeightLinear,
-    bits_per_weight,
     by_chunks,
     int8_kernels,
     quantize_int4,

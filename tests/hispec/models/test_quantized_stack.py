@@ -13,13 +13,14 @@ from hispec.decoding.sampling import Sampling
 from hispec.models import fused_weights
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.config import parse_config
+from hispec.models.dtypes import bits_per_weight
 from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import MATRICES, FusedWeights
 from hispec.models.graphs import with_graphs
 from hispec.models.linear import Linear, PackedLinear
 from hispec.models.loading import load_stack
 from hispec.models.placement import Placement
-from hispec.models.quantized import QuantizedLinear, bits_per_weight
+from hispec.models.quantized import QuantizedLinear
 from hispec.models.rows import RowCounts
 from hispec.models.tensors import Stored, Tensors
 from hispec.models.tokenizer import load_tokenizer
