@@ -1,9 +1,12 @@
 """Files that a reader sees as they were or as they are, never a part of, and that one process at a time writes."""
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from hispec.errors import HispecError, UnavailableError
@@ -58,3 +61,20 @@ def hold(path: Path, held: HispecError) -> FileLock:
     except Timeout:
         raise held from None
     return lock
+
+
+def remembered(name: str) -> dict[str, Any]:
+    """Return what a file of the user's cache folder holds; nothing where it is missing or broken."""
+    try:
+        known = json.loads((platformdirs.user_cache_path("hispec") / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def remember(name: str, known: dict[str, Any]) -> None:
+    """Write a file of the user's cache folder; where it cannot be written, that is done without."""
+    path = platformdirs.user_cache_path("hispec") / name
+    with suppress(OSError, UnavailableError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(known).encode(), "")

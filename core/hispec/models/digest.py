@@ -5,19 +5,14 @@ takes seconds per ten gigabytes, so digests of large files are remembered, by pa
 """
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
-from hispec.errors import UnavailableError
-from hispec.files import write_whole
+from hispec.files import remember, remembered
 from hispec.frequencies import frequencies_path
 from hispec.models.checkpoint import CONFIG, GENERATION_CONFIG, TOKENIZER, VOCABULARIES, Checkpoint, checkpoints_of
 from hispec.profile import Profile
@@ -33,6 +28,8 @@ SMALL = (
 """Files of a checkpoint beside its weights that decide what it writes."""
 DIGITS = 16
 """Of a digest that are shown and compared."""
+DIGESTS = "digests.json"
+"""What is remembered, in the user's cache folder."""
 LARGE = 1 << 24
 """Bytes from which a digest is remembered."""
 SETTLED_S = 2.0
@@ -88,31 +85,21 @@ def _digest_of_file(path: Path) -> str:
         return path.name
     found = path.stat()
     key = [found.st_size, found.st_mtime_ns, found.st_ino]
-    if found.st_size >= LARGE and (known := _remembered().get(str(path))) is not None and known[:-1] == key:
+    if found.st_size >= LARGE and (known := _known().get(str(path))) is not None and known[:-1] == key:
         return str(known[-1])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if found.st_size >= LARGE and time.time() - found.st_mtime > SETTLED_S:
-        _remember(str(path), [*key, digest])
+        _add(str(path), [*key, digest])
     return digest
 
 
-def _memory() -> Path:
-    return platformdirs.user_cache_path("hispec") / "digests.json"
-
-
-def _remembered() -> dict[str, list[int | str]]:
+def _known() -> dict[str, list[int | str]]:
     """Return what is known of files, by path: size, time of change, inode and digest."""
-    try:
-        known = json.loads(_memory().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {path: entry for path, entry in known.items() if isinstance(entry, list)} if isinstance(known, dict) else {}
+    return {path: entry for path, entry in remembered(DIGESTS).items() if isinstance(entry, list)}
 
 
-def _remember(path: str, entry: list[int | str]) -> None:
-    """Add a file to what is known, and leave out files that are gone. A cache that cannot be written is done without."""
-    known = {other: value for other, value in _remembered().items() if Path(other).is_file()}
-    with suppress(OSError, UnavailableError):
-        _memory().parent.mkdir(parents=True, exist_ok=True)
-        write_whole(_memory(), json.dumps(known | {path: entry}).encode(), "")
+def _add(path: str, entry: list[int | str]) -> None:
+    """Add a file to what is known, and leave out files that are gone."""
+    known = {other: value for other, value in _known().items() if Path(other).is_file()}
+    remember(DIGESTS, known | {path: entry})

@@ -31,7 +31,7 @@ from hispec.models.stack import Reader, ReducedHead, write_stepwise
 from hispec.settings import Quantization
 
 
-class Memory:
+class Shared:
     """The KV cache of a model with what belongs to its positions, shared by all stacks of the model.
 
     Args:
@@ -77,7 +77,7 @@ class FusedStack:
         self.context = config.context
         self.device, self.dtype = weights.norm.device, weights.norm.dtype
         self.config = config
-        self._memory: Memory = Memory(config, self.dtype, self.device) if origin is None else origin._memory
+        self._shared: Shared = Shared(config, self.dtype, self.device) if origin is None else origin._shared
         self._weights = weights
         self._group = config.num_heads // config.num_kv_heads
         self._buffers: dict[int, Buffers] = {}
@@ -87,11 +87,11 @@ class FusedStack:
     @property
     def cache(self) -> KVCache:
         """The KV cache, which may be another stack's too."""
-        return self._memory.cache
+        return self._shared.cache
 
     @cache.setter
     def cache(self, cache: KVCache) -> None:
-        self._memory.cache = cache
+        self._shared.cache = cache
 
     @property
     def quantization(self) -> Quantization | None:
@@ -133,7 +133,7 @@ class FusedStack:
         if self.origin is not None:
             return
         self._weights.pack()
-        self._memory.tabulated = 0
+        self._shared.tabulated = 0
         self.rows = choose_rows(self, width, CANDIDATES, prompt_rows(self.device))
 
     def reserve(self, positions: int) -> None:
@@ -142,7 +142,7 @@ class FusedStack:
             self.origin.reserve(positions)
             return
         self.cache.grow(positions)
-        if self._memory.tabulated != self.cache.positions:
+        if self._shared.tabulated != self.cache.positions:
             with torch.inference_mode(False):
                 self._tabulate(self.cache.positions)
 
@@ -150,8 +150,8 @@ class FusedStack:
         """Make the tables of so many positions; where memory runs out, those in use stay as they are, together."""
         cos, sin = rotary_tables(self.config, places + self.rows.padding, self.dtype, self.device)
         masks = _causal_bias(WIDEST, places, 2 * places + BUCKET, self._group, self.dtype, self.device)
-        memory = self._memory
-        memory.cos, memory.sin, memory.masks, memory.tabulated = cos, sin, masks, places
+        shared = self._shared
+        shared.cos, shared.sin, shared.masks, shared.tabulated = cos, sin, masks, places
 
     def clear(self) -> None:
         """See `LayerStack.clear`."""
@@ -188,8 +188,8 @@ class FusedStack:
         """Run rows [n, hidden] through layers in one pass of `padded` rows."""
         rows = len(hidden)
         place = Place(
-            self._memory.cos.narrow(0, position, padded),
-            self._memory.sin.narrow(0, position, padded),
+            self._shared.cos.narrow(0, position, padded),
+            self._shared.sin.narrow(0, position, padded),
             position,
             rows,
             self._windows(rows, padded, position),
@@ -275,7 +275,7 @@ class FusedStack:
         if rows > WIDEST:
             group = 1 if self.rows.free else self._group
             return _causal_bias(rows, position, length, group, self.dtype, self.device)
-        return self._memory.masks[: rows * self._group].narrow(1, self._memory.tabulated - position, length)
+        return self._shared.masks[: rows * self._group].narrow(1, self._shared.tabulated - position, length)
 
     def _buffers_for(self, rows: int) -> "Buffers":
         buffers = self._buffers.get(rows)

@@ -61,7 +61,7 @@ class GraphedStack(FusedStack):
     ) -> None:
         super().__init__(config, weights, name, origin)
         self._record, self._fixed = record, True
-        self._recorded = self._memory.recorded
+        self._recorded = self._shared.recorded
         """By whose they are and what they do; None for what was done once and not recorded."""
         with torch.inference_mode(False):
             self._rows = self._zeros(WIDTHS[-1], config.hidden_size)
@@ -93,7 +93,7 @@ class GraphedStack(FusedStack):
             self.origin.reserve(positions)
             return
         positions = _power_of_two(positions + WIDTHS[-1])  # so that the capacity bounds no length of attention
-        if positions > self.cache.positions or self._memory.tabulated != self.cache.positions:
+        if positions > self.cache.positions or self._shared.tabulated != self.cache.positions:
             self._recorded.clear()  # they replay into memory that is no more once the first layer has grown
         super().reserve(positions)
 
@@ -101,7 +101,7 @@ class GraphedStack(FusedStack):
         """See `FusedStack._tabulate`; also numbers the columns of the masks."""
         columns = torch.arange(places, device=self.device)
         super()._tabulate(places)
-        self._memory.columns = columns
+        self._shared.columns = columns
 
     def embed(self, token_ids: list[int]) -> Tensor:
         """See `LayerStack.embed`; without waiting for the device."""
@@ -118,7 +118,7 @@ class GraphedStack(FusedStack):
         record, self._record = self._record, None
         try:
             self._weights.pack()
-            self._memory.tabulated = 0
+            self._shared.tabulated = 0
             self.rows = choose_rows(self, width, WIDTHS[1:], prompt_rows(self.device))
         finally:
             self._record = record
@@ -165,11 +165,11 @@ class GraphedStack(FusedStack):
         """Run the first `width` rows through layers, looking at `length` positions."""
         positions = self._positions[:width]
         group = self._group
-        beyond = self._memory.columns[:length] > positions[:, None]
+        beyond = self._shared.columns[:length] > positions[:, None]
         mask = self._zeros(width, length).masked_fill_(beyond, -torch.inf)
         place = Place(
-            self._memory.cos.index_select(0, positions),
-            self._memory.sin.index_select(0, positions),
+            self._shared.cos.index_select(0, positions),
+            self._shared.sin.index_select(0, positions),
             positions,
             width,
             (Window(0, width, length, mask[:, None].expand(width, group, length).reshape(width * group, length)),),

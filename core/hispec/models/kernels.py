@@ -4,19 +4,14 @@ Costs are measured once for each shape of matrix and remembered in the user's ca
 only: the kernels of a format give the same numbers there.
 """
 
-import json
 from collections.abc import Callable
-from contextlib import suppress
 from functools import lru_cache, partial
-from pathlib import Path
 from time import perf_counter, thread_time
 
-import platformdirs
 import torch
 from torch import Tensor
 
-from hispec.errors import UnavailableError
-from hispec.files import write_whole
+from hispec.files import remember, remembered
 from hispec.limits import SMALL_MATRIX, WIDEST
 from hispec.machine import processor_name
 from hispec.models.config import ModelConfig
@@ -51,6 +46,9 @@ CUDA_INT8 = ("dequantized", "int8pack")
 
 FULL = "full"
 """The kernel of weights that are not quantized."""
+
+KERNELS = "kernels.json"
+"""What was measured, in the user's cache folder."""
 
 Costs = dict[str, dict[int, float]]
 """Seconds of a product by kernel and count of rows."""
@@ -133,14 +131,14 @@ def _costs_of(inputs: int, outputs: int, dtype: torch.dtype, device: torch.devic
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     threads = torch.get_num_threads()
     key = f"{name}, {threads} threads, torch {torch.__version__}, {dtype}, {inputs} x {outputs}, {quantization}"
-    known = _remembered().get(key)
-    if known is None:
-        known = {
+    measured = _measured()
+    if key not in measured:
+        measured[key] = {
             kernel: _seconds(partial(make, inputs, outputs, dtype, device), inputs, outputs, dtype, device)
             for kernel, make in _makers(quantization, device).items()
         }
-        _remember(key, known)
-    return known
+        remember(KERNELS, measured)
+    return measured[key]
 
 
 def _int8_kernels(device: torch.device) -> tuple[str, ...]:
@@ -221,27 +219,13 @@ def _narrow(own: dict[int, float], full: dict[int, float]) -> int:
     return narrow
 
 
-def _memory() -> Path:
-    return platformdirs.user_cache_path("hispec") / "kernels.json"
-
-
 @lru_cache
-def _remembered() -> dict[str, Costs]:
+def _measured() -> dict[str, Costs]:
     """Return what has been measured; read once, and added to in place."""
     try:
-        known = json.loads(_memory().read_text(encoding="utf-8"))
         return {
             key: {kernel: {int(rows): float(each[rows]) for rows in map(str, ROWS)} for kernel, each in costs.items()}
-            for key, costs in known.items()
+            for key, costs in remembered(KERNELS).items()
         }
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+    except (ValueError, AttributeError, KeyError, TypeError):
         return {}
-
-
-def _remember(key: str, costs: Costs) -> None:
-    """Add a shape to what is known; a cache that cannot be written is done without."""
-    known = _remembered()
-    known[key] = costs
-    with suppress(OSError, UnavailableError):
-        _memory().parent.mkdir(parents=True, exist_ok=True)
-        write_whole(_memory(), json.dumps(known).encode(), "")

@@ -33,8 +33,9 @@ Reader = Callable[[Tensor], tuple[Tensor, Tensor]]
 class LayerStack(Protocol):
     """A decoder-only model that can be run in spans of layers, one sequence at a time.
 
-    It has one KV cache, which stacks of other weights of the same model may share. The rows of a span at positions p..p+n-1 overwrite what the cache held there and see
-    positions 0..p+n-1, so rewinding is nothing but running a span again at an earlier position.
+    It has one KV cache, which stacks of other weights of the same model may share. The rows of a span at positions
+    p..p+n-1 overwrite what the cache held there and see positions 0..p+n-1, so rewinding is nothing but running a span
+    again at an earlier position.
 
     Attributes:
         kind: which implementation it is.

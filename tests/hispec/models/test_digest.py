@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hispec import files
 from hispec.models import digest
 from hispec.models.digest import digests_of_profile
 from hispec.models.dummy import dummy_tokenizer
@@ -18,7 +19,7 @@ from tests.support import random_model
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(digest.platformdirs, "user_cache_path", lambda _: tmp_path / "cache")
+    monkeypatch.setattr(files.platformdirs, "user_cache_path", lambda _: tmp_path / "cache")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 
+from hispec import files
 from hispec.models import kernels
 from hispec.models.dtypes import bits_per_weight
 from hispec.models.kernels import layer_costs, matrix_costs, quantize
@@ -43,10 +44,10 @@ def quantized(quantization, outputs, inputs, bias=None, dtype=torch.float32):
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernels.platformdirs, "user_cache_path", lambda _: tmp_path / "cache")
-    kernels._remembered.cache_clear()
+    monkeypatch.setattr(files.platformdirs, "user_cache_path", lambda _: tmp_path / "cache")
+    kernels._measured.cache_clear()
     yield
-    kernels._remembered.cache_clear()
+    kernels._measured.cache_clear()
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -197,7 +198,7 @@ def test_costs_are_measured_once_for_each_shape_and_remembered(tmp_path, monkeyp
     assert sorted(first) == [1, 2, 4, 8, 16] and all(seconds > 0 for seconds in first.values())
     kept = json.loads((tmp_path / "cache" / "kernels.json").read_text())
     assert len(kept) == 1 and "256 x 1024" in next(iter(kept))
-    kernels._remembered.cache_clear()  # as in another process
+    kernels._measured.cache_clear()  # as in another process
     monkeypatch.setattr(kernels, "_seconds", lambda *_: pytest.fail("measured again"))
     assert matrix_costs(256, 1024, torch.bfloat16, CPU, "int4") == first
 
