@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.errors import ProfileError
+from hispec.errors import ProfileError, UnavailableError
 from hispec.frequencies import frequent_ids
 from hispec.models.stack import LayerStack, ReducedHead
 from hispec.models.translator import Translator, TranslatorFile
@@ -50,6 +50,25 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
         return Hierarchy([*levels, Level("target", target, target.num_layers)])
     except ValueError as error:
         raise ProfileError(f"profile {profile.name}: {error}", "order the levels from shallow to deep") from None
+
+
+def check_copies(profile: Profile, mode: str, reason: str | None) -> None:
+    """Refuse levels of quantized weights of a target that does not run on the fused stack.
+
+    Args:
+        profile: whose levels.
+        mode: of decoding.
+        reason: why the target does not run on it, as `Placement.check` returns it.
+
+    Raises:
+        UnavailableError: naming the reason.
+    """
+    formats = [level.weights for level in levels_of(profile, mode) if level.weights is not None]
+    if formats and reason is not None:
+        raise UnavailableError(
+            f"levels of {formats[0]} weights need the fused stack, on which {profile.target.model} does not run: {reason}",
+            "leave out what keeps it from there, or the weights of the draft and intermediate levels",
+        )
 
 
 class _Heads:

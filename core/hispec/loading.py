@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hispec.generation import GenerationOptions, read_generation_options
-from hispec.levels import deepest_exit, open_translators
+from hispec.levels import check_copies, deepest_exit, open_translators
 from hispec.memory import check_profile
 from hispec.models.agreement import set_agreement
 from hispec.models.checkpoint import Checkpoint, checkpoints_of
@@ -136,7 +136,9 @@ def make_plan(
     translators = open_translators(profile)
     for name, checkpoint in checkpoints.items():
         check_depths(profile, name, checkpoint.config.num_layers)
-        placement.check(checkpoint.config, name)
+        reason = placement.check(checkpoint.config, name)
+        if name == own:
+            check_copies(profile, settings.mode, reason)
     if translators is not None:
         translators.check_shape(own, target.config.hidden_size, target.config.num_layers)
     generation_config = target.generation_config()

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from transformers import GPTNeoXConfig
 
+from hispec import loading
 from hispec.adaptation import knowledge, level_key
 from hispec.api import Engine
 from hispec.decoding.adaptive import AdaptivePolicy
@@ -17,6 +19,7 @@ from hispec.models.graphs import with_graphs
 from hispec.precedence import resolve_settings
 from hispec.profile import load_profile, parse_profile
 from hispec.text import encode_prompt
+from hispec.validation import check_at_hand
 from tests.support import PROMPT, fused_stack, random_model
 
 SAMPLINGS = {"greedy": Sampling(), "top-p": Sampling(0.7, top_p=0.9), "temperature 1": Sampling(1.0)}
@@ -178,6 +181,24 @@ def test_the_transformers_stack_says_that_it_has_none(tmp_path):
         Engine.from_profile(tiny(tmp_path, LEVELS[0]), stack="transformers")
     plain = Engine.from_profile(load_profile("tiny"), stack="transformers", mode="autoregressive")
     assert plain.hierarchy.target.weights is None
+    with pytest.raises(UnavailableError, match="need the fused stack"):
+        plain.stacks["builtin:tiny"].quantized("int4")
+
+
+@pytest.mark.parametrize("where", [{"stack": "transformers"}, {"device_map": "auto"}, {"quantization": "8bit"}])
+def test_levels_that_cannot_be_are_refused_before_weights_are_read(tmp_path, monkeypatch, where):
+    monkeypatch.setattr(loading, "load_stack", lambda *_: pytest.fail("weights were read"))
+    for mode in ("hispec", "single-layer"):
+        with pytest.raises(UnavailableError, match="levels of int4 weights need the fused stack, on which"):
+            Engine.from_profile(tiny(tmp_path, LEVELS[0]), mode=mode, **where)
+
+
+def test_a_profile_whose_target_has_no_copies_is_not_valid(tmp_path):
+    folder = tmp_path / "neox"
+    GPTNeoXConfig(vocab_size=32, hidden_size=16, num_hidden_layers=3, num_attention_heads=2).save_pretrained(folder)
+    text = f"target: {{model: {folder}}}\ndraft: {{weights: int4}}"
+    with pytest.raises(UnavailableError, match="it is a 'gpt_neox' model"):
+        check_at_hand(parse_profile(text, tmp_path / "mine.yaml"))
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])

@@ -84,6 +84,9 @@ CASES = [
     case(CHAT, "--profile", "LOST", says="it has no config.json"),
     case(BENCH, "--profile", "ALONE", says="arm hispec needs levels below the target"),
     case(BENCH, "--arms", "hf-assisted,hf", says="arm hf-assisted needs a draft model"),
+    case(
+        BENCH, "--arms", "hispec,hf", "--quantization", "int8", says="arm hf is of transformers, which cannot compute"
+    ),
     case(GENERATE, "--model", "/does/not/exist", says="no model at /does/not/exist"),
     case(DOCTOR, "--model", "/does/not/exist", says="no model at /does/not/exist"),
     case(FIT[:1], "--model", "/does/not/exist", "--text", "TEXT", says="no model at /does/not/exist"),

@@ -11,8 +11,7 @@ from transformers import GenerationConfig, StoppingCriteria
 from transformers.generation import BaseStreamer
 
 from hispec.api import Engine
-from hispec.bench.names import OWN_ARMS, check_arms
-from hispec.errors import UnavailableError
+from hispec.bench.names import OWN_ARMS, check_arms, exit_of
 from hispec.events import Committed, Finished
 from hispec.memory import check_profile
 from hispec.metrics import Stats
@@ -138,7 +137,7 @@ def make_arms(names: Sequence[str], engine: Engine, *, force: bool = False) -> l
         UsageError: an arm that the profile has no levels or no model for.
         UnavailableError: as `load_stack`, or too little memory for its modules beside the engine's own weights.
     """
-    check_arms(names, engine.profile)
+    check_arms(names, engine.profile, engine.settings)
     modules = _Modules(engine, force)
     return [_make(name, engine, modules) for name in names]
 
@@ -153,8 +152,7 @@ def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
     draft, assistant = engine.profile.draft, None
     options: dict[str, Any] = {}
     if name == "hf-early-exit":
-        exit_layer = tuned.exit_layer if tuned else draft and draft.exit_layer
-        options = {"assistant_early_exit": exit_layer}
+        options = {"assistant_early_exit": exit_of(engine.profile)}
     elif name == "hf-assisted" and draft is not None and draft.model is not None:
         assistant = modules.of(draft.model)
     elif name == "prompt-lookup":
@@ -183,11 +181,6 @@ class _Modules:
         if settings.load_format == "dummy":  # there is no other place that holds these weights
             assert isinstance(stack, FusedStack)
             return draw_modules(Checkpoint(model, revision, dummy=True), stack)
-        if isinstance(stack, FusedStack) and stack.quantization is not None:
-            raise UnavailableError(
-                f"transformers cannot compute with the {stack.quantization} weights of {model}",
-                "leave out the arms of transformers, or --quantization",
-            )
         dtype = str(stack.dtype).removeprefix("torch.")
         if not self._force:
             alone = Profile(name=f"{model} for the arms of transformers", target=Target(model=model, revision=revision))

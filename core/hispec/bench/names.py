@@ -8,6 +8,7 @@ from hispec.settings import SETTINGS
 
 if TYPE_CHECKING:
     from hispec.profile import Profile
+    from hispec.settings import Settings
 
 OWN_ARMS = SETTINGS["mode"].choices
 TRANSFORMERS_ARMS = ("hf", "hf-early-exit", "hf-assisted", "prompt-lookup")
@@ -19,11 +20,23 @@ BASELINES = ("autoregressive", "hf", "single-layer")
 """The arms that speed-ups are stated against, where the same run measured them."""
 
 
-def check_arms(names: Sequence[str], profile: "Profile") -> None:
-    """Refuse arms that a profile cannot give.
+def exit_of(profile: "Profile") -> int | None:
+    """Return the exit of the target that drafts where a draft is verified by the target alone; None where none does."""
+    levels = (profile.single_layer, profile.draft)
+    return next((level.exit_layer for level in levels if level is not None and level.exit_layer is not None), None)
+
+
+def check_arms(names: Sequence[str], profile: "Profile", settings: "Settings") -> None:
+    """Refuse arms that cannot be had.
+
+    Args:
+        names: of the arms.
+        profile: whose levels.
+        settings: how its models are loaded.
 
     Raises:
-        UsageError: no such arm, or one that the profile has no levels or no model for.
+        UsageError: no such arm, one that the profile has no levels or no model for, or one of `transformers` that
+            cannot compute with the weights.
     """
     draft, tuned = profile.draft, profile.single_layer
     for name in names:
@@ -32,13 +45,16 @@ def check_arms(names: Sequence[str], profile: "Profile") -> None:
         lacks = {
             "hispec": draft is None and "levels below the target",
             "single-layer": draft is None and tuned is None and "a draft level",
-            "hf-early-exit": tuned is None
-            and (draft is None or draft.exit_layer is None)
-            and "a draft exit of the target",
+            "hf-early-exit": exit_of(profile) is None and "a draft exit of the target",
             "hf-assisted": (draft is None or draft.model is None) and "a draft model",
         }.get(name)
         if lacks:
             raise UsageError(
                 f"arm {name} needs {lacks}, and profile {profile.name} has none",
                 "leave it out of --arms, or choose another profile",
+            )
+        if name not in OWN_ARMS and settings.quantizes_fused:
+            raise UsageError(
+                f"arm {name} is of transformers, which cannot compute with the {settings.quantization} weights",
+                "leave it out of --arms, or choose --quantization 4bit or 8bit",
             )

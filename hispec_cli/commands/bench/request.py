@@ -59,7 +59,7 @@ def prepare(run: RunOptions, model: ModelOptions, decoding: DecodingOptions, rep
     old = read_report(reports.compare) if reports.compare else None
     _check_outputs(reports)
     choice = choose(model, decoding)
-    check_arms(arms, choice.profile)
+    check_arms(arms, choice.profile, choice.resolved[0])
     journal = _journal(reports)
     check_journal(journal, resume=run.resume)
     with Loading(f"reading the dataset {run.dataset}"):

@@ -11,6 +11,7 @@ from hispec.bench.arms import check_arms, make_arms
 from hispec.bench.names import ARMS
 from hispec.errors import UsageError
 from hispec.profile import Draft, Ngram, SingleLayer
+from hispec.settings import Settings
 from hispec.text import encode_prompt
 from tests.support import random_model
 
@@ -99,6 +100,18 @@ def test_the_exit_of_single_layer_is_a_draft_exit_too(engine):
     for draft in (guesses, other, None):
         profile = engine.profile.model_copy(update={"draft": draft, "intermediate": None, "single_layer": None})
         with pytest.raises(UsageError, match="arm hf-early-exit needs a draft exit"):
-            check_arms(["hf-early-exit"], profile)
+            check_arms(["hf-early-exit"], profile, Settings())
         tuned = profile.model_copy(update={"single_layer": SingleLayer(exit_layer=2, draft_tokens=4)})
-        check_arms(["hf-early-exit", "single-layer"], tuned)
+        check_arms(["hf-early-exit", "single-layer"], tuned, Settings())
+        copied = profile.model_copy(update={"single_layer": SingleLayer(weights="int4", draft_tokens=4)})
+        check_arms(["single-layer"], copied, Settings())
+        with pytest.raises(UsageError, match="arm hf-early-exit needs a draft exit"):
+            check_arms(["hf-early-exit"], copied, Settings())
+
+
+@pytest.mark.parametrize("quantization", ["int4", "int8"])
+def test_arms_of_transformers_have_no_weights_of_the_fused_stacks_formats(engine, quantization):
+    settings = replace(engine.settings, quantization=quantization)
+    check_arms(["hispec", "single-layer", "autoregressive"], engine.profile, settings)
+    with pytest.raises(UsageError, match=f"arm hf is of transformers.*{quantization}"):
+        check_arms(["hispec", "hf"], engine.profile, settings)
