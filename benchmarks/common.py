@@ -33,6 +33,7 @@ def environment(threads: int) -> dict[str, Any]:
     """Return what a figure depends on beside the code."""
     return {
         "processor": processor_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": threads,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

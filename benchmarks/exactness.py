@@ -68,12 +68,14 @@ def kinds(
     yield "exit > exit > target, adaptive", Hierarchy([*exits[:2], last]), lambda h: AdaptivePolicy(knowledge(h, None))
 
 
-def kept(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the result of this name that the same settings have begun, or an empty one."""
+def kept(name: str, settings: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of this name that the same settings have begun, perhaps elsewhere, or an empty one."""
     path = RESULTS / f"{name}.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if any(result.get(key) != value for key, value in settings.items()):
-        return {**settings, "prompts": 0, "results": {}}
+        result = {**settings, "environments": [], "prompts": 0, "results": {}}
+    if own not in result.setdefault("environments", []):
+        result["environments"].append(own)
     return result
 
 
@@ -111,8 +113,8 @@ def main() -> None:
             "dtype": engine.environment["dtype"],
             "stack": target.kind,
             "width": engine.environment["width"],
-            "environment": environment(args.threads),
         },
+        environment(args.threads),
     )
     for number in range(result["prompts"], len(questions)):
         text = f"Question: {questions[number]}\nAnswer:" if args.raw else questions[number]
