@@ -1,4 +1,4 @@
-"""Write what the documentation says of settings from their definition: `python -m tests.pages`."""
+"""Write what the documentation says of settings and shipped profiles from their definitions: `python -m tests.pages`."""
 
 import json
 import re
@@ -6,12 +6,21 @@ from pathlib import Path
 from typing import get_args
 
 from hispec.limits import LARGEST_SEED, MOST
+from hispec.memory import estimate, gigabytes
+from hispec.precedence import resolve_settings
+from hispec.profile import Draft, Intermediate, Profile, levels_of, list_profiles, read_profile, shipped_folder
 from hispec.settings import SETTINGS, Range, Setting
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """\
 | option | variable | key of a profile | in a chat | accepted | default | what it does |
 |---|---|---|---|---|---|---|
+"""
+
+
+SHIPPED = """\
+| profile | target | levels below it | memory |
+|---|---|---|---:|
 """
 
 
@@ -70,8 +79,31 @@ def settings_page(text: str) -> str:
     return re.sub(r"\| option \| variable .*?\n\n", lambda _: table + "\n", text, count=1, flags=re.DOTALL)
 
 
+def shipped_row(profile: Profile) -> str:
+    """Return the row of a shipped profile, with the memory that it needs on a CPU."""
+    settings, _ = resolve_settings({"device": "cpu", "load_format": "dummy"}, profile)
+    need = estimate(profile, settings)
+    assert need is not None, f"{profile.name} names a model whose configuration does not ship"
+    levels = " > ".join(word for level in levels_of(profile, "hispec") for word in _readings(level))
+    return f"| `{profile.name}` | {profile.target.model} | {levels} | {gigabytes(need.total)} |\n"
+
+
+def _readings(level: Draft | Intermediate) -> list[str]:
+    """Return what a level reads, in words."""
+    guesses = ["n-grams"] if isinstance(level, Draft) and level.ngram is not None else []
+    if level.model is not None:
+        return [*guesses, level.model]
+    bits = f"{level.weights.removeprefix('int')}-bit " if level.weights is not None else ""
+    if level.exit_layer is not None:
+        return [*guesses, f"{bits}exit {level.exit_layer}"]
+    return [*guesses, f"{bits}copy"] if bits else guesses
+
+
 def profiles_page(text: str) -> str:
-    """Return the page of profiles with the keys that are settings, each section's after its own other keys."""
+    """Return the page of profiles with what ships, and the keys that are settings, each section's after its other keys."""
+    shipped = [read_profile(path) for _, path in list_profiles() if path.parent == shipped_folder()]
+    table = SHIPPED + "".join(map(shipped_row, shipped))
+    text = re.sub(r"\| profile \| target .*?\n\n", lambda _: table + "\n", text, count=1, flags=re.DOTALL)
     for section in dict.fromkeys(setting.section for setting in SETTINGS.values() if setting.section):
         keys = [setting for setting in SETTINGS.values() if setting.section == section]
         for setting in keys:

@@ -13,7 +13,7 @@ from hispec.profile import list_profiles, load_profile, shipped_folder
 from hispec.settings import SETTINGS
 
 TABLE = Path(__file__).with_name("estimates.json")
-FIGURES = ("parameters", "weights", "kv_cache", "workspace", "download")
+FIGURES = ("parameters", "weights", "copies", "kv_cache", "workspace", "download")
 PROFILES = sorted(name for name, path in list_profiles() if path.parent == shipped_folder())
 
 

@@ -98,6 +98,7 @@ for line in sys.stdin.read().splitlines():
     asked = {
         "hispec generate --profile tin": ["tiny", "tiny-adaptive"],
         "hispec doctor --profile llama-3b-8": ["llama-3b-8b-70b"],
+        "hispec chat --profile qwen3-1": ["qwen3-1.7b", "qwen3-14b"],
         "hispec chat --session co": ["cooking"],
         "hispec bench --dataset mt": ["mt_bench"],
         "hispec calibrate --dataset gs": ["gsm8k"],

@@ -32,6 +32,16 @@ PARAMETERS = {
     "meta-llama/Llama-3.2-3B-Instruct": 3.21,
     "meta-llama/Llama-3.1-8B-Instruct": 8.03,
     "meta-llama/Llama-3.3-70B-Instruct": 70.55,
+    "mistralai/Mistral-7B-Instruct-v0.3": 7.25,
+    "Qwen/Qwen3-0.6B": 0.60,
+    "Qwen/Qwen3-1.7B": 1.72,
+    "Qwen/Qwen3-4B": 4.02,
+    "Qwen/Qwen3-8B": 8.19,
+    "Qwen/Qwen3-14B": 14.77,
+    "Qwen/Qwen3-32B": 32.76,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 0.135,
+    "HuggingFaceTB/SmolLM2-360M-Instruct": 0.362,
+    "HuggingFaceTB/SmolLM2-1.7B-Instruct": 1.71,
 }
 """Billions, as their publishers count them."""
 
@@ -57,7 +67,9 @@ def test_shipped_configs_have_the_published_number_of_parameters(name):
     heads = 2 * config.num_heads + 2 * config.num_kv_heads
     layer = config.hidden_size * (heads * config.head_size + 3 * config.intermediate_size)
     tables = (1 if config.tied else 2) * config.vocab_size * config.hidden_size
-    assert (config.num_layers * layer + tables) / 1e9 == pytest.approx(PARAMETERS[name], abs=0.006)
+    assert (config.num_layers * layer + tables) / 1e9 == pytest.approx(
+        PARAMETERS[name], abs=min(0.006, 0.02 * PARAMETERS[name])
+    )
 
 
 def test_every_shipped_config_is_among_them():
