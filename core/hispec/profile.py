@@ -6,6 +6,7 @@ A profile is looked up by path, then in the user's own folder, then among those 
 import difflib
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -354,10 +355,18 @@ def find_profile(name: str) -> Path:
 
 
 def list_profiles() -> Iterator[tuple[str, Path]]:
-    """Names and files of all profiles, those that ship with the package first: a user's own replaces its namesake."""
+    """Names and files of all profiles, those that ship with the package first: a user's own replaces its namesake.
+
+    Within a folder they are in the order of their names, numbers by their size: `qwen3-4b` before `qwen3-14b`.
+    """
     for folder in (shipped_folder(), user_folder()):
         if folder.is_dir():
-            yield from sorted((path.stem, path) for path in folder.glob("*.yaml"))
+            yield from sorted(((path.stem, path) for path in folder.glob("*.yaml")), key=lambda found: _order(found[0]))
+
+
+def _order(name: str) -> list[tuple[str, int]]:
+    """Return what sorts names by their letters, and by the size of the numbers in them."""
+    return [(letters, int(number or -1)) for letters, number in re.findall(r"([^0-9]*)([0-9]*)", name)]
 
 
 def is_own(path: Path) -> bool:

@@ -31,6 +31,13 @@ def test_list_names_the_shipped_profiles(hispec):
     assert {"name", "description", "path", "fits", "needed_bytes", "free_bytes", "device"} <= set(rows[0])
 
 
+def test_list_has_the_sizes_of_a_model_in_their_order(hispec):
+    names = [row["name"] for row in json.loads(hispec("profile", "list", "--format", "json").out)]
+    sizes = ["0.6b", "1.7b", "4b", "8b", "14b", "32b"]
+    assert [name for name in names if name.startswith("qwen3")] == [f"qwen3-{size}" for size in sizes]
+    assert names.index("tiny") + 1 == names.index("tiny-adaptive")
+
+
 def test_list_marks_what_is_yours_what_is_default_and_what_is_downloaded(hispec, own, monkeypatch):
     (own / "tiny.yaml").write_text("description: mine\ntarget: {model: some-org/not-here}")
     (own / "gone.yaml").write_text("target: {model: /no/such/folder}")
