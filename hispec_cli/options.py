@@ -86,7 +86,9 @@ class ProfileOptions:
     ] = None
     model: Annotated[
         str | None,
-        _model(metavar="ID|PATH", help="An early-exit checkpoint without a profile: a hub id or a folder."),
+        _model(
+            metavar="ID|PATH", help="An early-exit checkpoint without a profile: a hub id, a folder, or a GGUF file."
+        ),
     ] = None
     draft_exit: Annotated[
         int | None,

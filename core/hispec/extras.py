@@ -8,6 +8,7 @@ EXTRAS = {
     "bench": ("datasets", "rouge_score"),
     "report": ("matplotlib", "jinja2"),
     "chat": ("prompt_toolkit",),
+    "gguf": ("gguf",),
     "quantization": ("bitsandbytes",),
 }
 """Importable packages by the extra that installs them, as in pyproject.toml."""

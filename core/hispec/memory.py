@@ -56,7 +56,7 @@ class ModelNeed:
         quantization: `4bit`, `8bit`, `stored` as its checkpoint has it, or None.
         weights, copies, kv_cache, workspace: bytes; the copies are those that levels of other weights read.
         download: bytes that are not on this machine yet.
-        source: what the weights were counted from: `safetensors` or `config.json`.
+        source: what the weights were counted from: `safetensors`, `gguf` or `config.json`.
     """
 
     model: str
@@ -261,7 +261,7 @@ class _Estimate:
             kv_cache=config.kv_cache(positions, dtype),
             workspace=self._workspace(positions) + copied,
             download=download,
-            source="config.json" if tensors is None else "safetensors",
+            source="config.json" if tensors is None else tensors.source,
             copies=self._copies,
         )
 

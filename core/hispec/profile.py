@@ -333,7 +333,7 @@ def find_profile(name: str) -> Path:
     """The file of a profile; errors as `load_profile`."""
     if "/" in name or name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
-        if (path / "config.json").is_file():
+        if (path / "config.json").is_file() or path.suffix == ".gguf":
             raise ProfileError(f"{name} is a model, not a profile", f"use --model {name}")
         if not path.is_file():
             model = "" if path.suffix in (".yaml", ".yml") or name.count("/") > 1 else f"; a model: --model {name}"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from hispec.models.checkpoint import CONFIG, Checkpoint, checkpoints_of
+from hispec.models.checkpoint import Checkpoint, checkpoints_of
 from hispec.precedence import resolve_settings
 from hispec.profile import Profile, check_depths
 
@@ -79,7 +79,7 @@ class _StandIn:
 def _is_here(checkpoint: Checkpoint) -> bool:
     """Whether a model's configuration is on this machine; refuses names that no model can have."""
     checkpoint.check_name()
-    return checkpoint.here(CONFIG) is not None
+    return checkpoint.here(checkpoint.config_file) is not None
 
 
 def _has_head(profile: Profile) -> bool:

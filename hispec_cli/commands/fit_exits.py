@@ -28,7 +28,7 @@ EXAMPLES = examples("hispec fit-exits --model Qwen/Qwen3-0.6B --text corpus.txt 
 @grouped
 def fit_exits(
     *,
-    model: Annotated[str, typer.Option(metavar="ID|PATH", help="The model: a hub id or a folder.")],
+    model: Annotated[str, typer.Option(metavar="ID|PATH", help="The model: a hub id, a folder, or a GGUF file.")],
     text: Annotated[
         Path, typer.Option(metavar="FILE", help="UTF-8 text like what the model will read and write; 1 MB is plenty.")
     ],

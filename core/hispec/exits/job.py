@@ -114,14 +114,16 @@ class Job:
             made=self.describe(fit),
         )
         save_translators(self.translators_path, fit.translators, provenance)
-        folder = Path(self._checkpoint.model)
-        local = folder.is_dir() and not request.model.startswith(BUILTIN)
+        path = Path(self._checkpoint.model)
+        local = path.is_dir() and not request.model.startswith(BUILTIN)
+        if self._checkpoint.gguf_file is not None:
+            path /= self._checkpoint.gguf_file
         profile = Profile(
             name=self.profile_path.stem,
             description=f"{request.model} with translators at {_listed(self.exits)}, by hispec fit-exits",
             target=Target.model_validate(
                 {
-                    "model": str(folder.resolve()) if local else request.model,
+                    "model": str(path.resolve()) if local else request.model,
                     "revision": commit or request.revision,
                     "dtype": request.dtype,
                 }

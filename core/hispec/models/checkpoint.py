@@ -8,7 +8,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from safetensors import SafetensorError
 
 from hispec.errors import HispecError, UnavailableError, UsageError
+from hispec.extras import require
+from hispec.models import gguf, gguf_hub
 from hispec.models.hub import Access, is_offline, quieten, quieten_transformers, within
 from hispec.models.tensors import Stored, Tensors, read_headers
 from hispec.profile import Profile, models_of, resolve_model
@@ -51,7 +53,8 @@ class Checkpoint:
     between two files, and what is in the cache of a commit is never asked for again.
 
     Attributes:
-        name: the model, as users know it: a local folder, a hub id or `builtin:NAME`.
+        name: the model, as users know it: a local folder, a GGUF file, a hub id, `ORG/NAME:FILE.gguf` of a hub, or
+            `builtin:NAME`.
         revision: of a hub id.
         dummy: whether its weights are drawn at random: it then has the configuration that ships for the model, where
             one does, and no other file.
@@ -62,9 +65,87 @@ class Checkpoint:
     dummy: bool = False
 
     @cached_property
+    def _place(self) -> tuple[str, str | None]:
+        """The folder or hub id, and the GGUF file in it that holds the model.
+
+        The file is None for a checkpoint in safetensors, and for a folder with several.
+        """
+        model = resolve_model(self.name)
+        path = Path(model)
+        if path.is_dir():
+            files = [] if any(path.glob("*.safetensors")) else [one.name for one in path.glob(f"*{gguf.ENDING}")]
+            return model, files[0] if len(files) == 1 else None
+        if not model.lower().endswith(gguf.ENDING):
+            return model, None
+        repository, colon, file = model.partition(":")
+        if colon and not path.exists():
+            return repository, file
+        return str(path.parent), path.name
+
+    @property
     def model(self) -> str:
         """What the loading libraries call it: a folder or a hub id."""
-        return resolve_model(self.name)
+        return self._place[0]
+
+    @property
+    def gguf_file(self) -> str | None:
+        """The name of the GGUF file that holds it, None for a checkpoint in safetensors."""
+        return self._place[1]
+
+    @property
+    def config_file(self) -> str:
+        """The name of the file that holds its configuration."""
+        return self.gguf_file or CONFIG
+
+    @property
+    def shown(self) -> str:
+        """What errors call it."""
+        return self.model if self.gguf_file is None else self.name
+
+    @cached_property
+    def header(self) -> gguf.Header | None:
+        """What its GGUF file says of itself, None for a checkpoint in safetensors; of a hub, the header is fetched.
+
+        Raises:
+            UsageError: no such file, or one of several.
+            UnavailableError: a damaged one, or the hub cannot be reached.
+        """
+        path = self._header_file
+        return None if path is None else self._read_header(path)
+
+    def _read_header(self, path: Path) -> gguf.Header:
+        header = gguf.read_header(path, self.name)
+        if path == self._file_here:
+            gguf.check_whole(path, header, self.name)
+        return header
+
+    @property
+    def _file_here(self) -> Path | None:
+        """Its GGUF file, None where it is not on this machine."""
+        return None if self.gguf_file is None else self.here(self.gguf_file)
+
+    @property
+    def _header_file(self) -> Path | None:
+        """Its GGUF file, or as much of it as has been fetched: its header; None for a checkpoint in safetensors.
+
+        Errors as `header`.
+        """
+        if self.gguf_file is None:
+            return None
+        self.check_name()
+        if (path := self._file_here) is not None:
+            return path
+        with self.explaining():
+            return gguf_hub.fetch_beginning(self.model, self.gguf_file, self.revision, self.commit)
+
+    @property
+    def header_here(self) -> gguf.Header | None:
+        """What its GGUF file says of itself, None where its header is not on this machine, or cannot be read."""
+        try:
+            path = self._file_here or gguf_hub.fetched.get((self.model, self.gguf_file, self.revision))
+            return None if path is None else self._read_header(path)
+        except (HispecError, OSError):
+            return None  # loading the model will say what is wrong with it
 
     @cached_property
     def config(self) -> "ModelConfig":
@@ -76,16 +157,20 @@ class Checkpoint:
         """
         from hispec.models.interpret import interpret, interpret_original  # takes seconds: it imports torch
 
-        config = interpret(self._config_values(), self.model)
+        values = self._config_values()
+        config = interpret(values, self.shown)
         if config is not None:
             return config
         original = self.load_original()
         with self.explaining():
-            return interpret_original(original, self.model)
+            config = interpret_original(original, self.shown)
+        return replace(config, gguf=values["gguf"], dtype=values.get("dtype")) if self.gguf_file is not None else config
 
     def _config_values(self) -> dict[str, Any]:
-        """Return the object in `config.json`; errors as `config`."""
+        """Return the object in `config.json`, or what a GGUF file says in its place; errors as `config`."""
         self.check_name()
+        if self.header is not None:
+            return self._values(self.header)
         with self.explaining():  # told at once: `transformers` would try, and wait, all over again
             self.find(CONFIG)
         if self.is_local and self.here(ADAPTER):
@@ -105,9 +190,40 @@ class Checkpoint:
         from transformers import AutoConfig
 
         quieten_transformers()
+        if self.header is not None:
+            return self._original_of(self.header)
         with self.explaining():
             source = str(self.shipped or self.model)
             return AutoConfig.from_pretrained(source, revision=self.commit, trust_remote_code=False)
+
+    def _original_of(self, header: gguf.Header) -> Any:
+        """Return the configuration of a GGUF file as `transformers` has it; errors as `config`."""
+        from transformers import AutoConfig
+
+        if header.architecture in gguf.ARCHITECTURES:
+            values = self._values(header)
+            return AutoConfig.for_model(**{key: value for key, value in values.items() if key != "gguf"})
+        try:
+            return AutoConfig.from_pretrained(**self.gguf_arguments())
+        except (ValueError, KeyError, TypeError, NotImplementedError):
+            raise UsageError(
+                f"{self.name} has the architecture {header.architecture!r}, which transformers does not read from GGUF",
+                f"choose one of these: {', '.join(gguf.ARCHITECTURES)}; or the model in safetensors",
+            ) from None
+
+    def _values(self, header: gguf.Header) -> dict[str, Any]:
+        path = self._header_file
+        assert path is not None
+        return gguf.values_of(header, path, self.name)
+
+    def gguf_arguments(self) -> dict[str, str]:
+        """Return what `from_pretrained` of tokenizers and configurations is to be called with for its GGUF file.
+
+        It is the file itself, or its header alone where that is all there is of it here; errors as `header`.
+        """
+        path = self._header_file
+        assert path is not None
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
 
     @property
     def is_local(self) -> bool:
@@ -117,12 +233,15 @@ class Checkpoint:
     @property
     def has_tokenizer(self) -> bool:
         """Whether the vocabulary of a tokenizer is on this machine."""
+        if self.gguf_file is not None:
+            return self.header_here is not None
         return any(map(self.here, ("tokenizer.json", *VOCABULARIES)))
 
     @property
     def looks_local(self) -> bool:
         """Whether its name is that of a folder rather than of a repository."""
-        return Path(self.model).exists() or self.model.startswith((".", "/", "~")) or self.model.count("/") > 1
+        file = self.gguf_file is not None and not self.name.endswith(f":{self.gguf_file}")
+        return file or Path(self.model).exists() or self.model.startswith((".", "/", "~")) or self.model.count("/") > 1
 
     @cached_property
     def shipped(self) -> Path | None:
@@ -138,27 +257,36 @@ class Checkpoint:
     @property
     def commit(self) -> str | None:
         """What its revision stands for; a folder's own revision. Errors as `hf_hub_download`."""
-        return self.revision if self.is_local else _commit(self.model, self.revision)
+        return self.revision if self.is_local else _commit(self.model, self.revision, self.gguf_file)
 
     @property
     def commit_here(self) -> str | None:
         """The commit of a hub model as it lies in the cache; None for a folder."""
-        path = None if Path(self.model).exists() else self._cached(CONFIG, self.revision)
-        return path.parent.name if isinstance(path, Path) else None
+        path = None if Path(self.model).exists() else self._cached(self.gguf_file or CONFIG, self.revision)
+        return _commit_in(path) if isinstance(path, Path) else None
 
     def check_name(self) -> None:
         """Refuse a name that neither a folder of a model nor a repository of the hub can have.
 
         Raises:
-            UsageError: a folder without config.json, or a name that no repository has.
+            UsageError: a folder without config.json, or a name that no repository has; a GGUF file that is not there,
+                or several.
+            UnavailableError: the package that reads GGUF files is missing.
         """
         if self.shipped is not None:
             return
-        if self.looks_local:
+        if self.gguf_file is not None:
+            require("gguf", f"the GGUF file {self.name}")
+            if self.looks_local:
+                gguf.check_file(Path(self.model) / self.gguf_file, self.name)
+                return
+            gguf.check_undivided(self.gguf_file, self.name)
+        elif self.looks_local:
+            gguf.check_single(Path(self.model), self.name)
             if not (Path(self.model) / CONFIG).is_file():
                 raise UsageError(
                     f"no model at {self.model}: it has no config.json",
-                    "pass a folder saved by save_pretrained, or a hub id",
+                    "pass a folder saved by save_pretrained, a GGUF file, or a hub id",
                 )
             return
         from huggingface_hub.errors import HFValidationError
@@ -208,11 +336,13 @@ class Checkpoint:
         commit = self.commit
         if self._look(name, commit) is False:
             return None
+        # The one file of a model is asked for by its revision, for only then is it found by that again.
+        revision = self.revision if name == self.gguf_file else commit
         try:
-            return Path(hf_hub_download(self.model, name, revision=commit, **options))
+            return Path(hf_hub_download(self.model, name, revision=revision, **options))
         except LocalEntryNotFoundError:
             # Offline, what is not in the cache of a model that is there counts as never having been.
-            if is_offline() and self._look(CONFIG, commit):
+            if is_offline() and self._look(self.config_file, commit):
                 return None
             raise
         except EntryNotFoundError:
@@ -263,11 +393,24 @@ class Checkpoint:
         return _read_object(self.find(name))
 
     def read_here(self, name: str) -> dict[str, Any] | None:
-        """Return what a JSON file says, None where it is not on this machine (yet) or is no object."""
+        """Return what a JSON file says, None where it is not on this machine (yet) or is no object.
+
+        A GGUF file has a configuration and no other.
+        """
+        if self.gguf_file is not None:
+            return self._values_here() if name == CONFIG else None
         path = self.here(name)
         try:
             return None if path is None else _read_object(path)
         except (OSError, ValueError):
+            return None  # loading the model will say what is wrong with it
+
+    def _values_here(self) -> dict[str, Any] | None:
+        """Return what a GGUF file says in the place of `config.json`, None where it is not here or cannot be read."""
+        header = self.header_here
+        try:
+            return None if header is None else self._values(header)
+        except HispecError:
             return None  # loading the model will say what is wrong with it
 
     @property
@@ -277,14 +420,14 @@ class Checkpoint:
         return depth if isinstance(depth, int) else None
 
     def generation_config(self) -> dict[str, Any]:
-        """Return what `generation_config.json` says, empty where it is broken and for random weights.
+        """Return what `generation_config.json` says, empty where it is broken, for random weights and for a GGUF file.
 
         Where there is none its options are looked for in `config.json`, as `transformers` does.
 
         Raises:
             UnavailableError: the hub cannot be reached.
         """
-        if self.dummy:
+        if self.dummy or self.gguf_file is not None:
             return {}
         with self.explaining():
             try:
@@ -295,7 +438,7 @@ class Checkpoint:
 
     def generation_config_here(self) -> dict[str, Any]:
         """Return the same as far as it is on this machine (yet); a broken one is not told."""
-        if self.dummy:
+        if self.dummy or self.gguf_file is not None:
             return {}
         absent = self._look(GENERATION_CONFIG, self.revision) is False
         return self.read_here(CONFIG if absent else GENERATION_CONFIG) or {}
@@ -321,6 +464,11 @@ class Checkpoint:
         Raises:
             UnavailableError: as `missing`, or a file that is damaged.
         """
+        if self.gguf_file is not None:
+            path = self.find(self.gguf_file)
+            self._check_whole([self.gguf_file] if path is None else [], [self.gguf_file])
+            assert path is not None
+            return gguf.GgufTensors.of(self._read_header(path), path)
         shards = self.shards()
         paths = {name: self.find(name) for name in shards}
         self._check_whole([name for name, path in paths.items() if path is None], shards)
@@ -334,6 +482,9 @@ class Checkpoint:
 
     def tensors_here(self) -> Tensors | None:
         """Return the tensors, None where not all of them are on this machine or one of their files is damaged."""
+        if self.gguf_file is not None:
+            path, header = self._file_here, self.header_here
+            return None if path is None or header is None else gguf.GgufTensors.of(header, path)
         paths = [self.here(name) for name in self._shards_here()]
         if None in paths:
             return None
@@ -353,6 +504,9 @@ class Checkpoint:
 
         if self.is_local or is_offline():
             return None
+        if self.gguf_file is not None:
+            self.fetch_config(timeout)
+            return None if self.header_here is None else gguf.GgufTensors.of(self.header_here, None)
         try:
             found = HfApi().get_safetensors_metadata(self.model, revision=self.revision, timeout=timeout)
         except Exception:  # loading the model will say what is wrong with it
@@ -373,6 +527,8 @@ class Checkpoint:
             UnavailableError: an index that names files outside of the checkpoint.
             ValueError: an index that is none.
         """
+        if self.gguf_file is not None:
+            return [self.gguf_file]
         if self._look(WEIGHTS, self.commit):
             return [WEIGHTS]
         index = self.read(INDEX).get("weight_map")
@@ -410,6 +566,8 @@ class Checkpoint:
         """Refuse a checkpoint without weights, or with an index that names more than there is."""
         if not absent:
             return
+        if self.gguf_file is not None:
+            raise gguf_hub.no_file(self.model, self.gguf_file, self.revision)
         if shards != [WEIGHTS]:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             raise UnavailableError(
@@ -452,7 +610,8 @@ class Checkpoint:
 
         def ask() -> Access:
             try:
-                get_hf_file_metadata(hf_hub_url(self.model, CONFIG, revision=self.revision), timeout=seconds)
+                url = hf_hub_url(self.model, self.config_file, revision=self.revision)
+                get_hf_file_metadata(url, timeout=seconds)
             except GatedRepoError:  # also a RepositoryNotFoundError
                 return "refused"
             except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
@@ -462,9 +621,12 @@ class Checkpoint:
         return within(seconds, ask, "unknown")
 
     def fetch_config(self, seconds: float) -> None:
-        """Bring `config.json` into the cache, if that can be done in time."""
+        """Bring `config.json` into the cache, or the header of a GGUF file, if that can be done in time."""
         from huggingface_hub import hf_hub_download
 
+        if self.gguf_file is not None:
+            within(seconds, lambda: self._header_file, None)
+            return
         within(
             seconds,
             lambda: hf_hub_download(self.model, CONFIG, revision=self.revision, etag_timeout=seconds),
@@ -479,13 +641,27 @@ def checkpoints_of(profile: Profile, *modes: str, dummy: bool = False) -> dict[s
 
 
 @cache
-def _commit(model: str, revision: str | None) -> str | None:
-    """Return the commit that a revision of a hub model stands for, seen where its configuration lies in the cache."""
+def _commit(model: str, revision: str | None, file: str | None) -> str | None:
+    """Return the commit that a revision of a hub model stands for, seen where its configuration lies in the cache.
+
+    Args:
+        model: id of the repository.
+        revision: its branch, tag or commit.
+        file: the GGUF file that is meant, which is not fetched; None for a checkpoint in safetensors.
+    """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        cached = try_to_load_from_cache(model, CONFIG, revision=revision)
+        cached = try_to_load_from_cache(model, file or CONFIG, revision=revision)
+        if file is not None:
+            if isinstance(cached, str):
+                return _commit_in(Path(cached))
+            return (
+                revision
+                if is_offline()
+                else get_hf_file_metadata(hf_hub_url(model, file, revision=revision)).commit_hash
+            )
         if not isinstance(cached, str) and not is_offline():
             # Downloading retries a hub out of reach for half a minute; this asks it once.
             get_hf_file_metadata(hf_hub_url(model, CONFIG, revision=revision))
@@ -493,7 +669,14 @@ def _commit(model: str, revision: str | None) -> str | None:
     except LocalEntryNotFoundError:
         raise
     except EntryNotFoundError:
+        if file is not None:
+            raise gguf_hub.no_file(model, file, revision) from None
         return revision
+
+
+def _commit_in(path: Path) -> str:
+    """Return the commit that a file of the hub's cache belongs to."""
+    return path.parts[path.parts.index("snapshots") + 1]
 
 
 def _read_object(path: Path | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hispec.errors import UsageError
-from hispec.models.dtypes import FLOATS, PER_WEIGHT, fastest_dtype
+from hispec.models.dtypes import FLOATS, PER_WEIGHT, dtype_of_blocks, fastest_dtype
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """`model_type`s that the fused stack knows. The modules of `transformers` run many more."""
@@ -21,6 +21,7 @@ DIRECT = frozenset(
         "bos_token_id",
         "dtype",
         "eos_token_id",
+        "gguf",
         "head_dim",
         "hidden_act",
         "hidden_size",
@@ -105,6 +106,7 @@ class ModelConfig:
         dtype: the checkpoint's own, None where the configuration does not say.
         eos_ids: ids that end a text, where the generation config does not say.
         original: the `transformers` configuration, None where it was not needed.
+        gguf: of a GGUF file whether its weights are `plain` numbers or held in `blocks`, which have no dtype; else None.
     """
 
     family: str
@@ -128,6 +130,7 @@ class ModelConfig:
     dtype: str | None
     eos_ids: frozenset[int]
     original: Any = None
+    gguf: str | None = None
 
     @property
     def qk_norm(self) -> bool:
@@ -174,6 +177,8 @@ class ModelConfig:
             device: kind of device.
             as_stored: whether nothing but the checkpoint's own will do.
         """
+        if asked == "auto" and self.gguf == "blocks":
+            return dtype_of_blocks(self.hidden_size, device)
         if asked != "auto" or self.quantized or as_stored:
             return asked
         fastest = fastest_dtype(self.dtype, self.hidden_size, device)
@@ -356,6 +361,7 @@ def parse_config(values: Mapping[str, Any], original: Any = None) -> ModelConfig
         dtype=None if dtype is None else str(dtype).removeprefix("torch."),
         eos_ids=as_ids(values.get("eos_token_id")),
         original=original,
+        gguf=values.get("gguf"),
     )
 
 

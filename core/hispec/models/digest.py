@@ -62,8 +62,8 @@ def digests_of_profile(profile: Profile, *, dummy: bool) -> dict[str, Any]:
 
 def _digests_of_model(checkpoint: Checkpoint) -> dict[str, str]:
     """Return digests of the files of a model, by their names; its weights are one."""
-    checkpoint.find(CONFIG)
-    small = {name: checkpoint.here(name) for name in SMALL}
+    checkpoint.find(checkpoint.config_file)
+    small = {name: checkpoint.here(name) for name in SMALL if checkpoint.gguf_file is None}
     digests = {name: _joint([path]) for name, path in small.items() if path is not None}
     if checkpoint.dummy:
         return digests

@@ -28,6 +28,16 @@ def fastest_dtype(own: str | None, hidden: int, device: str) -> str | None:
     return "bfloat16" if fast else own
 
 
+def dtype_of_blocks(hidden: int, device: str) -> str:
+    """Return what weights that are held in blocks of few bits are dequantized to, where nobody says.
+
+    Args:
+        hidden: the model's hidden size.
+        device: kind of device, or its name.
+    """
+    return "float32" if device == "cpu" and fastest_dtype("float32", hidden, device) == "float32" else "bfloat16"
+
+
 def bits_per_weight(quantization: str, inputs: int) -> float:
     """Return the bits of memory that a weight takes, with its share of scales and zero points and of padding.
 

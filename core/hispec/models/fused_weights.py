@@ -193,7 +193,7 @@ class FusedWeights:
     def _fill_parts(self, names: list[str], tensors: Tensors, read: Callable[[int], None]) -> None:
         for name, tensor in tensors.read(names):
             self.parts[name].copy_(tensor)
-            read(tensor.nbytes)
+            read(tensors.size(name))
 
     def misfits(self, tensors: Tensors) -> list[str]:
         """Return the names of tensors that are missing in a checkpoint or misshapen; only its headers are read."""

@@ -31,7 +31,7 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def load_stack(checkpoint: Checkpoint, placement: Placement, watch: Watch = unwatched) -> LayerStack:
-    """Load weights (safetensors only) into a layer stack.
+    """Load weights, of safetensors or a GGUF file, into a layer stack.
 
     Args:
         checkpoint: whose.
@@ -123,12 +123,10 @@ def _load_transformers_stack(checkpoint: Checkpoint, placement: Placement, watch
         doing: Doing = "reading" if placement.quantization == "none" else "quantizing"
         with Reading(doing, name, tensors.files, watch).by_transformers():
             loaded, report = AutoModelForCausalLM.from_pretrained(
-                checkpoint.model,
+                **_source_of(checkpoint),
                 config=original,
-                revision=checkpoint.commit,
                 dtype=asked if asked == "auto" else getattr(torch, asked),
                 attn_implementation="sdpa",
-                use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
                 generation_config=GenerationConfig(),  # the checkpoint's own is read, and its options applied, elsewhere
@@ -140,6 +138,20 @@ def _load_transformers_stack(checkpoint: Checkpoint, placement: Placement, watch
     _check_complete(lacking, checkpoint)
     _tell_unused(report["unexpected_keys"], name)
     return TransformersStack(loaded, name)
+
+
+def _source_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that say where weights are: in safetensors, or in a GGUF file."""
+    if checkpoint.gguf_file is None:
+        return {
+            "pretrained_model_name_or_path": checkpoint.model,
+            "revision": checkpoint.commit,
+            "use_safetensors": True,
+        }
+    import transformers
+
+    plain = getattr(transformers, "GgufConfig", None)  # releases without it know no other way
+    return checkpoint.gguf_arguments() | ({} if plain is None else {"quantization_config": plain(dequantize=True)})
 
 
 def _tell_unused(names: Collection[str], model: str) -> None:

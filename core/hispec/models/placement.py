@@ -94,6 +94,11 @@ class Placement:
         """
         if config.quantized and self.quantization != "none":
             raise UsageError(f"the weights of {name} are quantized already", "leave out --quantization")
+        if config.gguf is not None and (self.tensor_parallel or self.quantization in QUANTIZED_BITS):
+            raise UsageError(
+                f"{name} is a GGUF file, and {self.special}",
+                "leave that out, choose --quantization int4 or int8, or the model in safetensors",
+            )
         reason = config.why_not_fused or self.special
         if reason is None and self.stack == "transformers":
             reason = "it is not asked for"

@@ -1,7 +1,7 @@
 """The tensors of a checkpoint: names, dtypes and shapes from the headers of its safetensors files, values one by one.
 
-A checkpoint in another format needs a class with the methods of `Tensors`, made by `Checkpoint.tensors`; what is built of
-the tensors never asks which file they come from. Nothing here imports torch before a value is read.
+A checkpoint in another format has a class of its own with these methods, made by `Checkpoint.tensors`, as `GgufTensors`;
+what is built of the tensors never asks which file they come from. Nothing here imports torch before a value is read.
 """
 
 import re
@@ -46,6 +46,9 @@ class Tensors:
 
     stored: dict[str, Stored]
 
+    source = "safetensors"
+    """What its files are."""
+
     @property
     def names(self) -> Collection[str]:
         """The names of all tensors."""
@@ -80,6 +83,19 @@ class Tensors:
                 if path not in known:
                     known[path] = opened.enter_context(safe_open(path, framework="pt"))
                 yield name, known[path].get_tensor(name)
+
+    def first(self, name: str) -> "Tensor":
+        """Return the first row of a matrix, or a whole vector."""
+        from safetensors import safe_open
+
+        with safe_open(self.stored[name].file, framework="pt") as file:
+            part = file.get_slice(name)
+            first: Tensor = part[:1] if len(part.get_shape()) > 1 else part[:]
+            return first
+
+    def size(self, name: str) -> int:
+        """Return the bytes that a tensor takes in its file."""
+        return self.stored[name].numbers * self.stored[name].bits // 8
 
     def are_equal(self, one: str, other: str) -> bool:
         """Return whether two tensors have the same shape and values; both are read, some rows at a time."""

@@ -20,10 +20,13 @@ def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
         UnavailableError: it is not to be had, or cannot be loaded.
         UsageError: one that cannot be streamed, or a vocabulary without room for bytes.
     """
-    if checkpoint.dummy and not (checkpoint.is_local and checkpoint.here("tokenizer.json")):
+    own = checkpoint.gguf_file is not None or checkpoint.here("tokenizer.json")
+    if checkpoint.dummy and not (checkpoint.is_local and own):
         return dummy_tokenizer(checkpoint.config.vocab_size)
     quieten_transformers()
     with checkpoint.explaining(tokenizer=True):
+        if checkpoint.gguf_file is not None:
+            return _load_from_gguf(checkpoint)
         # A class that takes everything from tokenizer.json needs none of what `AutoTokenizer` would import first.
         generic = checkpoint.read("tokenizer_config.json").get("tokenizer_class")
         if generic in GENERIC_TOKENIZERS:
@@ -41,4 +44,15 @@ def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
             "cannot be streamed",
             "choose a model with a tokenizer.json",
         )
+    return tokenizer
+
+
+def _load_from_gguf(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer that a GGUF file describes, with its chat template; errors as those of `from_pretrained`.
+
+    `AutoTokenizer` makes the same one after it has read the file's configuration, which takes it ten times as long.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(**checkpoint.gguf_arguments())
     return tokenizer

@@ -198,10 +198,8 @@ def digest_of_model(checkpoint: Checkpoint, num_layers: int) -> str | None:
         return None
     digest = hashlib.sha256()
     for name in names:
-        with safe_open(tensors.stored[name].file, framework="pt") as file:
-            part = file.get_slice(name)
-            first = part[:1] if len(part.get_shape()) > 1 else part[:]
-        digest.update(f"{name} {part.get_shape()} {first.dtype} ".encode())
+        first = tensors.first(name)
+        digest.update(f"{name} {list(tensors.stored[name].shape)} {first.dtype} ".encode())
         digest.update(_bytes(first))
     return digest.hexdigest()
 

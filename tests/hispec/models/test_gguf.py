@@ -1,0 +1,267 @@
+"""GGUF files: every kind of blocks is read as transformers reads it, and faulty files are refused before weights are read."""
+
+import sys
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from hispec.errors import HispecError, UnavailableError, UsageError
+from hispec.models.checkpoint import Checkpoint
+from hispec.models.digest import digests_of_profile
+from hispec.models.loading import check_weights, load_stack
+from hispec.models.placement import Placement
+from hispec.models.rotary import inverse_frequencies
+from hispec.models.tokenizer import load_tokenizer
+from hispec.models.translator import digest_of_model
+from hispec.profile import Profile, Target
+from tests.gguf_files import TEMPLATE, small_model, write
+from tests.support import PROMPT, decode_ids, hierarchy_of
+
+KINDS = (Kind.F32, Kind.F16, Kind.BF16, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0)
+SUPERBLOCKS = (Kind.Q4_K, Kind.Q5_K, Kind.Q6_K)
+FAMILIES = {
+    "llama": {},
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {"tie_word_embeddings": True, "head_dim": 128},  # which transformers takes for granted
+}
+
+
+def read_by_transformers(path):
+    """The model as transformers reads the file by itself."""
+    return AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+
+
+def load(path, stack="auto", dtype="float32", **options):
+    return load_stack(Checkpoint(str(path)), Placement(stack=stack, dtype=dtype, **options))
+
+
+def same_weights(path):
+    """Whether our stack holds what transformers reads, number for number."""
+    expected, found = read_by_transformers(path).state_dict(), load(path, "fused").parts
+    assert found.keys() <= expected.keys() and len(found) > 30
+    return all(torch.equal(part, expected[name]) for name, part in found.items())
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_every_kind_is_read_as_transformers_reads_it(kind, tmp_path):
+    path = write(tmp_path / "model.gguf", small_model(), kind)
+    assert same_weights(path)
+    stored = Checkpoint(str(path)).config.dtype
+    assert stored == {Kind.F32: "float32", Kind.F16: "float16", Kind.BF16: "bfloat16"}.get(kind)
+
+
+@pytest.mark.parametrize("kind", SUPERBLOCKS, ids=lambda kind: kind.name)
+def test_blocks_of_256_are_read_as_transformers_reads_them(kind, tmp_path):
+    model = small_model(hidden_size=256, intermediate_size=256, head_dim=64, layers=4)
+    assert same_weights(write(tmp_path / "model.gguf", model, kind))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_writes_what_transformers_writes_on_both_stacks(family, tmp_path):
+    model = small_model(family, **FAMILIES[family])
+    path = write(tmp_path / "model.gguf", model, architecture="llama" if family == "mistral" else None)
+    assert same_weights(path)
+    expected = read_by_transformers(path).generate(torch.tensor([PROMPT]), max_new_tokens=50, do_sample=False)
+    for kind in ("fused", "transformers"):
+        stack = load(path, kind)
+        assert stack.kind == kind
+        assert (
+            decode_ids(hierarchy_of(stack, 1, 2), (1, 2, 4), max_new_tokens=50) == expected[0, len(PROMPT) :].tolist()
+        )
+
+
+def test_the_configuration_is_what_transformers_makes_of_the_file(tmp_path):
+    for family in ("llama", "qwen2", "qwen3"):
+        checkpoint = Checkpoint(str(write(tmp_path / family / "model.gguf", small_model(family))))
+        theirs = AutoConfig.from_pretrained(tmp_path / family, gguf_file="model.gguf").to_dict()
+        ours = checkpoint.load_original().to_dict()
+        if family != "llama":  # whose heads' size transformers takes for granted
+            theirs["head_dim"] = 16
+        differing = {key for key in ours.keys() | theirs if ours.get(key) != theirs.get(key)}
+        assert differing <= {
+            "_model_name_or_path",
+            "_name_or_path",
+            "bos_token_id",
+            "unk_token_id",
+            "eos_token_id",
+            "dtype",
+        }
+        assert checkpoint.config.eos_ids == {theirs["eos_token_id"]}
+
+
+def test_what_ends_a_turn_ends_an_answer(tmp_path):
+    path = write(tmp_path / "model.gguf", small_model(), tokenizer__ggml__eot_token_id=7)
+    assert Checkpoint(str(path)).config.eos_ids == {4, 7}
+
+
+def test_the_tokenizer_and_its_template_are_what_transformers_makes_of_the_file(tmp_path):
+    checkpoint = Checkpoint(str(write(tmp_path / "model.gguf", small_model())))
+    ours, theirs = load_tokenizer(checkpoint), AutoTokenizer.from_pretrained(tmp_path, gguf_file="model.gguf")
+    assert ours.get_vocab() == theirs.get_vocab() and ours.chat_template == theirs.chat_template == TEMPLATE
+    assert ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+    assert ours.eos_token == "<|end|>" and ours("Tom has 12 apples.<|end|>").input_ids[-1] == 4
+
+
+def test_scaled_frequencies_of_llama_3_are_read(tmp_path):
+    # transformers leaves them out
+    scaled = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    parameters = scaled | {"original_max_position_embeddings": 8192, "rope_theta": 5e5}
+    model = small_model(rope_parameters=parameters)
+    config = Checkpoint(str(write(tmp_path / "plain" / "model.gguf", model))).config
+    plain, _ = inverse_frequencies(config)
+    model.save_pretrained(tmp_path / "whole")
+    expected, _ = inverse_frequencies(Checkpoint(str(tmp_path / "whole")).config)
+    assert not torch.equal(plain, expected)
+    model.state_dict = lambda own=model.state_dict: {"rope_freqs.weight": plain / expected, **own()}
+    path = write(tmp_path / "scaled" / "model.gguf", model)
+    found, _ = inverse_frequencies(Checkpoint(str(path)).config)
+    assert torch.allclose(found, expected)
+    for kind in ("fused", "transformers"):
+        stack = load(path, kind)
+        assert decode_ids(hierarchy_of(stack, 1, 2), (1, 2, 4)) == decode_ids(
+            hierarchy_of(load(tmp_path / "scaled", "fused"), 3), (2, 4)
+        )
+
+
+def test_other_architectures_run_on_the_modules_of_transformers(tmp_path):
+    model = small_model("phi3", num_key_value_heads=4, bos_token_id=1, pad_token_id=0, eos_token_id=4)
+    path = write(tmp_path / "model.gguf", model)
+    stack = load(path)
+    expected = read_by_transformers(path).generate(torch.tensor([PROMPT]), max_new_tokens=30, do_sample=False)
+    assert stack.kind == "transformers"
+    ids = decode_ids(hierarchy_of(stack, 1, 2), (1, 2, 4), max_new_tokens=30, eos_ids=[4])
+    assert ids == expected[0, len(PROMPT) :].tolist()
+
+
+def test_a_folder_with_one_file_is_that_file(tmp_path):
+    path = write(tmp_path / "any.gguf", small_model())
+    assert Checkpoint(str(tmp_path)).config == Checkpoint(str(path)).config
+    (tmp_path / "config.json").write_text("{}")
+    assert Checkpoint(str(tmp_path)).gguf_file == "any.gguf"
+    small_model().save_pretrained(tmp_path)
+    assert Checkpoint(str(tmp_path)).gguf_file is None
+
+
+def test_blocks_have_the_dtype_that_the_machine_computes_fastest(tmp_path, monkeypatch):
+    config = Checkpoint(str(write(tmp_path / "model.gguf", small_model()))).config
+    assert config.faster_dtype("auto", "cpu") == "float32" and config.faster_dtype("float16", "cpu") == "float16"
+    assert config.faster_dtype("auto", "cuda") == config.faster_dtype("auto", "cuda", as_stored=True) == "bfloat16"
+    assert load(tmp_path, dtype="auto").dtype == load(tmp_path, "transformers", "auto").dtype == torch.float32
+
+
+def test_digests_change_with_the_file(tmp_path):
+    path = write(tmp_path / "model.gguf", small_model())
+
+    def digests():
+        profile = Profile(name="x", target=Target(model=str(path)))
+        return digests_of_profile(profile, dummy=False), digest_of_model(Checkpoint(str(path)), 4)
+
+    before = digests()
+    assert set(before[0][str(path)]) == {"weights"} and before[1] is not None
+    write(path, small_model(seed=1))
+    assert digests()[0] != before[0] and digests()[1] != before[1]
+
+
+# What is refused
+
+
+def refused(path, kind, capsys=None):
+    """Cause and cure of the error that planning raises, long before weights are read."""
+    with pytest.raises(kind) as caught:
+        check_weights(Checkpoint(str(path)))
+    assert isinstance(caught.value, HispecError)
+    assert "\n" not in caught.value.cause + caught.value.cure
+    return f"{caught.value.cause}; {caught.value.cure}"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("whole") / "model.gguf", small_model())
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.02, 0.5, 0.999])
+def test_files_that_are_cut_short_are_refused(whole, tmp_path, share):
+    data = whole.read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(data[: int(share * len(data))])
+    assert "cut short" in refused(tmp_path / "cut.gguf", UnavailableError)
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (b"", "it is empty"),
+        (b"PK\x03\x04" * 100, "does not begin with GGUF"),
+        (b"GGUF\x01\x00\x00\x00" + bytes(64), "has version 1 of the GGUF format"),
+        (b"GGUF\x03\x00\x00\x00" + bytes(8) + b"\x01" + bytes(7) + b"\x02" + bytes(7) + b"\xff\xff\x63\x00" + bytes(40), "damaged"),
+    ],
+)  # fmt: skip
+def test_other_files_are_refused(tmp_path, data, cause):
+    (tmp_path / "model.gguf").write_bytes(data)
+    assert cause in refused(tmp_path / "model.gguf", UnavailableError)
+
+
+def test_missing_files_are_refused_with_those_that_are_there(whole):
+    assert refused(whole.with_name("other.gguf"), UsageError).endswith("choose one of these: model.gguf")
+    assert "check the path" in refused("/nowhere/model.gguf", UsageError)
+
+
+def test_folders_with_several_files_are_refused(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / f"{name}.gguf").touch()
+    found = refused(tmp_path, UsageError)
+    assert "4 GGUF files: a.gguf, b.gguf, c.gguf and 1 more" in found and f"{tmp_path}/a.gguf" in found
+
+
+def test_files_of_a_divided_model_are_refused(tmp_path, whole):
+    for part in ("00001", "00002"):
+        (tmp_path / f"large-{part}-of-00002.gguf").write_bytes(whole.read_bytes())
+    for path in (tmp_path / "large-00002-of-00002.gguf", tmp_path):
+        found = refused(path, UsageError)
+        assert "one of 2 files" in found and "--merge large-00001-of-00002.gguf large.gguf" in found
+    renamed = write(tmp_path / "renamed" / "model.gguf", small_model(), split__count=3)
+    assert "one of 3 files" in refused(renamed, UsageError)
+
+
+def test_unknown_architectures_are_refused(whole, tmp_path):
+    data = whole.read_bytes()
+    path = tmp_path / "model.gguf"
+    path.write_bytes(data.replace(b"llama", b"rwkv7"))
+    found = refused(path, UsageError)
+    assert "architecture 'rwkv7'" in found and "llama, qwen2, qwen3" in found
+
+
+def test_headers_that_lack_something_are_refused(tmp_path):
+    path = write(tmp_path / "a" / "model.gguf", small_model(), llama__block_count=None)
+    assert "does not say llama.block_count" in refused(path, UnavailableError)
+    path = write(tmp_path / "b" / "model.gguf", small_model(), llama__block_count=5)
+    assert "model.layers.4.input_layernorm.weight is missing" in refused(path, UnavailableError)
+    path = write(tmp_path / "c" / "model.gguf", small_model(), llama__expert_count=8)
+    assert "mixture of experts" in refused(path, UsageError)
+    path = write(tmp_path / "d" / "model.gguf", small_model(), llama__rope__scaling__type="yarn")
+    assert "'yarn' rotary embeddings" in refused(path, UsageError)
+
+
+def test_unknown_kinds_of_blocks_are_refused(whole, tmp_path):
+    data = whole.read_bytes()
+    at = data.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 4 + 2 * 8
+    assert data[at] == Kind.Q4_0
+    (tmp_path / "model.gguf").write_bytes(data[:at] + b"\xc8" + data[at + 1 :])
+    assert "blk.0.attn_q.weight as type 200" in refused(tmp_path / "model.gguf", UnavailableError)
+
+
+def test_without_its_package_nothing_is_read(whole, monkeypatch):
+    monkeypatch.setattr("hispec.extras.find_spec", lambda name: None if name == "gguf" else sys)
+    found = refused(whole, UnavailableError)
+    assert "needs gguf, which is not installed" in found and "pip install 'hispec[gguf]'" in found
+
+
+def test_what_cannot_be_done_with_a_file_is_refused(whole):
+    for options in ({"quantization": "4bit"}, {"quantization": "8bit"}, {"tensor_parallel": True}):
+        with pytest.raises(UsageError, match="is a GGUF file") as caught:
+            Placement(**options).check(Checkpoint(str(whole)).config, "model.gguf")
+        assert "int4" in caught.value.cure
