@@ -215,11 +215,18 @@ MUTATIONS = (
         API,
     ),
     Mutation(
-        "one adaptive policy for all answers of an engine",
+        "what one answer taught forgotten in the next",
         "../api.py",
-        "policy = AdaptivePolicy(self._known[hierarchy])",
-        "policy = vars(self).setdefault('shared', AdaptivePolicy(self._known[hierarchy]))",
-        API,
+        "if key not in known:",
+        "if True:",
+        "../test_step_timing.py",
+    ),
+    Mutation(
+        "a span that is done already counted again",
+        "../step_timing.py",
+        "return 0.0\n        below",
+        "above = -1\n        below",
+        "../test_step_timing.py",
     ),
     Mutation(
         "tokens after an end kept",

@@ -1,5 +1,6 @@
 """A toy language model whose every distribution can be written down, and how drawn texts are compared with it."""
 
+from contextlib import contextmanager
 from itertools import chain, product, repeat
 from threading import RLock
 
@@ -21,6 +22,12 @@ class ToyCache:
     def __init__(self):
         self.rows, self.lease, self.lock = [], None, RLock()
 
+    @contextmanager
+    def borrowed(self, positions):
+        lease, rows = self.lease, [list(row) for row in self.rows]
+        yield
+        self.lease, self.rows[:] = lease, rows
+
 
 class ToyStack:
     """A `LayerStack` whose exits are tables: the logits depend on the exit, the last token and the one before.
@@ -39,6 +46,7 @@ class ToyStack:
         self.cache = ToyCache() if shares is None else shares.cache
         self._owns = shares is None
         self.rows, self.device = RowCounts(), torch.device("cpu")
+        self.kind, self.dtype = "toy", torch.float32
         self._logits = torch.cat((torch.full((vocab**2, vocab), torch.nan), *(t.view(-1, vocab) for t in tables)))
         self._rows = list(torch.arange(len(self._logits))[:, None, None])
         self._logits_of_row = list(self._logits[:, None])

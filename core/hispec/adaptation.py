@@ -3,24 +3,25 @@
 Levels are named as `level_key` says, so that all modes of a profile find what concerns them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Any
 
 from hispec.curve import Curve
-from hispec.decoding.adaptive import MOST, Knowledge, Pair, StepCosts, Team
 from hispec.decoding.hierarchy import Hierarchy
-from hispec.decoding.prediction import UNCALIBRATED, Logistic, Predictor, Table
+from hispec.decoding.knowledge import MOST, Knowledge, Pair, StepCosts, all_teams
+from hispec.decoding.prediction import QUANTIZED, UNCALIBRATED, Logistic, Predictor, Table
 from hispec.profile import Acceptance, Adaptation
+from hispec.step_timing import step_costs
 
 JUDGED = (1, 2, 4, 8, 16, MOST)
 """Numbers of judged tokens whose costs a profile holds."""
 
 ROW = 0.05
-"""Uncalibrated: what one more row adds to the cost of a layer."""
+"""Unmeasured: what one more row adds to the cost of a layer."""
 
-QUANTIZED = 0.35
-"""Uncalibrated: what a layer of quantized weights costs, one of full weights being 1."""
+QUANTIZED_LAYER = 0.35
+"""Unmeasured: what a layer of quantized weights costs, one of full weights being 1."""
 
 
 def level_key(hierarchy: Hierarchy, level: int) -> str:
@@ -39,27 +40,44 @@ def level_key(hierarchy: Hierarchy, level: int) -> str:
     return (str(one.exit_layer) if own else f"{one.stack.name}@{one.exit_layer}") + words
 
 
-def team_key(hierarchy: Hierarchy, levels: Team | Pair) -> str:
-    """Levels in order: `1 > 2 > 16`."""
+def team_key(hierarchy: Hierarchy, levels: Iterable[int]) -> str:
+    """Return levels in order: `1 > 2 > 16`."""
     return " > ".join(level_key(hierarchy, level) for level in levels)
 
 
-def knowledge(hierarchy: Hierarchy, adaptation: Adaptation | None) -> Knowledge:
-    """What the policy knows of a hierarchy: what the profile holds, the uncalibrated where it holds nothing."""
+def knowledge(hierarchy: Hierarchy, adaptation: Adaptation | None, *, measured: bool = False) -> Knowledge:
+    """Return what the policy knows of a hierarchy when decoding begins.
+
+    Args:
+        hierarchy: the levels.
+        adaptation: what the profile holds; what is not there is assumed.
+        measured: measure costs that it does not hold, see `hispec.step_timing`; else they are assumed, too.
+    """
     found = adaptation or Adaptation()
     pairs = list(combinations(range(len(hierarchy)), 2))
     predictors: dict[Pair, Predictor] = {
-        pair: _predictor(found.acceptance.get(team_key(hierarchy, pair)))
+        pair: _predictor(found.acceptance.get(team_key(hierarchy, pair)), _whole_copy(hierarchy, pair))
         for pair in pairs
         if hierarchy.levels[pair[0]].stack is not None
     }
     costs = _costs(hierarchy, found, pairs)
     known = found.tokens_per_ms if costs is not None else {}
-    fresh = Knowledge(len(hierarchy), costs or uncalibrated_costs(hierarchy), predictors)
-    if not known:
-        return fresh
-    paces = {team: known.get(team_key(hierarchy, team), pace) for team, pace in fresh.paces.items()}
-    return Knowledge(len(hierarchy), fresh.costs, predictors, paces)
+    if costs is None and measured:
+        costs = step_costs(hierarchy, [level_key(hierarchy, level) for level in range(len(hierarchy))])
+    teams = {team: known.get(team_key(hierarchy, team)) for team in all_teams(len(hierarchy))}
+    return Knowledge(
+        len(hierarchy),
+        costs or uncalibrated_costs(hierarchy),
+        predictors,
+        {team: pace for team, pace in teams.items() if pace is not None},
+        bonus=[level for level in range(1, len(hierarchy)) if hierarchy.below[level] is None],
+    )
+
+
+def _whole_copy(hierarchy: Hierarchy, pair: Pair) -> bool:
+    """Return whether a level's tokens are those of a copy of all that the level that verifies them reads."""
+    lower, upper = (hierarchy.levels[level] for level in pair)
+    return lower.weights is not None and lower.exit_layer == upper.exit_layer
 
 
 def adaptation_of(hierarchy: Hierarchy, known: Knowledge) -> Adaptation:
@@ -97,7 +115,7 @@ def uncalibrated_costs(hierarchy: Hierarchy) -> StepCosts:
     levels = range(len(hierarchy))
 
     def share(level: int) -> float:
-        return 1.0 if hierarchy.levels[level].weights is None else QUANTIZED
+        return 1.0 if hierarchy.levels[level].weights is None else QUANTIZED_LAYER
 
     def layers(level: int, above: int = -1) -> float:
         if level <= above:
@@ -129,9 +147,9 @@ def _costs(hierarchy: Hierarchy, found: Adaptation, pairs: list[Pair]) -> StepCo
     return StepCosts(known, {pair: [curve(tokens) for tokens in range(1, MOST + 1)] for pair, curve in curves.items()})
 
 
-def _predictor(acceptance: Acceptance | None) -> Predictor:
+def _predictor(acceptance: Acceptance | None, whole_copy: bool) -> Predictor:
     if acceptance is None:
-        return UNCALIBRATED
+        return QUANTIZED if whole_copy else UNCALIBRATED
     features: tuple[str, ...] = tuple(acceptance.features)
     if acceptance.table is not None:
         knots, chances = zip(*acceptance.table, strict=True)

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from hispec.adaptation import knowledge
-from hispec.decoding.adaptive import AdaptivePolicy, Knowledge
+from hispec.adaptation import knowledge, team_key
+from hispec.decoding.adaptive import AdaptivePolicy
 from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy
+from hispec.decoding.knowledge import Knowledge
 from hispec.decoding.noise import SEEDS
 from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.decoding.sampling import Sampling
@@ -95,7 +96,6 @@ class Engine:
         self.hierarchy = build_hierarchy(profile, settings.mode, models.stacks)
         self.context = self.hierarchy.stack_of(-1).context
         self._interrupted = False
-        self._known: dict[Hierarchy, Knowledge] = {}
 
     @property
     def device(self) -> torch.device:
@@ -132,7 +132,7 @@ class Engine:
     def load(cls, profile: Profile, settings: Settings, origins: Mapping[str, str], **options: Any) -> "Engine":
         """Load a profile's models as settings say; arguments and errors are those of `hispec.loading.load`."""
         models = load(profile, settings, origins, **options)
-        engine = cls(profile, models.settings, models)
+        engine = cls(models.profile, models.settings, models)
         engine.prepare()
         return engine
 
@@ -145,6 +145,8 @@ class Engine:
         for stack in self.stacks.values():
             stack.prepare(self.settings.width if stack is target else "free")
         self.environment |= {"threads": torch.get_num_threads(), "width": target.rows.describe()}
+        if self.settings.policy == "adaptive" and len(self.hierarchy) > 1:
+            self._knowledge(self.hierarchy)  # measured before the first answer, not during it
 
     def with_settings(self, **changes: Any) -> "Engine":
         """The same loaded weights, decoding otherwise; device and dtype stay as they are loaded.
@@ -263,10 +265,18 @@ class Engine:
         """A fresh policy of the settings."""
         if self.settings.policy == "static" or len(hierarchy) == 1:
             return StaticPolicy.of(hierarchy, self.settings.draft_tokens, self.settings.validate_every)
-        if hierarchy not in self._known:
-            self._known = {hierarchy: knowledge(hierarchy, self.profile.adaptive)}
-        policy = AdaptivePolicy(self._known[hierarchy])
+        policy = AdaptivePolicy(self._knowledge(hierarchy))
         return policy if self.ranks is None else SharedPolicy(policy, self.ranks)
+
+    def _knowledge(self, hierarchy: Hierarchy) -> Knowledge:
+        """Return what is known of levels, by all answers that these models have given with them."""
+        known, adaptation = self.models.knowledge, self.profile.adaptive
+        held = "" if adaptation is None else adaptation.model_dump_json()
+        key = team_key(hierarchy, range(len(hierarchy))), held, self.profile.translators, torch.get_num_threads()
+        if key not in known:
+            # Ranks would measure different costs, and stop measuring at different times.
+            known[key] = knowledge(hierarchy, adaptation, measured=self.ranks is None)
+        return known[key]
 
     def _is_interrupted(self) -> bool:
         """Whether to end; ranks ask rank 0, so that all end at the same step."""
@@ -385,12 +395,12 @@ class Engine:
 
 
 def unprofiled(model: str, draft_exit: int | None, intermediate_exit: int | None, *, dummy: bool = False) -> Profile:
-    """A profile for an early-exit checkpoint that has none; errors as `Engine.from_profile`.
+    """Return a profile for a checkpoint that has none, as `profile_for_model`; errors as `Engine.from_profile`.
 
     Args:
         model: a folder or a hub id.
         draft_exit: layers that draft.
-        intermediate_exit: layers that judge drafts. With neither exit given, 1/8 and 1/4 of the depth.
+        intermediate_exit: layers that verify drafts.
         dummy: whether its weights will be drawn at random.
     """
     depth = Checkpoint(model, dummy=dummy).config.num_layers

@@ -4,6 +4,7 @@ import os
 import platform
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from hispec.errors import HispecError, UnavailableError, UsageError
 from hispec.extras import EXTRAS
+from hispec.loading import settled
 from hispec.machine import Device, computes_natively, devices, disk_free
 from hispec.memory import PROMPT_TOKENS, ModelNeed, Need, check_fits, estimate, gigabytes, place_of
 from hispec.models.checkpoint import CONFIG, Checkpoint, checkpoints_of
@@ -175,6 +177,9 @@ def examine_profile(
     for name, checkpoint in checkpoints.items():
         if weights[name] == "to download" and checkpoint.read_here(CONFIG) is None:
             checkpoint.fetch_config(HUB_SECONDS)
+    if checkpoints[profile.target.model].read_here(CONFIG) is not None:
+        with suppress(HispecError):  # what is wrong is told below
+            profile = settled(profile, settings, prompt_tokens)
     need = estimate(
         profile,
         settings,

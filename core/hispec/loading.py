@@ -5,13 +5,15 @@ build: `hispec.models.loading` has both.
 """
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hispec.decoding.knowledge import Knowledge
+from hispec.errors import UnavailableError
 from hispec.generation import GenerationOptions, read_generation_options
 from hispec.levels import check_copies, deepest_exit, open_translators
 from hispec.memory import check_profile
@@ -25,7 +27,7 @@ from hispec.models.stack import LayerStack
 from hispec.models.tokenizer import load_tokenizer
 from hispec.models.translator import digest_of_model
 from hispec.precedence import complete_settings
-from hispec.profile import Profile, check_depths, exits_of_target
+from hispec.profile import Profile, check_depths, exits_of_target, without_copies
 from hispec.progress import Watch, unwatched
 from hispec.ranks import Ranks, check_ranks
 from hispec.settings import Settings
@@ -43,6 +45,7 @@ class LoadedModels:
     """The models of a profile, and what decoding must know of them.
 
     Attributes:
+        profile: which, with the levels that they can have.
         settings: that they were loaded with, and what the target's generation config adds.
         stacks: by model as the profile names it, the target's among them.
         tokenizer: the target's.
@@ -50,8 +53,10 @@ class LoadedModels:
         environment: what they run on, for the record.
         generation: what the checkpoint's generation config asks for beyond the settings.
         ranks: this process and its peers, where they share the target's matrices.
+        knowledge: what the adaptive policy knows of levels on these models, by what tells them apart.
     """
 
+    profile: Profile
     settings: Settings
     stacks: Mapping[str, LayerStack]
     tokenizer: "PreTrainedTokenizerBase"
@@ -59,6 +64,7 @@ class LoadedModels:
     environment: dict[str, Any]
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     ranks: Ranks | None = None
+    knowledge: dict[Hashable, Knowledge] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,7 @@ def make_plan(
 ) -> Plan:
     """Choose what is loaded, and how; arguments and errors as `load`."""
     placement = Placement.of(settings)
+    profile = settled(profile, settings, prompt_tokens, force=force)
     checkpoints = checkpoints_of(profile, settings.mode, dummy=settings.load_format == "dummy")
     own = profile.target.model
     target = checkpoints[own]
@@ -155,6 +162,30 @@ def make_plan(
     return Plan(profile, settings, placement, checkpoints, tokenizer, generation)
 
 
+def settled(profile: Profile, settings: Settings, prompt_tokens: int | None = None, *, force: bool = False) -> Profile:
+    """Return a profile without the quantized copies that are assumed for it, where they cannot be made or held.
+
+    Args:
+        profile: one with levels of somebody's choice stays as it is.
+        settings, prompt_tokens, force: as for `load`.
+
+    Raises:
+        UsageError: a model that cannot be run as the settings ask.
+    """
+    if not profile.assumed:
+        return profile
+    own = profile.target.model
+    config = checkpoints_of(profile, settings.mode, dummy=settings.load_format == "dummy")[own].config
+    if Placement.of(settings).check(config, own) is not None or settings.quantization != "none":
+        return without_copies(profile)
+    try:
+        if not force:
+            check_profile(profile, settings, prompt_tokens)
+    except UnavailableError:
+        return without_copies(profile)
+    return profile
+
+
 def fetch(plan: Plan, watch: Watch = unwatched) -> None:
     """Download the weights that are not on this machine; arguments and errors as `load`."""
     fetch_weights(plan.checkpoints.values(), watch)
@@ -175,7 +206,9 @@ def build(plan: Plan, watch: Watch = unwatched) -> LoadedModels:
     if plan.settings.quantization != "none":
         environment["quantization"] = plan.settings.quantization
     eos_ids = plan.generation.eos_ids or plan.target.config.eos_ids
-    return LoadedModels(plan.settings, stacks, plan.tokenizer, eos_ids, environment, plan.generation, ranks)
+    return LoadedModels(
+        plan.profile, plan.settings, stacks, plan.tokenizer, eos_ids, environment, plan.generation, ranks
+    )
 
 
 def draw(plan: Plan) -> LoadedModels:
@@ -186,7 +219,7 @@ def draw(plan: Plan) -> LoadedModels:
     if (asked := plan.settings.dummy_agreement) is not None:
         reached = set_agreement(*drawn[plan.target.name], exits_of_target(plan.profile), asked)
         environment["agreement"] = {"asked": list(asked), "measured": [round(share, 3) for share in reached]}
-    return LoadedModels(plan.settings, stacks, plan.tokenizer, frozenset(), environment)
+    return LoadedModels(plan.profile, plan.settings, stacks, plan.tokenizer, frozenset(), environment)
 
 
 def _placement_of(plan: Plan, name: str) -> Placement:

@@ -98,6 +98,12 @@ def computes_natively(dtype: str) -> bool:
     return dtype == "float32" or not INSTRUCTIONS[dtype].isdisjoint(processor_flags())
 
 
+def packs_bfloat16() -> bool:
+    """Return whether oneDNN packs bfloat16 matrices on this processor, as far as it is known."""
+    flags = processor_flags()
+    return "avx2" not in flags or "avx512bw" in flags
+
+
 def _cpu_info() -> dict[str, str]:
     """Return what Linux says of the first processor, by key; empty elsewhere."""
     if not CPU_INFO.exists():

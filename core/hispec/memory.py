@@ -11,7 +11,7 @@ from functools import cached_property
 from hispec.counts import counted
 from hispec.errors import UnavailableError
 from hispec.limits import CACHE_STEP, FREE_ROWS, SMALL_MATRIX, WIDEST
-from hispec.machine import Device, device_named, together
+from hispec.machine import Device, device_named, packs_bfloat16, together
 from hispec.models.checkpoint import CONFIG, Checkpoint, checkpoints_of
 from hispec.models.config import FAMILIES, ModelConfig, read_config
 from hispec.models.dtypes import FLOATS, STORED, bits_per_weight
@@ -338,7 +338,7 @@ class _Estimate:
         """How many rows of a tied head are held twice: as the embedding, and packed for a CPU; see `linear.packs`."""
         small = self.dtype == "float32" and self.config.largest_matrix < SMALL_MATRIX
         packs = self.device == "cpu" and self.fused and self.dtype in ("float32", "bfloat16") and not small
-        packs = packs and self.quantization is None
+        packs = packs and self.quantization is None and (self.dtype == "float32" or packs_bfloat16())
         return self.config.vocab_size if packs and self.config.tied else 0
 
 

@@ -17,6 +17,8 @@ NARROWEST = 1e-9
 """A top-p that leaves only the likeliest token."""
 WARPERS = ("top_k", "top_p", "min_p")
 """Settings that narrow down what a token is drawn from."""
+LENGTHS = ("draft_tokens", "validate_every")
+"""Settings of the static policy alone."""
 
 
 class SettingError(UsageError):
@@ -66,6 +68,8 @@ def resolve_settings(
     if profile.single_layer is not None and _pick(sources, ["mode"])[0].get("mode") == "single-layer":
         sources["profile"] = {**sources["profile"], "validate_every": profile.single_layer.draft_tokens}
     values, origins = _pick(sources, SETTINGS)
+    if origins["policy"] == "default" and _given(LENGTHS, origins):
+        values["policy"] = "static"  # else they would change nothing
     settings = _read(values, origins)
     check_placement(settings)
     if settings.dummy_agreement is not None:
@@ -181,11 +185,10 @@ def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
         settings: as `resolve_settings` returns them.
         origins: likewise. What a profile or a checkpoint says is not told.
     """
-    given = [name for name in SETTINGS if origins.get(name) in ("option", "environment")]
     found = []
-    if settings.temperature == 0 and (ignored := [name for name in WARPERS if name in given]):
+    if settings.temperature == 0 and (ignored := _given(WARPERS, origins)):
         found.append(f"{_change(ignored)} nothing at temperature 0: the likeliest token is always taken")
-    lengths = [name for name in ("draft_tokens", "validate_every") if name in given]
+    lengths = _given(LENGTHS, origins)
     if settings.mode == "autoregressive":
         if lengths:
             found.append(f"{_change(lengths)} nothing in mode autoregressive: nothing is drafted")
@@ -193,7 +196,7 @@ def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
         if lengths:
             found.append(f"{_change(lengths)} nothing with the adaptive policy, which chooses lengths itself")
     elif settings.mode == "single-layer":
-        if "draft_tokens" in given:
+        if "draft_tokens" in lengths:
             found.append("draft_tokens changes nothing in mode single-layer: validate_every is how much is drafted")
     elif lengths and settings.draft_tokens > settings.validate_every:
         found.append(
@@ -202,6 +205,11 @@ def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
             f"{settings.draft_tokens} for the intermediate level to pay"
         )
     return found
+
+
+def _given(names: Iterable[str], origins: Mapping[str, str]) -> list[str]:
+    """Return the settings that the user asked for just now."""
+    return [name for name in names if origins.get(name) in ("option", "environment")]
 
 
 def _change(names: Sequence[str]) -> str:

@@ -16,7 +16,16 @@ from typing import Annotated, Any, Literal, get_args
 
 import platformdirs
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from hispec.counts import counted
 from hispec.errors import BadValueError, ProfileError
@@ -31,6 +40,8 @@ MEASURED = ("draft", "intermediate", "single_layer", "decoding", "adaptive")
 LIMITS = {"ge": "at least", "gt": "more than", "le": "at most"}
 BUILTIN = "builtin:"
 """Prefix of a model that ships inside the package."""
+EARLY_EXIT = "layerskip"
+"""What names of checkpoints have in them that were trained for early exit."""
 NAMES_OF_TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -232,6 +243,12 @@ class Profile(_Section):
     translators: Name | None = None
     chat_template: str | None = None
     calibrated: dict[str, Any] | None = None
+    _assumed: bool = PrivateAttr(default=False)
+
+    @property
+    def assumed(self) -> bool:
+        """Whether its levels are nobody's choice, but what is assumed for a model without a profile."""
+        return self._assumed
 
     @model_validator(mode="after")
     def _whole(self) -> "Profile":
@@ -588,11 +605,52 @@ def _kept(section: dict[str, Any] | None, *keys: str) -> dict[str, Any]:
 
 
 def profile_for_model(model: str, num_layers: int, draft: int | None, intermediate: int | None) -> Profile:
-    """A profile for a checkpoint that has none; with no exit given, those of the paper: 1/8 and 1/4 of the depth."""
-    if draft is None and intermediate is None and num_layers > 2:
+    """Return a profile for a checkpoint that has none.
+
+    Any model drafts with n-grams and with a 4-bit copy of itself. Where it was trained for early exit, as its name tells
+    or as `draft` says, an exit of the copy drafts, and the whole copy verifies. With `intermediate`, all levels read the
+    model's own weights.
+
+    Args:
+        model: a folder or a hub id.
+        num_layers: its depth, 0 where that is not known.
+        draft: layers that draft.
+        intermediate: layers that verify drafts.
+
+    Raises:
+        ProfileError: exits out of order.
+    """
+    plain = Profile(name=model, target=Target(model=model))
+    if intermediate is not None:
+        return with_exits(plain, draft, intermediate)
+    if draft is None and EARLY_EXIT in model.lower() and num_layers > 2:
         draft = max(1, round(num_layers / 8))
-        intermediate = max(draft + 1, round(num_layers / 4))
-    return with_exits(Profile(name=model, target=Target(model=model)), draft, intermediate)
+    copy = Intermediate(weights="int4")
+    own = SingleLayer(exit_layer=draft, weights="int4", draft_tokens=6)
+    levels = Draft(exit_layer=draft, weights="int4", ngram=Ngram(max=4, tokens=8))
+    profile = plain.model_copy(
+        update={
+            "draft": levels,
+            "intermediate": None if draft is None else copy,
+            "single_layer": own,
+            "decoding": Decoding.model_validate({"draft_tokens": 6, "validate_every": 6 if draft is None else 12}),
+        }
+    )
+    profile._assumed = True
+    return profile
+
+
+def without_copies(profile: Profile) -> Profile:
+    """Return a profile whose levels read no quantized copies, which leaves those out that have no exit or model beside."""
+    levels: dict[str, Any] = {}
+    for name in ("draft", "intermediate", "single_layer"):
+        level = getattr(profile, name)
+        if level is None or level.weights is None:
+            continue
+        kept = level.model_copy(update={"weights": None})
+        reads = kept.exit_layer is not None or getattr(kept, "ngram", None) is not None
+        levels[name] = kept if reads else None
+    return profile.model_copy(update=levels)
 
 
 def explain(error: ValidationError, name: str | None = None) -> tuple[str, str]:

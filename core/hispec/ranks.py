@@ -65,26 +65,32 @@ def _leave() -> None:
 
 
 class SharedPolicy(Policy):
-    """A policy whose choices are those of rank 0, whose clock alone counts.
+    """A policy of rank 0 whose choices all ranks follow.
 
     Args:
-        policy: as each rank would follow it alone.
+        policy: that of rank 0 is asked and told.
         ranks: this process and its peers.
     """
 
     def __init__(self, policy: Policy, ranks: Ranks) -> None:
-        self._policy, self._ranks = policy, ranks
+        self._policy, self._ranks, self._leads = policy, ranks, ranks.rank == 0
         self.features = policy.features
 
     def next_step(self, judged: Sequence[int], may_draft: bool) -> Step:
         """See `Policy.next_step`."""
-        step: Step = self._ranks.share(self._policy.next_step(judged, may_draft))
+        step: Step = self._ranks.share(self._leads and self._policy.next_step(judged, may_draft))
         return step
 
     def drafted(self, level: int, confidence: Confidence) -> bool:
         """See `Policy.drafted`."""
-        return bool(self._ranks.share(self._policy.drafted(level, confidence)))
+        return bool(self._ranks.share(self._leads and self._policy.drafted(level, confidence)))
 
     def judged(self, level: int, proposed: int, accepted: int, passed: int, confidence: Sequence[Confidence]) -> None:
         """See `Policy.judged`."""
-        self._policy.judged(level, proposed, accepted, passed, confidence)
+        if self._leads:
+            self._policy.judged(level, proposed, accepted, passed, confidence)
+
+    def timed(self, step: Step, seconds: float) -> None:
+        """See `Policy.timed`."""
+        if self._leads:
+            self._policy.timed(step, seconds)

@@ -216,8 +216,9 @@ class Settings:
     draft_tokens: Count = _decoding(2, "Tokens drafted before the intermediate level judges.", calibration="found")
     validate_every: Count = _decoding(4, "Waiting tokens at which the target validates.", calibration="found")
     policy: Literal["static", "adaptive"] = _decoding(
-        "static",
-        "What decides between drafting on and judging: fixed lengths, or confidence and measured cost.",
+        "adaptive",
+        "What decides between drafting on and verifying: confidence and measured costs, or fixed lengths, which count "
+        "where only they are given.",
         calibration="found",
     )
     max_new_tokens: Count = _decoding(256, "Most tokens of an answer.", checkpoint="always")

@@ -1,6 +1,6 @@
 """Hierarchical decoding inside `transformers`: `model.generate(**inputs, custom_generate=hispec.custom_generate)`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,12 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import BaseStreamer, GenerateDecoderOnlyOutput
 
+from hispec.adaptation import knowledge
 from hispec.counts import counted
+from hispec.decoding.adaptive import AdaptivePolicy
 from hispec.decoding.decoder import Decoder
-from hispec.decoding.policies import StaticPolicy
+from hispec.decoding.hierarchy import Hierarchy
+from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.decoding.processors import Processors
 from hispec.decoding.sampling import Sampling
 from hispec.errors import UsageError
@@ -20,7 +23,8 @@ from hispec.levels import build_hierarchy
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import TranslatorFile, digest_of_model
-from hispec.profile import check_depths, profile_for_model
+from hispec.profile import check_depths, profile_for_model, without_copies
+from hispec.settings import Settings
 
 REMEMBERING = {
     "UnbatchedClassifierFreeGuidanceLogitsProcessor": "guidance_scale",
@@ -62,14 +66,14 @@ def custom_generate(
     *,
     draft_exit: int | None = None,
     intermediate_exit: int | None = None,
-    draft_tokens: int = 2,
-    validate_every: int = 4,
+    draft_tokens: int | None = None,
+    validate_every: int | None = None,
     translators: str | Path | None = None,
     spec_streamer: BaseStreamer | None = None,
     seed: int | None = None,
     **model_kwargs: Any,
 ) -> Tensor | GenerateDecoderOnlyOutput:
-    """Decode an early-exit model hierarchically; `generate` calls it, and the keyword arguments are passed to that.
+    """Decode a model hierarchically; `generate` calls it, and the keyword arguments are passed to that.
 
     Greedy output is that of `generate` itself, sampled output has its distribution (`seed` or `torch.manual_seed`
     repeats it).
@@ -85,9 +89,11 @@ def custom_generate(
         stopping_criteria: as `generate` prepares it: lengths, EOS, time, the caller's own.
         generation_config: as `generate` prepares it.
         draft_exit: layers that draft.
-        intermediate_exit: layers that judge drafts. With neither exit given, 1/8 and 1/4 of the depth.
-        draft_tokens: tokens drafted before the next level judges, N_d.
-        validate_every: tentatively accepted tokens before the target judges, N_i.
+        intermediate_exit: layers that verify drafts. With neither exit given, a model that was trained for early exit, as
+            its name tells, drafts with an eighth of its depth, and any other with n-grams of the text alone.
+        draft_tokens: tokens drafted before the next level verifies, N_d. With neither length given, confidence and measured
+            costs decide.
+        validate_every: tentatively accepted tokens before the target verifies, N_i.
         translators: a file that `hispec fit-exits` wrote for this model; its first two exits are then the default.
         spec_streamer: receives the prompt, then each validated token (`generate` keeps `streamer` for itself).
         seed: of sampled output, which is then a function of prompt and seed alone, whatever the exits and lengths; drawn
@@ -105,7 +111,7 @@ def custom_generate(
     """
     _refuse_what_is_not_decoded_here(input_ids, generation_config, logits_processor, model_kwargs)
     for option, count in (("draft_tokens", draft_tokens), ("validate_every", validate_every)):
-        if not isinstance(count, int) or count < 1:
+        if count is not None and (not isinstance(count, int) or count < 1):
             raise UsageError(f"{option} is {count!r}", "give a whole number of at least 1")
     training = {module: module.training for module in model.modules()}
     try:
@@ -125,7 +131,7 @@ def _generate(
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
     exits: tuple[int | None, int | None],
-    periods: tuple[int, int],
+    lengths: tuple[int | None, int | None],
     translators: str | Path | None,
     spec_streamer: BaseStreamer | None,
     seed: int | None,
@@ -142,7 +148,7 @@ def _generate(
         if exits == (None, None):
             first, *others = fitted.provenance.exits
             exits = first, others[0] if others else None
-    profile = profile_for_model(name, stack.num_layers, *exits)
+    profile = without_copies(profile_for_model(name, stack.num_layers, *exits))
     if translators is not None:
         profile = profile.model_copy(update={"translators": str(translators)})
     check_depths(profile, name, stack.num_layers)
@@ -157,7 +163,7 @@ def _generate(
     eos = generation_config._eos_token_tensor
     decoder = Decoder(
         hierarchy,
-        lambda: StaticPolicy.of(hierarchy, *periods),
+        _policy(hierarchy, *lengths),
         lambda *_: _sampling(generation_config, logits_processor),
         eos_ids=() if eos is None else eos.tolist(),
     )
@@ -177,6 +183,16 @@ def _generate(
         spec_streamer.end()
     sequences = text[:, :length].clone()
     return GenerateDecoderOnlyOutput(sequences=sequences) if generation_config.return_dict_in_generate else sequences
+
+
+def _policy(hierarchy: Hierarchy, draft_tokens: int | None, validate_every: int | None) -> Callable[[], Policy]:
+    """Return what makes a policy: a static one where lengths are given."""
+    if draft_tokens is None and validate_every is None:
+        known = knowledge(hierarchy, None, measured=True)
+        return lambda: AdaptivePolicy(known)
+    return lambda: StaticPolicy.of(
+        hierarchy, draft_tokens or Settings.draft_tokens, validate_every or Settings.validate_every
+    )
 
 
 def _sampling(config: GenerationConfig, processors: LogitsProcessorList) -> Sampling:

@@ -290,18 +290,3 @@ def test_mode_single_layer_drafts_at_the_exit_that_it_was_tuned_for(engine):
     assert [level.exit_layer for level in alone.hierarchy.levels] == [tuned.exit_layer, 16]
     other = engine.with_profile(with_exits(engine.profile, 3, 5)).with_settings(mode="single-layer")
     assert [level.exit_layer for level in other.hierarchy.levels] == [3, 16]
-
-
-def test_an_adaptive_answer_takes_the_same_steps_whatever_was_answered_before(engine):
-    adaptive = engine.with_settings(policy="adaptive")
-
-    def steps(question):
-        return [
-            (type(event), getattr(event, "level", None), getattr(event, "proposed", None))
-            for event in adaptive.stream(question)
-        ]
-
-    first = steps(QUESTION)
-    for other in ("Tom has 12 marbles.", "Who are you?", "Mei buys 7 pens for 3 dollars each."):
-        steps(other)
-    assert steps(QUESTION) == first

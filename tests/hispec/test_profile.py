@@ -8,6 +8,8 @@ import pytest
 from hispec import profile as profiles
 from hispec.errors import ProfileError
 from hispec.profile import (
+    Draft,
+    Ngram,
     Profile,
     Sampling,
     Target,
@@ -19,6 +21,7 @@ from hispec.profile import (
     read_profile,
     to_yaml,
     with_exits,
+    without_copies,
 )
 
 GOOD = """
@@ -182,15 +185,30 @@ def test_other_exits_replace_a_profiles_own(write):
         with_exits(profile, 7, None)
 
 
-@pytest.mark.parametrize(("depth", "exits"), [(3, (1, 2)), (16, (2, 4)), (32, (4, 8)), (80, (10, 20))])
-def test_a_checkpoint_without_a_profile_gets_an_eighth_and_a_quarter(depth, exits):
-    profile = profile_for_model("org/model", depth, None, None)
-    assert (profile.draft.exit_layer, profile.intermediate.exit_layer) == exits
+def test_any_model_drafts_with_n_grams_and_a_4_bit_copy():
+    profile = profile_for_model("org/model", 30, None, None)
+    assert (profile.draft.ngram.max, profile.draft.weights, profile.draft.exit_layer) == (4, "int4", None)
+    assert profile.intermediate is None and profile.assumed
 
 
-def test_one_exit_alone_means_single_layer_speculation():
-    profile = profile_for_model("org/model", 16, 3, None)
-    assert (profile.draft.exit_layer, profile.intermediate) == (3, None)
+@pytest.mark.parametrize(("depth", "exit_layer"), [(3, 1), (16, 2), (32, 4), (80, 10)])
+def test_a_model_trained_for_early_exit_drafts_with_an_exit_and_verifies_with_its_copy(depth, exit_layer):
+    profile = profile_for_model("org/LayerSkip-model", depth, None, None)
+    assert (profile.draft.exit_layer, profile.draft.weights) == (exit_layer, "int4")
+    assert (profile.intermediate.exit_layer, profile.intermediate.weights) == (None, "int4")
+    assert profile == profile_for_model("org/LayerSkip-model", depth, exit_layer, None), "an exit that is given"
+
+
+def test_two_exits_read_the_models_own_weights():
+    profile = profile_for_model("org/model", 16, 3, 5)
+    assert [profile.draft.exit_layer, profile.intermediate.exit_layer] == [3, 5]
+    assert not (profile.draft.weights or profile.intermediate.weights or profile.assumed)
+
+
+def test_where_there_are_no_copies_exits_and_n_grams_are_left():
+    ordinary, exits = (without_copies(profile_for_model("org/model", 16, draft, None)) for draft in (None, 2))
+    assert ordinary.draft == Draft(ngram=Ngram(max=4, tokens=8))
+    assert (exits.draft.exit_layer, exits.draft.weights, exits.intermediate) == (2, None, None)
 
 
 def test_a_key_of_older_profiles_is_ignored_with_a_word(write):

@@ -166,13 +166,25 @@ def test_system_and_raw_change_what_the_model_reads(hispec):
     assert raw < plain < system
 
 
-def test_an_unprofiled_checkpoint_gets_the_papers_exits(hispec, shipped_model):
-    record = as_json(hispec, QUESTION, "--model", shipped_model)
-    assert [level["exit_layer"] for level in record["stats"]["levels"]] == [2, 4]
-    assert record["profile"] == str(shipped_model)
-    single = as_json(hispec, QUESTION, "--model", shipped_model, "--draft-exit", 3)
-    assert [level["exit_layer"] for level in single["stats"]["levels"]] == [3]
-    assert single["token_ids"] == record["token_ids"]
+def test_a_model_without_a_profile_drafts_with_what_it_can_have(hispec, shipped_model):
+    def levels(*options):
+        record = as_json(hispec, QUESTION, "--model", shipped_model, *options)
+        found = [(level["exit_layer"], "int4" in level["model"]) for level in record["stats"]["levels"]]
+        return found, record["token_ids"]
+
+    plain, ids = levels("--mode", "autoregressive")
+    assert plain == []
+    own = {
+        (): [(0, False), (16, True)],
+        ("--draft-exit", 3): [(0, False), (3, True), (16, True)],
+        ("--draft-exit", 3, "--intermediate-exit", 5): [(3, False), (5, False)],
+        ("--stack", "transformers"): [(0, False)],
+        ("--quantization", "int8"): [(0, False)],
+    }
+    for options, expected in own.items():
+        found, written = levels(*options)
+        assert found == expected
+        assert written == ids or "--quantization" in options
 
 
 def test_control_characters_from_a_model_never_reach_a_terminal():

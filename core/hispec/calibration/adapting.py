@@ -6,8 +6,9 @@ from itertools import combinations
 from hispec.calibration.fitting import fit, samples_of
 from hispec.calibration.replay import Replay, readers_of
 from hispec.calibration.traces import Reader, Trace
-from hispec.decoding.adaptive import MOST, AdaptivePolicy, Knowledge, Pair, StepCosts, all_teams
+from hispec.decoding.adaptive import AdaptivePolicy
 from hispec.decoding.hierarchy import Hierarchy
+from hispec.decoding.knowledge import MOST, Knowledge, Pair, StepCosts, all_teams
 from hispec.decoding.prediction import Predictor
 
 CONTEXT = 256
@@ -95,12 +96,13 @@ def knowledge_of(replay: Replay, fitter: Fitter, texts: Sequence[Trace]) -> Know
     hierarchy = replay.hierarchy
     costs, predictors = step_costs(replay), fitter.predictors(hierarchy)
     levels = len(hierarchy)
+    bonus = [level for level in range(1, levels) if hierarchy.below[level] is None]
     paces = {
-        team: replay.pace(texts, _maker(Knowledge(levels, costs, predictors, None, [team])))
-        for team in all_teams(levels, ngrams=hierarchy.ngrams is not None)
+        team: replay.pace(texts, _maker(Knowledge(levels, costs, predictors, None, [team], bonus)))
+        for team in all_teams(levels)
         if len(team) > 1
     }
-    return Knowledge(levels, costs, predictors, paces)
+    return Knowledge(levels, costs, predictors, paces, bonus=bonus)
 
 
 def _maker(knowledge: Knowledge) -> Callable[[], AdaptivePolicy]:

@@ -17,6 +17,7 @@ import torch
 from hispec.curve import Curve
 from hispec.decoding.logits import Logits
 from hispec.models.stack import LayerStack, ReducedHead
+from hispec.step_timing import synchronize
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 """Rows of the spans that are timed; in between, and beyond, costs are taken as linear."""
@@ -195,9 +196,3 @@ def _median_seconds(device: torch.device, work: Callable[[], object], repeats: i
         synchronize(device)
         times.append(perf_counter() - begin)
     return median(times)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -151,10 +151,10 @@ class _Decoding:
         limit, judged = len(self.text.tokens), self.judged
         while judged[-1] < limit:
             match self.policy.next_step(judged, self.may_draft()):
-                case Draft(wanted, level):
-                    self.draft(wanted, level, limit)
-                case Judge(level):
-                    self.judge(level)
+                case Draft() as step:
+                    self.draft(step, limit)
+                case Judge() as step:
+                    self.judge(step)
         self.outcome.tokens = limit
         return self.outcome
 
@@ -164,9 +164,9 @@ class _Decoding:
         waiting = len(tokens) > self.judged[-1]
         return len(tokens) < len(self.text.tokens) and not (waiting and tokens[-1] in self.replay.eos_ids)
 
-    def draft(self, wanted: int, level: int, limit: int) -> None:
+    def draft(self, chosen: Draft, limit: int) -> None:
         """See `DecodeLoop.draft`."""
-        tokens = self.tokens
+        tokens, wanted, level, before = self.tokens, chosen.tokens, chosen.level, self.outcome.seconds
         if self.ngrams is not None and level == 0:
             self.outcome.seconds += self.replay.costs.guess
             found = self.ngrams.propose(self.text.prompt + tokens, limit - len(tokens))
@@ -174,9 +174,9 @@ class _Decoding:
                 self.append(token, 0)
             if found:
                 return
-            level, wanted = 1, 1
+            level, wanted = chosen.otherwise or 1, 1
         count = 1 if level == self.target else min(wanted, limit - len(tokens))
-        step, told = self.replay.drafting[level], self.told and level < self.target
+        step, told, drafted = self.replay.drafting[level], self.told and level < self.target, len(tokens)
         head = self.tables[level][1][1]
         for _ in range(count):
             at = len(tokens)
@@ -189,12 +189,14 @@ class _Decoding:
                 goes_on &= self.policy.drafted(level, reading.of(self.policy.features)[index])
             self.outcome.seconds += cost
             if not goes_on:
-                return
+                break
+        self.policy.timed(Draft(len(tokens) - drafted, level), self.outcome.seconds - before)
         if level == self.target:
             self.outcome.target_passes += 1
 
-    def judge(self, level: int) -> None:
+    def judge(self, chosen: Judge) -> None:
         """See `DecodeLoop.verify`."""
+        level = chosen.level
         tokens, since, told = self.tokens, self.judged[level], self.told
         proposed = len(tokens) - since
         rows = proposed + (self.replay.hierarchy.below[level] is None and self.may_draft())
@@ -221,6 +223,7 @@ class _Decoding:
             self.append(own, level)
         if told:
             self.policy.judged(level, proposed, accepted, accepted + (own is not None), sure)
+        self.policy.timed(chosen, cost)
         self.outcome.seconds += cost
         self.outcome.target_passes += level == self.target
 

@@ -10,8 +10,9 @@ from hispec.calibration.costs import Costs
 from hispec.calibration.replay import Outcome, Replay
 from hispec.calibration.traces import Reader, Trace, Traces
 from hispec.counts import counted
-from hispec.decoding.adaptive import AdaptivePolicy, Knowledge
+from hispec.decoding.adaptive import AdaptivePolicy
 from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.knowledge import Knowledge
 from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.models.stack import LayerStack, ReducedHead
 from hispec.models.translator import Translator

@@ -12,10 +12,10 @@ import numpy as np
 
 from hispec.bench.processes import Processes
 from hispec.bench.statistics import interval95, resampled_sums
-from hispec.calibration.costs import synchronize
 from hispec.calibration.search import Configuration, Workbench
 from hispec.decoding.decoder import Decoder
 from hispec.decoding.policies import Policy
+from hispec.step_timing import synchronize
 
 RESAMPLES = 2000
 

@@ -43,10 +43,11 @@ class Decoder:
             seed: of the sampling noise.
             prefix: remembers from answer to answer what has been run already.
         """
+        policy = self.policy()  # which may measure costs first, with the caches that the state will take
         capacity = len(prompt_ids) + max_new_tokens
         state = (prefix or PrefixCache()).begin(self.hierarchy, list(prompt_ids), capacity)
         stop = StopCriteria(max_new_tokens, self.eos_ids, self.interrupted)
-        return decode(state, self.policy(), self.sampler(seed, prompt_ids, max_new_tokens), stop)
+        return decode(state, policy, self.sampler(seed, prompt_ids, max_new_tokens), stop)
 
     def token_ids(self, prompt_ids: Sequence[int], max_new_tokens: int, seed: int = 0) -> list[int]:
         """Return the token ids of a whole answer; arguments as `decode`."""

@@ -95,23 +95,27 @@ class DecodeLoop:
         """Do what the policy wants next."""
         begin = perf_counter()
         match self.policy.next_step(self.state.judged, self.may_draft()):
-            case Draft(wanted, lowest):
-                level, tokens = self.draft(wanted, lowest)
-                return Drafted(self.now(), self.names[level], tokens, seconds=perf_counter() - begin)
-            case Judge(level):
+            case Draft() as step:
+                level, tokens = self.draft(step)
+                seconds = perf_counter() - begin
+                self.policy.timed(Draft(len(tokens), level), seconds)
+                return Drafted(self.now(), self.names[level], tokens, seconds)
+            case Judge(level) as step:
                 proposed, accepted, own = self.verify(level)
-                return Judged(self.now(), self.names[level], proposed, accepted, own, seconds=perf_counter() - begin)
+                seconds = perf_counter() - begin
+                self.policy.timed(step, seconds)
+                return Judged(self.now(), self.names[level], proposed, accepted, own, seconds)
 
-    def draft(self, wanted: int, level: int) -> tuple[int, tuple[int, ...]]:
-        """Let a level draft, or the next one where it has nothing to propose: (level, tokens)."""
-        length = len(self.state.tokens)
+    def draft(self, step: Draft) -> tuple[int, tuple[int, ...]]:
+        """Let a level draft, or another one where it has nothing to propose: (level, tokens)."""
+        length, level = len(self.state.tokens), step.level
         if length >= self.reach:
             level = self.target
         if level == self.target:
             return level, self.drafters[level].draft(self.state, 1, 1)
         room = min(self.reach, self.limit) - length
-        tokens = self.drafters[level].draft(self.state, wanted, room)
-        return (level, tokens) if tokens else self.draft(1, level + 1)
+        tokens = self.drafters[level].draft(self.state, step.tokens, room)
+        return (level, tokens) if tokens else self.draft(Draft(1, step.otherwise or level + 1))
 
     def verify(self, level: int) -> tuple[int, int, int | None]:
         """Let a level verify what it has not verified: (proposed, accepted, its own token after them).

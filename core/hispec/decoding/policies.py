@@ -13,11 +13,13 @@ class Draft:
     """Let a level propose up to `tokens` more in one call, the cheapest one by default.
 
     It proposes fewer where an end of text is among them, where there is no room for more, and where the policy, which
-    is told of each, has seen enough. Levels below it do not take part.
+    is told of each, has seen enough. Where it proposes nothing, as n-grams may, the level `otherwise` drafts one token,
+    by default the next. Levels below it do not take part.
     """
 
     tokens: int = 1
     level: int = 0
+    otherwise: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,14 @@ class Policy(ABC):
             accepted: of them.
             passed: tokens that it stands behind now: those accepted, and its own correction or bonus.
             confidence: how sure it is of what passed; empty from the target.
+        """
+
+    def timed(self, step: Step, seconds: float) -> None:  # noqa: B027
+        """Learn what a step took.
+
+        Args:
+            step: that was taken: how many tokens were drafted, and by which level.
+            seconds: on the clock.
         """
 
 

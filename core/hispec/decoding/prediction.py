@@ -13,6 +13,9 @@ SUREST = 1e-4
 """No prediction comes closer to 0 or 1: one surprise must not weigh without limit."""
 SURE_ODDS = log(1 / SUREST - 1)
 
+FITTED, ASSUMED = 40.0, 4.0
+"""Tokens that a mean counts for which was fitted to texts, and one which nobody has measured."""
+
 
 class Predictor(Protocol):
     """Confidence in, probability of acceptance out.
@@ -20,6 +23,7 @@ class Predictor(Protocol):
     Attributes:
         features: that it reads, some of `hispec.decoding.confidence.FEATURES`.
         mean: acceptance of all tokens it was fitted on.
+        weight: tokens that the mean counts for, beside those that are seen in decoding.
     """
 
     @property
@@ -29,6 +33,11 @@ class Predictor(Protocol):
 
     @property
     def mean(self) -> float:
+        """See the class."""
+        ...
+
+    @property
+    def weight(self) -> float:
         """See the class."""
         ...
 
@@ -46,12 +55,14 @@ class Table:
         chances: at these.
         mean: see `Predictor`.
         features: the one that it reads.
+        weight: see `Predictor`.
     """
 
     knots: tuple[float, ...]
     chances: tuple[float, ...]
     mean: float
     features: tuple[str, ...] = ("margin",)
+    weight: float = FITTED
     _odds: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -75,11 +86,13 @@ class Logistic:
         weights: of the constant 1 and of each term.
         mean: see `Predictor`.
         features: that it reads.
+        weight: see `Predictor`.
     """
 
     weights: tuple[float, ...]
     mean: float
     features: tuple[str, ...]
+    weight: float = FITTED
 
     def log_odds(self, confidence: Confidence) -> float:
         """See `Predictor.log_odds`."""
@@ -104,9 +117,12 @@ def terms(features: Sequence[str], confidence: Confidence) -> list[float]:
     return values
 
 
-UNCALIBRATED = Logistic((-0.3, 0.0, 1.6), 0.7, ("margin",))
+UNCALIBRATED = Logistic((-0.3, 0.0, 1.6), 0.5, ("margin",), ASSUMED)
 """Where nothing was measured: a token whose two best logits are 3 apart is accepted in six of seven cases. Decoding
 corrects it as it goes."""
+
+QUANTIZED = Logistic((0.5, 0.0, 1.6), 0.85, ("margin",), ASSUMED)
+"""The same for the whole depth of a quantized copy, which most often agrees with the full weights."""
 
 
 def reading(predictor: Predictor, features: Sequence[str]) -> LogOdds:

@@ -89,7 +89,11 @@ class DecodingState:
         with self._owned():
             start = self.frontier[level]
             hidden = self.advance(level, upto)
-            return self._readers[level].logits(hidden[since - start :] if since > start else hidden)
+            return self.read(level, hidden[since - start :] if since > start else hidden)
+
+    def read(self, level: int, hidden: Tensor) -> Logits:
+        """Return what a level reads from hidden states at its exit, [n, hidden]."""
+        return self._readers[level].logits(hidden)
 
     def write(self, level: int, count: int, ends: Collection[int]) -> None:
         """Let a level add the argmax of its logits, `count` times; tokens after an end are forgotten.

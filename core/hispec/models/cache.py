@@ -1,5 +1,7 @@
 """The KV cache: preallocated, one for all levels, rewound by writing at an earlier position."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import RLock
 from typing import Any
 
@@ -61,6 +63,19 @@ class KVCache:
         """Return an empty cache of the first layer."""
         heads, size = self.layers[0].shape[2], self.layers[0].shape[4]
         return KVCache([(heads, size)], self.layers[0].dtype, [self.layers[0].device])
+
+    @contextmanager
+    def borrowed(self, positions: int) -> Iterator[None]:
+        """Let others write to the first `positions` tokens meanwhile; then it holds what it did, for whom it did."""
+        lease, held = self.lease, [layer[:, :, :, :positions].clone() for layer in self.layers]
+        try:
+            yield
+        finally:
+            with torch.inference_mode(False):
+                for layer, own in zip(self.layers, held, strict=True):
+                    layer[:, :, :, :positions] = 0
+                    layer[:, :, :, : own.shape[3]] = own
+            self.lease = lease
 
     def clear(self) -> None:
         """Zero all keys and values."""

@@ -1,16 +1,18 @@
 """The adaptive policy: exact whatever it decides, and it decides by worth and cost."""
 
 from itertools import pairwise
+from random import Random
 
 import pytest
 
 from hispec.adaptation import knowledge, uncalibrated_costs
 from hispec.decoding import adaptive
-from hispec.decoding.adaptive import AdaptivePolicy, Knowledge, StepCosts, all_teams
+from hispec.decoding.adaptive import AdaptivePolicy
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.knowledge import Clock, Knowledge, StepCosts, all_teams
 from hispec.decoding.policies import Draft, Judge
-from hispec.decoding.prediction import Logistic, Table
+from hispec.decoding.prediction import UNCALIBRATED, Logistic, Table
 from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.events import Drafted, Judged
@@ -18,6 +20,7 @@ from tests.toy import ToyStack, exits_of, sampler_of, write
 
 SURE, UNSURE = (9.0,), (0.1,)
 GREEDY = Sampler(Sampling())
+DRAFT, VERIFY = ("draft", 0, 0), ("verify", 1, 2)
 CHANCE = Table((0.0, 10.0), (0.05, 0.99), 0.8)
 
 
@@ -57,11 +60,10 @@ def trace(levels, sampler, length, policy, prompt=(0, 1), eos=()):
 
 @pytest.fixture
 def restless(monkeypatch):
-    """It believes little and tries another team all the time."""
-    monkeypatch.setattr(adaptive, "FIRST_TRIAL", 1)
-    monkeypatch.setattr(adaptive, "LAST_TRIAL", 2)
-    monkeypatch.setattr(adaptive, "TRIAL", 1)
-    monkeypatch.setattr(adaptive, "PRIOR", 1.0)
+    """It takes other levels all the time, whatever it knows of them."""
+    dice = Random(0)
+    monkeypatch.setattr(adaptive, "RECONSIDERED", 1)
+    monkeypatch.setattr(Knowledge, "fastest", lambda knowledge: dice.choice(knowledge.teams))
 
 
 @pytest.mark.parametrize("guesses", [None, (3, 4)])
@@ -144,30 +146,91 @@ def test_what_waits_is_judged_when_nothing_may_be_drafted():
     assert policy.next_step([2, 1], False) == Judge(1)
 
 
+def answer(policy, right, tokens=400):
+    """Let a policy decode beside a draft whose tokens at some positions are right; yields (position, team)."""
+    committed, waiting = 1, 0
+    while committed < tokens:
+        yield committed, policy.team
+        step = policy.next_step([committed + waiting, committed], True)
+        match step:
+            case Draft(_, 1):
+                committed += 1
+                policy.timed(Draft(1, 1), 1.0)
+            case Draft():
+                waiting += 1
+                while policy.drafted(0, SURE):
+                    waiting += 1
+            case Judge():
+                accepted = next((at for at in range(waiting) if not right(committed + at)), waiting)
+                passed = accepted + (accepted < waiting)
+                policy.judged(1, waiting, accepted, passed, [])
+                committed, waiting = committed + passed, 0
+
+
 def test_predictions_are_corrected_by_what_happens():
-    trusting, sobered = single(), single()
-    for _ in range(20):
+    known = [Knowledge(2, costs_of(2, [0.01, 1.0], {(0, 1): 1.0}), {(0, 1): CHANCE}) for _ in range(2)]
+    trusting, sobered = map(AdaptivePolicy, known)
+    for _ in range(12):
         sobered.next_step([1, 1], True)
         sobered.drafted(0, SURE)
         sobered.judged(1, 1, 0, 1, [])
-    sobered.next_step([1, 1], True)
-    while sobered.team == (1,):  # it took to the target alone; its next trial is soon enough
-        sobered.next_step([1, 1], True)
-    assert drafted_before_judgement(sobered, SURE) < drafted_before_judgement(trusting, SURE)
+    assert sobered.team == (0, 1)
+    assert drafted_before_judgement(sobered, (4.0,)) < drafted_before_judgement(trusting, (4.0,))
 
 
-def test_the_target_alone_takes_over_where_drafts_are_refused_and_hands_back_later():
-    policy, teams = single(), []
-    for _ in range(600):
-        step = policy.next_step([1, 1], True)
-        teams.append(policy.team)
-        if step == Draft(1, 1):
-            continue  # the target's own token
-        policy.drafted(0, SURE)
-        policy.judged(1, 1, int(len(teams) > 300), 1, [])
-    assert teams[0] == (0, 1)
-    assert teams[250:300].count((1,)) > 40
-    assert (0, 1) in teams[300:]
+def test_the_target_alone_takes_over_where_drafts_are_rejected_and_hands_back_later():
+    taken = dict(answer(single(), lambda at: at > 300, 600))
+    assert taken[1] == (0, 1)
+    assert all(team == (1,) for at, team in taken.items() if 60 < at < 100), "within a few dozen tokens"
+    assert sum(team == (0, 1) for at, team in taken.items() if 60 < at < 300) < 40, "it is tried now and then"
+    assert taken[max(taken)] == (0, 1)
+
+
+def test_what_is_learned_in_one_answer_is_known_in_the_next():
+    policy = single()
+    for _ in answer(policy, lambda at: False, 60):
+        pass
+    assert AdaptivePolicy(policy._knowledge).team == (1,)
+
+
+def test_levels_that_nobody_has_seen_are_tried_only_where_they_may_pay():
+    costs = costs_of(2, [0.9, 1.0], {(0, 1): 1.0})
+    assert AdaptivePolicy(Knowledge(2, costs, {(0, 1): UNCALIBRATED})).team == (1,)
+    costs = costs_of(2, [0.1, 1.0], {(0, 1): 0.9})
+    assert AdaptivePolicy(Knowledge(2, costs, {(0, 1): UNCALIBRATED})).team == (0, 1)
+
+
+def test_costs_are_corrected_by_the_clock():
+    """Drafts take ten times as long as was measured, which makes them useless."""
+    policy = single()
+    for _ in range(120):
+        policy.timed(Draft(1, 0), 1.0)
+        policy.judged(1, 1, 1, 1, [])
+        policy.timed(Judge(1), 1.0)
+    assert policy._knowledge.draft_cost(0) > 0.5 * policy._knowledge.draft_cost(1)
+
+
+def test_a_busy_machine_makes_no_step_dearer_than_another():
+    clock = Clock()
+    for seconds in (1.0, 5.0, 0.5, 3.0):
+        for _ in range(40):
+            clock.see(DRAFT, 0.1 * clock.factor(DRAFT), 0.1 * seconds, target=False)
+            clock.see(VERIFY, clock.factor(VERIFY), seconds, target=True)
+    assert clock.factor(DRAFT) == pytest.approx(clock.factor(VERIFY), rel=0.2)
+    alone = Clock()
+    for _ in range(100):
+        alone.see(VERIFY, 1.0, 3.0, target=True)
+    assert alone.factor(VERIFY) == 1.0
+
+
+def test_n_grams_that_are_never_right_are_left_out():
+    known = Knowledge(2, costs_of(2, [1e-5, 1.0], {(0, 1): 1.4}), {})
+    policy = AdaptivePolicy(known)
+    assert policy.team == (0, 1)
+    for _ in range(20):
+        policy.next_step([1, 1], True)
+        policy.judged(1, 4, 0, 1, [])
+    assert policy.team == (1,)
 
 
 def test_a_level_that_accepts_nearly_all_is_left_out():
@@ -190,29 +253,26 @@ def test_calibrated_paces_go_before_expected_ones():
     assert AdaptivePolicy(known).team == (1, 2)
 
 
-def test_guesses_are_judged_at_once_and_never_without_the_level_that_steps_in():
-    assert set(all_teams(3, ngrams=True)) == {(2,), (1, 2), (0, 1, 2)}
+def test_n_gram_drafts_are_verified_at_once():
     stack = ToyStack.random(4, 8, 2)
     levels = exits_of(stack, 1, guesses=(3, 4))
     _, events = trace(levels, GREEDY, 150, None)
     waits = [after for before, after in pairwise(events) if isinstance(before, Drafted) and before.level == "guesses"]
     assert waits
-    assert {(type(event), event.level) for event in waits} == {(Judged, "exit 1")}
+    assert all(isinstance(event, Judged) for event in waits)
 
 
-def test_equal_seeds_take_equal_steps_whatever_was_decoded_before():
-    stack = ToyStack.random(4, 12, 5)
-    hierarchy = Hierarchy(exits_of(stack, 1, 2))
-    known = knowledge(hierarchy, None)
+def test_every_subset_of_levels_may_take_part():
+    assert set(all_teams(3)) == {(2,), (0, 2), (1, 2), (0, 1, 2)}
 
-    def steps(prompt):
-        sampler = sampler_of(hierarchy.levels, Sampling(temperature=1.0), 3)
-        _, events = trace(hierarchy.levels, sampler, 80, AdaptivePolicy(known), prompt)
-        return [(type(event), getattr(event, "level", None), getattr(event, "proposed", None)) for event in events]
 
-    first = steps((0, 1))
-    steps((4, 5))
-    assert steps((0, 1)) == first
+def test_n_grams_may_stand_right_below_the_target(monkeypatch):
+    """Where no n-gram is found, the target writes, and no level between is asked."""
+    monkeypatch.setattr(Knowledge, "fastest", lambda knowledge: (0, 2))
+    stack = ToyStack.random(4, 8, 2)
+    written, events = trace(exits_of(stack, 1, guesses=(3, 4)), GREEDY, 80, None)
+    assert written[2:] == write([Level("target", stack, 4)], GREEDY, [0, 1], 80)
+    assert {event.level for event in events if isinstance(event, Drafted)} == {"guesses", "target"}
 
 
 def test_uncalibrated_costs_know_which_layers_are_done():

@@ -35,7 +35,7 @@ def engine(folder):
 def dummy(folder, agreement, **options):
     profile = profile_for_model(str(folder), 6, *EXITS)
     options = {"load_format": "dummy", "dtype": "float32", "max_new_tokens": 200} | options
-    return Engine.from_profile(profile, dummy_agreement=agreement, **options)
+    return Engine.from_profile(profile, dummy_agreement=agreement, policy="static", **options)
 
 
 def prompts(count):

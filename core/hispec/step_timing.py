@@ -1,0 +1,159 @@
+"""What steps of a hierarchy cost on this machine, measured in about a second where no calibration has measured it.
+
+The adaptive policy begins with these costs, and corrects them by the clock while it decodes. They are kept in the
+user's cache folder, so that a model is measured once.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from itertools import combinations
+from time import perf_counter, thread_time
+
+import torch
+
+from hispec.curve import Curve
+from hispec.decoding.hierarchy import Hierarchy
+from hispec.decoding.knowledge import MOST, StepCosts
+from hispec.decoding.state import DecodingState
+from hispec.files import remember, remembered
+from hispec.machine import processor_name
+
+ROWS = (1, 2, 8, 16, MOST)
+"""Counts of rows that are timed; costs are linear in between."""
+
+CONTEXT = 32
+"""Tokens before those that are timed."""
+
+REPEATS = 2
+"""The faster of so many counts, which leaves out what is done at a first call only."""
+
+MOST_SECONDS = 1.0
+"""When these have passed, costs of more rows are taken from those of fewer."""
+
+GUESS = 2e-5
+"""Seconds of looking an n-gram up."""
+
+FILE = "steps.json"
+"""What was measured, in the user's cache folder."""
+
+
+def step_costs(hierarchy: Hierarchy, names: list[str]) -> StepCosts:
+    """Return the costs of steps in seconds, measured now or remembered.
+
+    Args:
+        hierarchy: loaded and ready to run; what its KV caches hold stays.
+        names: of its levels, as profiles call them.
+    """
+    target = hierarchy.stack_of(-1)
+    cuda = target.device.type == "cuda"
+    parts = (
+        torch.cuda.get_device_name(target.device) if cuda else processor_name(),
+        torch.backends.cpu.get_cpu_capability(),
+        f"{torch.get_num_threads()} threads",
+        f"torch {torch.__version__}",
+        *(f"{stack.name} {stack.kind} {stack.dtype} {stack.num_layers}" for stack in hierarchy.stacks),
+        f"width {target.rows.describe()}",
+        " > ".join(names),
+    )
+    key, known = ", ".join(parts), remembered(FILE)
+    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):  # a damaged file is measured anew
+        return _costs_of(hierarchy, [(_curve(spans), _curve(heads)) for spans, heads in known[key]])
+    alone = not cuda and torch.get_num_threads() == 1
+    measured = measure(hierarchy, thread_time if alone else perf_counter)  # other processes shall not count
+    remember(FILE, known | {key: [[_listed(spans), _listed(heads)] for spans, heads in measured]})
+    return _costs_of(hierarchy, measured)
+
+
+@torch.inference_mode()
+def measure(hierarchy: Hierarchy, clock: Callable[[], float] = perf_counter) -> list[tuple[Curve, Curve]]:
+    """Time every level: for each, seconds of its own span of layers and of its head, by the number of rows.
+
+    Args:
+        hierarchy: loaded and ready to run.
+        clock: returns seconds.
+    """
+    context = max(1, min(CONTEXT, *(stack.context - MOST for stack in hierarchy.stacks)))
+    with ExitStack() as borrowed:
+        for cache in {id(stack.cache): stack.cache for stack in hierarchy.stacks}.values():
+            borrowed.enter_context(cache.lock)
+            borrowed.enter_context(cache.borrowed(context + MOST))
+        state = DecodingState(hierarchy, [0] * context, context + MOST)
+        levels = [level for level in range(len(hierarchy)) if hierarchy.levels[level].stack is not None]
+        for level in levels:
+            state.advance(level, context)
+        started = clock()
+        found = [(Curve((), ()), Curve((), ()))] * len(hierarchy)
+        for level in levels:
+            until = started + MOST_SECONDS * (level + 1) / len(hierarchy)
+            found[level] = _curves(state, level, clock, until)
+    return found
+
+
+def _curves(state: DecodingState, level: int, clock: Callable[[], float], until: float) -> tuple[Curve, Curve]:
+    """Return the seconds of a level's own span and of its head, by the number of rows; few of them after a time."""
+    spans: dict[int, float] = {}
+    heads: dict[int, float] = {}
+    for rows in ROWS:
+        if rows > ROWS[1] and clock() > until:
+            break
+        spans[rows], heads[rows] = _seconds(state, level, rows, clock)
+    return Curve(tuple(spans), tuple(spans.values())), Curve(tuple(heads), tuple(heads.values()))
+
+
+def _seconds(state: DecodingState, level: int, rows: int, clock: Callable[[], float]) -> tuple[float, float]:
+    """Return the seconds of a level's own span and of its head."""
+    hierarchy, length = state.hierarchy, len(state.tokens)
+    below, device = hierarchy.below[level], hierarchy.stack_of(level).device
+    spans, heads = [], []
+    for _ in range(REPEATS):
+        for _ in range(rows):
+            state.append(0, 0)
+        if below is not None:
+            state.advance(below, length + rows)
+        synchronize(device)
+        begin = clock()
+        hidden = state.advance(level, length + rows)
+        synchronize(device)
+        between = clock()
+        state.read(level, hidden).best()
+        spans.append(between - begin)
+        heads.append(clock() - between)
+        state.rewind(length)
+    return min(spans), min(heads)
+
+
+def _costs_of(hierarchy: Hierarchy, measured: list[tuple[Curve, Curve]]) -> StepCosts:
+    """Put steps together from spans and heads."""
+    levels = range(len(hierarchy))
+
+    def spans(level: int, rows: int, above: int = -1) -> float:
+        """Return the seconds of a level's layers and of those below it, down to the level `above`."""
+        if level <= above:
+            return 0.0
+        below = hierarchy.below[level]
+        return measured[level][0](rows) + (0.0 if below is None else spans(below, rows, above))
+
+    def drafting(level: int) -> float:
+        return GUESS if hierarchy.levels[level].stack is None else spans(level, 1) + measured[level][1](1)
+
+    def verifying(lower: int, upper: int, rows: int) -> float:
+        return spans(upper, rows, lower) + measured[upper][1](rows)
+
+    return StepCosts(
+        [drafting(level) for level in levels],
+        {pair: [verifying(*pair, rows) for rows in range(1, MOST + 1)] for pair in combinations(levels, 2)},
+    )
+
+
+def _curve(listed: list[list[float]]) -> Curve:
+    return Curve(tuple(int(rows) for rows, _ in listed), tuple(float(seconds) for _, seconds in listed))
+
+
+def _listed(curve: Curve) -> list[list[float]]:
+    return [[rows, seconds] for rows, seconds in zip(curve.at, curve.seconds, strict=True)]
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
