@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from hispec.decoding.hierarchy import Hierarchy
 
 
+def exit_name(exit_layer: int, weights: str | None = None) -> str:
+    """Return what an exit is called: `exit 2`, or `exit 2 int4` of a copy of the weights that is quantized so."""
+    return f"exit {exit_layer}" + (f" {weights}" if weights else "")
+
+
 @dataclass
 class LevelStats:
     """What a level below the target proposed to the next one, and how much of it that one accepted.

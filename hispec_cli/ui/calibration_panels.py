@@ -16,6 +16,7 @@ from hispec.calibration.session import PHASES
 from hispec.calibration.timing import Speed
 from hispec.calibration.traces import Reader
 from hispec.counts import counted
+from hispec.metrics import exit_name
 from hispec_cli.ui.calibration_state import ADAPTIVE, CalibrationState, Drafter, Finalist, Place, Standing
 from hispec_cli.ui.safe_text import visible
 
@@ -270,7 +271,7 @@ def brief(configuration: Configuration, target: str) -> str:
         return configuration.describe(target)
     words = [f"{configuration.ngram[1]} guesses"] if configuration.ngram else []
     for at, reader in enumerate(configuration.readers):
-        word = f"exit {reader.exit_layer}" + (f"/{reader.words}" if reader.words else "")
+        word = exit_name(reader.exit_layer, reader.weights) + (f"/{reader.words}" if reader.words else "")
         word += "" if reader.model == target else f" of {reader.model}"
         words.append(word + (f" ({configuration.periods[at]})" if configuration.periods else ""))
     if configuration.periods and not configuration.readers:
@@ -281,10 +282,8 @@ def brief(configuration: Configuration, target: str) -> str:
 def agreement_rows(agreement: Mapping[Reader, float], target: str, width: int, glyphs: Glyphs) -> list[Text]:
     """How often each exit says what the target says: a bar for its whole head, numbers for reduced ones."""
     depth = max(reader.exit_layer for reader in agreement if reader.model == target)
-    lower = [reader for reader in agreement if (reader.model, reader.exit_layer) != (target, depth)]
-    drafters = sorted(
-        {Drafter(reader.model, reader.exit_layer) for reader in lower}, key=lambda d: (d.model != target, d)
-    )
+    lower = [reader for reader in agreement if Drafter.of(reader) != Drafter(target, depth)]
+    drafters = sorted(set(map(Drafter.of, lower)), key=lambda d: (d.model != target, d.weights, d))
     words = sorted({reader.words for reader in lower})
     names = [row_name([drafter], target, glyphs) for drafter in drafters]
     label = min(_NAME, max(map(cell_len, names), default=0)) + 1
@@ -296,7 +295,7 @@ def agreement_rows(agreement: Mapping[Reader, float], target: str, width: int, g
     if len(title) < label + room:
         rows = [Text(f"{title:<{label + room}}{head}", _BOLD)]
     for drafter, name in zip(drafters, names, strict=True):
-        shares = [agreement.get(Reader(*drafter, size)) for size in columns]
+        shares = [agreement.get(Reader(drafter.model, drafter.exit_layer, size, drafter.weights)) for size in columns]
         whole = shares[0] or 0.0
         halves = round(2 * room * whole) if glyphs.half else 2 * round(room * whole)
         bar = glyphs.bar * (halves // 2) + glyphs.half * (halves % 2)
@@ -324,7 +323,11 @@ def row_name(group: Sequence[Drafter], target: str, glyphs: Glyphs) -> str:
     if first.model != target:
         name = visible(first.model.rpartition("/")[2] or first.model)
         return name if cell_len(name) <= _NAME else set_cell_size(name, _NAME - 1) + glyphs.cut
-    return f"exit {first.exit_layer}" + (f"-{last.exit_layer}" if last != first else "")
+    if last == first:
+        return exit_name(first.exit_layer, first.weights)
+    if last.weights != first.weights:
+        return f"{exit_name(first.exit_layer, first.weights)}-{last.exit_layer} {last.weights}"
+    return exit_name(first.exit_layer) + f"-{last.exit_layer} {last.weights}".rstrip()
 
 
 def _column_name(group: Sequence[int], width: int) -> str:

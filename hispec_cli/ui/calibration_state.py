@@ -13,6 +13,7 @@ from typing import NamedTuple
 from hispec.calibration.search import PLAIN, Configuration, Score, Space
 from hispec.calibration.session import ENDS, PHASES, Phase, Progress, Scored, Timed
 from hispec.calibration.timing import Speed, Timings
+from hispec.calibration.traces import Reader
 
 ADAPTIVE = 0
 """Stands for the adaptive policy where else there is a period."""
@@ -21,10 +22,16 @@ NEAR = 0.97
 
 
 class Drafter(NamedTuple):
-    """Who drafts: an exit of a model, whatever its head."""
+    """Who drafts: an exit of a model or of a quantized copy of it, whatever its head."""
 
     model: str
     exit_layer: int
+    weights: str = ""
+
+    @classmethod
+    def of(cls, reader: Reader) -> "Drafter":
+        """Return a reader without its head."""
+        return cls(reader.model, reader.exit_layer, reader.weights)
 
 
 class Place(NamedTuple):
@@ -216,7 +223,7 @@ def figures_of(
 
 def initial(space: Space, budget: float) -> CalibrationState:
     """Before anything was told."""
-    drafters = [Drafter(reader.model, reader.exit_layer) for reader in (*space.drafters, *space.exits)]
+    drafters = [Drafter.of(reader) for reader in space.readers]
     periods = tuple(sorted(space.validate_every)) + ((ADAPTIVE,) if space.adaptive else ())
     return CalibrationState(tuple(drafters), periods, budget)
 
@@ -225,9 +232,8 @@ def place_of(configuration: Configuration) -> Place | None:
     """Its cell; None of plain decoding and of guesses alone."""
     if not configuration.readers:
         return None
-    drafter = configuration.readers[0]
     period = configuration.periods[-1] if configuration.periods else ADAPTIVE
-    return Place(Drafter(drafter.model, drafter.exit_layer), period)
+    return Place(Drafter.of(configuration.readers[0]), period)
 
 
 def reduce(state: CalibrationState, *seen: Seen) -> CalibrationState:

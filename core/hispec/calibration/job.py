@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
+from math import inf
+from typing import Any, get_args
 
 import torch
 
@@ -16,15 +17,21 @@ from hispec.calibration.search import Space
 from hispec.calibration.session import Job
 from hispec.calibration.traces import Reader
 from hispec.counts import counted
-from hispec.errors import ProfileError, UsageError
+from hispec.errors import ProfileError, UnavailableError, UsageError
 from hispec.frequencies import frequent_ids
 from hispec.levels import open_translators
+from hispec.memory import estimate, place_of
 from hispec.models.digest import digests_of_profile
+from hispec.models.dtypes import GROUP, bits_per_weight
 from hispec.models.stack import LayerStack, ReducedHead
-from hispec.settings import SETTINGS
+from hispec.profile import Draft, Profile
+from hispec.settings import SETTINGS, Quantization
 
 MOST_EXITS = 16
 """Exits that are looked at where nobody says which."""
+
+SHALLOW, MOST_SHALLOW = 4, 4
+"""Of a copy: exits up to this part of the depth are looked at, and how many of them at most."""
 
 LEVELS = {"target", "draft", "intermediate"}
 """Keys of a profile that measurements depend on."""
@@ -78,21 +85,64 @@ def job_of(
             f"{counted(len(prompts), 'prompt')}: too few to calibrate on",
             "give at least 6: more --limit, or another dataset",
         )
-    readers = tuple(Reader(stack.name, exit_layer) for exit_layer in chosen)
     drafters = tuple(Reader(other.name, other.num_layers) for model, other in engine.stacks.items() if model != target)
-    heads = _heads(engine, [*drafters, *readers])
-    space = Space(readers, drafters, words=tuple(sorted({reader.words for reader in heads})))
+    copies = copies_here(engine)
+    space = replace(space_of(stack.name, stack.num_layers, chosen, list(copies)), drafters=drafters)
+    stacks: dict[str, LayerStack] = {stack.name: stack for stack in (*engine.stacks.values(), *copies.values())}
+    heads = _heads(engine, stacks, [*drafters, *space.exits, *space.copies])
+    space = replace(space, words=tuple(sorted({reader.words for reader in heads})))
     if draft_tokens:
         space = replace(space, draft_tokens=tuple(sorted(set(draft_tokens))))
     if validate_every:
         space = replace(space, validate_every=tuple(sorted(set(validate_every))))
-    stacks = {stack.name: stack for stack in engine.stacks.values()}
     translators = {
         (stack.name, exit_layer): found.on(stack)
         for exit_layer in chosen
         if file is not None and (found := file.read(exit_layer)) is not None
     }
     return Job(stacks, stack.name, heads, space, list(prompts), engine.eos_ids, most, budget, seed, translators)
+
+
+def space_of(target: str, depth: int, exits: Sequence[int], formats: Sequence[str]) -> Space:
+    """Return what is looked at of a target: its exits, and the shallow ones and the whole of its copies.
+
+    Args:
+        target: its name.
+        depth: its layers.
+        exits: of the full weights, ascending.
+        formats: of the copies.
+    """
+    shallow = [exit_layer for exit_layer in exits if SHALLOW * exit_layer <= depth][:MOST_SHALLOW] or exits[:1]
+    return Space(
+        tuple(Reader(target, exit_layer) for exit_layer in exits),
+        copies=tuple(Reader(target, exit_layer, weights=each) for each in formats for exit_layer in shallow),
+        whole=tuple(Reader(target, depth, weights=each) for each in formats),
+    )
+
+
+def copies_here(engine: Engine) -> dict[str, LayerStack]:
+    """Return the quantized copies of the target by format: those that its stack and device can have, and that fit."""
+    target, place = engine.hierarchy.stack_of(-1), place_of(engine.settings)
+    own = engine.settings.quantization
+    found: dict[str, LayerStack] = {}
+    for weights in formats_below(own):
+        levels = Profile(name="copies", target=engine.profile.target, draft=Draft(weights=weights))
+        need = estimate(levels, replace(engine.settings, mode="hispec"))
+        if need is not None and place is not None and sum(model.copies for model in need.models) > place.free:
+            continue
+        try:
+            found[weights] = target.quantized(weights)
+        except UnavailableError:
+            continue
+    return found
+
+
+def formats_below(quantization: str) -> list[Quantization]:
+    """Return the formats of copies that take less memory than weights which are quantized so, or not (`none`)."""
+    formats: tuple[Quantization, ...] = get_args(Quantization)
+    bits = {each: bits_per_weight(each, GROUP) for each in formats}
+    most = bits_per_weight(quantization, GROUP) if quantization != "none" else inf
+    return sorted((each for each in formats if bits[each] < most), key=lambda each: bits[each])
 
 
 def default_exits(depth: int) -> list[int]:
@@ -102,10 +152,9 @@ def default_exits(depth: int) -> list[int]:
     return sorted({max(1, round((at + 1) * deepest / count)) for at in range(count)})
 
 
-def _heads(engine: Engine, readers: Sequence[Reader]) -> dict[Reader, ReducedHead]:
+def _heads(engine: Engine, stacks: Mapping[str, LayerStack], readers: Sequence[Reader]) -> dict[Reader, ReducedHead]:
     """Reduced heads of all readers, where the profile or the target's folder says which words are frequent."""
     by_model: dict[tuple[str, int], ReducedHead] = {}
-    stacks: dict[str, LayerStack] = {stack.name: stack for stack in engine.stacks.values()}
     vocab = engine.hierarchy.stack_of(-1).vocab_size
     for words in (size for size in WORDS if size <= vocab // 2):
         try:
@@ -119,7 +168,7 @@ def _heads(engine: Engine, readers: Sequence[Reader]) -> dict[Reader, ReducedHea
         replace(reader, words=len(head.ids)): head
         for reader in readers
         for (name, _), head in by_model.items()
-        if name == reader.model
+        if name == reader.stack
     }
 
 

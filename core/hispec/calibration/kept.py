@@ -4,7 +4,7 @@ import gzip
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ class Kept:
 
         record = {
             "features": list(FEATURES),
-            "readers": [[reader.model, reader.exit_layer, reader.words] for reader in readers],
+            "readers": [list(astuple(reader)) for reader in readers],
             "texts": [kept(text) for text in traces.texts],
             "detours": [[kept(trace) for trace in traces.detours[reader]] for reader in readers],
         }

@@ -11,7 +11,7 @@ from random import Random
 from hispec.calibration.costs import Costs, kind_of
 from hispec.calibration.traces import Reader, Reading, Trace, Traces
 from hispec.decoding.drafters import NgramDrafter
-from hispec.decoding.hierarchy import Hierarchy
+from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.policies import Draft, Judge, Policy
 
 NEAR = 128
@@ -102,9 +102,9 @@ class Replay:
         reader = self.readers[level]
         if not reader.model:
             return [], []
-        call, layer = self.costs.spans[reader.model].at(position)
+        call, layer = self.costs.spans[reader.stack].at(position)
         layers = reader.exit_layer - self.hierarchy.first_layer(level)
-        head = self.costs.heads[reader.model, reader.words]
+        head = self.costs.heads[reader.stack, reader.words]
         return _listed(lambda rows: call(rows) + layers * layer(rows)), _listed(head)
 
 
@@ -115,11 +115,17 @@ def _listed(curve: Callable[[int], float]) -> list[float]:
 
 def readers_of(hierarchy: Hierarchy) -> list[Reader]:
     """What each level reads; a level of n-grams reads nothing."""
+    target = hierarchy.stack_of(-1).name
+
+    def model_of(level: Level) -> str:
+        return "" if level.stack is None else target if level.weights else level.stack.name
+
     return [
         Reader(
-            level.stack.name if level.stack else "",
+            model_of(level),
             level.exit_layer,
             0 if level.reduced is None else len(level.reduced.ids),
+            level.weights or "",
         )
         for level in hierarchy.levels
     ]
@@ -140,8 +146,8 @@ class _Decoding:
         """Index of the first token that is not the target's own; from the next on, `away` is what readers say."""
         self.tokens = [text.tokens[0]]
         self.judged = [1] * levels
-        own = hierarchy.stack_of(-1)
-        self.frontier = [0 if level.stack is own else -len(text.prompt) for level in hierarchy.levels]
+        beneath = (*hierarchy.beneath[-1], self.target)
+        self.frontier = [0 if level in beneath else -len(text.prompt) for level in range(levels)]
         self.tables = replay.tables(len(text.prompt) + len(text.tokens) / 2)
         self.outcome = Outcome(1, replay.prefill_seconds(len(text.prompt)), 1)
         self.told = bool(policy.features)
@@ -266,6 +272,8 @@ class _Decoding:
         below = self.replay.hierarchy.below[level]
         seconds = 0.0 if below is None else self.advance(below, upto)
         self.frontier[level] = upto
+        for lower in self.replay.hierarchy.beneath[level]:  # whose rows of the cache it has written over
+            self.frontier[lower] = max(self.frontier[lower], upto)
         spans = self.tables[level][0]
         return seconds + (spans[rows] if rows < len(spans) else spans[-1] * rows / (len(spans) - 1))
 

@@ -14,6 +14,7 @@ from hispec.decoding.adaptive import AdaptivePolicy
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.knowledge import Knowledge
 from hispec.decoding.policies import Policy, StaticPolicy
+from hispec.metrics import exit_name
 from hispec.models.stack import LayerStack, ReducedHead
 from hispec.models.translator import Translator
 
@@ -40,6 +41,11 @@ class Configuration:
         return bool(self.readers or self.ngram) and not self.periods
 
     @property
+    def quantized(self) -> bool:
+        """Whether a level reads a quantized copy of the target."""
+        return any(reader.weights for reader in self.readers)
+
+    @property
     def mode(self) -> str:
         """The mode of the engine that it is."""
         return ("autoregressive", "single-layer", "hispec")[min(2, len(self.readers))]
@@ -58,7 +64,7 @@ class Configuration:
 
 def _name(reader: Reader, target: str) -> str:
     words = f" of {counted(reader.words, 'word')}" if reader.words else ""
-    exit_ = f"exit {reader.exit_layer}"
+    exit_ = exit_name(reader.exit_layer, reader.weights)
     return (exit_ if reader.model == target else f"{exit_} of {reader.model}") + words
 
 
@@ -72,6 +78,8 @@ class Space:
     Attributes:
         exits: readers of the target at its exits, ascending.
         drafters: whole other models that may draft.
+        copies: shallow exits of quantized copies of the target, which may draft.
+        whole: whole copies, which may draft, and verify what any exit or other model drafts.
         draft_tokens: N_d.
         validate_every: N_i.
         words: sizes of reduced heads to try with the better configurations.
@@ -81,17 +89,33 @@ class Space:
 
     exits: tuple[Reader, ...]
     drafters: tuple[Reader, ...] = ()
+    copies: tuple[Reader, ...] = ()
+    whole: tuple[Reader, ...] = ()
     draft_tokens: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
     validate_every: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32)
     words: tuple[int, ...] = ()
     ngrams: tuple[tuple[int, int], ...] = ((3, 4), (4, 8))
     adaptive: bool = True
 
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """All that may draft."""
+        return (*self.drafters, *self.exits, *self.copies, *self.whole)
+
     def chains(self) -> Iterator[tuple[Reader, ...]]:
         """One level below the target, or two."""
-        yield from ((reader,) for reader in (*self.drafters, *self.exits))
+        yield from ((reader,) for reader in self.readers)
         yield from combinations(self.exits, 2)
         yield from product(self.drafters, self.exits)
+        yield from product((*self.drafters, *self.exits, *self.copies), self.whole)
+
+    def without(self, weights: Collection[str]) -> "Space":
+        """Return the space without the copies of some formats."""
+
+        def left(readers: Iterable[Reader]) -> tuple[Reader, ...]:
+            return tuple(reader for reader in readers if reader.weights not in weights)
+
+        return replace(self, copies=left(self.copies), whole=left(self.whole))
 
     def static(self) -> Iterator[Configuration]:
         """Every one of fixed lengths, plain decoding among them; N_i is never below N_d."""
@@ -106,7 +130,7 @@ class Workbench:
     """Makes hierarchies of configurations, on loaded models.
 
     Args:
-        stacks: by model.
+        stacks: by name, quantized copies of the target among them.
         target: which of them is the target.
         heads: reduced heads by reader.
         translators: by model and exit, of those that have one.
@@ -129,8 +153,9 @@ class Workbench:
             levels = [Level.of_ngrams(*configuration.ngram)] if configuration.ngram else []
             for name, reader in zip(NAMES, configuration.readers, strict=False):
                 translator = self.translators.get((reader.model, reader.exit_layer))
-                stack, head = self.stacks[reader.model], self.heads.get(reader)
-                levels.append(Level(name, stack, reader.exit_layer, head, translator))
+                stack, head = self.stacks[reader.stack], self.heads.get(reader)
+                weights = reader.weights or None
+                levels.append(Level(name, stack, reader.exit_layer, head, translator, weights=weights))
             own = self.stacks[self.target]
             self._known[key] = Hierarchy([*levels, Level("target", own, own.num_layers)])
         return self._known[key]
@@ -296,7 +321,8 @@ def _variants(space: Space, ranked: Sequence[Score]) -> list[Configuration]:
     for score in ranked[:CHAINS]:
         chosen = score.configuration
         for words in space.words if chosen.readers else ():
-            varied[replace(chosen, readers=tuple(replace(reader, words=words) for reader in chosen.readers))] = None
+            reduced = [one if one in space.whole else replace(one, words=words) for one in chosen.readers]
+            varied[replace(chosen, readers=tuple(reduced))] = None
         for ngram in space.ngrams if chosen.readers else ():
             varied[replace(chosen, ngram=ngram)] = None
     return list(varied)
@@ -307,8 +333,12 @@ def _finalists(exact: Sequence[Score], count: int) -> list[Score]:
     ordered = sorted(exact, key=lambda score: -score.speed)
     chosen = {score.configuration for score in ordered[:count]}
     best: dict[tuple[int, bool], Configuration] = {}
+    published: dict[int, Configuration] = {}
     for score in ordered:
-        if score.configuration.ngram is None:
-            best.setdefault((len(score.configuration.readers), score.configuration.adaptive), score.configuration)
-    chosen.update(best.values())
+        one = score.configuration
+        if one.ngram is None:
+            best.setdefault((len(one.readers), one.adaptive), one)
+            if not one.adaptive and not one.quantized:
+                published.setdefault(len(one.readers), one)
+    chosen.update(best.values(), published.values())
     return [score for score in ordered if score.configuration in chosen]

@@ -1,7 +1,7 @@
 """A calibration from start to end: measure, record, search, time, check; within a budget, and resumable."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from statistics import mean
@@ -40,6 +40,9 @@ FINALISTS, FEWEST_FINALISTS = 8, 3
 HELD_OUT = 3
 """Every so manieth prompt is not calibrated on, but checked with."""
 
+
+CHEAPER = 0.9
+"""Of a token of the target: what a token of a whole copy may cost."""
 
 T = TypeVar("T")
 
@@ -88,7 +91,7 @@ class Job:
     """What is to be calibrated.
 
     Attributes:
-        stacks: loaded models.
+        stacks: loaded models by name, and the copies that `space` names.
         target: which of them is the target.
         heads: reduced heads by reader.
         space: of configurations.
@@ -116,11 +119,25 @@ class Job:
         """Makes hierarchies of configurations."""
         return Workbench(self.stacks, self.target, self.heads, self.translators)
 
-    def readers(self) -> list[Reader]:
-        """Everybody who may be asked: exits and drafters with all their heads, and the target."""
-        lower = [*self.space.drafters, *self.space.exits]
-        reduced = [reader for reader in self.heads if reader.words]
-        return [*lower, *reduced, Reader(self.target, self.stacks[self.target].num_layers)]
+    @property
+    def whole(self) -> Reader:
+        """The target."""
+        return Reader(self.target, self.stacks[self.target].num_layers)
+
+    def readers(self, space: Space) -> list[Reader]:
+        """Everybody who may be asked: all of a part of the space with all their heads, and the target."""
+        lower = space.readers
+        reduced = [reader for reader in self.heads if reader.words and replace(reader, words=0) in lower]
+        return [*lower, *reduced, self.whole]
+
+    def affordable(self, costs: Costs) -> Space:
+        """Return the space without the copies of which a token takes as long as one of the target."""
+
+        def token(stack: str) -> float:
+            return seconds_alone(costs, stack, self.stacks[stack].num_layers, 1)[1]
+
+        most = CHEAPER * token(self.target)
+        return self.space.without({reader.weights for reader in self.space.whole if token(reader.stack) > most})
 
 
 @dataclass
@@ -167,21 +184,39 @@ class Calibrated:
         return few_prompts(self.prompts_checked)
 
     def baselines(self) -> dict[str, Configuration]:
-        """Plain decoding, and the best of fixed length with one exit, and with a whole other model, below the target."""
-        found: dict[str, Configuration] = {}
-        for configuration in self.check.configurations:
-            if name := baseline_name(configuration, self.scorer.bench):
-                found.setdefault(name, configuration)
-        return found
+        """By what users know them as, the first of each kind: see `baseline_names`."""
+        return baselines_among(self.check.configurations, self.scorer.bench)
 
 
-def baseline_name(configuration: Configuration, bench: Workbench) -> str | None:
-    """What users know a configuration as, if they do."""
+def baselines_among(configurations: Iterable[Configuration], bench: Workbench) -> dict[str, Configuration]:
+    """Return the first configuration of each kind that `baseline_names` knows.
+
+    A single layer as published goes without that name where it is the first of all.
+    """
+    found: dict[str, Configuration] = {}
+    for configuration in configurations:
+        for name in baseline_names(configuration, bench):
+            found.setdefault(name, configuration)
+    if found.get("single-layer") == found.get("single-layer-published"):
+        found.pop("single-layer-published", None)
+    return found
+
+
+def baseline_names(configuration: Configuration, bench: Workbench) -> list[str]:
+    """Return what users know a configuration of fixed lengths as, if they do.
+
+    Below the target `single-layer` has an exit or a quantized copy, `two-model` a whole other model; as published there
+    are only exits of the full weights, one or two.
+    """
+    readers = configuration.readers
     if configuration == PLAIN:
-        return "autoregressive"
-    if len(configuration.readers) != 1 or configuration.adaptive or configuration.ngram:
-        return None
-    return "single-layer" if configuration.readers[0].model == bench.target else "two-model"
+        return ["autoregressive"]
+    if configuration.adaptive or configuration.ngram or not readers:
+        return []
+    if readers[0].model != bench.target:
+        return ["two-model"] if len(readers) == 1 else []
+    published = [] if configuration.quantized else [f"{configuration.mode}-published"]
+    return published if len(readers) == 2 else ["single-layer", *published]
 
 
 class Session:
@@ -210,6 +245,7 @@ class Session:
         self._most = job.most
         self._loaded = job.budget.spent
         self._seconds: dict[str, float] = {}
+        self._space = job.space
         self._dice = Random(job.seed)
         self._own = [prompt for at, prompt in enumerate(job.prompts) if (at + 1) % HELD_OUT]
         self._unseen = [prompt for at, prompt in enumerate(job.prompts) if not (at + 1) % HELD_OUT]
@@ -222,6 +258,7 @@ class Session:
         """
         job = self.job
         costs = self._phase("costs", lambda: self._by_the_first(self.costs))
+        self._space = job.affordable(costs)
         self._most = self._by_the_first(lambda: self.plan(costs))
         traces = self._phase("traces", lambda: self._by_the_first(self.traces))
         scorer = Scorer(job.bench, traces, costs, job.eos_ids, Fitter(traces.texts, ("margin",)), job.seed)
@@ -240,7 +277,7 @@ class Session:
             timings,
             check,
             scorer,
-            agreement_of(traces, Reader(job.target, job.stacks[job.target].num_layers)),
+            agreement_of(traces, job.whole),
             self._seconds,
         )
 
@@ -250,7 +287,7 @@ class Session:
             return kept
         job, target = self.job, self.job.stacks[self.job.target]
         heads: dict[tuple[str, int], ReducedHead | None] = {(name, 0): None for name in job.stacks}
-        heads |= {(reader.model, reader.words): head for reader, head in job.heads.items()}
+        heads |= {(reader.stack, reader.words): head for reader, head in job.heads.items()}
         passes = COSTS_PASSES + LEAST_ANSWERS * min(SHORTEST, job.most)
         self.listen(Planned(None, passes * seconds_of_a_pass(target)))
         late = lambda: self._late("costs")  # noqa: E731
@@ -271,7 +308,8 @@ class Session:
         time = max(0.0, job.budget.seconds - self._loaded)
         # At the least, some texts are written and then read, and a few configurations answer two prompts each.
         texts = min(FEWEST, len(self._own))
-        answers = {"traces": texts, "timing": 2 * (FEWEST_FINALISTS + 5), "check": 2 * 3}
+        published = 2 * bool(self._space.whole)
+        answers = {"traces": texts, "timing": 2 * (FEWEST_FINALISTS + 5 + published), "check": 2 * (3 + published)}
         prompts = answers | {"traces": 2 * texts}
 
         def fits(phase: str) -> float:
@@ -290,7 +328,10 @@ class Session:
             return kept
         job = self.job
         timer = Timer(job.bench, Plainly(), job.eos_ids, self._most, job.stacks[job.target].context)
-        recorder = Recorder(job.stacks, job.readers(), job.heads, job.target, job.translators)
+        readers = job.readers(self._space)
+        read = {reader.stack for reader in readers}
+        stacks = {name: stack for name, stack in job.stacks.items() if name in read}
+        recorder = Recorder(stacks, readers, job.heads, job.target, job.translators)
         traces = record_all(
             recorder,
             self._own,
@@ -305,7 +346,7 @@ class Session:
     def search(self, scorer: Scorer) -> Found:
         """By replay."""
         return search(
-            self.job.space,
+            self._space,
             scorer,
             FEWEST_FINALISTS if self._late("traces") else FINALISTS,
             seen=lambda score: self.listen(Scored(score)),
@@ -322,12 +363,13 @@ class Session:
             self._kept.keep_answer("timing", configurations[answer.configuration], answer)
             self.listen(Timed(timings, alive))
 
-        named = [at for at, one in enumerate(configurations) if baseline_name(one, scorer.bench) == "single-layer"]
+        kinds = baselines_among(configurations, scorer.bench)
+        keep = [configurations.index(one) for name, one in kinds.items() if name.startswith("single-layer")]
         for left in halving(
             self._timer(scorer),
             timings,
             self._own,
-            named[:1],
+            keep,
             8,
             self._dice,
             lambda: self._late("timing"),
@@ -341,12 +383,11 @@ class Session:
 
     def check(self, scorer: Scorer, timings: Timings, best: int) -> Timings:
         """The winner and the baselines on prompts that nobody has seen."""
-        names: dict[str, Configuration] = {}
-        for one in timings.fastest(range(len(timings.configurations))):
-            if name := baseline_name(timings.configurations[one], scorer.bench):
-                names.setdefault(name, timings.configurations[one])
-        names.setdefault("autoregressive", PLAIN)
-        configurations = list(dict.fromkeys([timings.configurations[best], *names.values()]))
+        fastest = [timings.configurations[one] for one in timings.fastest(range(len(timings.configurations)))]
+        kinds = baselines_among([*fastest, PLAIN], scorer.bench)
+        if not timings.configurations[best].quantized:
+            kinds.pop("hispec-published", None)
+        configurations = list(dict.fromkeys([timings.configurations[best], *kinds.values()]))
         check = Timings(configurations, self._answers("check", configurations))
         everybody = list(range(len(configurations)))
 

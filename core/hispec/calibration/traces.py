@@ -5,6 +5,8 @@ Those prefixes are of two kinds:
 
 - *on the path*: the target's own text so far. All of them are recorded, by one pass over each text that reads every
   exit at once.
+  A quantized copy reads it in windows, in a cache that holds the target's rows of all before: so it finds it when it
+  decodes.
 - *off the path*: a level has written a token that the target would not. Decoding goes on for a while without knowing,
   which costs time. There are too many such prefixes to record; for each drafter some are sampled: from a few of its
   mistakes on, it writes a few more tokens of its own, and every exit reads those too. A replay that leaves the path
@@ -16,14 +18,18 @@ exit that made it.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from random import Random
 
 import torch
 from torch import Tensor
 
 from hispec.decoding.confidence import FEATURES, Confidence, confidence_of
-from hispec.models.stack import LayerStack, ReducedHead
+from hispec.models.stack import LayerStack, ReducedHead, name_of_copy
 from hispec.models.translator import Translator
+
+WINDOW = 16
+"""Tokens that a quantized copy reads after the last that the target has run: more than a detour has."""
 
 FEWEST = 8
 """Texts that are recorded however long it takes."""
@@ -31,11 +37,20 @@ FEWEST = 8
 
 @dataclass(frozen=True, order=True)
 class Reader:
-    """Something that predicts tokens: an exit of a model, through its whole head (0 words) or a reduced one."""
+    """Something that predicts tokens: an exit of a model, through its whole head (0 words) or a reduced one.
+
+    With `weights` it is one of a copy of the model that is quantized so, and shares the model's KV cache.
+    """
 
     model: str
     exit_layer: int
     words: int = 0
+    weights: str = ""
+
+    @property
+    def stack(self) -> str:
+        """The name of the stack that it reads."""
+        return name_of_copy(self.model, self.weights) if self.weights else self.model
 
 
 @dataclass(frozen=True)
@@ -91,7 +106,7 @@ class Recorder:
     """Reads texts through exits.
 
     Args:
-        stacks: by model.
+        stacks: by name, quantized copies of the target among them.
         readers: whom to ask.
         heads: by reader, the reduced head of those that have one.
         target: the model whose texts are recorded.
@@ -142,7 +157,7 @@ class Recorder:
 
     def _detour(self, prefix: list[int], mistake: int, drafter: Reader, length: int) -> Trace:
         """What a drafter writes after its mistake; the cache holds the prefix."""
-        stack, written = self.stacks[drafter.model], [mistake]
+        stack, written = self.stacks[drafter.stack], [mistake]
         while len(written) <= length:
             at = len(prefix) + len(written) - 1
             hidden = stack.run(stack.embed(written[-1:]), 0, drafter.exit_layer, at)
@@ -157,22 +172,52 @@ class Recorder:
         return (best if head is None else head.ids[best]).tolist(), confidence_of(logits, tuple(FEATURES))
 
     def _read(self, before: list[int], tokens: list[int], known: int) -> Trace:
-        """Run a text once through every model, reading at every exit; `known` tokens of it are in the caches."""
-        readings = {}
-        for model, stack in self.stacks.items():
-            ids = [min(token, stack.vocab_size - 1) for token in (before + tokens)[known:-1]]
-            stack.reserve(known + len(ids))
-            hidden, layer = stack.embed(ids), 0
-            for exit_layer, readers in self._by_exit(model):
-                hidden, layer = stack.run(hidden, layer, exit_layer, known), exit_layer
-                for reader in readers:
-                    readings[reader] = Reading(*self._best(stack, hidden[-len(tokens) :], reader))
+        """Run a text once through every model, reading at every exit; `known` tokens of it are in the caches.
+
+        The target is the last one, so that its cache holds what it has run itself.
+        """
+        readings, ids = {}, (before + tokens)[known:-1]
+        for name in sorted(self.stacks, key=lambda name: name == self.target):
+            readers = [reader for reader in self.readers if reader.stack == name]
+            exits = sorted({reader.exit_layer for reader in readers})
+            run = self._run_copy if self._is_copy(name) else self._run
+            states = run(name, ids, exits, known, len(tokens))
+            for reader in readers:
+                readings[reader] = Reading(*self._best(self.stacks[name], states[reader.exit_layer], reader))
         return Trace(before[known:], tokens, readings)
 
-    def _by_exit(self, model: str) -> Iterator[tuple[int, list[Reader]]]:
-        own = [reader for reader in self.readers if reader.model == model]
-        for exit_layer in sorted({reader.exit_layer for reader in own}):
-            yield exit_layer, [reader for reader in own if reader.exit_layer == exit_layer]
+    def _is_copy(self, name: str) -> bool:
+        return name != self.target and self.stacks[name].cache is self.stacks[self.target].cache
+
+    def _run(self, name: str, ids: list[int], exits: Sequence[int], position: int, last: int) -> dict[int, Tensor]:
+        """Run tokens at a position through a model: by exit, the hidden states of the last ones, [last, hidden]."""
+        stack, states = self.stacks[name], {}
+        stack.reserve(position + len(ids))
+        hidden, layer = stack.embed([min(token, stack.vocab_size - 1) for token in ids]), 0
+        for exit_layer in exits:
+            hidden, layer = stack.run(hidden, layer, exit_layer, position), exit_layer
+            states[exit_layer] = hidden[-last:]
+        return states
+
+    def _run_copy(self, name: str, ids: list[int], exits: Sequence[int], position: int, last: int) -> dict[int, Tensor]:
+        """Do what `_run` does with a copy of the target: window by window on the path, else in one.
+
+        The last window is the first to be run, since each overwrites what the target has run of it. No pass is so wide
+        that the full weights would be read.
+        """
+        narrow, start = self.stacks[name].narrow, len(ids) - last
+        begins = [start]
+        if position == 0:  # on the path
+            self._run(self.target, ids, [self.stacks[self.target].num_layers], 0, last)
+            begins = list(range(start, len(ids), WINDOW))
+        parts: list[dict[int, Tensor]] = []
+        for begin, end in reversed([*pairwise(begins), (begins[-1], len(ids))]):
+            window = [
+                self._run(name, ids[at : min(at + narrow, end)], exits, position + at, narrow)
+                for at in range(begin, end, narrow)
+            ]
+            parts = window + parts
+        return {exit_layer: torch.cat([part[exit_layer] for part in parts]) for exit_layer in exits}
 
 
 def record_all(

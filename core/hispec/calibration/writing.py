@@ -79,17 +79,18 @@ def profile_of(profile: Profile, result: Calibrated, configuration: Configuratio
         if SETTINGS[key].calibration != "found"
     }
     if configuration != PLAIN:
-        data["draft"] = _level(configuration.readers[0], target) if configuration.readers else {}
+        whole = Reader(target, result.scorer.bench.stacks[target].num_layers)
+        data["draft"] = _level(configuration.readers[0], whole) if configuration.readers else {}
         if configuration.ngram:
             data["draft"]["ngram"] = {"max": configuration.ngram[0], "tokens": configuration.ngram[1]}
         if len(configuration.readers) == 2:
-            data["intermediate"] = _level(configuration.readers[1], target)
+            data["intermediate"] = _level(configuration.readers[1], whole)
         periods = configuration.periods or _best_lengths(result, configuration)
         keep["draft_tokens"], keep["validate_every"] = periods[0], periods[-1]
         keep["policy"] = "adaptive" if configuration.adaptive else "static"
         single = result.baselines().get("single-layer")
         if single is not None and single.readers[0].words == 0:
-            data["single_layer"] = {"exit_layer": single.readers[0].exit_layer, "draft_tokens": single.periods[0]}
+            data["single_layer"] = _level(single.readers[0], whole) | {"draft_tokens": single.periods[0]}
     data["decoding"] = keep
     if configuration.adaptive:
         known = adaptation_of(result.scorer.bench.hierarchy(configuration), result.scorer.knowledge(configuration))
@@ -107,8 +108,12 @@ def _best_lengths(result: Calibrated, configuration: Configuration) -> tuple[int
     return same[0] if same else (2, 4)[-max(1, len(configuration.readers)) :]
 
 
-def _level(reader: Reader, target: str) -> dict[str, Any]:
-    level: dict[str, Any] = {"exit_layer": reader.exit_layer} if reader.model == target else {"model": reader.model}
+def _level(reader: Reader, target: Reader) -> dict[str, Any]:
+    level: dict[str, Any] = {"weights": reader.weights} if reader.weights else {}
+    if reader.model != target.model:
+        level = {"model": reader.model}
+    elif reader.exit_layer != target.exit_layer:
+        level = {"exit_layer": reader.exit_layer} | level
     return level | ({"head": reader.words} if reader.words else {})
 
 
@@ -121,11 +126,19 @@ def verdict(result: Calibrated) -> str:
     said = (
         f"On prompts that it was not calibrated on {plain.value:.2f} times as fast as the target alone{_within(plain)}"
     )
-    single = result.baselines().get("single-layer")
-    if single is not None and single != result.winner:
-        over = result.ratio(result.winner, single)
-        said += f", {over.value:.2f} times as fast as {single.describe(result.scorer.bench.target)}{_within(over)}"
-    elif single is not None:
+    baselines = result.baselines()
+    single = baselines.get("single-layer")
+    for kind, known_as in (
+        ("single-layer", ""),
+        ("single-layer-published", ", the best exit of the full weights"),
+        ("hispec-published", ", the best two of them"),
+    ):
+        one = baselines.get(kind)
+        if one is not None and one != result.winner:
+            over = result.ratio(result.winner, one)
+            what = one.describe(result.scorer.bench.target) + known_as
+            said += f", {over.value:.2f} times as fast as {what}{_within(over)}"
+    if single == result.winner:
         said += "; no hierarchy and no adaptive policy was faster"
     return f"{said}.{few}"
 

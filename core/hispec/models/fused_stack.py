@@ -27,7 +27,7 @@ from hispec.models.rows import (
     pad_rows,
     prompt_rows,
 )
-from hispec.models.stack import Reader, ReducedHead, write_stepwise
+from hispec.models.stack import Reader, ReducedHead, name_of_copy, write_stepwise
 from hispec.settings import Quantization
 
 
@@ -83,6 +83,7 @@ class FusedStack:
         self._buffers: dict[int, Buffers] = {}
         self._copies: dict[Quantization, FusedStack] = {}
         self.rows = RowCounts()
+        self.narrow = weights.narrow
 
     @property
     def cache(self) -> KVCache:
@@ -114,7 +115,7 @@ class FusedStack:
         if known is None or known.num_layers < layers:
             self._weights.pack()  # else packing would later leave the copies with full weights of their own
             weights = self._weights.quantized(quantization, layers)
-            known = self._copies[quantization] = self._beside(weights, f"{self.name} {quantization}")
+            known = self._copies[quantization] = self._beside(weights, name_of_copy(self.name, quantization))
         return known
 
     def _beside(self, weights: FusedWeights, name: str) -> "FusedStack":

@@ -9,6 +9,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from hispec.limits import WIDEST
 from hispec.models.config import ModelConfig
 from hispec.models.kernels import quantize
 from hispec.models.linear import Linear, PackedLinear, packs, right_factor
@@ -129,8 +130,16 @@ class FusedWeights:
     @property
     def nbytes(self) -> int:
         """Bytes of the quantized matrices; 0 where none are."""
+        return sum(matrix.nbytes for matrix in self._quantized())
+
+    @property
+    def narrow(self) -> int:
+        """The most rows that all quantized matrices multiply themselves, at most `WIDEST`."""
+        return min((matrix.narrow for matrix in self._quantized() if matrix.wide is not None), default=WIDEST)
+
+    def _quantized(self) -> list[QuantizedLinear]:
         matrices = [getattr(layer, name) for layer in self.layers for name in MATRICES]
-        return sum(matrix.nbytes for matrix in (*matrices, self.head) if isinstance(matrix, QuantizedLinear))
+        return [matrix for matrix in (*matrices, self.head) if isinstance(matrix, QuantizedLinear)]
 
     def _convert(self, make: Callable[[Linear], Linear]) -> None:
         self.parts = self._unconverted()

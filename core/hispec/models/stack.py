@@ -47,6 +47,8 @@ class LayerStack(Protocol):
         dtype: of its weights.
         cache: stacks that share it are readings of one model at several precisions.
         rows: the row counts of its passes.
+        narrow: the most rows of a pass that surely read its own weights, where these are quantized copies; wider ones
+            may read the full ones.
     """
 
     kind: str
@@ -58,6 +60,7 @@ class LayerStack(Protocol):
     dtype: torch.dtype
     cache: KVCache
     rows: RowCounts
+    narrow: int
 
     def prepare(self, width: Width) -> None:
         """Make a loaded model ready to run, with passes of some width; see `hispec.models.rows`."""
@@ -121,6 +124,11 @@ class LayerStack(Protocol):
             [count, hidden].
         """
         ...
+
+
+def name_of_copy(model: str, weights: str) -> str:
+    """Return the name of the stack that reads quantized copies of a model's weights."""
+    return f"{model} {weights}"
 
 
 def write_stepwise(

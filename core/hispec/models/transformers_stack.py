@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hispec.errors import HispecError, UnavailableError, UsageError
+from hispec.limits import WIDEST
 from hispec.models.cache import KVCache
 from hispec.models.config import FAMILIES, check_rotary, describe, rope_type_of
 from hispec.models.linear import Linear
@@ -64,7 +65,7 @@ class TransformersStack:
         capped = config.model_type not in FAMILIES
         self._cap: float | None = getattr(config, "final_logit_softcapping", None) if capped else None
         self._tabulated = 0
-        self.rows = RowCounts()
+        self.rows, self.narrow = RowCounts(), WIDEST
         if config.model_type not in FAMILIES and model not in _tried:
             self._try_spans()
             _tried.add(model)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,15 +10,15 @@ from platformdirs import user_state_path
 
 from hispec.api import Engine
 from hispec.bench.processes import Processes
-from hispec.calibration.job import default_exits, fingerprint, job_of
+from hispec.calibration.job import default_exits, fingerprint, formats_below, job_of, space_of
 from hispec.calibration.search import PLAIN, Space
 from hispec.calibration.session import Calibrated, Job, Session
-from hispec.calibration.traces import Reader
 from hispec.calibration.writing import calibrated_profile, verdict, write_profile
 from hispec.counts import counted
 from hispec.datasets import Loaded
 from hispec.errors import UsageError
 from hispec.models.checkpoint import Checkpoint
+from hispec.models.placement import Placement
 from hispec.text import encode_prompt
 from hispec_cli.commands.calibrate.request import Request, check_exit_layers
 from hispec_cli.engine import load_engine, on_own_device, say_left_out
@@ -34,13 +35,20 @@ SMALL_PERIODS = 8
 def plan(request: Request) -> None:
     """Say what a calibration would do; the model's configuration is read, no weights."""
     profile, rows = request.choice.profile, request.rows
-    depth = Checkpoint(profile.target.model, profile.target.revision).config.num_layers
+    config = Checkpoint(profile.target.model, profile.target.revision).config
+    depth, settings = config.num_layers, request.choice.settings
     check_exit_layers(request.exits, profile.target.model, depth)
     chosen = request.exits or default_exits(depth)
-    exits = tuple(Reader(profile.target.model, exit_layer) for exit_layer in chosen)
-    space = _narrowed(Space(exits), request.periods)
+    fused = Placement.of(settings).check(config, profile.target.model) is None
+    formats = formats_below(settings.quantization) if fused else []
+    space = _narrowed(space_of(profile.target.model, depth, chosen, formats), request.periods)
     say(f"profile {profile.name}: {profile.target.model}, {counted(depth, 'layer')}")
     say(f"exits: {', '.join(map(str, chosen))}")
+    if formats:
+        shallow = sorted({reader.exit_layer for reader in space.copies})
+        say(
+            f"copies in {' and '.join(formats)}, where they fit and are faster: whole, exits {', '.join(map(str, shallow))}"
+        )
     say(f"{counted(len(rows.rows), 'prompt')} of {rows.source}, a third of them to check with")
     say(
         f"{counted(sum(1 for _ in space.static()), 'configuration')} of fixed length by replay, adaptive ones for the best"
@@ -57,7 +65,8 @@ def run(request: Request, *, resume: bool) -> int:
     """
     with Processes() as processes:
         engine = load_engine(on_own_device(request.choice, processes))
-        job = _job(request, engine)
+        with Loading("quantizing copies of the weights"):
+            job = _job(request, engine)
         with Loading("taking digests of the model's files"):
             begun = fingerprint(engine, job, request.rows.sha256, processes.count)
         folder = user_state_path("hispec") / "calibrations" / begun
@@ -147,4 +156,4 @@ def _narrowed(space: Space, periods: Sequence[int]) -> Space:
     if not periods:
         return space
     small = tuple(period for period in periods if period <= SMALL_PERIODS) or (min(periods),)
-    return Space(space.exits, space.drafters, small, tuple(periods), space.words, space.ngrams, space.adaptive)
+    return replace(space, draft_tokens=small, validate_every=tuple(periods))

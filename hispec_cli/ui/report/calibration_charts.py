@@ -13,6 +13,7 @@ from hispec.calibration.replay import readers_of
 from hispec.calibration.session import Calibrated
 from hispec.calibration.traces import Reader
 from hispec.counts import counted
+from hispec.metrics import exit_name
 from hispec_cli.ui.calibration_state import Finalist, Standing
 from hispec_cli.ui.report.drawing import (
     ACCENT,
@@ -56,11 +57,17 @@ def _agreement(result: Calibrated) -> Chart | None:
     figure = Figure((HALF, 3.2))
     axes = figure.subplots()
     looks = cycle(zip(_LINES, MARKERS * 2, strict=False))
-    for words in sorted({reader.words for reader in lower}):
-        own = sorted((r.exit_layer, share) for r, share in lower.items() if r.model == target and r.words == words)
+    for weights, words in sorted({(reader.weights, reader.words) for reader in lower}):
+        own = sorted(
+            (r.exit_layer, share)
+            for r, share in lower.items()
+            if (r.model, r.weights, r.words) == (target, weights, words)
+        )
         color, marker = next(looks)
         if own:
-            name = f"head of {counted(words, 'word')}" if words else "whole head"
+            name = (f"{weights}, " if weights else "") + (
+                f"head of {counted(words, 'word')}" if words else "whole head"
+            )
             dashes = (0, (4, 3)) if words else "solid"  # lines often coincide
             axes.plot(
                 *zip(*own, strict=True),
@@ -167,4 +174,8 @@ def curves(result: Calibrated) -> Iterator[tuple[str, list[Bin]]]:
 
 
 def _exit_name(reader: Reader, target: bool) -> str:
-    return "target" if target else f"exit {reader.exit_layer}" + (f"/{reader.words}" if reader.words else "")
+    return (
+        "target"
+        if target
+        else exit_name(reader.exit_layer, reader.weights) + (f"/{reader.words}" if reader.words else "")
+    )

@@ -1,6 +1,7 @@
 """Profiles that a calibration writes: they decode as it found, and no damaged one passes for whole."""
 
 import re
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -54,6 +55,34 @@ def written(result_of, tmp_path):
         return path, text, write_profile(path, text)
 
     return write
+
+
+@pytest.fixture
+def copied(result_of, stack):
+    """The result of a calibration that levels of copies won."""
+    result = result_of(STATIC)
+    copies = Configuration((Reader("random", 1, weights="int4"), Reader("random", 6, weights="int4")), (3, 9))
+    quick = Configuration((Reader("random", 6, weights="int8"),), (5,))
+    result.winner, result.check.configurations[:] = copies, [copies, SINGLE, PLAIN, quick]
+    result.check.answers += [
+        replace(one, configuration=3, seconds=one.seconds * 0.9)
+        for one in result.check.answers
+        if one.configuration == 1
+    ]
+    return result
+
+
+def test_levels_of_copies_are_written_with_their_weights(copied, tmp_path):
+    copied.check.configurations[:] = [copied.winner, copied.check.configurations[3], PLAIN, SINGLE]
+    profile = write_profile(tmp_path / "new.yaml", calibrated_profile(PROFILE, copied, HERE, "new"))
+    assert (profile.draft.exit_layer, profile.draft.weights) == (1, "int4")
+    assert (profile.intermediate.exit_layer, profile.intermediate.weights) == (None, "int4")
+    single = profile.single_layer
+    assert (single.exit_layer, single.weights, single.draft_tokens) == (None, "int8", 5)
+    assert profile.calibrated["over"]["single-layer-published"]["what"] == "exit 2 drafts 6"
+    assert profile.calibrated["over"]["single-layer"]["what"] == "exit 6 int8 drafts 5"
+    assert "times as fast as exit 6 int8 drafts 5 (" in verdict(copied)
+    assert "times as fast as exit 2 drafts 6, the best exit of the full weights (" in verdict(copied)
 
 
 @pytest.mark.parametrize("winner", [PLAIN, SINGLE, STATIC, ADAPTIVE])

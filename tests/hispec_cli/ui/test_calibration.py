@@ -2,6 +2,7 @@
 
 import io
 import random
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -28,9 +29,10 @@ from hispec_cli.ui.calibration_panels import (
     heat_map,
     joined,
     phases_row,
+    row_name,
     screen,
 )
-from hispec_cli.ui.calibration_state import ADAPTIVE, Place, Seen, Standing, initial, place_of, reduce
+from hispec_cli.ui.calibration_state import ADAPTIVE, Drafter, Place, Seen, Standing, initial, place_of, reduce
 
 EVIL = "org/\x1b[2J\u202eevil\r"
 
@@ -258,6 +260,8 @@ def test_configurations_in_few_words():
     assert brief(Configuration(chain, (), (3, 4)), "m") == "4 guesses > exit 1 > exit 2/256, adaptive"
     assert brief(Configuration((), (4,), (3, 8)), "m") == "8 guesses > target (4)"
     assert brief(PLAIN, "m") == "the target alone"
+    copies = (Reader("m", 1, 256, "int4"), Reader("m", 16, weights="int4"))
+    assert brief(Configuration(copies, (2, 12)), "m") == "exit 1 int4/256 (2) > exit 16 int4 (12)"
     assert brief(Configuration((Reader("org/other", 6),), (4,)), "m") == "exit 6 of org/other (4)"
 
 
@@ -267,6 +271,21 @@ def test_agreement_is_drawn_by_exit_with_a_column_for_each_head():
     assert head.split()[-4:] == ["all", "words", "256", "words"]
     assert first.split()[-2:] == ["50.0%", "45.0%"] and second.split()[-2:] == ["100.0%", "90.0%"]
     assert second.count("━") == pytest.approx(2 * first.count("━"), abs=1) and second.count("━") > 20
+
+
+def test_exits_of_copies_have_rows_of_their_own():
+    copy = Reader("m", 2, weights="int4")
+    agreement = {exit_(2): 0.75, copy: 0.5, exit_(4): 1.0, Reader("m", 4, weights="int4"): 0.98}
+    rows = [row.plain.split("━")[0].strip() for row in agreement_rows(agreement, "m", 79, UNICODE)]
+    assert rows[1:] == ["exit 2", "exit 2 int4", "exit 4 int4"]
+    drafters = [Drafter.of(reader) for reader in (exit_(2), exit_(3), copy, Reader("m", 4, weights="int4"))]
+    assert row_name(drafters[:2], "m", UNICODE) == "exit 2-3"
+    assert row_name(drafters[2:3], "m", UNICODE) == "exit 2 int4"
+    assert row_name(drafters[2:], "m", UNICODE) == "exit 2-4 int4"
+    assert row_name(drafters[1:3], "m", UNICODE) == "exit 3-2 int4"
+    state = reduce(initial(replace(space(2), copies=(copy,)), 10), *told(scored(Configuration((copy,), (8,)), 9.0)))
+    assert state.cells[Place(Drafter.of(copy), 8)].speed == pytest.approx(9.0)
+    assert Drafter.of(exit_(2)) != Drafter.of(copy)
 
 
 def test_the_finalists_show_prediction_and_interval():
