@@ -257,7 +257,7 @@ SHARES = (0.1, 0.4, 1.0)
 KEPT = (0.1, 0.25)
 """Of the configurations, that go on to the next round."""
 
-FEWEST = 300
+FEWEST = 1000
 """Configurations that are scored, however short the time."""
 
 CHAINS = 12

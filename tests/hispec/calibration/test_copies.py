@@ -114,8 +114,8 @@ def test_a_replay_of_a_copy_that_verifies_is_near(equal, costs, draft):
 
 @pytest.fixture(scope="module")
 def copied(target):
-    stacks = {"random": target, "random int4": target.quantized("int4")}
-    return stacks, recorded(stacks)
+    stacks = {"random": target} | {f"random {each}": target.quantized(each) for each in ("int8", "int4")}
+    return stacks, recorded(stacks, [*READERS, Reader("random", 3, weights="int8")])
 
 
 def test_what_is_recorded_of_a_copy_is_what_it_says_after_tokens_of_the_target(copied):
