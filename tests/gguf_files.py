@@ -21,7 +21,7 @@ def small_model(family="llama", **changes):
     return random_model(family, **{"vocab": vocabulary, **SIZES, **changes})
 
 
-def write(path, model, kind=Kind.Q4_0, *, tables=None, architecture=None, **metadata):
+def write(path, model, kind=Kind.Q4_0, *, tables=None, kinds=None, architecture=None, **metadata):
     """Write a model with its matrices in some kind of blocks; returns the path.
 
     Args:
@@ -29,6 +29,7 @@ def write(path, model, kind=Kind.Q4_0, *, tables=None, architecture=None, **meta
         model: of `transformers`.
         kind: of the matrices of the layers.
         tables: kind of the embedding and the head; by default 8 bits, or `kind` where that is plain numbers.
+        kinds: of some tensors, by their names in the file, in place of `kind`.
         architecture: what the file calls the family, where llama.cpp calls it otherwise.
         metadata: keys with `.` written as `__`, beside what the model's configuration says; None leaves one out.
     """
@@ -67,6 +68,7 @@ def write(path, model, kind=Kind.Q4_0, *, tables=None, architecture=None, **meta
             numbers = turned(numbers, heads)
         of = (tables or (kind if plain else Kind.Q8_0)) if stem.endswith(("embed_tokens", "lm_head")) else kind
         of = Kind.F32 if numbers.ndim == 1 else of
+        of = (kinds or {}).get(f"{names.get_name(stem)}.{ending}", of)
         writer.add_tensor(f"{names.get_name(stem)}.{ending}", blocks_of(numbers, of), raw_dtype=of)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

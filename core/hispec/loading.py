@@ -243,5 +243,5 @@ def _environment(stacks: Mapping[str, LayerStack], plan: Plan) -> dict[str, Any]
         "transformers": version("transformers"),
         "python": platform.python_version(),
         "revision": plan.target.commit_here or plan.target.revision,
-        **({} if plan.target.header is None else {"gguf": plan.target.header.kinds}),
+        **(plan.target.held(plan.settings.quantization) or {}),
     }

@@ -231,6 +231,11 @@ class _Estimate:
         asked = self.config.faster_dtype(self.settings.dtype, self.device, as_stored=self.special)
         return self.config.settle_dtype(asked, None if self.tensors is None else self.tensors.dtype)
 
+    @cached_property
+    def on_grid(self) -> frozenset[str]:
+        """The tensors that keep their 4 bits, where the others stay as they are; see `Tensors.on_grid`."""
+        return self.tensors.on_grid if self.tensors is not None and self.quantization == "int4" else frozenset()
+
     @property
     def quantization(self) -> str | None:
         """The quantization while loading, None for weights as they are stored."""
@@ -268,7 +273,7 @@ class _Estimate:
     @property
     def _quantized_head(self) -> int:
         """Bytes that a quantized head takes beside its embedding where it is tied, fewer than none where it is not."""
-        if not self.settings.quantizes_fused:
+        if not self.settings.quantizes_fused or self.on_grid:
             return 0
         plain = 0 if self.config.tied else FLOATS[self.dtype]
         bits = bits_per_weight(self.settings.quantization, self.config.hidden_size)
@@ -295,7 +300,7 @@ class _Estimate:
             linear = len(stored.shape) == 2 and ".layers." in name
             if stored.dtype not in STORED:  # quantized: as it is
                 each: float = stored.bits
-            elif self.quantization is not None and linear:
+            elif self.quantization is not None and linear and (name in self.on_grid or not self.on_grid):
                 each = bits_per_weight(self.quantization, stored.shape[1])
             else:
                 each = FLOATS[self.dtype]
@@ -338,7 +343,11 @@ class _Estimate:
         """How many rows of a tied head are held twice: as the embedding, and packed for a CPU; see `linear.packs`."""
         small = self.dtype == "float32" and self.config.largest_matrix < SMALL_MATRIX
         packs = self.device == "cpu" and self.fused and self.dtype in ("float32", "bfloat16") and not small
-        packs = packs and self.quantization is None and (self.dtype == "float32" or packs_bfloat16())
+        packs = (
+            packs
+            and (self.quantization is None or bool(self.on_grid))
+            and (self.dtype == "float32" or packs_bfloat16())
+        )
         return self.config.vocab_size if packs and self.config.tied else 0
 
 

@@ -113,7 +113,7 @@ def show(
     """Show a profile, as YAML that is one, and in comments the decoding values in force with it."""
     profile = load(name)
     settings, origins = resolve(profile, {})
-    held = _held(profile)
+    held = _held(profile, settings.quantization)
     if format.is_json:
         record: dict[str, Any] = profile.model_dump(by_alias=True, exclude_none=True)
         record |= {"decoding": settings.to_record()} | ({"gguf": held} if held else {})
@@ -124,16 +124,18 @@ def show(
     for key, value in settings.to_record().items():
         line = f"#   {key}: {json.dumps(value)}"
         write(visible(f"{line:<36}# {origins[key]}" if origin else line) + "\n")
-    for model, kinds in held.items():
-        write(visible(f"\n# {model} holds {', '.join(f'{count} x {kind}' for kind, count in kinds.items())}") + "\n")
+    for model, of in held.items():
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in of["gguf"].items())
+        packed = f"{', '.join(of['packed'])} packed, the others dequantized" if of["packed"] else "all dequantized"
+        write(visible(f"\n# {model} holds {kinds}: {packed}") + "\n")
 
 
-def _held(profile: "Profile") -> dict[str, dict[str, int]]:
-    """Return what the GGUF files of a profile hold, by model: how many tensors there are of each type."""
+def _held(profile: "Profile", quantization: str) -> dict[str, dict[str, Any]]:
+    """Return what the GGUF files of a profile hold, by model; see `Checkpoint.held`."""
     from hispec.models.checkpoint import checkpoints_of
 
-    headers = {name: checkpoint.header_here for name, checkpoint in checkpoints_of(profile, "hispec").items()}
-    return {name: header.kinds for name, header in headers.items() if header is not None}
+    found = {name: checkpoint.held(quantization) for name, checkpoint in checkpoints_of(profile, "hispec").items()}
+    return {name: held for name, held in found.items() if held is not None}
 
 
 @app.command()

@@ -34,9 +34,15 @@ def test_a_file_a_folder_and_a_profile_name_the_same_model(hispec, path, tmp_pat
 def test_profile_show_and_validate_and_doctor_say_what_a_file_holds(hispec, path, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text(f"target: {{model: {path}}}\ndraft: {{exit_layer: 1}}\n")
-    assert f"# {path} holds 28 x Q4_0, 9 x F32, 2 x Q8_0" in hispec("profile", "show", own).out
+    kinds = {"Q4_0": 28, "F32": 9, "Q8_0": 2}
+    assert f"# {path} holds 28 x Q4_0, 9 x F32, 2 x Q8_0: all dequantized" in hispec("profile", "show", own).out
     shown = answer(hispec("profile", "show", own, "--format", "json"))
-    assert shown["gguf"] == {str(path): {"Q4_0": 28, "F32": 9, "Q8_0": 2}}
+    assert shown["gguf"] == {str(path): {"gguf": kinds, "packed": []}}
+    four = tmp_path / "four.yaml"
+    four.write_text(f"target: {{model: {path}, quantization: int4}}\ndraft: {{exit_layer: 1}}\n")
+    assert "2 x Q8_0: Q4_0 packed, the others dequantized" in hispec("profile", "show", four).out
+    environment = answer(hispec("generate", "Hello", "--profile", four, *SHORT))["environment"]
+    assert (environment["gguf"], environment["packed"], environment["quantization"]) == (kinds, ["Q4_0"], "int4")
     assert hispec("profile", "validate", own).code == 0
     checked = answer(hispec("doctor", "--model", path, "--json"))["profile"]
     (model,) = checked["models"]

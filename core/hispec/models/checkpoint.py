@@ -494,6 +494,21 @@ class Checkpoint:
             return None
         return Tensors(stored) if stored else None
 
+    def held(self, quantization: str) -> dict[str, Any] | None:
+        """Return what a GGUF file holds, and what is kept as it is there, None for another checkpoint.
+
+        Args:
+            quantization: that is asked for.
+
+        Returns:
+            `gguf`: how many tensors there are of each type; `packed`: the types that keep their 4 bits, while all others
+            are dequantized, and then quantized where no type keeps its own.
+        """
+        tensors, header = self.tensors_here(), self.header_here
+        if tensors is None or header is None:
+            return None
+        return {"gguf": header.kinds, "packed": tensors.kinds_on_grid if quantization == "int4" else []}
+
     def fetch_headers(self, timeout: float) -> Tensors | None:
         """Return what the headers on the hub say of the tensors, by a few small requests; None where they cannot be had.
 

@@ -1,6 +1,6 @@
 """Weights packed for few large multiplications, filled tensor by tensor so that no second copy ever exists."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +13,7 @@ from hispec.limits import WIDEST
 from hispec.models.config import ModelConfig
 from hispec.models.kernels import quantize
 from hispec.models.linear import Linear, PackedLinear, packs, right_factor
-from hispec.models.quantized import QuantizedLinear
+from hispec.models.quantized import Int4Linear, QuantizedLinear
 from hispec.models.tensors import Tensors
 from hispec.settings import Quantization
 
@@ -182,22 +182,34 @@ class FusedWeights:
         return wrong
 
     def _fill_quantized(self, quantization: Quantization, tensors: Tensors, read: Callable[[int], None]) -> None:
-        """Read a checkpoint and quantize it as `fill` does: one layer is held in full at a time."""
-        make = partial(quantize, quantization=quantization)
-        kept: dict[str, Tensor] = {}
+        """Read a checkpoint and quantize it as `fill` does: one layer is held in full at a time.
+
+        Matrices that their file holds in 4 bits keep the codes that they have there, and then all others stay as they are.
+        """
+        kept = quantization == "int4" and bool(tensors.on_grid)
+        make = self._packed_if_faster if kept else partial(quantize, quantization=quantization)
+        plain: dict[str, Tensor] = {}
         for index, names in enumerate(list(self._groups())[: len(self.layers)]):
             self.parts = {}
             self.layers[index] = self._layer(index)
             self._fill_parts(names, tensors, read)
             self.parts = self._unconverted()
-            self.layers[index].convert(make)
-            kept |= self.parts
+            layer = self.layers[index]
+            for name, rows in zip(MATRICES, self._rows(index), strict=True):
+                linear: Linear = getattr(layer, name)
+                on_grid = kept and tensors.on_grid.issuperset(rows)
+                setattr(layer, name, _from_grid(linear, rows, tensors) if on_grid else make(linear))
+            plain |= self.parts
         self.parts = {}
         self._allocate_tables()
         for names in list(self._groups()):
             self._fill_parts(names, tensors, read)
-        self.parts = kept | self._unconverted()
+        self.parts = plain | self._unconverted()
         self.head = make(self.head)
+
+    def _packed_if_faster(self, linear: Linear) -> Linear:
+        """Return a matrix as it would be in weights that are not quantized."""
+        return PackedLinear(linear) if packs(self._dtype, self._device, self._config.largest_matrix) else linear
 
     def _fill_parts(self, names: list[str], tensors: Tensors, read: Callable[[int], None]) -> None:
         for name, tensor in tensors.read(names):
@@ -264,3 +276,10 @@ class FusedWeights:
 
     def _split(self, packed: Tensor, lengths: dict[str, int]) -> None:
         self.parts.update(zip(lengths, packed.split_with_sizes(list(lengths.values())), strict=True))
+
+
+def _from_grid(linear: Linear, names: Iterable[str], tensors: Tensors) -> Int4Linear:
+    """Return a matrix with the codes and the grid that its parts have in their file."""
+    parts = zip(*(tensors.grid(name) for name in names), strict=True)
+    codes, scales, zeros = (torch.cat(part).to(linear.matrix.device) for part in parts)
+    return Int4Linear(codes, scales, zeros, linear.bias)

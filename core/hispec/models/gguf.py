@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hispec.counts import counted
 from hispec.errors import UnavailableError, UsageError
 from hispec.extras import require
-from hispec.models.dtypes import STORED
-from hispec.models.tensors import ROWS, Stored, Tensors
+from hispec.models.dtypes import GROUP, STORED
+from hispec.models.tensors import Stored, Tensors
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -42,6 +42,13 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """Those that are read here, of which Llama's is Mistral's too; for others `transformers` is asked."""
 PLAIN = {0: "F32", 1: "F16", 30: "BF16"}
 """Types of tensors that hold numbers as they are, as safetensors calls them."""
+CODES = {2: 2, 3: 4, 12: 16}
+"""Types of blocks that are 4-bit codes with a scale and a zero point for each `GROUP` of them: Q4_0, Q4_1 and Q4_K. Where
+in the bytes of a block the codes begin; they reach to its end."""
+CHUNK = 1 << 20
+"""Numbers that are dequantized at once."""
+PARTNERS = re.compile(r"\.(self_attn\.[qkv]|mlp\.(?:gate|up))_proj\.")
+"""What is in the names of matrices that the fused stack multiplies as one with others."""
 FLOAT32 = "F32"
 """What blocks are dequantized to."""
 
@@ -500,6 +507,48 @@ class GgufTensors(Tensors):
         """See `Tensors`."""
         return self.header.tensors[self._own_names[name]].size
 
+    @cached_property
+    def on_grid(self) -> frozenset[str]:
+        """See `Tensors`: matrices in types of `CODES`, where those that are multiplied with them as one are too."""
+        fits: dict[str, list[bool]] = {}
+        matrices = [name for name, one in self.stored.items() if len(one.shape) == 2 and ".layers." in name]
+        for name in matrices:
+            fits.setdefault(_as_one(name), []).append(self.header.tensors[self._own_names[name]].kind in CODES)
+        return frozenset(name for name in matrices if all(fits[_as_one(name)]))
+
+    @property
+    def kinds_on_grid(self) -> list[str]:
+        """See `Tensors`."""
+        from gguf import GGMLQuantizationType
+
+        kinds = {self.header.tensors[self._own_names[name]].kind for name in self.on_grid}
+        return sorted(GGMLQuantizationType(kind).name for kind in kinds)
+
+    def grid(self, name: str) -> "tuple[Tensor, Tensor, Tensor]":
+        """See `Tensors`.
+
+        The package knows where each type has its scales and its codes: weights are dequantized once as they are, and once
+        each with all codes the lowest and the highest, which gives the grid.
+        """
+        import numpy as np
+        import torch
+
+        own, path = self._own_names[name], self.stored[name].file
+        assert path is not None
+        held, heads = self.header.tensors[own], turned_rows(self.header, own)
+        parts = []
+        for blocks in _blocks(path, held):
+            low, high = (_with_codes(blocks, held.kind, value) for value in (0, 255))
+            weights, lowest, highest = (_dequantize(each, held).reshape(-1, GROUP) for each in (blocks, low, high))
+            scales = (highest[:, :1] - lowest[:, :1]) / 15
+            codes = np.rint((weights - lowest) / np.where(scales == 0, 1, scales)).astype(np.uint8)
+            of_row = len(blocks), -1
+            parts.append((codes.reshape(of_row), scales.reshape(of_row), (lowest[:, :1] + 8 * scales).reshape(of_row)))
+        codes, scales, zeros = (np.concatenate(each) for each in zip(*parts, strict=True))
+        found = (codes, scales, zeros) if heads is None else (as_halves(each, heads) for each in (codes, scales, zeros))
+        first, second, third = map(torch.from_numpy, found)
+        return first, second, third
+
     def are_equal(self, one: str, other: str) -> bool:
         """See `Tensors`."""
         first, second = (self.header.tensors[self._own_names[name]] for name in (one, other))
@@ -525,13 +574,40 @@ def _numbers(path: Path, held: Held) -> "ndarray[Any, Any]":
 
 def _pieces(path: Path, held: Held) -> "Iterator[ndarray[Any, Any]]":
     """Yield a tensor's numbers some rows at a time, float32 [rows, columns]."""
+    for blocks in _blocks(path, held):
+        yield _dequantize(blocks, held)
+
+
+def _blocks(path: Path, held: Held) -> "Iterator[ndarray[Any, Any]]":
+    """Yield a tensor's bytes some rows at a time, uint8 [rows, bytes]; copies."""
     import numpy as np
-    from gguf import GGMLQuantizationType, dequantize
 
     rows = prod(held.shape[:-1])
     data = np.memmap(path, np.uint8, "r", held.start, (rows, held.size // rows))
-    for at in range(0, rows, ROWS):
-        yield dequantize(np.array(data[at : at + ROWS]), GGMLQuantizationType(held.kind)).astype(np.float32, copy=False)
+    step = max(1, CHUNK // held.shape[-1])
+    for at in range(0, rows, step):
+        yield np.array(data[at : at + step])
+
+
+def _dequantize(blocks: "ndarray[Any, Any]", held: Held) -> "ndarray[Any, Any]":
+    """Return the numbers of some rows of blocks, float32 [rows, columns]."""
+    import numpy as np
+    from gguf import GGMLQuantizationType, dequantize
+
+    found: ndarray[Any, Any] = dequantize(blocks, GGMLQuantizationType(held.kind)).astype(np.float32, copy=False)
+    return found
+
+
+def _with_codes(blocks: "ndarray[Any, Any]", kind: int, value: int) -> "ndarray[Any, Any]":
+    """Return a copy of some rows of blocks with all bytes of codes the same."""
+    found = blocks.reshape(len(blocks), -1, (_block(kind) or (0, 0))[1]).copy()
+    found[..., CODES[kind] :] = value
+    return found.reshape(blocks.shape)
+
+
+def _as_one(name: str) -> str:
+    """Return what is the same for the names of matrices that are multiplied as one."""
+    return PARTNERS.sub(lambda part: f".{part[1].rpartition('.')[0]}.", name)
 
 
 def listed(names: list[str], most: int = 3) -> str:

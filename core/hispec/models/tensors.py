@@ -97,6 +97,24 @@ class Tensors:
         """Return the bytes that a tensor takes in its file."""
         return self.stored[name].numbers * self.stored[name].bits // 8
 
+    @property
+    def on_grid(self) -> frozenset[str]:
+        """The names of tensors that 4-bit weights can hold with the codes that they have in their file; see `grid`."""
+        return frozenset()
+
+    @property
+    def kinds_on_grid(self) -> list[str]:
+        """What the format calls the types of these."""
+        return []
+
+    def grid(self, name: str) -> "tuple[Tensor, Tensor, Tensor]":
+        """Return one of `on_grid` as what `Int4Linear` is made of.
+
+        Returns:
+            Codes, uint8 [out, in]; scales and zero points, float32 [out, groups].
+        """
+        raise NotImplementedError
+
     def are_equal(self, one: str, other: str) -> bool:
         """Return whether two tensors have the same shape and values; both are read, some rows at a time."""
         from safetensors import safe_open

@@ -8,6 +8,7 @@ from gguf import GGMLQuantizationType as Kind
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from hispec.errors import HispecError, UnavailableError, UsageError
+from hispec.memory import estimate
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.digest import digests_of_profile
 from hispec.models.loading import check_weights, load_stack
@@ -16,6 +17,7 @@ from hispec.models.rotary import inverse_frequencies
 from hispec.models.tokenizer import load_tokenizer
 from hispec.models.translator import digest_of_model
 from hispec.profile import Profile, Target
+from hispec.settings import Settings
 from tests.gguf_files import TEMPLATE, small_model, write
 from tests.support import PROMPT, decode_ids, hierarchy_of
 
@@ -147,7 +149,7 @@ def test_a_folder_with_one_file_is_that_file(tmp_path):
     assert Checkpoint(str(tmp_path)).gguf_file is None
 
 
-def test_blocks_have_the_dtype_that_the_machine_computes_fastest(tmp_path, monkeypatch):
+def test_blocks_have_the_dtype_that_the_machine_computes_fastest(tmp_path):
     config = Checkpoint(str(write(tmp_path / "model.gguf", small_model()))).config
     assert config.faster_dtype("auto", "cpu") == "float32" and config.faster_dtype("float16", "cpu") == "float16"
     assert config.faster_dtype("auto", "cuda") == config.faster_dtype("auto", "cuda", as_stored=True) == "bfloat16"
@@ -167,10 +169,67 @@ def test_digests_change_with_the_file(tmp_path):
     assert digests()[0] != before[0] and digests()[1] != before[1]
 
 
+# What stays packed
+
+
+@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q4_K], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_four_bits_keep_the_codes_of_the_file(kind, family, tmp_path):
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64} if kind == Kind.Q4_K else {}
+    path = write(tmp_path / "model.gguf", small_model(family, **sizes), kind)
+    exact, packed = load(path, "fused"), load(path, "fused", quantization="int4")
+    tensors = Checkpoint(str(path)).tensors()
+    assert len(tensors.on_grid) == 28 and tensors.kinds_on_grid == [kind.name]
+    for name in sorted(tensors.on_grid):
+        codes, scales, zeros = (
+            one.repeat_interleave(count, 1) for one, count in zip(tensors.grid(name), (1, 32, 32), strict=True)
+        )
+        assert codes.max() == 15 and torch.allclose((codes - 8.0) * scales + zeros, exact.parts[name], atol=1e-6)
+    # Scales and zero points are rounded to bfloat16, which has 8 bits.
+    for name, part in packed.parts.items():
+        if name in tensors.on_grid:
+            step = exact.parts[name].abs().max() / 8
+            assert (part - exact.parts[name]).abs().max() < 9 * step / 256
+        else:
+            assert torch.equal(part, exact.parts[name])
+    assert packed.quantization == "int4" and exact.quantization is None
+
+
+def test_matrices_that_are_multiplied_as_one_stay_packed_together(tmp_path):
+    kinds = {"blk.1.attn_v.weight": Kind.Q8_0, "blk.2.ffn_up.weight": Kind.Q8_0, "blk.3.ffn_down.weight": Kind.Q8_0}
+    path = write(tmp_path / "model.gguf", small_model(), kinds=kinds)
+    tensors = Checkpoint(str(path)).tensors()
+    assert len(tensors.on_grid) == 28 - 3 - 2 - 1
+    assert not any(f"model.layers.1.self_attn.{part}_proj.weight" in tensors.on_grid for part in "qkv")
+    exact, packed = load(path, "fused"), load(path, "fused", quantization="int4")
+    assert all(
+        torch.equal(packed.parts[name], part) for name, part in exact.parts.items() if name not in tensors.on_grid
+    )
+
+
+def test_a_file_without_four_bits_is_quantized_as_any_other(tmp_path):
+    path = write(tmp_path / "model.gguf", small_model(), Kind.Q8_0)
+    read_by_transformers(path).save_pretrained(tmp_path / "whole")
+    found, expected = (load(one, "fused", quantization="int4").parts for one in (path, tmp_path / "whole"))
+    assert all(torch.equal(part, expected[name]) for name, part in found.items())
+
+
+def test_the_estimate_counts_what_stays_packed(tmp_path):
+    path = write(tmp_path / "model.gguf", small_model())
+    profile = Profile(name="x", target=Target(model=str(path)))
+    for quantization in ("none", "int4"):
+        (need,) = estimate(profile, Settings(quantization=quantization, dtype="float32", device="cpu")).models
+        stack = load(path, "fused", quantization=quantization)
+        packed = Checkpoint(str(path)).tensors().on_grid if quantization == "int4" else ()
+        plain = sum(part.nbytes for name, part in stack.parts.items() if name not in packed)
+        assert need.weights == plain + stack.quantized_bytes
+        assert bool(packed) == (stack.quantized_bytes > 0)
+
+
 # What is refused
 
 
-def refused(path, kind, capsys=None):
+def refused(path, kind):
     """Cause and cure of the error that planning raises, long before weights are read."""
     with pytest.raises(kind) as caught:
         check_weights(Checkpoint(str(path)))
