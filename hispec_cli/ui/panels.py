@@ -196,6 +196,10 @@ def panel(state: ViewState, width: int, styles: Mapping[Standing, Style], glyphs
     return rows
 
 
+JUDGEABLE, ALONE = 16, 1.05
+"""Tokens of an answer that tells whether speculation paid, and tokens per target pass below which it did not."""
+
+
 def figures_row(state: ViewState, width: int, glyphs: Glyphs = UNICODE) -> Row:
     """The row of figures, or what is going on before there are any."""
     text = summary(state.stats, glyphs) if state.stats.prompt_tokens else "reading the prompt"
@@ -210,6 +214,13 @@ def summary(stats: Stats, glyphs: Glyphs = UNICODE) -> str:
         f"{stats.tokens_per_target_pass:.2f} tokens per target pass",
     )
     return f" {glyphs.dot} ".join(parts)
+
+
+def outcome(stats: Stats, glyphs: Glyphs = UNICODE) -> str:
+    """Return the line on a finished answer: how it went, and whether speculation paid."""
+    alone = stats.levels and stats.new_tokens >= JUDGEABLE and stats.tokens_per_target_pass < ALONE
+    note = f" {glyphs.dot} speculation did not pay here: the target wrote alone" if alone else ""
+    return summary(stats, glyphs) + note
 
 
 def _label(level: LevelStats, width: int) -> str:

@@ -12,7 +12,7 @@ from hispec_cli.options import Format, ViewOptions
 from hispec_cli.ui.console import say, stderr
 from hispec_cli.ui.live import SHARE, LiveView
 from hispec_cli.ui.output import write
-from hispec_cli.ui.panels import glyphs_for, summary
+from hispec_cli.ui.panels import glyphs_for, outcome
 from hispec_cli.ui.plain import JsonLinesView, JsonView, PlainView, View
 from hispec_cli.ui.theme import Palette
 
@@ -57,7 +57,7 @@ def check_view(options: ViewOptions) -> None:
 def report(stats: Stats) -> None:
     """Say how it went in one line, for a person only."""
     if sys.stderr.isatty():
-        say(summary(stats, glyphs_for(sys.stderr.encoding)))
+        say(outcome(stats, glyphs_for(sys.stderr.encoding)))
 
 
 class LiveAnswer(View):

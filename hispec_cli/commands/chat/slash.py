@@ -10,7 +10,7 @@ from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.settings import SETTINGS
 from hispec_cli.ui.console import say
-from hispec_cli.ui.panels import summary
+from hispec_cli.ui.panels import outcome
 
 if TYPE_CHECKING:
     from hispec_cli.commands.chat.chat import Chat
@@ -200,7 +200,7 @@ def _stats(chat: "Chat", _: str) -> None:
         say("no answer yet", "none")
         return
     first = stats.time_to_first_token_s
-    say(f"last answer: {summary(stats)}", "none")
+    say(f"last answer: {outcome(stats)}", "none")
     said = f"prompt: {counted(stats.prompt_tokens, 'token')}, {stats.cached_tokens} of them already in the cache"
     say(said + (f"; first token after {first * 1000:.0f} ms" if first is not None else ""), "none")
     for level in stats.levels:
