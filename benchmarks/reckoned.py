@@ -35,7 +35,7 @@ def price(run: dict[str, Any], sizes: Sizes, hidden_size: int, exits: list[int])
         if name == "n-grams":
             continue
         depth = next(own) if "exit" in name else sizes.layers
-        weights = {"int4": "int4", "int8": "int8", "4-bit exit": "int4"}.get(name, "")
+        weights = {"int4": "int4", "int8": "int8", "4-bit exit": "int4", "8-bit exit": "int8"}.get(name, "")
         first = below[1] if below[0] == weights else 0  # it goes on from the hidden states of the level below
         share = bits_per_weight(weights, hidden_size) / 16 if weights else 1.0
         read = share * ((depth - first) * sizes.layer + sizes.head(None)) / sizes.total
@@ -53,7 +53,7 @@ def price(run: dict[str, Any], sizes: Sizes, hidden_size: int, exits: list[int])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="a folder with its config.json")
-    parser.add_argument("--exits", default="", help="as quantized_levels.py was given them")
+    parser.add_argument("--exits", default="", help="of results that do not tell those of each run")
     parser.add_argument("--results", required=True, help="the name of its result")
     parser.add_argument("--name", required=True)
     args = parser.parse_args()
@@ -63,14 +63,14 @@ def main() -> None:
     record = json.loads((RESULTS / f"{args.results}.json").read_text())
     seen: Counter[str] = Counter()
     best: dict[str, dict[str, Any]] = {}
-    for run in record["runs"]:
+    runs = record.get("runs") or [{"kind": kind} | arm for kind, arm in record["arms"].items() if arm["lengths"]]
+    for run in runs:
         kind, lengths = run["kind"], run["lengths"]
         if kind == "plain":
             continue
-        read = exits
-        if (
-            kind.count("exit") == 1 and "int" not in kind
-        ):  # single levels ran at the first exit, then at twice its depth
+        read = run.get("exits", exits)
+        # Where a result does not say, single levels ran at the first exit, then at twice its depth.
+        if "exits" not in run and kind.count("exit") == 1 and "int" not in kind:
             key = f"{kind} {lengths}"
             seen[key] += 1
             read = [seen[key] * exits[0]]

@@ -1,7 +1,8 @@
 """What quantized weights cost on this machine: a layer's matrices and the head by format, kernel and count of rows.
 
-Shapes are those of lab-ee (hidden size 256), SmolLM2 135M (576, with its head) and Llama 3.2 1B (2,048). Each product
-goes through more copies of a matrix than the nearer caches hold, and the fastest pass counts (hispec.models.kernels).
+Shapes are those of lab-ee (hidden size 256), the same twice as wide (512), SmolLM2 135M (576, with its head) and Llama 3.2
+1B (2,048). Each product goes through more copies of a matrix than the nearer caches hold, and the fastest pass counts
+(hispec.models.kernels).
 With one thread its processor time is taken, which other processes do not lengthen, though they fill caches and use the
 memory's bandwidth: run it where nothing else runs.
 
@@ -19,6 +20,7 @@ from hispec.models.dtypes import bits_per_weight
 
 LAYERS = {
     "hidden 256": ((256, 384), (256, 256), (256, 1408), (704, 256)),
+    "hidden 512": ((512, 1024), (512, 512), (512, 2816), (1408, 512)),
     "hidden 576": ((576, 960), (576, 576), (576, 3072), (1536, 576)),
     "hidden 2048": ((2048, 3072), (2048, 2048), (2048, 16384), (8192, 2048)),
     "head 576 x 49152": ((576, 49152),),
@@ -55,6 +57,7 @@ def measured(shapes: tuple[tuple[int, int], ...], device: torch.device) -> dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--name", help="of the result")
     args = parser.parse_args()
     device = torch.device(args.device)
     load = os.getloadavg()
@@ -70,7 +73,7 @@ def main() -> None:
         "load_average": [load, os.getloadavg()],
         "environment": environment(torch.get_num_threads()),
     }
-    save(f"row-costs-{device.type}", record)
+    save(args.name or f"row-costs-{device.type}", record)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import hispec
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.policies import Draft, Judge, Policy, StaticPolicy
 from hispec.decoding.state import DecodingState
@@ -125,3 +126,40 @@ def test_a_small_run_gives_figures_a_table_and_a_plot(tmp_path):
     assert plain["share_of_limit"] > 0
     assert len(record["arms"]["single-layer"]["tuned_on"]) == 4
     assert (tmp_path / "small.svg").read_text().count("<svg") == 1
+
+
+@pytest.mark.parametrize("replay", [False, True])
+def test_kinds_of_levels_are_compared_at_their_best_lengths(tmp_path, replay):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps({"question": f"What is {n} plus 5?"}) + "\n" for n in range(9)))
+    model = Path(hispec.__file__).parent / "tiny" / "model"
+    options = "--exits 1,2 --drafts 2 --waiting 4 --single 3,4 --tune-prompts 1 --tune-tokens 6 --prompts 1"
+    options += " --max-new-tokens 9 --dtype float32 --name small" + " --replay" * replay
+    command = [sys.executable, FOLDER / "quantized_levels.py", "--model", model, "--gsm8k", questions, *options.split()]
+    done = subprocess.run([*command, "--output", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "small.json").read_text())
+    arms = record["best" if replay else "arms"]
+    assert arms["4-bit exit > int8 > target"]["levels"] in (
+        ["1 int4", "16 int8", "16 full"],
+        ["2 int4", "16 int8", "16 full"],
+    )
+    assert arms["exit > exit > target (hispec as published)"]["lengths"] == [2, 4]
+    assert arms["int8 > target"]["lengths"] in ([3], [4])
+    assert {f"{kind}, adaptive" for kind in arms if kind != "plain" and "adaptive" not in kind} < arms.keys()
+    if replay:
+        assert arms["plain"]["over_plain"] == 1.0
+        assert record["agreement"]["16 full"] == 1.0
+        return
+    assert {arm["identical"] for arm in arms.values()} == {"1 of 1"}
+    single = record["bases"]["the best single layer"]
+    speeds = {
+        kind: arm["tokens_per_second"]
+        for kind, arm in arms.items()
+        if arm["levels"][:-1] != [] and len(arm["levels"]) == 2
+    }
+    assert speeds[single] == max(speed for kind, speed in speeds.items() if "n-grams" not in kind)
+    ratio = arms["int8 > target"]["over"]["plain"]["value"]
+    assert ratio == pytest.approx(
+        arms["int8 > target"]["tokens_per_second"] / arms["plain"]["tokens_per_second"], rel=0.01
+    )
