@@ -281,7 +281,7 @@ class Engine:
     def _is_interrupted(self) -> bool:
         """Whether to end; ranks ask rank 0, so that all end at the same step."""
         if self.ranks is not None:
-            self._interrupted = self.ranks.share(self._interrupted)
+            self._interrupted = bool(self.ranks.share_numbers(self._interrupted)[0])
         return self._interrupted
 
     def verify(self, generation: Generation) -> None:

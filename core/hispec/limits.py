@@ -15,6 +15,8 @@ FREE_ROWS = 512
 """Rows of a prompt that are run at once at free widths: enough to keep a processor busy, and buffers stay small."""
 WIDEST = 16
 """Rows of the widest pass that keeps its buffers and masks; a prompt's are given back."""
+WIDEST_FIXED = 32
+"""Rows of the widest pass of a fixed shape, which a device records; that many pad the end of a text."""
 SMALL_MATRIX = 1 << 18
 """Numbers of a layer's largest matrix below which float32 is not packed: a call costs more there than it saves
 (benchmarks/processor.py)."""

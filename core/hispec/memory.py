@@ -10,7 +10,7 @@ from functools import cached_property
 
 from hispec.counts import counted
 from hispec.errors import UnavailableError
-from hispec.limits import CACHE_STEP, FREE_ROWS, SMALL_MATRIX, WIDEST
+from hispec.limits import CACHE_STEP, FREE_ROWS, SMALL_MATRIX, WIDEST, WIDEST_FIXED
 from hispec.machine import Device, device_named, packs_bfloat16, together
 from hispec.models.checkpoint import CONFIG, Checkpoint, checkpoints_of
 from hispec.models.config import FAMILIES, ModelConfig, read_config
@@ -135,8 +135,8 @@ def estimate(
         if tensors is None and config.family not in FAMILIES:
             return None
         models.append(_Estimate(profile, settings, checkpoint, config, tensors))
-    positions = -(-longest // CACHE_STEP) * CACHE_STEP
-    return Need(tuple(model.need(positions) for model in models), positions)
+    positions = [model.positions(longest) for model in models]
+    return Need(tuple(model.need(own) for model, own in zip(models, positions, strict=True)), max(positions))
 
 
 def place_of(settings: Settings) -> Device | None:
@@ -240,6 +240,13 @@ class _Estimate:
     def quantization(self) -> str | None:
         """The quantization while loading, None for weights as they are stored."""
         return None if self.settings.quantization == "none" else self.settings.quantization
+
+    def positions(self, longest: int) -> int:
+        """Return the positions of a KV cache for so many tokens: where shapes are fixed, with padding, a power of two."""
+        graphs = self.settings.graphs
+        if self.fused and (graphs == "on" or (graphs == "auto" and self.device.startswith("cuda"))):
+            return 1 << (longest + WIDEST_FIXED - 1).bit_length()
+        return -(-longest // CACHE_STEP) * CACHE_STEP
 
     def need(self, positions: int) -> ModelNeed:
         """Return what the model needs with a cache of so many positions."""

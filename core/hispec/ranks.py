@@ -10,9 +10,12 @@ from contextlib import suppress
 from typing import Any
 
 from hispec.decoding.confidence import Confidence
-from hispec.decoding.policies import Policy, Step
+from hispec.decoding.policies import Draft, Judge, Policy, Step
 from hispec.errors import UsageError
 from hispec.launched import check_launched, started_by_torchrun
+
+NOBODY = -1
+"""In the place of a level where there is none."""
 
 
 def check_ranks(heads: Mapping[str, int]) -> None:
@@ -47,12 +50,21 @@ class Ranks:
         atexit.register(_leave)
 
     def share(self, value: Any) -> Any:
-        """What rank 0 passed."""
+        """Return what rank 0 passed, of any type."""
         from torch import distributed
 
         values = [value]
         distributed.broadcast_object_list(values, src=0, group=self._group)
         return values[0]
+
+    def share_numbers(self, *numbers: int) -> list[int]:
+        """Return the whole numbers that rank 0 passed; as many as the caller's, in one message of fixed size."""
+        import torch
+
+        shared = torch.tensor(numbers, dtype=torch.int64)
+        torch.distributed.broadcast(shared, src=0, group=self._group)
+        found: list[int] = shared.tolist()
+        return found
 
 
 def _leave() -> None:
@@ -78,12 +90,16 @@ class SharedPolicy(Policy):
 
     def next_step(self, judged: Sequence[int], may_draft: bool) -> Step:
         """See `Policy.next_step`."""
-        step: Step = self._ranks.share(self._leads and self._policy.next_step(judged, may_draft))
-        return step
+        step = self._policy.next_step(judged, may_draft) if self._leads else Judge(0)
+        drafts = (
+            (step.tokens, NOBODY if step.otherwise is None else step.otherwise) if isinstance(step, Draft) else (0, 0)
+        )
+        tokens, otherwise, level = self._ranks.share_numbers(*drafts, step.level)
+        return Draft(tokens, level, None if otherwise == NOBODY else otherwise) if tokens else Judge(level)
 
     def drafted(self, level: int, confidence: Confidence) -> bool:
         """See `Policy.drafted`."""
-        return bool(self._ranks.share(self._leads and self._policy.drafted(level, confidence)))
+        return bool(self._ranks.share_numbers(self._leads and self._policy.drafted(level, confidence))[0])
 
     def judged(self, level: int, proposed: int, accepted: int, passed: int, confidence: Sequence[Confidence]) -> None:
         """See `Policy.judged`."""

@@ -256,3 +256,10 @@ def test_weights_quantized_in_a_way_that_is_not_known_are_not_taken_for_the_fuse
         (need,) = need_of(profile, stack=stack, dtype="float16").models
         workspaces.append(need.workspace)
     assert len(set(workspaces)) == 1
+
+
+def test_a_cache_of_fixed_shapes_is_estimated_as_it_will_be():
+    engine = Engine.from_profile("tiny", graphs="on", stack="fused", max_new_tokens=200)
+    need = estimate(engine.profile, engine.settings, prompt_tokens=40)
+    engine.stacks["builtin:tiny"].reserve(240)
+    assert need.positions == engine.stacks["builtin:tiny"].cache.positions == 512

@@ -1,9 +1,10 @@
 """A level's logits or scores, over the tokens that it has."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,7 +97,7 @@ class Logits:
         values, indices = self.own.topk(min(2, self.own.shape[-1]))
         if values.shape[-1] == 1:
             values, indices = pad(values, (0, 1), value=-torch.inf), pad(indices, (0, 1))
-        return values.tolist(), indices.tolist()
+        return on_host(values, indices)
 
 
 def known(highest: Tensor, tokens: Tensor, level: str) -> list[int]:
@@ -110,10 +111,28 @@ def known(highest: Tensor, tokens: Tensor, level: str) -> list[int]:
     Raises:
         UsageError: logits that are no numbers.
     """
-    if not all(map(math.isfinite, highest.tolist())):
-        raise not_numbers(level)
-    found: list[int] = tokens.tolist()
+    numbers, found = on_host(highest, tokens)
+    check_numbers(numbers, level)
     return found
+
+
+def on_host(numbers: Tensor, indices: Tensor) -> tuple[list[Any], list[Any]]:
+    """Return two tensors of one shape as lists, waiting for another device once.
+
+    Args:
+        numbers: of any dtype.
+        indices: below 2 ** 53, which float64 holds exactly.
+    """
+    if numbers.device.type == "cpu":
+        return numbers.tolist(), indices.tolist()
+    both = torch.stack((numbers.double(), indices.double())).cpu()
+    return both[0].tolist(), both[1].long().tolist()
+
+
+def check_numbers(highest: Iterable[float], level: str) -> None:
+    """Refuse logits of which a row's highest is not a number, as `known`."""
+    if not all(map(math.isfinite, highest)):
+        raise not_numbers(level)
 
 
 def not_numbers(level: str) -> UsageError:

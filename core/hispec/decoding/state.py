@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.logits import Logits, known
+from hispec.decoding.logits import Logits, check_numbers, on_host
 from hispec.errors import UsageError
 from hispec.models.stack import LayerStack
 
@@ -184,9 +184,10 @@ class DecodingState:
         highest, token = logits.best_unknown()
         stack, exit_layer = self.hierarchy.stack_of(level), self.hierarchy.levels[level].exit_layer
         tokens, others, hidden = stack.write_run(token, exit_layer, at, count - 1, self._readers[level])
-        written = torch.cat((token, tokens))
-        count = next((i for i, word in enumerate(written.tolist(), 1) if word in ends), count)
-        for word in known(torch.cat((highest, others))[:count], written[:count], name):
+        numbers, written = on_host(torch.cat((highest, others)), torch.cat((token, tokens)))
+        count = next((i for i, word in enumerate(written, 1) if word in ends), count)
+        check_numbers(numbers[:count], name)
+        for word in written[:count]:
             self.append(word, level)
         if self.hierarchy.above[level] is not None and count > 1:  # not all was kept
             self._carry(level, hidden[: count - 1])

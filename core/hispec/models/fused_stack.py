@@ -4,7 +4,8 @@ The mathematics is that of the `transformers` layers; tests hold the two equal. 
 or waits for a device.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -219,11 +220,12 @@ class FusedStack:
 
     def _run_layers(self, hidden: Tensor, buffers: "Buffers", place: "Place", start_layer: int, end_layer: int) -> None:
         """Run `hidden` [n, hidden] through layers, in place."""
-        for layer, cache in zip(
-            self._weights.layers[start_layer:end_layer], self.cache.layers[start_layer:end_layer], strict=True
-        ):
-            self._attention(layer, hidden, buffers, place, cache)
-            self._mlp(layer, hidden, buffers)
+        with without_cudnn(self.device):
+            for layer, cache in zip(
+                self._weights.layers[start_layer:end_layer], self.cache.layers[start_layer:end_layer], strict=True
+            ):
+                self._attention(layer, hidden, buffers, place, cache)
+                self._mlp(layer, hidden, buffers)
 
     def _attention(self, layer: Layer, hidden: Tensor, buffers: "Buffers", place: "Place", cache: Tensor) -> None:
         """Add a layer's attention to `hidden` [n, hidden], and its keys and values to `cache`."""
@@ -375,6 +377,19 @@ class Buffers:
         """The same of what they attended to -> [n, heads * size]."""
         by_row = attended.view(self._kv_heads, self._rows, self._group, self._size).transpose(0, 1)
         return by_row.reshape(self._rows, -1)
+
+
+@contextmanager
+def without_cudnn(device: torch.device) -> Iterator[None]:
+    """Keep attention from cuDNN, which torch prefers on Hopper: it plans for tens of milliseconds at every new shape."""
+    chosen = device.type == "cuda" and torch._C._get_cudnn_sdp_enabled()
+    if chosen:
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        if chosen:
+            torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 def _causal_bias(rows: int, position: int, width: int, group: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from hispec.limits import WIDEST_FIXED
 from hispec.models.config import ModelConfig
 from hispec.models.fused_stack import Buffers, FusedStack, Place, Window
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.rows import Width, choose_rows, prompt_rows
 from hispec.models.stack import LayerStack, Reader
 
-WIDTHS = (1, 2, 4, 8, 16, 32)
+WIDTHS = (1, 2, 4, 8, 16, WIDEST_FIXED)
 """Rows that a span is padded to; a wider one is a prompt's, which is run once and as it is."""
 
 SHORTEST = 256
@@ -167,12 +168,14 @@ class GraphedStack(FusedStack):
         group = self._group
         beyond = self._shared.columns[:length] > positions[:, None]
         mask = self._zeros(width, length).masked_fill_(beyond, -torch.inf)
+        # Kernels of attention want masks whose rows lie in memory, which the view of a single row would not.
+        by_group = mask[:, None].expand(width, group, length).reshape(width * group, length).contiguous()
         place = Place(
             self._shared.cos.index_select(0, positions),
             self._shared.sin.index_select(0, positions),
             positions,
             width,
-            (Window(0, width, length, mask[:, None].expand(width, group, length).reshape(width * group, length)),),
+            (Window(0, width, length, by_group),),
             grouped=True,
         )
         self._run_layers(self._rows[:width], self._buffers_of_width[width], place, start_layer, end_layer)

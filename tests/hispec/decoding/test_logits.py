@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hispec.decoding.logits import Logits
+from hispec.decoding.logits import Logits, on_host
 
 INF = float("inf")
 
@@ -22,3 +22,21 @@ def test_best_and_full(values, ids, vocab_size, best, full):
     logits = Logits(torch.tensor(values), None if ids is None else torch.tensor(ids), vocab_size)
     assert logits.best() == best
     assert logits.full().tolist() == full
+
+
+def test_another_device_is_waited_for_once(monkeypatch):
+    """Both tensors come in one copy, numbers and ids to the last bit."""
+    copies, cpu = [], torch.Tensor.cpu
+
+    class Elsewhere(torch.Tensor):
+        """Pretends to be on a device."""
+
+        @property
+        def device(self):
+            return torch.device("meta")
+
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(1) or cpu(tensor.as_subclass(torch.Tensor)))
+    numbers = torch.tensor([0.1, -torch.inf, 3.0], dtype=torch.float32)
+    ids = torch.tensor([2**24 + 1, 0, 2**40 + 3])
+    assert on_host(numbers.as_subclass(Elsewhere), ids) == (numbers.tolist(), ids.tolist())
+    assert copies == [1]

@@ -19,7 +19,7 @@ from hispec.errors import UnavailableError, UsageError
 from hispec.limits import WIDEST
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.config import DIRECT, FAMILIES, parse_config
-from hispec.models.fused_stack import FusedStack
+from hispec.models.fused_stack import FusedStack, without_cudnn
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.loading import load_stack
 from hispec.models.placement import Placement
@@ -298,3 +298,14 @@ def test_tensors_under_other_names_are_left_to_transformers_and_those_that_are_w
     model.model.save_pretrained(tmp_path)  # without the prefix that its head would give it
     save_file({**load_file(path), "lm_head.weight": weights["lm_head.weight"]}, path, metadata={"format": "pt"})
     assert isinstance(load(tmp_path), TransformersStack)
+
+
+def test_attention_on_cuda_leaves_cudnn_out_and_gives_the_choice_back():
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    with without_cudnn(torch.device("cuda")):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    with pytest.raises(RuntimeError), without_cudnn(torch.device("cuda", 1)):
+        raise RuntimeError
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    with without_cudnn(torch.device("cpu")):
+        assert torch.backends.cuda.cudnn_sdp_enabled()
