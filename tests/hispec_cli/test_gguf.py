@@ -41,7 +41,7 @@ def test_profile_show_and_validate_and_doctor_say_what_a_file_holds(hispec, path
     four = tmp_path / "four.yaml"
     four.write_text(f"target: {{model: {path}, quantization: int4}}\ndraft: {{exit_layer: 1}}\n")
     assert "2 x Q8_0: Q4_0 packed, the others dequantized" in hispec("profile", "show", four).out
-    environment = answer(hispec("generate", "Hello", "--profile", four, *SHORT))["environment"]
+    environment = answer(hispec("generate", "Hello", "--profile", four, "--verify", *SHORT))["environment"]
     assert (environment["gguf"], environment["packed"], environment["quantization"]) == (kinds, ["Q4_0"], "int4")
     assert hispec("profile", "validate", own).code == 0
     checked = answer(hispec("doctor", "--model", path, "--json"))["profile"]
@@ -88,9 +88,10 @@ def test_a_file_of_a_hub_is_downloaded_once(from_hub, path, tmp_path):  # noqa: 
 
     doctor = ["doctor", "--model", "org/files:other.gguf", "--json"]
     commands = [ask("small.gguf"), ask("small.gguf"), ask("none.gguf"), ask("large-00001-of-00002.gguf"), doctor]
+    commands.append(["generate", "Hello", "--model", "org/files"])
     with serve(tmp_path) as (endpoint, seen):
         local = ["generate", "Hello", "--model", str(path), *SHORT]
-        first, again, none, part, checked, here = from_hub(endpoint, *commands, local)
+        first, again, none, part, checked, whole, here = from_hub(endpoint, *commands, local)
         asked = len(seen)
         offline, absent = from_hub(endpoint, ask("small.gguf", "--offline"), ask("other.gguf", "--offline"))
         assert len(seen) == asked
@@ -99,6 +100,7 @@ def test_a_file_of_a_hub_is_downloaded_once(from_hub, path, tmp_path):  # noqa: 
     assert "downloading 1 file" in first[2] and again[2] == ""
     assert none[0] == 2 and "org/files has no file none.gguf" in none[2] and "other.gguf, small.gguf" in none[2], none
     assert part[0] == 2 and "one of 2 files" in part[2], part
+    assert whole[0] == 2 and "other.gguf, small.gguf" in whole[2] and "org/files:other.gguf" in whole[2], whole
     assert absent[0] == 5 and "is not on this machine" in absent[2], absent
     found = json.loads(checked[1])["profile"]
     (model,) = found["models"]

@@ -172,7 +172,8 @@ class Checkpoint:
         if self.header is not None:
             return self._values(self.header)
         with self.explaining():  # told at once: `transformers` would try, and wait, all over again
-            self.find(CONFIG)
+            if self.find(CONFIG) is None and not self.is_local:
+                gguf_hub.check_other(self.model, self.revision)
         if self.is_local and self.here(ADAPTER):
             raise UsageError(
                 f"{self.model} has an adapter ({ADAPTER}) beside its weights, and hispec applies none",

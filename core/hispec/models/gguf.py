@@ -341,7 +341,7 @@ def values_of(header: Header, path: Path, name: str) -> dict[str, Any]:
         name: the model, as the user named it.
 
     Raises:
-        UnavailableError: the header lacks a size.
+        UnavailableError: the header lacks a size, or has one that is none.
         UsageError: experts, or rotary embeddings that a GGUF file does not describe well enough.
     """
     family = header.architecture
@@ -356,6 +356,8 @@ def values_of(header: Header, path: Path, name: str) -> dict[str, Any]:
         value = say(f"{family}.{key}")
         if value is None:
             raise UnavailableError(f"the GGUF file {name} does not say {family}.{key}", AGAIN)
+        if not isinstance(value, int | float) or value <= 0:
+            raise UnavailableError(f"the GGUF file {name} says that {family}.{key} is {str(value)[:60]}", AGAIN)
         return value
 
     if say(f"{family}.expert_count"):
@@ -371,7 +373,9 @@ def values_of(header: Header, path: Path, name: str) -> dict[str, Any]:
         "hidden_size": hidden,
         "intermediate_size": must("feed_forward_length"),
         "num_attention_heads": heads,
-        "num_key_value_heads": say(f"{family}.attention.head_count_kv", heads),
+        "num_key_value_heads": must("attention.head_count_kv")
+        if f"{family}.attention.head_count_kv" in header.metadata
+        else heads,
         "head_dim": size or (128 if family == "qwen3" else hidden // heads),
         "vocab_size": header.tensors["token_embd.weight"].shape[0],
         "max_position_embeddings": must("context_length"),

@@ -51,13 +51,30 @@ def fetch_beginning(model: str, file: str, revision: str | None, commit: str | N
 
 
 def no_file(model: str, file: str, revision: str | None) -> UsageError:
-    """Return the error of a GGUF file that a repository of the hub does not have, with those that it has."""
+    """Return the error of a file that a repository does not have, with those that it has."""
+    known = _files(model, revision)
+    cure = f"choose one of these: {gguf.listed(known)}" if known else "check its name on the hub"
+    return UsageError(f"{model} has no file {file}", cure)
+
+
+def check_other(model: str, revision: str | None) -> None:
+    """Refuse a repository that is named without a file, and has nothing but GGUF files.
+
+    Raises:
+        UsageError: naming some of them.
+    """
+    if known := _files(model, revision):
+        raise UsageError(
+            f"{model} has no config.json, but {gguf.listed(known)}", f"name one of them: --model {model}:{known[0]}"
+        )
+
+
+def _files(model: str, revision: str | None) -> list[str]:
+    """Return the GGUF files of a repository, as far as the hub says."""
     from huggingface_hub import HfApi
 
     try:
         files = HfApi().list_repo_files(model, revision=revision)
     except Exception:  # what it has is a help, and no more
-        files = []
-    known = sorted(name for name in files if name.endswith(gguf.ENDING) and not gguf.PART.search(name))
-    cure = f"choose one of these: {gguf.listed(known)}" if known else "check its name on the hub"
-    return UsageError(f"{model} has no file {file}", cure)
+        return []
+    return sorted(name for name in files if name.endswith(gguf.ENDING) and not gguf.PART.search(name))

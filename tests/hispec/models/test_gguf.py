@@ -297,6 +297,8 @@ def test_unknown_architectures_are_refused(whole, tmp_path):
 def test_headers_that_lack_something_are_refused(tmp_path):
     path = write(tmp_path / "a" / "model.gguf", small_model(), llama__block_count=None)
     assert "does not say llama.block_count" in refused(path, UnavailableError)
+    path = write(tmp_path / "e" / "model.gguf", small_model(), llama__attention__head_count=[4, 4, 4, 2])
+    assert "says that llama.attention.head_count is [4, 4, 4, 2]" in refused(path, UnavailableError)
     path = write(tmp_path / "b" / "model.gguf", small_model(), llama__block_count=5)
     assert "model.layers.4.input_layernorm.weight is missing" in refused(path, UnavailableError)
     path = write(tmp_path / "c" / "model.gguf", small_model(), llama__expert_count=8)
