@@ -102,7 +102,7 @@ def compared(arms: dict[str, Configuration], timings: Timings, target: str) -> d
 def traced(laboratory: Laboratory, costs: Costs, prompts: Sequence[list[int]]) -> Traces:
     """What exits say about some prompts."""
     job, timer = laboratory.job, laboratory.timer(laboratory.scorer_of(costs, Traces([], {})))
-    recorder = Recorder(job.stacks, job.readers(), job.heads, job.target)
+    recorder = Recorder(job.stacks, job.readers(job.space), job.heads, job.target)
     return record_all(recorder, prompts, lambda prompt: timer.answer(PLAIN, prompt)[0], Random(0))
 
 

@@ -26,7 +26,7 @@ from hispec.models.placement import Placement
 from hispec.models.stack import LayerStack
 from hispec.models.tokenizer import load_tokenizer
 from hispec.models.translator import digest_of_model
-from hispec.precedence import complete_settings
+from hispec.precedence import complete_settings, read_agreement
 from hispec.profile import Profile, check_depths, exits_of_target, without_copies
 from hispec.progress import Watch, unwatched
 from hispec.ranks import Ranks, check_ranks
@@ -217,8 +217,8 @@ def draw(plan: Plan) -> LoadedModels:
     stacks = {name: with_graphs(stack, plan.settings.graphs) for name, (stack, _) in drawn.items()}
     environment = _environment(stacks, plan) | {"weights": "dummy"}
     if (asked := plan.settings.dummy_agreement) is not None:
-        reached = set_agreement(*drawn[plan.target.name], exits_of_target(plan.profile), asked)
-        environment["agreement"] = {"asked": list(asked), "measured": [round(share, 3) for share in reached]}
+        reached = set_agreement(*drawn[plan.target.name], read_agreement(asked, exits_of_target(plan.profile)))
+        environment["agreement"] = {"asked": list(asked), "measured": reached.like(asked)}
     return LoadedModels(plan.profile, plan.settings, stacks, plan.tokenizer, frozenset(), environment)
 
 

@@ -1,8 +1,9 @@
 """Where the value of a setting comes from: option > environment > profile > generation config > default."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -10,7 +11,7 @@ from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.limits import MOST
 from hispec.profile import Profile, exits_of_target, explain
-from hispec.settings import COOLEST, HOTTEST, SETTINGS, STRONGEST, WEAKEST, Settings
+from hispec.settings import COOLEST, HOTTEST, SETTINGS, STRONGEST, WEAKEST, Quantization, Settings
 
 SCHEMA = TypeAdapter(Settings)
 NARROWEST = 1e-9
@@ -77,7 +78,7 @@ def resolve_settings(
             raise UsageError(
                 "--dummy-agreement is of random weights", "add --load-format dummy, or leave out --dummy-agreement"
             )
-        check_agreement(settings.dummy_agreement, exits_of_target(profile))
+        read_agreement(settings.dummy_agreement, exits_of_target(profile))
     return settings, origins
 
 
@@ -155,27 +156,73 @@ def check_placement(settings: Settings) -> None:
         )
 
 
-def check_agreement(shares: Sequence[float], exits: Sequence[int]) -> None:
-    """Refuse shares of agreement that do not belong to the exits.
+@dataclass(frozen=True)
+class Agreement:
+    """How often readings of random weights name the whole model's token.
+
+    Attributes:
+        exits: by exit, ascending.
+        copies: by format of a whole quantized copy; one at most.
+    """
+
+    exits: Mapping[int, float]
+    copies: Mapping[Quantization, float]
+
+    def like(self, shares: Sequence[float | tuple[str, float]]) -> list[float | list[Any]]:
+        """Return these shares, rounded, in the order and with the names that others of the same readings have."""
+        by_name = {str(key): round(share, 3) for key, share in (*self.exits.items(), *self.copies.items())}
+        in_order = iter(self.exits)
+        return [
+            by_name[str(next(in_order))] if isinstance(share, float | int) else [share[0], by_name[share[0]]]
+            for share in shares
+        ]
+
+
+def read_agreement(shares: Sequence[float | tuple[str, float]], exits: Sequence[int]) -> Agreement:
+    """Find out which share belongs to what.
 
     Args:
-        shares: one for each exit.
-        exits: of the target that levels read, ascending, without its last layer.
+        shares: one for each exit, shallow to deep, or each with the number of its exit; those of copies with a format.
+        exits: of the target, and of its copies, that levels read, ascending, without the last layer.
 
     Raises:
-        UsageError: another number of shares than of exits, or shares that do not rise between 0 and 1.
+        UsageError: another number of shares than of exits, a name that is none, or shares that do not rise between 0
+            and 1.
     """
-    shown = ",".join(f"{share:g}" for share in shares)
-    if len(shares) != len(exits):
+    shown = "--dummy-agreement " + ",".join(
+        f"{share:g}" if isinstance(share, float | int) else f"{share[0]}={share[1]:g}" for share in shares
+    )
+    in_order = [share for share in shares if isinstance(share, float | int)]
+    named = [share for share in shares if not isinstance(share, float | int)]
+    formats: tuple[Quantization, ...] = get_args(Quantization)
+    copies = {each: share for each in formats for name, share in named if name == each}
+    by_number = {int(name): share for name, share in named if name.isdecimal() and int(name) > 0}
+    if len(copies) + len(by_number) < len(named):
         raise UsageError(
-            f"--dummy-agreement {shown} has {counted(len(shares), 'share')}, "
-            f"and the target is read at {counted(len(exits), 'exit')}",
-            f"give one share for each exit, shallow to deep: {exits}" if exits else "choose levels that are its exits",
+            f"{shown} names something twice, or what is neither an exit nor a copy",
+            f"name each exit by its number, and copies {' or '.join(formats)}: 2=0.75,int4=0.97",
         )
-    if not all(0 < low < high < 1 for low, high in zip((1e-9, *shares), (*shares, 1 - 1e-9), strict=True)):
+    if in_order and by_number:
+        raise UsageError(f"{shown} names some exits and not others", "name all of them: 1=0.55,2=0.75, or none")
+    if not by_number and len(in_order) != len(exits) and (in_order or not copies):
         raise UsageError(
-            f"--dummy-agreement {shown} is not rising between 0 and 1", "a deeper exit agrees more: give 0.55,0.75"
+            f"{shown} has {counted(len(in_order), 'share')}, and the target is read at {counted(len(exits), 'exit')}",
+            f"give one share for each exit, shallow to deep: {list(exits)}"
+            if exits
+            else "choose levels that are its exits, or name exits: 2=0.75",
         )
+    found = by_number or (dict(zip(exits, in_order, strict=True)) if in_order else {})
+    rising = [found[exit_layer] for exit_layer in sorted(found)]
+    if not all(0 < low < high < 1 for low, high in pairwise((1e-9, *rising, 1 - 1e-9))):
+        raise UsageError(f"{shown} is not rising between 0 and 1", "a deeper exit agrees more: give 0.55,0.75")
+    if len(copies) > 1:
+        raise UsageError(
+            f"{shown} names copies in {' and '.join(copies)}, and random weights cannot be made to suit both",
+            "name one of them",
+        )
+    if not all(0 < share < 1 for share in copies.values()):
+        raise UsageError(f"{shown} is not between 0 and 1", "give a copy less than 1: int4=0.97")
+    return Agreement(dict(sorted(found.items())), copies)
 
 
 def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:

@@ -552,10 +552,10 @@ def check_depths(profile: Profile, model: str, num_layers: int) -> None:
 
 
 def exits_of_target(profile: Profile) -> list[int]:
-    """The exits of the target's own weights at which levels read it, shallow to deep."""
+    """The exits at which levels read the target, its own weights or copies of them, shallow to deep."""
     levels = [level for level in (profile.draft, profile.intermediate) if level is not None]
-    own = [level.exit_layer for level in levels if level.model in (None, profile.target.model) and not level.weights]
-    return [exit_layer for exit_layer in own if exit_layer is not None]
+    own = {level.exit_layer for level in levels if level.model in (None, profile.target.model)}
+    return sorted(exit_layer for exit_layer in own if exit_layer is not None)
 
 
 def with_exits(profile: Profile, draft: int | None, intermediate: int | None, mode: str = "hispec") -> Profile:

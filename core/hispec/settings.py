@@ -90,13 +90,19 @@ def _drawable(temperature: float) -> float:
 
 
 def _shares(value: Any) -> Any:
-    """Read what an option or a variable says, `0.55,0.75`, as numbers."""
+    """Read what an option or a variable says, `0.55,0.75` or `2=0.75,int4=0.97`, as numbers, with their names if any."""
     if not isinstance(value, str):
         return value
+    found: list[float | tuple[str, float]] = []
     try:
-        return tuple(float(share) for share in value.split(","))
+        for part in value.split(","):
+            name, named, share = part.rpartition("=")
+            found.append((name.strip(), float(share)) if named else float(share))
     except ValueError:
-        raise BadValueError(f"{value!r} is no list of shares", "give, for example, 0.55,0.75") from None
+        raise BadValueError(
+            f"{value!r} is no list of shares", "give, for example, 0.55,0.75 or 2=0.75,int4=0.97"
+        ) from None
+    return tuple(found)
 
 
 def _device(name: str) -> str:
@@ -122,7 +128,7 @@ Graphs = Annotated[
 Count = Annotated[int, Range(ge=1, le=MOST)]
 Seed = Annotated[int, Range(ge=0, le=LARGEST_SEED)]
 Share = Annotated[float, Range(gt=0, le=1)]
-Shares = Annotated[tuple[Share, ...], Read(_shares, first=True)]
+Shares = Annotated[tuple[Share | tuple[str, Share], ...], Read(_shares, first=True)]
 Temperature = Annotated[float, Range(ge=0, le=HOTTEST), Read(_drawable)]
 Width = Annotated[int | Literal["auto", "free"], Read(_width, first=True)]
 
@@ -285,9 +291,10 @@ class Settings:
     )
     dummy_agreement: Shares | None = _loading(
         None,
-        "Of random weights: how often each exit, shallow to deep, agrees with the whole model, e.g. 0.55,0.75.",
+        "Of random weights: how often each exit, shallow to deep or by number, and whole copies agree with the model, "
+        "e.g. 0.55,0.75 or 2=0.75,int4=0.97.",
         metavar="SHARE,...",
-        accepts="rising numbers between 0 and 1",
+        accepts="numbers between 0 and 1, rising from exit to exit; named ones too: `2=0.75`, `int4=0.97`",
     )
 
     @property

@@ -203,7 +203,7 @@ def test_a_help_page_says_what_counts_where_nobody_says_it(setting, said):
 @pytest.mark.parametrize(
     ("name", "value", "cause", "cure"),
     [
-        ("dummy_agreement", "a,b", "'a,b' is no list of shares", "give, for example, 0.55,0.75"),
+        ("dummy_agreement", "a,b", "'a,b' is no list of shares", "give, for example, 0.55,0.75 or 2=0.75,int4=0.97"),
         ("width", "wide", "'wide' is no width", "give auto, free, or rows from 1 to 64"),
         ("temperature", "warm", "is 'warm', which is not a number", "give a number"),
     ],

@@ -1,19 +1,25 @@
-"""Random weights whose exits agree with the whole model as often as asked: real costs meet a chosen acceptance.
+"""Random weights whose exits and copies agree with the whole model as often as asked: real costs meet a chosen acceptance.
 
-Every matrix keeps its size and stays dense. Only their scales change: what the layers between two exits add to the
-hidden state shrinks until it changes the likeliest token at the wanted share of positions. Which positions these are
-depends on how close the two best tokens are there, hence on the whole text.
+Every matrix keeps its size and stays dense. For exits only their scales change: what the layers between two exits add to
+the hidden state shrinks until it changes the likeliest token at the wanted share of positions. Which positions these are
+depends on how close the two best tokens are there, hence on the whole text. For a quantized copy the weights move
+towards the numbers that it can hold, until it agrees often enough.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from math import log, log2
 
 import torch
 from torch import Tensor
 
+from hispec.counts import counted
 from hispec.errors import UsageError
+from hispec.models.quantized import rounded
 from hispec.models.stack import LayerStack
-from hispec.precedence import check_agreement
+from hispec.precedence import Agreement
+from hispec.settings import Quantization
 
 POSITIONS = 2048
 """Positions of the texts that agreement is set on: their sampling error is some 0.015."""
@@ -25,6 +31,12 @@ FREQUENT = 256
 """About so many words make up most of what such a model writes."""
 CHUNK = 128
 """Rows of logits at a time."""
+ROUGHLY = 4
+"""The first time, agreement is set on this part of the texts."""
+COPY_TOLERANCE, CLOSE_COPY = 0.015, 0.002
+"""The same of copies, which disagree seldom, and what is close enough for them."""
+PIECE = 1 << 24
+"""Weights that are rounded at once."""
 CLOSE = 0.004
 """A share that is as close as this to the wanted one needs no further trial."""
 START = 2.0**-4
@@ -36,10 +48,8 @@ STEPS = 16
 
 
 @torch.inference_mode()
-def set_agreement(
-    stack: LayerStack, parts: Mapping[str, Tensor], exits: Sequence[int], agreement: Sequence[float]
-) -> list[float]:
-    """Scale random weights in place until exits name the whole model's likeliest token as often as asked.
+def set_agreement(stack: LayerStack, parts: Mapping[str, Tensor], wanted: Agreement) -> Agreement:
+    """Change random weights in place until exits and copies name the whole model's likeliest token as often as asked.
 
     The head's rows are scaled too, so that the words that are ever likeliest are about as unequally distributed as
     those of a language: word t comes about as often as Zipf's law has it, in the order of ids, and reduced heads have
@@ -48,16 +58,25 @@ def set_agreement(
     Args:
         stack: of random weights.
         parts: its weights by their names in a checkpoint.
-        exits: ascending, without the last layer.
-        agreement: for each exit, the share of positions.
+        wanted: shares of positions.
 
     Returns:
         The shares that were reached, on texts that were not used to set them.
 
     Raises:
-        UsageError: see `hispec.precedence.check_agreement`; shares that this model cannot have.
+        UsageError: exits, copies or shares that this model cannot have.
     """
-    check_agreement(agreement, exits)
+    exits, shares = list(wanted.exits), list(wanted.exits.values())
+    if exits and exits[-1] >= stack.num_layers:
+        raise UsageError(
+            f"--dummy-agreement names exit {exits[-1]}, and {stack.name} has {counted(stack.num_layers, 'layer')}",
+            f"name exits from 1 to {stack.num_layers - 1}",
+        )
+    if wanted.copies and stack.kind != "fused":
+        raise UsageError(
+            f"--dummy-agreement names {next(iter(wanted.copies))}, and {stack.name} has no copies on this stack",
+            "leave it out, or what keeps the model from the fused stack",
+        )
     _flatten_head(parts)
     length = min(LONGEST, stack.context)
     stack.reserve(length)
@@ -66,17 +85,34 @@ def set_agreement(
     segments = _Segments(stack, parts, exits)
     for at in range(len(exits)):  # near what comes out: a large segment would make those after it look small
         segments.scale(at, START)
-    for _ in range(2):  # a shallower segment changes what a deeper one adds to, a little
+    copies = _Copies(stack, parts)
+    for part in (
+        half // ROUGHLY,
+        half,
+    ):  # twice: a shallower segment changes what a deeper one adds to, and so do copies
         for at in reversed(range(len(exits))):
-            segments.tune(at, agreement[at], texts[:half])
-    reached = segments.agreements(texts[half:])
-    for share, wanted in zip(reached, agreement, strict=True):
-        if abs(share - wanted) > TOLERANCE:
-            raise UsageError(
-                f"the exits of {stack.name} agree with it on {share:.2f} of the positions, not on {wanted:g}",
-                "choose a share closer to that, or a wider model",
-            )
+            segments.tune(at, shares[at], texts[:part])
+        for quantization, share in wanted.copies.items():
+            copies.tune(quantization, share, texts[:part])
+    reached = Agreement(
+        dict(zip(exits, segments.agreements(texts[half:]), strict=True)),
+        {quantization: copies.agreement(quantization, texts[half:]) for quantization in wanted.copies},
+    )
+    for exit_layer, share in reached.exits.items():
+        _check("exits", stack.name, share, wanted.exits[exit_layer], TOLERANCE)
+    for quantization, share in reached.copies.items():
+        _check(f"{quantization} copy", stack.name, share, wanted.copies[quantization], COPY_TOLERANCE)
     return reached
+
+
+def _check(what: str, model: str, share: float, wanted: float, tolerance: float) -> None:
+    if abs(share - wanted) > tolerance:
+        verb = "agree" if what == "exits" else "agrees"
+        digits = 2 if what == "exits" else 3
+        raise UsageError(
+            f"the {what} of {model} {verb} with it on {share:.{digits}f} of the positions, not on {wanted:g}",
+            "choose a share closer to that, or a wider model",
+        )
 
 
 class _Segments:
@@ -132,18 +168,86 @@ class _Segments:
         return self._stack.run(hidden, begin, end, 0)
 
     def _best(self, hidden: Tensor) -> Tensor:
-        """The likeliest token of each row."""
-        return torch.cat([self._stack.head(hidden[at : at + CHUNK]).argmax(-1) for at in range(0, len(hidden), CHUNK)])
+        return _best(self._stack, hidden)
 
 
-def _root(excess: Callable[[float], float], start: float) -> float:
+class _Copies:
+    """Quantized copies of the layers and the head, as the full weights would have them made.
+
+    They are looked at by putting the copy of one layer after the other in the place of the full one.
+    """
+
+    def __init__(self, stack: LayerStack, parts: Mapping[str, Tensor]) -> None:
+        self._stack = stack
+        self._layers: list[list[Tensor]] = [[] for _ in range(stack.num_layers)]
+        for name, part in parts.items():
+            if name.startswith("model.layers.") and part.dim() == 2:
+                self._layers[int(name.split(".")[2])].append(part)
+        self._head = [_head_of(parts)]
+
+    def tune(self, quantization: Quantization, wanted: float, texts: Sequence[Tensor]) -> None:
+        """Move the weights towards what a copy can hold until it agrees on the wanted share, if it does not already."""
+        scale = 1.0
+        if self.agreement(quantization, texts) >= wanted - CLOSE_COPY:
+            return
+
+        def excess(log_scale: float) -> float:
+            nonlocal scale
+            to = 2.0 ** min(0.0, log_scale)
+            self._move(quantization, to / scale)
+            scale = to
+            return self.agreement(quantization, texts) - wanted
+
+        _root(excess, -1.0, CLOSE_COPY)
+
+    def agreement(self, quantization: Quantization, texts: Sequence[Tensor]) -> float:
+        """The share of positions at which a copy and the full weights have the same likeliest token."""
+        begun = [self._stack.embed(text.tolist()) for text in texts]
+        own = [_best(self._stack, self._stack.run(states, 0, self._stack.num_layers, 0)) for states in begun]
+        states = begun
+        for layer, parts in enumerate(self._layers):
+            with _in_place(parts, quantization):
+                states = [self._stack.run(each, layer, layer + 1, 0) for each in states]
+        with _in_place(self._head, quantization):
+            return _share([_best(self._stack, each) == best for each, best in zip(states, own, strict=True)])
+
+    def _move(self, quantization: Quantization, to: float) -> None:
+        """Scale how far each weight is from the number that the copy holds."""
+        for part in (*chain.from_iterable(self._layers), *self._head):
+            for piece in _pieces(part):
+                held = rounded(piece, quantization)
+                piece.copy_(held + to * (piece - held))
+
+
+@contextmanager
+def _in_place(parts: Sequence[Tensor], quantization: Quantization) -> Iterator[None]:
+    """Let matrices hold meanwhile what their copies do."""
+    kept = [part.clone() for part in parts]
+    for part in parts:
+        for piece in _pieces(part):
+            piece.copy_(rounded(piece, quantization))
+    yield
+    for part, own in zip(parts, kept, strict=True):
+        part.copy_(own)
+
+
+def _pieces(part: Tensor) -> Iterable[Tensor]:
+    return torch.split(part, max(1, PIECE // part.shape[1]))
+
+
+def _best(stack: LayerStack, hidden: Tensor) -> Tensor:
+    """The likeliest token of each row."""
+    return torch.cat([stack.head(hidden[at : at + CHUNK]).argmax(-1) for at in range(0, len(hidden), CHUNK)])
+
+
+def _root(excess: Callable[[float], float], start: float, close: float = CLOSE) -> float:
     """Where a falling function is about 0: steps that double until its sign changes, then interpolation."""
     at, step = start, 0.25
     below: tuple[float, float] | None = None
     beyond: tuple[float, float] | None = None
     for _ in range(STEPS):
         value = excess(at)
-        if abs(value) < CLOSE:
+        if abs(value) < close:
             break
         if value > 0:
             below = at, value
@@ -166,10 +270,14 @@ def _flatten_head(parts: Mapping[str, Tensor]) -> None:
     Logits are about normal. A row with deviation s exceeds m, about what the likeliest token has, at odds that fall as
     exp(-m^2 / 2 s^2): hence s = (1 + 4 ln(1 + t / FREQUENT) / m^2) ** -1/2, with m the largest of FREQUENT draws.
     """
-    head = parts.get("lm_head.weight", parts["model.embed_tokens.weight"])
+    head = _head_of(parts)
     ranks = torch.arange(len(head), device=head.device)
     largest_squared = 2 * log(FREQUENT)
     head.mul_((1 + 4 * torch.log1p(ranks / FREQUENT) / largest_squared).rsqrt().to(head.dtype)[:, None])
+
+
+def _head_of(parts: Mapping[str, Tensor]) -> Tensor:
+    return parts.get("lm_head.weight", parts["model.embed_tokens.weight"])
 
 
 def _texts(count: int, length: int, words: int) -> list[Tensor]:

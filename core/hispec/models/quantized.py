@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 from hispec.errors import UnavailableError
 from hispec.models.dtypes import GROUP
 from hispec.models.linear import Linear
+from hispec.settings import Quantization
 
 OUTPUTS = 16
 """Outputs of 4-bit weights are padded to a multiple of this for their kernels."""
@@ -372,6 +373,16 @@ def quantize_int4(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             )
     codes = _round_int4(groups, scales, zeros).to(torch.uint8).view(outputs, -1)
     return codes, scales[..., 0].bfloat16(), zeros[..., 0].bfloat16()
+
+
+def rounded(weights: Tensor, quantization: Quantization) -> Tensor:
+    """Return weights [out, in] as their quantized copy has them, float32."""
+    if quantization == "int8":
+        codes, scales = quantize_int8(weights)
+        return codes * scales[:, None]
+    codes, scales, zeros = quantize_int4(weights)
+    groups = (codes.view(len(codes), -1, GROUP) - 8.0) * scales.float()[..., None] + zeros.float()[..., None]
+    return groups.flatten(1)[:, : weights.shape[1]]
 
 
 def _round_int4(groups: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:

@@ -8,12 +8,12 @@ import torch
 from hispec.api import Engine
 from hispec.errors import UsageError
 from hispec.events import Committed, Judged
-from hispec.models.agreement import FREQUENT, TOLERANCE, set_agreement
+from hispec.models.agreement import COPY_TOLERANCE, FREQUENT, TOLERANCE, set_agreement
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.loading import draw_stack
 from hispec.models.placement import Placement
-from hispec.precedence import resolve_settings
-from hispec.profile import profile_for_model
+from hispec.precedence import SCHEMA, Agreement, read_agreement, resolve_settings
+from hispec.profile import parse_profile, profile_for_model
 from tests.support import random_model
 
 EXITS = (1, 3)
@@ -105,7 +105,7 @@ def test_output_stays_what_the_model_alone_writes(engine, mode):
 def test_every_weight_stays_of_full_size_and_dense(folder, dtype):
     _, drawn = draw_stack(Checkpoint(str(folder), dummy=True), Placement(dtype=dtype))
     stack, parts = draw_stack(Checkpoint(str(folder), dummy=True), Placement(dtype=dtype))
-    set_agreement(stack, parts, EXITS, (0.6, 0.8))
+    set_agreement(stack, parts, Agreement(dict(zip(EXITS, (0.6, 0.8), strict=True)), {}))
     assert {name: part.shape for name, part in parts.items()} == {name: part.shape for name, part in drawn.items()}
     for name, part in parts.items():
         assert part.isfinite().all()
@@ -127,12 +127,78 @@ def test_shares_that_do_not_belong_to_the_exits_are_refused(folder, agreement, c
         dummy(folder, agreement)
 
 
+LEVELS = "draft: {exit_layer: 1}\nintermediate: {weights: int4}"
+
+
+def with_copy(folder, agreement, levels=LEVELS, **options):
+    profile = parse_profile(f"target: {{model: {folder}}}\n{levels}", folder / "mine.yaml")
+    options = {"load_format": "dummy", "dtype": "float32", "policy": "static"} | options
+    return Engine.from_profile(profile, dummy_agreement=agreement, **options)
+
+
+def test_the_agreement_of_a_copy_is_chosen_too(folder):
+    engine = with_copy(folder, "0.6,int4=0.95", max_new_tokens=200)
+    told = engine.environment["agreement"]
+    assert json.loads(json.dumps(told["asked"])) == [0.6, ["int4", 0.95]]
+    assert told["measured"][0] == pytest.approx(0.6, abs=TOLERANCE)
+    assert told["measured"][1] == ["int4", pytest.approx(0.95, abs=COPY_TOLERANCE)]
+    judged = {"intermediate": [], "target": []}
+    for prompt in prompts(4):
+        ids, verdicts = outcomes(engine, prompt)
+        assert ids == outcomes(engine.with_settings(mode="autoregressive"), prompt)[0]
+        for level, found in verdicts.items():
+            judged[level] += found
+    for level, share, near in (("intermediate", 0.6, 0.09), ("target", 0.95, 0.03)):
+        assert len(judged[level]) > 400
+        assert sum(judged[level]) / len(judged[level]) == pytest.approx(share, abs=near)
+
+
+def test_exits_are_named_by_number_whoever_reads_them(folder):
+    levels = "draft: {exit_layer: 2, weights: int4}\nintermediate: {weights: int4}"
+    told = with_copy(folder, (("2", 0.6), ("4", 0.8)), levels).environment["agreement"]
+    assert [name for name, _ in told["measured"]] == ["2", "4"]
+    assert [share for _, share in told["measured"]] == pytest.approx([0.6, 0.8], abs=TOLERANCE)
+    in_order, _ = resolve_settings(
+        {"dummy_agreement": "0.7", "load_format": "dummy"},
+        parse_profile(f"target: {{model: {folder}}}\n{levels}", folder / "mine.yaml"),
+    )
+    assert in_order.dummy_agreement == (0.7,)
+
+
+@pytest.mark.parametrize(
+    ("agreement", "exits", "cause"),
+    [
+        ("int5=0.9", [1], "neither an exit nor a copy"),
+        ("0=0.9", [1], "neither an exit nor a copy"),
+        ("1=0.5,1=0.6", [1], "names something twice"),
+        ("int4=0.5,int4=0.6", [1], "names something twice"),
+        ("0.5,3=0.6", [1, 3], "names some exits and not others"),
+        ("3=0.5,1=0.6", [1], "not rising"),
+        ("0.5,int4=0.9", [1, 3], "1 share, and the target is read at 2 exits"),
+        ("int4=1", [], "not between 0 and 1"),
+        ("int4=0.9,int8=0.99", [], "cannot be made to suit both"),
+    ],
+)
+def test_shares_that_belong_to_nothing_are_refused(agreement, exits, cause):
+    shares = SCHEMA.validate_python({"dummy_agreement": agreement}).dummy_agreement
+    with pytest.raises(UsageError, match=cause):
+        read_agreement(shares, exits)
+
+
+def test_what_a_model_does_not_have_is_refused(folder):
+    with pytest.raises(UsageError, match=r"names exit 6, and .* has 6 layers"):
+        with_copy(folder, "6=0.9")
+    with pytest.raises(UsageError, match="no copies on this stack"):
+        with_copy(folder, "1=0.5,int4=0.9", "draft: {exit_layer: 1}", stack="transformers")
+
+
 def test_many_layers_between_exits_count_as_much_as_few(tmp_path):
     """What few layers add is as large as what many do: neither is met at the other's cost."""
     random_model("llama", layers=16, vocab=600, hidden_size=32, head_dim=8).config.save_pretrained(tmp_path)
     stack, parts = draw_stack(Checkpoint(str(tmp_path), dummy=True), Placement(dtype="float32"))
     for agreement in ((0.61, 0.75), (0.77, 0.88)):
-        assert set_agreement(stack, parts, (3, 8), agreement) == pytest.approx(agreement, abs=TOLERANCE)
+        reached = set_agreement(stack, parts, Agreement(dict(zip((3, 8), agreement, strict=True)), {}))
+        assert [*reached.exits.values()] == pytest.approx(agreement, abs=TOLERANCE)
 
 
 def test_what_is_not_met_is_told(folder, monkeypatch):
