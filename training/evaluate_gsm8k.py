@@ -65,9 +65,8 @@ def copy_agreed(stack: LayerStack, copy: LayerStack, prompt: list[int], written:
     return agreed
 
 
-def measure(engine: Engine, gsm8k: Path, count: int, most: int) -> dict[str, Any]:
-    """Return the figures on the first `count` questions, answers of at most so many tokens."""
-    texts = read_texts(gsm8k, engine.tokenizer)[:count]
+def measure(engine: Engine, gsm8k: Path, count: int, most: int, texts: list[list[int]]) -> dict[str, Any]:
+    """Return the figures on the first `count` questions, answers of at most so many tokens, and the loss on texts."""
     stack = engine.hierarchy.stack_of(-1)
     decoder = engine.with_settings(temperature=0.0).decoder()
     copies = {name: stack.quantized(name) for name in COPIES}
@@ -98,6 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", type=Path, help="folder of the model")
     parser.add_argument("--gsm8k", type=Path, required=True, help="GSM8K's test.jsonl")
     parser.add_argument("--count", type=int, default=40, help="questions")
+    parser.add_argument("--texts", type=int, default=100, help="questions with answers, for the loss")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=1)
@@ -105,9 +105,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     engine = Engine.from_profile(profile_for_model(str(args.model), 16, 1, 2), dtype=args.dtype, mode="autoregressive")
+    texts = read_texts(args.gsm8k, engine.tokenizer)[: args.texts]
     record = {
-        "command": f"python -m training.evaluate_gsm8k {args.model.name} --count {args.count} --dtype {args.dtype}",
-        "figures": measure(engine, args.gsm8k, args.count, args.max_new_tokens),
+        "command": f"python -m training.evaluate_gsm8k {args.model.name} --count {args.count} --texts {args.texts}",
+        "figures": measure(engine, args.gsm8k, args.count, args.max_new_tokens, texts),
         "environment": {"torch": torch.__version__, "threads": args.threads, "dtype": args.dtype},
     }
     text = json.dumps(record, indent=1)
