@@ -26,17 +26,19 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
     copies = copies_of(profile, mode, target.num_layers)
     translators = open_translators(profile)
 
-    def translator(stack: LayerStack, exit_layer: int) -> Translator | None:
-        found = translators.read(exit_layer) if translators is not None and stack is target else None
-        return None if found is None else found.on(stack)
+    def translator(exit_layer: int) -> Translator | None:
+        found = None if translators is None else translators.read(exit_layer)
+        return None if found is None else found.on(target)
 
     def reading(name: str, section: Draft | Intermediate) -> Level:
         stack = stacks[section.model or profile.target.model]
+        own = stack is target
         exit_layer = section.exit_layer or stack.num_layers
         if section.weights is not None:  # levels of equal weights share one copy, and so its hidden states
             stack = stack.quantized(section.weights, copies[section.weights])
         head = heads.of(stack, section.head)
-        return Level(name, stack, exit_layer, head, translator(stack, exit_layer), weights=section.weights)
+        # Exits of a copy are read through those of the full weights, which serve them as well: docs/exits.md.
+        return Level(name, stack, exit_layer, head, translator(exit_layer) if own else None, weights=section.weights)
 
     for section in levels_of(profile, mode):
         if isinstance(section, Intermediate):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hispec.events import PHASES, Committed, Drafted, Event, Judged, Prefilled
 
 if TYPE_CHECKING:
-    from hispec.decoding.hierarchy import Hierarchy
+    from hispec.decoding.hierarchy import Hierarchy, Level
 
 
 def exit_name(exit_layer: int, weights: str | None = None) -> str:
@@ -23,6 +23,7 @@ class LevelStats:
         name: of the level.
         model: that it reads.
         exit_layer: at which it reads it.
+        weights: of the copy that it reads, None where it reads the model's own.
         proposed: tokens.
         accepted: of them.
         accepted_lengths: item k is the number of judgements that accepted exactly k tokens.
@@ -38,6 +39,7 @@ class LevelStats:
     accepted_lengths: list[int] = field(default_factory=list)
     proposed_at: list[int] = field(default_factory=list)
     accepted_at: list[int] = field(default_factory=list)
+    weights: str | None = None
 
     def see(self, proposed: int, accepted: int) -> None:
         """Take one judgement by the next level into account."""
@@ -98,13 +100,13 @@ class Stats:
     @classmethod
     def of(cls, hierarchy: "Hierarchy") -> "Stats":
         """Empty figures for a hierarchy."""
-        return cls(
-            levels=[
-                LevelStats(level.name, level.stack.name if level.stack else "n-gram", level.exit_layer)
-                for level in hierarchy.levels[:-1]
-            ],
-            target=hierarchy.target.name,
-        )
+        own = hierarchy.stack_of(-1).name
+
+        def empty(level: "Level") -> LevelStats:
+            model = "n-gram" if level.stack is None else own if level.weights else level.stack.name
+            return LevelStats(level.name, model, level.exit_layer, weights=level.weights)
+
+        return cls(levels=[empty(level) for level in hierarchy.levels[:-1]], target=hierarchy.target.name)
 
     def copy(self) -> "Stats":
         """The same figures, which no longer change with these."""
@@ -161,6 +163,7 @@ class Stats:
                     "name": level.name,
                     "model": level.model,
                     "exit_layer": level.exit_layer,
+                    **({"weights": level.weights} if level.weights else {}),
                     "proposed": level.proposed,
                     "accepted": level.accepted,
                     "acceptance_rate": level.acceptance_rate,

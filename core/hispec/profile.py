@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from hispec.counts import counted
-from hispec.errors import BadValueError, ProfileError
+from hispec.errors import BadValueError, ProfileError, UsageError
 from hispec.settings import SETTINGS, Count, Quantization
 
 Name = Annotated[str, Field(min_length=1)]
@@ -651,6 +651,57 @@ def without_copies(profile: Profile) -> Profile:
         reads = kept.exit_layer is not None or getattr(kept, "ngram", None) is not None
         levels[name] = kept if reads else None
     return profile.model_copy(update=levels)
+
+
+PAPERS = (8, 4)
+"""The paper's exits, draft and intermediate: the whole depth over these."""
+PAPERS_LENGTHS = {"hispec": (2, 4), "single-layer": (4, 4)}
+"""By mode, tokens that are drafted, and that wait for the target."""
+
+
+def published(profile: Profile, mode: str, num_layers: int) -> Profile:
+    """Return a profile whose levels are as published: exits of the target's full weights, verified after fixed lengths.
+
+    Exits, reduced heads and other models that the profile names stay, and where all levels do, its lengths. What reads
+    a whole copy, or n-grams alone, becomes an exit of the paper with the paper's lengths.
+
+    Args:
+        profile: whose levels.
+        mode: `hispec` or `single-layer`.
+        num_layers: the target's depth.
+
+    Raises:
+        UsageError: too few layers for so many exits.
+    """
+    tuned = profile.single_layer if mode == "single-layer" else None
+    given = [profile.draft, profile.intermediate] if mode == "hispec" else [tuned or profile.draft]
+    levels: list[dict[str, Any]] = []
+    deepest, kept = 0, True
+    for section, part in zip(given, PAPERS, strict=False):
+        named = (
+            None if section is None else section.model_dump(exclude_none=True, include={"exit_layer", "model", "head"})
+        )
+        if not named or not named.keys() & {"exit_layer", "model"}:
+            named, kept = {"exit_layer": max(deepest + 1, round(num_layers / part))}, False
+        if named.get("model") in (None, profile.target.model):
+            deepest = named["exit_layer"]
+        levels.append(named)
+    if deepest >= num_layers:
+        raise UsageError(
+            f"arm {mode}-published needs {counted(len(levels), 'exit')}, and {profile.target.model} has "
+            f"{counted(num_layers, 'layer')}",
+            "leave it out of --arms, or choose a deeper model",
+        )
+    lengths = dict(zip(("draft_tokens", "validate_every"), PAPERS_LENGTHS[mode], strict=True))
+    if kept:
+        lengths |= profile.decoding.model_dump(include=set(lengths), exclude_none=True)
+        lengths |= {} if tuned is None else {"validate_every": tuned.draft_tokens}
+    data = profile.model_dump(by_alias=True, exclude_unset=True)
+    for section_name in ("draft", "intermediate", "single_layer", "adaptive", "calibrated"):
+        data.pop(section_name, None)
+    data |= dict(zip(("draft", "intermediate"), levels, strict=False))
+    data["decoding"] = data.get("decoding", {}) | lengths
+    return Profile.model_validate(data)
 
 
 def explain(error: ValidationError, name: str | None = None) -> tuple[str, str]:

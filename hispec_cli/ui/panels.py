@@ -12,7 +12,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from hispec.counts import counted
-from hispec.metrics import LevelStats, Stats
+from hispec.metrics import LevelStats, Stats, exit_name
 from hispec_cli.ui.output import is_unicode
 from hispec_cli.ui.safe_text import visible
 from hispec_cli.ui.state import Mark, Standing, ViewState
@@ -224,7 +224,7 @@ def outcome(stats: Stats, glyphs: Glyphs = UNICODE) -> str:
 
 
 def _label(level: LevelStats, width: int) -> str:
-    exit_ = f" exit {level.exit_layer}" if level.exit_layer and width >= _WIDE else ""
+    exit_ = f" {exit_name(level.exit_layer, level.weights)}" if level.exit_layer and width >= _WIDE else ""
     return visible(level.name) + exit_
 
 

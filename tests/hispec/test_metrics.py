@@ -2,9 +2,10 @@
 
 import pytest
 
+from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.events import Committed, Drafted, Finished, Judged, Prefilled, to_record
-from hispec.metrics import LevelStats, Stats
-from tests.support import hierarchy_of, random_model
+from hispec.metrics import LevelStats, Stats, exit_name
+from tests.support import fused_stack, hierarchy_of, random_model
 
 EVENTS = [
     Prefilled(0.5, prompt_tokens=5, seconds=0.5),
@@ -45,6 +46,16 @@ def test_acceptance_is_counted_at_the_level_that_proposed(stats):
 def test_no_drafts_are_not_bad_drafts():
     stats = Stats.of(hierarchy_of(random_model(), 1))
     assert stats.to_record()["levels"][0]["acceptance_rate"] is None
+
+
+def test_a_level_of_a_copy_is_recorded_with_its_weights_and_the_name_of_the_target():
+    target = fused_stack(random_model())
+    copy = Level("draft", target.quantized("int4"), 2, weights="int4")
+    stats = Stats.of(Hierarchy([copy, Level("intermediate", target, 3), Level("target", target, 4)]))
+    first, second = stats.to_record()["levels"]
+    assert (first["model"], first["exit_layer"], first["weights"]) == ("fused", 2, "int4")
+    assert (second["model"], second["exit_layer"], "weights" in second) == ("fused", 3, False)
+    assert exit_name(2, "int4") == "exit 2 int4" and exit_name(3) == "exit 3"
 
 
 def test_records_are_plain_json_objects():

@@ -17,7 +17,7 @@ from hispec.bench.gates import parse_gate
 from hispec.bench.record import DatasetInfo, Report
 from hispec.bench.statistics import summarize
 from hispec.errors import UnavailableError, UsageError
-from hispec_cli.ui.report.context import Context, headline, losslessness, plain_number
+from hispec_cli.ui.report.context import Context, headline, levels_of, losslessness, plain_number
 from hispec_cli.ui.report.files import check_output, write_report
 from hispec_cli.ui.report.tables import code, escaped, to_csv, to_markdown
 from hispec_cli.ui.safe_text import visible
@@ -390,3 +390,20 @@ def test_nothing_heavy_is_imported_before_a_page_is_drawn():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_levels_are_named_with_their_weights_in_every_format(tmp_path):
+    def quantized(answer):
+        weights = {"draft": {"weights": "int4"}, "intermediate": {"weights": "int4", "exit_layer": 16}}
+        levels = [level.model_copy(update=weights[level.name]) for level in answer.levels]
+        return answer.model_copy(update={"levels": levels if answer.arm == "hispec" else answer.levels})
+
+    arms = ["hispec", "single-layer", "autoregressive"]
+    made = summarize(setup(), arms, [quantized(answer) for answer in run(arms, rows=5)], resamples=100)
+    from hispec_cli.ui.report.html import to_html
+
+    assert [levels_of(arm) for arm in made.arms] == ["exit 1 int4 > exit 16 int4", "exit 2", ""]
+    assert "| exit 1 int4 &gt; exit 16 int4 |" in to_markdown(made, Context())
+    assert next(line["levels"] for line in csv.DictReader(io.StringIO(to_csv(made)))) == "exit 1 int4 > exit 16 int4"
+    assert ", int4</td>" in to_html(made, Context())
+    assert json.loads(made.to_json())["arms"][0]["levels"][1]["weights"] == "int4"

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, StoppingCriteria
 from transformers.generation import BaseStreamer
 
 from hispec.api import Engine
-from hispec.bench.names import OWN_ARMS, check_arms, exit_of
+from hispec.bench.names import OWN_ARMS, PUBLISHED_ARMS, check_arms, exit_of
 from hispec.events import Committed, Finished
 from hispec.memory import check_profile
 from hispec.metrics import Stats
@@ -21,7 +21,7 @@ from hispec.models.loading import draw_modules, load_stack
 from hispec.models.placement import Placement
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
-from hispec.profile import Profile, Target, models_of
+from hispec.profile import Profile, Target, models_of, published
 from hispec.text import TextStream
 
 LOOKUP_TOKENS = 10
@@ -149,6 +149,8 @@ def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
         if name == "single-layer":  # what everybody knows by that name drafts a fixed length
             own = {"policy": "static"} | ({"validate_every": tuned.draft_tokens} if tuned else {})
         return OwnArm(name, engine.with_settings(mode=name, **own))
+    if name in PUBLISHED_ARMS:
+        return OwnArm(name, _as_published(engine, name.removesuffix("-published")))
     draft, assistant = engine.profile.draft, None
     options: dict[str, Any] = {}
     if name == "hf-early-exit":
@@ -158,6 +160,17 @@ def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
     elif name == "prompt-lookup":
         options = {"prompt_lookup_num_tokens": LOOKUP_TOKENS}
     return TransformersArm(name, engine, modules.of(engine.profile.target.model), options, assistant)
+
+
+def _as_published(engine: Engine, mode: str) -> Engine:
+    """An engine on the same weights whose levels are exits of the full ones, and whose lengths are fixed.
+
+    Raises:
+        UsageError: too few layers for them.
+    """
+    profile = published(engine.profile, mode, engine.hierarchy.target.exit_layer)
+    lengths = profile.decoding.model_dump(include={"draft_tokens", "validate_every"})
+    return Engine(profile, engine.with_settings(mode=mode, policy="static", **lengths).settings, engine.models)
 
 
 class _Modules:

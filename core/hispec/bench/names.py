@@ -12,12 +12,22 @@ if TYPE_CHECKING:
 
 OWN_ARMS = SETTINGS["mode"].choices
 TRANSFORMERS_ARMS = ("hf", "hf-early-exit", "hf-assisted", "prompt-lookup")
-ARMS = (*OWN_ARMS, *TRANSFORMERS_ARMS)
+PUBLISHED_ARMS = ("hispec-published", "single-layer-published")
+"""Modes of our engine with levels as published: exits of the full weights."""
+ARMS = (*OWN_ARMS, *PUBLISHED_ARMS, *TRANSFORMERS_ARMS)
 REFERENCE = "autoregressive"
 """The arm whose token ids every other must write."""
 
-BASELINES = ("autoregressive", "hf", "single-layer")
+BASELINES = ("autoregressive", "hf", "single-layer", "single-layer-published")
 """The arms that speed-ups are stated against, where the same run measured them."""
+
+
+def default_arms(profile: "Profile") -> list[str]:
+    """Return the arms where nobody says which: single-layer as published among them, where another has other weights."""
+    from hispec.profile import levels_of
+
+    quantized = any(level.weights for mode in ("hispec", "single-layer") for level in levels_of(profile, mode))
+    return ["hispec", "single-layer", *(["single-layer-published"] if quantized else []), REFERENCE]
 
 
 def exit_of(profile: "Profile") -> int | None:
@@ -53,7 +63,7 @@ def check_arms(names: Sequence[str], profile: "Profile", settings: "Settings") -
                 f"arm {name} needs {lacks}, and profile {profile.name} has none",
                 "leave it out of --arms, or choose another profile",
             )
-        if name not in OWN_ARMS and settings.quantizes_fused:
+        if name in TRANSFORMERS_ARMS and settings.quantizes_fused:
             raise UsageError(
                 f"arm {name} is of transformers, which cannot compute with the {settings.quantization} weights",
                 "leave it out of --arms, or choose --quantization 4bit or 8bit",

@@ -32,6 +32,8 @@ class LevelCounts(_Record):
     name: str
     model: str
     exit_layer: int
+    weights: str | None = None
+    """Format of the quantized copy that it reads; None for the model's own weights."""
     proposed: Count
     accepted: Count
     accepted_lengths: list[Count]

@@ -233,6 +233,7 @@ def _levels(answers: Sequence[Measurement]) -> list[LevelFigures]:
                 name=name,
                 model=counts[0].model,
                 exit_layer=counts[0].exit_layer,
+                weights=counts[0].weights,
                 proposed=proposed,
                 accepted=accepted,
                 acceptance_rate=ratio(accepted, proposed),

@@ -29,13 +29,14 @@ class RunOptions:
     repeats: Annotated[int, _run(min=1, max=10_000, metavar="N", help="How often each row is answered.")] = 1
     warmup: Annotated[int, _run(min=0, max=MOST, metavar="N", help="Rows answered before, not measured.")] = 2
     arms: Annotated[
-        str,
+        str | None,
         _run(
             metavar="A,B,...",
             autocompletion=completed_arms,
+            show_default="hispec,single-layer,autoregressive, and single-layer-published where levels are quantized",
             help=f"Of {', '.join(ARMS)}; the first is the one under test.",
         ),
-    ] = "hispec,single-layer,autoregressive"
+    ] = None
     allow_code_execution: Annotated[
         bool, _run("--allow-code-execution", help="Let humaneval run what the model writes, within limits.")
     ] = False

@@ -10,7 +10,7 @@ from platformdirs import user_state_path
 from hispec.bench.compare import read_report
 from hispec.bench.gates import Gate, parse_gate
 from hispec.bench.journal import SUFFIX, check_journal
-from hispec.bench.names import ARMS, check_arms
+from hispec.bench.names import ARMS, check_arms, default_arms
 from hispec.bench.processes import Processes
 from hispec.bench.record import Report
 from hispec.datasets import Loaded, load
@@ -54,11 +54,12 @@ def prepare(run: RunOptions, model: ModelOptions, decoding: DecodingOptions, rep
         UsageError: an option, profile, report, gate or dataset that cannot be.
         UnavailableError: a package, dataset or folder that is not to be had.
     """
-    arms = _arms(run.arms)
-    gates = [parse_gate(expression, arms) for expression in reports.fail_if or ()]
+    asked = None if run.arms is None else _arms(run.arms)
     old = read_report(reports.compare) if reports.compare else None
     _check_outputs(reports)
     choice = choose(model, decoding)
+    arms = asked or default_arms(choice.profile)
+    gates = [parse_gate(expression, arms) for expression in reports.fail_if or ()]
     check_arms(arms, choice.profile, choice.resolved[0])
     journal = _journal(reports)
     check_journal(journal, resume=run.resume)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hispec.counts import counted
 from hispec.errors import UsageError
+from hispec.metrics import exit_name
 from hispec.settings import SETTINGS
 from hispec_cli.ui.console import say
 from hispec_cli.ui.panels import outcome
@@ -176,8 +177,8 @@ def _show(chat: "Chat", _: str) -> None:
     engine, turns = conversation.engine, len(conversation.turns)
     target = engine.hierarchy.stack_of(-1)
     levels = [
-        level.name + (f" exit {level.exit_layer} of {level.stack.name}" if level.stack is not None else "")
-        for level in engine.hierarchy.levels[:-1]
+        level.name + (f" {exit_name(level.exit_layer, level.weights)} of {level.model}" if level.exit_layer else "")
+        for level in engine.new_stats().levels
     ]
     environment = engine.environment
     options = ", ".join(f"{key} {value}" for key, value in chat.options.items())

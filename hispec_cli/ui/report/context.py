@@ -8,8 +8,9 @@ from hispec.bench.caveats import FEW
 from hispec.bench.compare import Change, Comparison
 from hispec.bench.gates import Verdict
 from hispec.bench.names import BASELINES, REFERENCE
-from hispec.bench.record import ArmFigures, Interval, Report
+from hispec.bench.record import ArmFigures, Interval, LevelFigures, Report
 from hispec.counts import counted
+from hispec.metrics import exit_name
 
 NOTHING = "\u2013"
 """Stands where nothing was measured."""
@@ -99,6 +100,20 @@ def number(value: float | None, digits: int = 1) -> str:
 def interval(ci95: Interval | None, digits: int = 1) -> str:
     """Both ends, or nothing."""
     return "" if ci95 is None else f"{number(ci95[0], digits)}\u2013{number(ci95[1], digits)}"
+
+
+def levels_of(arm: ArmFigures) -> str:
+    """The levels below the target, the cheapest first; empty where there are none."""
+    target = next((level.model for level in arm.levels if level.weights), None)
+    models = {level.model for level in arm.levels if level.exit_layer}
+
+    def name(level: LevelFigures) -> str:
+        if not level.exit_layer:
+            return "n-grams"
+        exit_ = exit_name(level.exit_layer, level.weights)
+        return exit_ if len(models) == 1 or level.model == target else f"{exit_} of {level.model}"
+
+    return " > ".join(map(name, arm.levels))
 
 
 def share(value: float | None) -> str:

@@ -17,6 +17,7 @@ from hispec_cli.ui.report.context import (
     headline,
     identical,
     interval,
+    levels_of,
     losslessness,
     mebibytes,
     notable,
@@ -28,6 +29,7 @@ from hispec_cli.ui.report.context import (
 from hispec_cli.ui.safe_text import visible
 
 ARM_COLUMNS = (
+    "levels",
     "answers",
     "prompts",
     "tokens",
@@ -74,6 +76,8 @@ def to_csv(report: Report) -> str:
         for column in ARM_COLUMNS:
             figure = look_up(arm, column.split("."))
             line[column] = figure.value if isinstance(figure, Estimate) else figure
+            if column == "levels":
+                line[column] = levels_of(arm)
             if column in _WITH_INTERVAL:
                 ends = figure.ci95 if isinstance(figure, Estimate) and figure.ci95 else (None, None)
                 line[f"{column}.low"], line[f"{column}.high"] = ends
@@ -121,13 +125,13 @@ def to_markdown(report: Report, context: Context | None = None) -> str:
 
 def _arms(report: Report) -> str:
     baselines = [name for name in BASELINES if any(name in arm.speedup for arm in report.arms)]
-    head = ["arm", "tokens/s", "95 % interval"]
+    head = ["arm", "levels below the target", "tokens/s", "95 % interval"]
     for baseline in baselines:
         head += [f"speed-up over {baseline}", "95 % interval"]
     head += ["tokens per target pass", "draft acceptance", "peak memory", "accuracy", "identical"]
     rows = []
     for arm in report.arms:
-        row = [escaped(arm.name), number(arm.tokens_per_second), interval(arm.ci95)]
+        row = [escaped(arm.name), escaped(levels_of(arm)), number(arm.tokens_per_second), interval(arm.ci95)]
         for baseline in baselines:
             speedup = arm.speedup.get(baseline)
             row += [number(speedup.value, 2), interval(speedup.ci95, 2)] if speedup else ["", ""]

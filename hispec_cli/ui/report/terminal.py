@@ -13,7 +13,16 @@ from hispec.counts import counted
 from hispec_cli.options import Format
 from hispec_cli.ui.console import say
 from hispec_cli.ui.output import write, write_json
-from hispec_cli.ui.report.context import Context, headline, losslessness, notable, number, plain_number, share
+from hispec_cli.ui.report.context import (
+    Context,
+    headline,
+    levels_of,
+    losslessness,
+    notable,
+    number,
+    plain_number,
+    share,
+)
 from hispec_cli.ui.report.tables import changes_to_markdown, to_markdown
 from hispec_cli.ui.safe_text import visible
 
@@ -59,6 +68,9 @@ def show_report(report: Report) -> None:
     for caveat in report.caveats:
         console.print(Text(visible(caveat), "yellow"))
     console.print(_table(report))
+    for arm in report.arms:
+        if arm.levels:
+            console.print(Text(visible(f"{arm.name}: {levels_of(arm)} > target")))
 
 
 def _table(report: Report) -> Table:

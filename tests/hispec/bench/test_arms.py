@@ -8,9 +8,9 @@ from transformers import AutoTokenizer
 
 from hispec import Engine
 from hispec.bench.arms import check_arms, make_arms
-from hispec.bench.names import ARMS
+from hispec.bench.names import ARMS, default_arms
 from hispec.errors import UsageError
-from hispec.profile import Draft, Ngram, SingleLayer
+from hispec.profile import Draft, Ngram, Profile, SingleLayer, published
 from hispec.settings import Settings
 from hispec.text import encode_prompt
 from tests.support import random_model
@@ -115,3 +115,79 @@ def test_arms_of_transformers_have_no_weights_of_the_fused_stacks_formats(engine
     check_arms(["hispec", "single-layer", "autoregressive"], engine.profile, settings)
     with pytest.raises(UsageError, match=f"arm hf is of transformers.*{quantization}"):
         check_arms(["hispec", "hf"], engine.profile, settings)
+
+
+COPIES = {
+    "draft": {"exit_layer": 1, "weights": "int4"},
+    "intermediate": {"weights": "int4"},
+    "single_layer": {"exit_layer": 2, "weights": "int8", "draft_tokens": 7},
+    "decoding": {"draft_tokens": 3, "validate_every": 9, "policy": "adaptive"},
+}
+
+
+def with_levels(levels):
+    return Profile.model_validate({"name": "mine", "target": {"model": "builtin:tiny"}} | levels)
+
+
+def levels_and_lengths(profile):
+    shown = [
+        None if level is None else level.model_dump(exclude_none=True)
+        for level in (profile.draft, profile.intermediate)
+    ]
+    return *shown, profile.decoding.draft_tokens, profile.decoding.validate_every
+
+
+@pytest.mark.parametrize(
+    ("levels", "mode", "expected"),
+    [
+        # An exit of a copy is that of the full weights; a whole copy becomes the paper's exit, with its lengths.
+        (COPIES, "hispec", ({"exit_layer": 1}, {"exit_layer": 4}, 2, 4)),
+        (COPIES, "single-layer", ({"exit_layer": 2}, None, 3, 7)),
+        ({"draft": {"exit_layer": 6, "weights": "int4"}}, "hispec", ({"exit_layer": 6}, {"exit_layer": 7}, 2, 4)),
+        ({"draft": {"weights": "int4", "ngram": {"max": 3, "tokens": 4}}}, "hispec", ({"exit_layer": 2}, {"exit_layer": 4}, 2, 4)),
+        ({"draft": {"weights": "int4"}}, "single-layer", ({"exit_layer": 2}, None, 4, 4)),
+        (
+            {
+                "draft": {"exit_layer": 1, "weights": "int4", "head": 256},
+                "intermediate": {"exit_layer": 3, "weights": "int4"},
+                "decoding": {"draft_tokens": 3, "validate_every": 9},
+            },
+            "hispec",
+            ({"exit_layer": 1, "head": 256}, {"exit_layer": 3}, 3, 9),
+        ),
+        ({"draft": {"model": "a/b"}, "intermediate": {"weights": "int8"}}, "hispec", ({"model": "a/b"}, {"exit_layer": 4}, 2, 4)),
+    ],
+)  # fmt: skip
+def test_levels_as_published_are_exits_of_the_full_weights(levels, mode, expected):
+    found = published(with_levels(levels), mode, 16)
+    assert levels_and_lengths(found) == expected
+    assert found.single_layer is None and found.adaptive is None
+
+
+def test_too_few_layers_for_levels_as_published_are_refused():
+    with pytest.raises(UsageError, match="needs 2 exits, and builtin:tiny has 2 layers"):
+        published(with_levels({"draft": {"weights": "int4"}}), "hispec", 2)
+
+
+def test_arms_as_published_read_the_full_weights_beside_quantized_levels(prompt):
+    engine = Engine.from_profile(with_levels(COPIES), dtype="float32")
+    names = ["autoregressive", "hispec", "single-layer", "hispec-published", "single-layer-published"]
+    answers = {arm.name: arm.answer(prompt, 40, (), seed=0) for arm in make_arms(names, engine)}
+    assert len({tuple(answer.token_ids) for answer in answers.values()}) == 1
+    told = {
+        name: [(level.exit_layer, level.weights, level.model) for level in answer.stats.levels]
+        for name, answer in answers.items()
+    }
+    assert told == {
+        "autoregressive": [],
+        "hispec": [(1, "int4", "builtin:tiny"), (16, "int4", "builtin:tiny")],
+        "single-layer": [(2, "int8", "builtin:tiny")],
+        "hispec-published": [(1, None, "builtin:tiny"), (4, None, "builtin:tiny")],
+        "single-layer-published": [(2, None, "builtin:tiny")],
+    }
+
+
+def test_where_levels_are_quantized_single_layer_as_published_is_measured_too():
+    plain = ["hispec", "single-layer", "autoregressive"]
+    assert default_arms(with_levels({"draft": {"exit_layer": 2}})) == plain
+    assert default_arms(with_levels(COPIES)) == [*plain[:2], "single-layer-published", plain[2]]

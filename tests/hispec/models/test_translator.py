@@ -206,6 +206,19 @@ def test_engines_read_the_exits_of_a_profile_through_its_translators(folder, tmp
     assert [level.translator is None for level in job.bench.hierarchy(chosen).levels] == [False, True, True]
 
 
+def test_exits_of_a_copy_are_read_through_the_translators_of_the_target(folder, tmp_path):
+    path = tmp_path / "exits.safetensors"
+    save_for(folder, path, digest_of_model(Checkpoint(str(folder)), 4))
+    levels = {"draft": {"exit_layer": 1, "weights": "int4"}, "intermediate": {"weights": "int8"}}
+    engine = Engine.from_profile(profile_of(folder, path, **levels), max_new_tokens=20)
+    draft, whole, _ = engine.hierarchy.levels
+    torch.testing.assert_close(draft.translator.weight, random_translator(seed=1).weight)
+    assert whole.translator is None
+    answer = engine.generate("hello")
+    engine.verify(answer)
+    assert answer.verified
+
+
 def test_translators_of_other_shapes_and_other_weights_are_refused(folder, tmp_path):
     path = tmp_path / "exits.safetensors"
     save_for(folder, path, None, num_layers=5)

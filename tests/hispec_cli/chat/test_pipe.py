@@ -90,6 +90,16 @@ def test_a_session_goes_on_with_its_model_settings_and_turns(hispec, sessions):
     assert [turn.prompt for turn in read_session(sessions / "talk.json").turns] == [APPLES, CARDS]
 
 
+def test_levels_of_copies_are_shown_with_their_weights(hispec, home):
+    profile = home / "copies.yaml"
+    profile.write_text(
+        "target: {model: builtin:tiny}\ndraft: {exit_layer: 2, weights: int4}\nintermediate: {weights: int8}\n"
+    )
+    shown = hispec("chat", "--profile", str(profile), stdin="/show\n").err
+    levels = "draft exit 2 int4 of builtin:tiny, intermediate exit 16 int8 of builtin:tiny, target"
+    assert f"levels    {levels}" in shown
+
+
 def test_a_session_goes_on_with_the_profile_that_the_environment_named(hispec, home, sessions, monkeypatch):
     profile = home / "alone.yaml"
     profile.write_text("target: {model: builtin:tiny}\n")
