@@ -159,7 +159,7 @@ class Bench:
         assert profile.draft and profile.draft.exit_layer and profile.intermediate, "hispec needs two exits"
         assert not profile.draft.model and not profile.intermediate.model, "all levels must read one model"
         self.profile = with_heads(profile, None, self._frequencies(profile, dummy))
-        options = {"load_format": args.load_format, "dtype": args.dtype, "device": args.device}
+        options = {"load_format": args.load_format, "dtype": args.dtype, "device": args.device, "policy": "static"}
         self.engine = Engine.from_profile(
             self.profile, dummy_agreement=args.agreement, max_new_tokens=args.max_new_tokens, **options
         )

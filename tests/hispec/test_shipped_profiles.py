@@ -47,7 +47,7 @@ def test_each_writes_what_its_target_alone_writes(name, tmp_path):
     for model in models_of(shipped, "hispec"):
         check_depths(shipped, model, Checkpoint(model, dummy=True).config.num_layers)
     profile = of_reduced_models(shipped, tmp_path)
-    engine = Engine.from_profile(profile, load_format="dummy", max_new_tokens=24, temperature=0.0)
+    engine = Engine.from_profile(profile, load_format="dummy", max_new_tokens=24, temperature=0.0, policy="static")
     answer = engine.generate("one two one two one")
     alone = engine.with_settings(mode="autoregressive").generate("one two one two one")
     assert answer.token_ids == alone.token_ids and len(alone.token_ids) == 24

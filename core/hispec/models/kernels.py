@@ -128,7 +128,10 @@ def matrix_costs(
 
 def _costs_of(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, quantization: Quantization) -> Costs:
     """Return the costs of a format's kernels and of the full weights, measured or remembered."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    cuda = device.type == "cuda"
+    name = (
+        torch.cuda.get_device_name(device) if cuda else f"{processor_name()} {torch.backends.cpu.get_cpu_capability()}"
+    )
     threads = torch.get_num_threads()
     key = f"{name}, {threads} threads, torch {torch.__version__}, {dtype}, {inputs} x {outputs}, {quantization}"
     measured = _measured()

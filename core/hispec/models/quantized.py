@@ -86,12 +86,13 @@ class Int8Kernel:
 
     Attributes:
         pack: lays codes, int8 [out, in], and scales, float32 [out], out for the kernel.
-        multiply: multiplies rows of integers of at most 127, held as float32, by them: [n, in] -> float32 [n, out].
+        multiply: multiplies rows of integers, held as float32, by them: [n, in] -> float32 [n, out]. The last argument
+            is what is added to make them positive, one more than the largest.
         unpack: returns the codes.
     """
 
     pack: Callable[[Tensor, Tensor], Any]
-    multiply: Callable[[Tensor, Any], Tensor]
+    multiply: Callable[[Tensor, Any, int], Tensor]
     unpack: Callable[[Any], Tensor]
 
 
@@ -103,8 +104,8 @@ def _pack_fbgemm(codes: Tensor, scales: Tensor) -> Any:
         return torch.ops.quantized.linear_prepack(quantized, None)
 
 
-def _multiply_fbgemm(rows: Tensor, packed: Any) -> Tensor:
-    found: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(rows, 1.0, 128, packed)
+def _multiply_fbgemm(rows: Tensor, packed: Any, zero: int) -> Tensor:
+    found: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(rows, 1.0, zero, packed)
     return found
 
 
@@ -120,15 +121,15 @@ def _pack_onednn(codes: Tensor, scales: Tensor) -> Any:
     return torch.ops.onednn.qlinear_prepack(codes, None), scales, zeros
 
 
-def _multiply_onednn(rows: Tensor, packed: Any) -> Tensor:
-    codes = (rows + 128).to(torch.uint8)  # signed numbers take a path that is hundreds of times as slow
+def _multiply_onednn(rows: Tensor, packed: Any, zero: int) -> Tensor:
+    codes = (rows + zero).to(torch.uint8)  # signed numbers take a path that is hundreds of times as slow
     found: Tensor = torch.ops.onednn.qlinear_pointwise(
-        codes, 1.0, 128, *packed, None, 1.0, 0, torch.float32, "none", [], ""
+        codes, 1.0, zero, *packed, None, 1.0, 0, torch.float32, "none", [], ""
     )
     return found
 
 
-def _multiply_int_mm(rows: Tensor, packed: Any) -> Tensor:
+def _multiply_int_mm(rows: Tensor, packed: Any, _: int) -> Tensor:
     codes, scales = packed
     return torch._int_mm(rows.to(torch.int8), codes).float().mul_(scales)
 
@@ -144,18 +145,29 @@ INT8_KERNELS = {
 @lru_cache
 def int8_kernels() -> tuple[str, ...]:
     """Return the names of the kernels that this build of torch has for this processor."""
-    found = []
-    codes, scales = torch.ones(16, 32, dtype=torch.int8), torch.ones(16)
-    for name, kernel in INT8_KERNELS.items():
-        try:
-            works = torch.equal(
-                kernel.multiply(torch.ones(2, 32), kernel.pack(codes, scales)), torch.full((2, 16), 32.0)
-            )
-        except (AttributeError, RuntimeError, NotImplementedError):
-            continue
-        if works:
-            found.append(name)
-    return tuple(found)
+    return tuple(name for name in INT8_KERNELS if _is_exact(name, 1))
+
+
+@lru_cache
+def largest_code() -> int:
+    """Return the largest number that activations are rounded to, for which all kernels add products up exactly.
+
+    Processors without VNNI instructions add pairs of products in 16 bits, where those of 8-bit numbers saturate: there
+    activations have 7 bits.
+    """
+    return next(largest for largest in (127, 63) if all(_is_exact(name, largest) for name in int8_kernels()))
+
+
+def _is_exact(name: str, largest: int) -> bool:
+    """Return whether a kernel multiplies the largest numbers of both signs exactly; False where it does not work."""
+    kernel, signs = INT8_KERNELS[name], torch.tensor([1, 1, -1, -1] * 8, dtype=torch.int8)
+    codes = torch.stack((signs, signs.abs(), -signs, signs.roll(1))).repeat(4, 1) * 127
+    rows = torch.stack((signs, signs.abs())).float() * largest
+    try:
+        found = kernel.multiply(rows, kernel.pack(codes, torch.ones(16)), largest + 1)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return torch.equal(found, rows @ codes.float().t())
 
 
 class Int8Linear(QuantizedLinear):
@@ -172,7 +184,7 @@ class Int8Linear(QuantizedLinear):
         super().__init__(bias)
         self.outputs, self.inputs = codes.shape
         self.kernel = kernel or int8_kernels()[0]
-        self._scales = scales
+        self._scales, self._largest = scales, largest_code()
         self._float_bias = None if bias is None else bias.float()
         self._multiply_codes = INT8_KERNELS[self.kernel].multiply
         with torch.inference_mode(False), torch.no_grad():
@@ -204,9 +216,9 @@ class Int8Linear(QuantizedLinear):
 
     def _product(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return two factors of the product: float32 [n, out], and a scale for each row, [n, 1]."""
-        scales = rows.abs().amax(-1, keepdim=True).float().clamp_(min=TINY).div_(127)
+        scales = rows.abs().amax(-1, keepdim=True).float().clamp_(min=TINY).div_(self._largest)
         # Rounded here, as kernels do not agree on halves.
-        return self._multiply_codes((rows / scales).round_(), self._packed), scales
+        return self._multiply_codes((rows / scales).round_(), self._packed, self._largest + 1), scales
 
     def _multiply(self, rows: Tensor, out: Tensor | None) -> Tensor:
         product, scales = self._product(rows)
