@@ -103,7 +103,7 @@ for line in sys.stdin.read().splitlines():
         "hispec bench --dataset mt": ["mt_bench"],
         "hispec calibrate --dataset gs": ["gsm8k"],
         "hispec bench --format-as prom": ["prompts"],
-        "hispec bench --arms hf,hispec,h": ["hf,hispec,hf-early-exit", "hf,hispec,hf-assisted"],
+        "hispec bench --arms hf,hispec,hf-": ["hf,hispec,hf-early-exit", "hf,hispec,hf-assisted"],
         "hispec generate --dtype fl": ["float32", "float16"],
         "hispec fit-exits --device cu": ["cuda"],
         "hispec gen": ["generate"],
