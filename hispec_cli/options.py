@@ -155,7 +155,9 @@ def setting_option(name: str, *, alone: bool = False) -> Any:
     """
     setting = SETTINGS[name]
     return typer.Option(
-        setting.option,
+        f"{setting.option}/--no-{name.replace('_', '-')}"
+        if setting.kind is bool and setting.nullable
+        else setting.option,
         rich_help_panel=None if alone else setting.panel,
         envvar=setting.variable if alone else None,
         metavar=setting.metavar or ("N" if setting.kind is int else None),

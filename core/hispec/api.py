@@ -15,6 +15,7 @@ from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy
 from hispec.decoding.knowledge import Knowledge
 from hispec.decoding.noise import SEEDS
+from hispec.decoding.past import Past
 from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.decoding.sampling import Sampling
 from hispec.decoding.state import DecodingState, PrefixCache
@@ -93,8 +94,11 @@ class Engine:
         self.models = models
         self.stacks, self.tokenizer, self.eos_ids = models.stacks, models.tokenizer, models.eos_ids
         self.environment, self.generation, self.ranks = models.environment, models.generation, models.ranks
-        self.hierarchy = build_hierarchy(profile, settings.mode, models.stacks)
+        self.hierarchy = build_hierarchy(profile, settings.mode, models.stacks, settings.lookup)
         self.context = self.hierarchy.stack_of(-1).context
+        self._past = self.new_past()
+        """What guesses are made from, of all answers. It is not shared with other engines on the same weights: where
+        their answers to one prompt are compared, none shall know those of another."""
         self._interrupted = False
 
     @property
@@ -235,6 +239,11 @@ class Engine:
         """Empty figures of the hierarchy, for who counts along."""
         return Stats.of(self.hierarchy)
 
+    def new_past(self) -> Past | None:
+        """Return what guesses are made from before anything was said; None where nothing is guessed."""
+        ngrams = self.hierarchy.ngrams
+        return None if ngrams is None else Past(ngrams.longest)
+
     def interrupt(self) -> None:
         """Ask the answer under way to end before its next step. Safe to call from a signal handler."""
         self._interrupted = True
@@ -355,7 +364,7 @@ class Engine:
 
         end, memory_ended = Finished(0.0, "interrupted"), False
         try:
-            with closing(self.decoder().decode(ids, max_new_tokens, seed, prefix)) as events:
+            with closing(self.decoder().decode(ids, max_new_tokens, seed, prefix, self._past)) as events:
                 for event in events:
                     if isinstance(event, Finished):
                         end = event

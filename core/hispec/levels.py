@@ -10,11 +10,19 @@ from hispec.errors import ProfileError, UnavailableError
 from hispec.frequencies import frequent_ids
 from hispec.models.stack import LayerStack, ReducedHead
 from hispec.models.translator import Translator, TranslatorFile
-from hispec.profile import Draft, Intermediate, Profile, copies_of, levels_of
+from hispec.profile import Draft, Intermediate, Profile, copies_of, levels_of, ngram_of
 
 
-def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack]) -> Hierarchy:
+def build_hierarchy(
+    profile: Profile, mode: str, stacks: Mapping[str, LayerStack], lookup: bool | None = None
+) -> Hierarchy:
     """The levels of a mode: `hispec` all that the profile names, `single-layer` draft and target, else the target.
+
+    Args:
+        profile: whose levels.
+        mode: of decoding.
+        stacks: by model as the profile names it.
+        lookup: whether guesses are beneath them; None: as the profile says. Beneath the target alone never.
 
     Raises:
         ProfileError: levels out of order, or a reduced head without the token frequencies for it.
@@ -40,13 +48,12 @@ def build_hierarchy(profile: Profile, mode: str, stacks: Mapping[str, LayerStack
         # Exits of a copy are read through those of the full weights, which serve them as well: docs/exits.md.
         return Level(name, stack, exit_layer, head, translator(exit_layer) if own else None, weights=section.weights)
 
+    if (guesses := ngram_of(profile, mode, lookup)) is not None:
+        levels.append(Level.of_ngrams(guesses.max, guesses.tokens))
     for section in levels_of(profile, mode):
         if isinstance(section, Intermediate):
             levels.append(reading("intermediate", section))
-            continue
-        if section.ngram is not None:
-            levels.append(Level.of_ngrams(section.ngram.max, section.ngram.tokens))
-        if section.reads_model:
+        elif section.reads_model:
             levels.append(reading("draft", section))
     try:
         return Hierarchy([*levels, Level("target", target, target.num_layers)])

@@ -239,6 +239,8 @@ def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
     if settings.mode == "autoregressive":
         if lengths:
             found.append(f"{_change(lengths)} nothing in mode autoregressive: nothing is drafted")
+        if settings.lookup and _given(["lookup"], origins):
+            found.append("lookup changes nothing in mode autoregressive: nothing is guessed")
     elif settings.policy == "adaptive":
         if lengths:
             found.append(f"{_change(lengths)} nothing with the adaptive policy, which chooses lengths itself")

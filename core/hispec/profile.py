@@ -43,6 +43,7 @@ BUILTIN = "builtin:"
 EARLY_EXIT = "layerskip"
 """What names of checkpoints have in them that were trained for early exit."""
 NAMES_OF_TYPES = {
+    "bool": "true or false",
     "int": "a whole number",
     "float": "a number",
     "string": "text",
@@ -84,10 +85,14 @@ class Target(_Section):
 
 
 class Ngram(_Section):
-    """Guesses looked up in the text so far: longest n-gram matched, and tokens offered at once."""
+    """Guesses of what was said before: longest n-gram matched, and tokens offered at once."""
 
     max: Count
     tokens: Count
+
+
+GUESSES = Ngram(max=4, tokens=8)
+"""Where nothing else is said."""
 
 
 class Draft(_Section):
@@ -310,6 +315,21 @@ def levels_of(profile: Profile, mode: str) -> list[Draft | Intermediate]:
         draft = Draft(exit_layer=tuned.exit_layer, weights=tuned.weights)
     found = {"hispec": (draft, profile.intermediate), "single-layer": (draft,)}.get(mode, ())
     return [level for level in found if level is not None]
+
+
+def ngram_of(profile: Profile, mode: str, lookup: bool | None) -> Ngram | None:
+    """Return the guesses beneath the levels of a mode; None where nothing is guessed.
+
+    Args:
+        profile: whose levels.
+        mode: of decoding.
+        lookup: whether to guess; None: as the levels say.
+    """
+    if lookup is False or mode == "autoregressive":
+        return None
+    lowest = next(iter(levels_of(profile, mode)), None)
+    said = lowest.ngram if isinstance(lowest, Draft) else None
+    return said or (GUESSES if lookup else None)
 
 
 def copies_of(profile: Profile, mode: str, num_layers: int) -> dict[Quantization, int]:
@@ -627,7 +647,7 @@ def profile_for_model(model: str, num_layers: int, draft: int | None, intermedia
         draft = max(1, round(num_layers / 8))
     copy = Intermediate(weights="int4")
     own = SingleLayer(exit_layer=draft, weights="int4", draft_tokens=6)
-    levels = Draft(exit_layer=draft, weights="int4", ngram=Ngram(max=4, tokens=8))
+    levels = Draft(exit_layer=draft, weights="int4", ngram=GUESSES)
     profile = plain.model_copy(
         update={
             "draft": levels,

@@ -227,6 +227,11 @@ class Settings:
         "where only they are given.",
         calibration="found",
     )
+    lookup: bool | None = _decoding(
+        None,
+        "Guess, beneath all levels, what was said before: n-grams of the session's texts, and recycled logits.",
+        unset="as the levels say",
+    )
     max_new_tokens: Count = _decoding(256, "Most tokens of an answer.", checkpoint="always")
     intermediate_top_k: Count = _decoding(
         1, "The intermediate level accepts a token among its N likeliest.", panel=None, calibration="given"

@@ -175,7 +175,9 @@ class _Decoding:
         tokens, wanted, level, before = self.tokens, chosen.tokens, chosen.level, self.outcome.seconds
         if self.ngrams is not None and level == 0:
             self.outcome.seconds += self.replay.costs.guess
-            found = self.ngrams.propose(self.text.prompt + tokens, limit - len(tokens))
+            found = self.ngrams.propose(
+                self.text.prompt + tokens, limit - len(tokens), len(self.text.prompt) + self.judged[-1], chosen.least
+            )
             for token in found:
                 self.append(token, 0)
             if found:
@@ -208,8 +210,10 @@ class _Decoding:
         rows = proposed + (self.replay.hierarchy.below[level] is None and self.may_draft())
         cost = self.replay.judging[level] + self.advance(level, since - 1 + rows) + self._head(level, rows)
         accepted, own, sure = 0, None, []
+        said: list[int] = []
         for at in range(since, since + rows):
             best, reading, index = self.read(level, at)
+            said.append(best)
             if told and level < self.target:
                 sure.append(reading.of(self.policy.features)[index])
             if at == len(tokens) or best != tokens[at]:
@@ -219,12 +223,14 @@ class _Decoding:
         if told and level < self.target:
             cost += self.replay.costs.confidence
         kept = since + accepted
+        if self.ngrams is not None:
+            self.ngrams.past.see(tokens[since - 1 :], said)
         self.accept(kept, level)
         if accepted < proposed:
             tail = tokens[kept + 1 :]
             self.rewind(kept)
             if self.ngrams is not None:
-                self.ngrams.rejected(tail)
+                self.ngrams.rejected(tail)  # what the level says of these rows was not recorded
         if own is not None:
             self.append(own, level)
         if told:

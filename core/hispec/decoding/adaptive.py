@@ -24,7 +24,7 @@ from math import inf
 
 from hispec.decoding.confidence import Confidence
 from hispec.decoding.knowledge import MOST, Knowledge, Pair, Team
-from hispec.decoding.policies import Draft, Judge, Policy, Step
+from hispec.decoding.policies import LEAST, Draft, Judge, Policy, Step
 from hispec.decoding.prediction import chance_of
 
 MEMORY = 0.97
@@ -116,6 +116,8 @@ class AdaptivePolicy(Policy):
         self._target = knowledge.levels - 1
         self._committed, self._spent = 0, 0.0
         """Tokens since the team was chosen; the cost of the steps since the last of them."""
+        self._least = LEAST
+        """The chance to be right below which a guess is not worth its row."""
         self._verified: tuple[Pair, int] | None = None
         """The last verification: whose tokens by whom, and how many."""
         self._team: Team = ()
@@ -141,7 +143,8 @@ class AdaptivePolicy(Policy):
                 return Judge(stage.pair[1])
             if tokens:
                 break  # what waits below is verified before what waits above
-        return Draft(max(1, MOST - waiting[0][1]) if waiting else 1, *self._team[:2])
+        tokens = max(1, MOST - waiting[0][1]) if waiting else 1
+        return Draft(tokens, self._team[0], self._team[1] if waiting else None, self._least)
 
     def drafted(self, level: int, confidence: Confidence) -> bool:
         """See `Policy.drafted`."""
@@ -199,7 +202,9 @@ class AdaptivePolicy(Policy):
             stage.least = stage.pace.value * (each + known.row_cost(stage.pair)) / known.acceptance[stage.pair].mean
             each = 1 / stage.pace.value
         if self._guesses:
-            self._stages[0].least = inf  # verified at once
+            first = self._stages[0]
+            self._least = first.pace.value * known.row_cost(first.pair)  # they cost nothing but their rows
+            first.least = inf  # verified at once
 
     def _learn(self, stage: Stage, proposed: int, accepted: int) -> None:
         """Correct predictions by what became of the tokens; nobody knows of those after a rejected one."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy
 from hispec.decoding.noise import GumbelNoise
+from hispec.decoding.past import Past
 from hispec.decoding.policies import Policy
 from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import PrefixCache
@@ -33,7 +34,12 @@ class Decoder:
     interrupted: Callable[[], bool] = field(default=lambda: False)
 
     def decode(
-        self, prompt_ids: Sequence[int], max_new_tokens: int, seed: int = 0, prefix: PrefixCache | None = None
+        self,
+        prompt_ids: Sequence[int],
+        max_new_tokens: int,
+        seed: int = 0,
+        prefix: PrefixCache | None = None,
+        past: Past | None = None,
     ) -> Generator[Event]:
         """Decode a prompt; see `hispec.decoding.engine.decode`.
 
@@ -42,12 +48,13 @@ class Decoder:
             max_new_tokens: at least 1.
             seed: of the sampling noise.
             prefix: remembers from answer to answer what has been run already.
+            past: remembers from answer to answer what guesses are made from; by default they know this text only.
         """
         policy = self.policy()  # which may measure costs first, with the caches that the state will take
         capacity = len(prompt_ids) + max_new_tokens
         state = (prefix or PrefixCache()).begin(self.hierarchy, list(prompt_ids), capacity)
         stop = StopCriteria(max_new_tokens, self.eos_ids, self.interrupted)
-        return decode(state, policy, self.sampler(seed, prompt_ids, max_new_tokens), stop)
+        return decode(state, policy, self.sampler(seed, prompt_ids, max_new_tokens), stop, past)
 
     def token_ids(self, prompt_ids: Sequence[int], max_new_tokens: int, seed: int = 0) -> list[int]:
         """Return the token ids of a whole answer; arguments as `decode`."""

@@ -8,6 +8,7 @@ import torch
 
 from hispec.decoding.drafters import Drafter, LevelDrafter, NgramDrafter
 from hispec.decoding.logits import Logits
+from hispec.decoding.past import Past
 from hispec.decoding.policies import Draft, Judge, Policy
 from hispec.decoding.sampling import Sampler
 from hispec.decoding.state import DecodingState
@@ -29,7 +30,9 @@ class StopCriteria:
     interrupted: Callable[[], bool] = field(default=lambda: False)
 
 
-def decode(state: DecodingState, policy: Policy, sampler: Sampler, stop: StopCriteria) -> Generator[Event]:
+def decode(
+    state: DecodingState, policy: Policy, sampler: Sampler, stop: StopCriteria, past: Past | None = None
+) -> Generator[Event]:
     """Decode from the prompt in `state`, yielding events as they happen.
 
     The state is consistent between any two events, so a consumer may stop iterating at any of them. Events carry
@@ -40,14 +43,17 @@ def decode(state: DecodingState, policy: Policy, sampler: Sampler, stop: StopCri
         policy: chooses each step.
         sampler: chooses the tokens of every level.
         stop: when to end.
+        past: what guesses are made from beside the text itself, and to what it is added.
     """
-    return DecodeLoop(state, policy, sampler, stop).run()
+    return DecodeLoop(state, policy, sampler, stop, past).run()
 
 
 class DecodeLoop:
     """One decoding from prompt to end; arguments as `decode`."""
 
-    def __init__(self, state: DecodingState, policy: Policy, sampler: Sampler, stop: StopCriteria) -> None:
+    def __init__(
+        self, state: DecodingState, policy: Policy, sampler: Sampler, stop: StopCriteria, past: Past | None = None
+    ) -> None:
         self.state, self.policy, self.sampler, self.stop = state, policy, sampler, stop
         hierarchy = state.hierarchy
         self.names = [level.name for level in hierarchy.levels]
@@ -59,11 +65,21 @@ class DecodeLoop:
         self.drafters: list[Drafter] = [
             LevelDrafter(level, sampler, stop.eos_ids, self.goes_on(level)) for level in range(len(hierarchy))
         ]
+        self.guesses: NgramDrafter | None = None
         if hierarchy.ngrams is not None:
-            self.drafters[0] = NgramDrafter(hierarchy.ngrams.longest, hierarchy.ngrams.tokens, stop.eos_ids)
+            self.guesses = NgramDrafter(hierarchy.ngrams.longest, hierarchy.ngrams.tokens, stop.eos_ids, past)
+            self.drafters[0] = self.guesses
         self.started = perf_counter()
 
     def run(self) -> Generator[Event]:
+        """Decode until the end, or until nobody asks for more."""
+        try:
+            yield from self.steps()
+        finally:
+            if self.guesses is not None:
+                self.guesses.remember(self.state.tokens, self.state.committed)
+
+    def steps(self) -> Generator[Event]:
         """Prefill, then step until the end; every step may commit."""
         reason: FinishReason | None = "interrupted" if self.stop.interrupted() else None
         step = self.prefill
@@ -87,7 +103,7 @@ class DecodeLoop:
     def prefill(self) -> Event:
         """Run the prompt through every level; as the target has run it, the first token is already its own."""
         begin, length, cached = perf_counter(), len(self.state.tokens), self.state.frontier[-1]
-        self.drafters[self.target].draft(self.state, 1, 1)
+        self.drafters[self.target].draft(self.state, Draft(), 1)
         return Prefilled(self.now(), prompt_tokens=length, cached_tokens=cached, seconds=perf_counter() - begin)
 
     @torch.inference_mode()
@@ -112,9 +128,9 @@ class DecodeLoop:
         if length >= self.reach:
             level = self.target
         if level == self.target:
-            return level, self.drafters[level].draft(self.state, 1, 1)
+            return level, self.drafters[level].draft(self.state, Draft(), 1)
         room = min(self.reach, self.limit) - length
-        tokens = self.drafters[level].draft(self.state, step.tokens, room)
+        tokens = self.drafters[level].draft(self.state, step, room)
         return (level, tokens) if tokens else self.draft(Draft(1, step.otherwise or level + 1))
 
     def verify(self, level: int) -> tuple[int, int, int | None]:
@@ -127,11 +143,13 @@ class DecodeLoop:
         logits = state.logits(level, since - 1, len(state.tokens) - 1 + self.takes_bonus(level))
         scores = self.sampler.scores(logits, state.tokens[:since], waiting)
         own = scores.best()
+        if self.guesses is not None:
+            self.guesses.past.see(state.tokens[since - 1 :], own)
         accepted = self.accepted(level, waiting, own, scores)
         state.accept(since + accepted, level)
         if accepted < len(waiting):
             state.rewind(since + accepted)
-            self.drafters[0].rejected(waiting[accepted + 1 :])
+            self.drafters[0].rejected(own[accepted + 1 :])
         token = own[accepted] if accepted < len(own) else None
         if token is not None:
             state.append(token, level)

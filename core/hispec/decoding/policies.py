@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from hispec.decoding.confidence import Confidence
 from hispec.decoding.hierarchy import Hierarchy
 
+LEAST = 0.05
+"""About what a row more costs beside a pass, where nothing was measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:
@@ -15,11 +18,15 @@ class Draft:
     It proposes fewer where an end of text is among them, where there is no room for more, and where the policy, which
     is told of each, has seen enough. Where it proposes nothing, as n-grams may, the level `otherwise` drafts one token,
     by default the next. Levels below it do not take part.
+
+    Guesses cost no pass, so all that are found may be proposed, `tokens` or more; but as each is a row for the level
+    that verifies them, none is of which it is less likely than `least` that it and all before it are right.
     """
 
     tokens: int = 1
     level: int = 0
     otherwise: int | None = None
+    least: float = LEAST
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,11 +90,11 @@ def test_drafts_forced_right_and_wrong(model, reference, drafts, monkeypatch):
     right = dict(enumerate(reference, start=len(PROMPT)))
 
     class Forced(LevelDrafter):
-        def draft(self, state, wanted, room):
+        def draft(self, state, step, room):
             before = len(state.tokens)
             if before == len(PROMPT):  # the prefill's own token is the target's
-                return super().draft(state, wanted, room)
-            for at in range(before, before + min(wanted, room)):
+                return super().draft(state, step, room)
+            for at in range(before, before + min(step.tokens, room)):
                 state.logits(self.level, at - 1, at)  # a draft runs what it drafts from
                 wrong = drafts == "all wrong" or (drafts == "alternating" and at % 2)
                 state.append((right[at] + wrong) % 24, self.level)
@@ -215,9 +215,9 @@ def test_guesses_and_lenient_lower_levels_change_nothing(model, reference):
 @pytest.mark.parametrize("drafted", ["right", "wrong"])
 def test_guesses_past_an_end_of_text_are_never_written(model, reference, drafted, monkeypatch):
     class Knows(NgramDrafter):
-        def _look_up(self, tokens):
+        def _find(self, tokens):
             ahead = reference[len(tokens) - len(PROMPT) :]
-            return ahead if drafted == "right" else [eos, *ahead]
+            return 1, ahead if drafted == "right" else [eos, *ahead]
 
     monkeypatch.setattr(engine, "NgramDrafter", Knows)
     for exits, periods in all_settings():

@@ -1,0 +1,130 @@
+"""What guesses are made from: what was read and written before, and what models said of it.
+
+Beside texts, the argmax of every row that a level computes to verify is kept by the token before it, rejected tokens
+included (Luo et al., *Token Recycling*, arXiv 2408.08696, of which this is the narrowest form: one successor of each
+token, and a chain instead of a tree). Such rows are there anyhow, so nothing more is computed.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from hispec.decoding.knowledge import Acceptance
+
+MOST_TOKENS = 1 << 16
+"""Tokens of texts that are remembered, about half a kilobyte each; beyond, the older half is forgotten."""
+
+HOPED, WEIGHT = 0.7, 8.0
+"""Share of guesses of a kind that are expected to be right before any was made; tokens that this counts for."""
+
+FADING = 0.99
+"""What a guess weighs in that share when the next was verified."""
+
+Kind = int
+"""Where a guess comes from: the tokens of the n-gram that was found, or one of these."""
+RECYCLED: Kind = 0
+REST: Kind = -1
+
+BREAK = -1
+"""Stands between two texts."""
+
+
+class Past:
+    """Texts of a session by their n-grams, each model's last word on what follows a token, and how good guesses were.
+
+    All is of one vocabulary. It knows committed tokens of a text only, so nothing is ever taken back.
+
+    Args:
+        longest: tokens of the longest n-gram that is looked up.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self.longest = longest
+        self._texts: list[int] = []
+        """One after the other, `BREAK` between them; of one that begins as the one before only what is new, and what leads up to it."""
+        self._begin = 0
+        """Of the present text, in `_texts`."""
+        self._present: list[int] = []
+        """The present text as a whole."""
+        self._after: dict[tuple[int, ...], int] = {}
+        """Where, in `_texts`, stands what followed an n-gram the last time."""
+        self._next: dict[int, int] = {}
+        self._right: dict[Kind, Acceptance] = {}
+
+    def begin(self, text: Sequence[int]) -> None:
+        """Read another text, as far as it is known."""
+        both = zip(text, self._present, strict=False)
+        shared = next((at for at, (new, old) in enumerate(both) if new != old), min(len(text), len(self._present)))
+        self._present = list(text[:shared])
+        self._add([BREAK, *text[max(0, shared - self.longest) : shared]])
+        self.extend(text[shared:])
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Read on in the present text."""
+        self._present += tokens
+        self._add(tokens)
+
+    def follow(self, text: Sequence[int], tail: Sequence[int], most: int) -> tuple[Kind, list[int]]:
+        """Return the `most` tokens that followed the last ones of a text the last time, if ever, and their kind.
+
+        The longest n-gram counts, and the latest of equals. Where what followed is what the text ends in, it is taken
+        to go on in a circle.
+
+        Args:
+            text: the present one.
+            tail: of it, the tokens that were not read yet.
+            most: at least 1.
+        """
+        for length in range(min(self.longest, len(text)), 0, -1):
+            start = self._after.get(tuple(text[-length:]))
+            if start is not None:
+                return length, self._from(start, tail, most)
+        return 0, []
+
+    def recycle(self, token: int, most: int) -> list[int]:
+        """Return at most `most` tokens that models would write after a token, had they seen nothing before it."""
+        found: list[int] = []
+        following = self._next.get(token)
+        while following is not None and len(found) < most:
+            found.append(following)
+            following = self._next.get(following)
+        return found
+
+    def see(self, tokens: Iterable[int], following: Iterable[int]) -> None:
+        """Learn which token a level would write after each of some tokens."""
+        self._next.update(zip(tokens, following, strict=False))
+
+    def chance(self, kind: Kind) -> float:
+        """Return the probability of a guess of a kind, as far as is known; high where little is."""
+        right = self._right.get(kind)
+        return HOPED if right is None else right.hoped
+
+    def judge(self, kind: Kind, right: int, seen: int) -> None:
+        """Learn how many guesses of a kind were right."""
+        self._right.setdefault(kind, Acceptance(HOPED, WEIGHT)).see(right, seen)
+        for known in [*self._right.values()]:
+            known.fade(FADING)
+
+    def _from(self, start: int, tail: Sequence[int], most: int) -> list[int]:
+        """Return what stands in the texts from a place on; see `follow`."""
+        found = self._texts[start : start + most]
+        if BREAK in found:
+            return found[: found.index(BREAK)]
+        found += tail[: most - len(found)]
+        while found and len(found) < most:
+            found += found[: most - len(found)]
+        return found
+
+    def _add(self, tokens: Sequence[int]) -> None:
+        """Write tokens down, and where they stand under the n-grams before them."""
+        if len(self._texts) + len(tokens) > MOST_TOKENS:
+            tokens = tokens[-MOST_TOKENS // 2 :]
+            kept = self._texts[len(self._texts) + len(tokens) - MOST_TOKENS // 2 :]
+            self._texts, self._begin, self._after = [], 0, {}
+            self._add(kept)
+        for token in tokens:
+            at = len(self._texts)
+            if token == BREAK:
+                self._begin = at + 1
+            else:
+                for length in range(1, min(self.longest, at - self._begin) + 1):
+                    self._after[tuple(self._texts[at - length :])] = at
+            self._texts.append(token)
