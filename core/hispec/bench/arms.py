@@ -11,7 +11,7 @@ from transformers import GenerationConfig, StoppingCriteria
 from transformers.generation import BaseStreamer
 
 from hispec.api import Engine
-from hispec.bench.names import OWN_ARMS, PUBLISHED_ARMS, check_arms, exit_of
+from hispec.bench.names import OWN_ARMS, PUBLISHED_ARMS, RECYCLING, check_arms, exit_of
 from hispec.events import Committed, Finished
 from hispec.memory import check_profile
 from hispec.metrics import Stats
@@ -21,7 +21,7 @@ from hispec.models.loading import draw_modules, load_stack
 from hispec.models.placement import Placement
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
-from hispec.profile import Profile, Target, models_of, published
+from hispec.profile import GUESSES, Draft, Profile, Target, models_of, published
 from hispec.text import TextStream
 
 LOOKUP_TOKENS = 10
@@ -66,14 +66,20 @@ class OwnArm:
 
     def __init__(self, name: str, engine: Engine) -> None:
         self.name, self.engine = name, engine
+        self._past = engine.new_past()
+        self._asked: set[tuple[int, ...]] = set()
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int, stop: Sequence[str], seed: int) -> Answer:
-        """See `Arm.answer`."""
+        """See `Arm.answer`; guesses know earlier answers, but to other prompts."""
         engine, moments, reason = self.engine, [], "length"
+        if tuple(prompt_ids) in self._asked:  # else it would copy what it wrote when it was asked before
+            self._past = engine.new_past()
+            self._asked.clear()
+        self._asked.add(tuple(prompt_ids))
         stats, ended = Stats.of(engine.hierarchy), _StopText(engine.tokenizer, stop)
         ids: list[int] = []
         began = perf_counter()
-        for event in engine.decoder().decode(prompt_ids, max_new_tokens, seed):
+        for event in engine.decoder().decode(prompt_ids, max_new_tokens, seed, past=self._past):
             stats.see(event)
             if isinstance(event, Committed):
                 new = ended.take(event.token_ids)
@@ -147,10 +153,15 @@ def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
     if name in OWN_ARMS:
         own: dict[str, Any] = {}
         if name == "single-layer":  # what everybody knows by that name drafts a fixed length
-            own = {"policy": "static"} | ({"validate_every": tuned.draft_tokens} if tuned else {})
+            without = None if engine.settings.lookup is None else False  # guesses that were asked for are not of it
+            own = {"policy": "static", "lookup": without} | ({"validate_every": tuned.draft_tokens} if tuned else {})
         return OwnArm(name, engine.with_settings(mode=name, **own))
     if name in PUBLISHED_ARMS:
         return OwnArm(name, _as_published(engine, name.removesuffix("-published")))
+    if name == RECYCLING:
+        levels = {"draft": Draft(ngram=GUESSES), "intermediate": None, "single_layer": None, "adaptive": None}
+        alone = engine.with_profile(engine.profile.model_copy(update=levels))
+        return OwnArm(name, alone.with_settings(mode="hispec", policy="static", lookup=True))
     draft, assistant = engine.profile.draft, None
     options: dict[str, Any] = {}
     if name == "hf-early-exit":
@@ -170,7 +181,9 @@ def _as_published(engine: Engine, mode: str) -> Engine:
     """
     profile = published(engine.profile, mode, engine.hierarchy.target.exit_layer)
     lengths = profile.decoding.model_dump(include={"draft_tokens", "validate_every"})
-    return Engine(profile, engine.with_settings(mode=mode, policy="static", **lengths).settings, engine.models)
+    return Engine(
+        profile, engine.with_settings(mode=mode, policy="static", lookup=False, **lengths).settings, engine.models
+    )
 
 
 class _Modules:

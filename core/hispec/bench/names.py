@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from hispec.settings import Settings
 
 OWN_ARMS = SETTINGS["mode"].choices
+RECYCLING = "recycling"
+"""The arm that has guesses alone below the target: from n-grams and recycled logits."""
 TRANSFORMERS_ARMS = ("hf", "hf-early-exit", "hf-assisted", "prompt-lookup")
 PUBLISHED_ARMS = ("hispec-published", "single-layer-published")
 """Modes of our engine with levels as published: exits of the full weights."""
-ARMS = (*OWN_ARMS, *PUBLISHED_ARMS, *TRANSFORMERS_ARMS)
+ARMS = (*OWN_ARMS, *PUBLISHED_ARMS, RECYCLING, *TRANSFORMERS_ARMS)
 REFERENCE = "autoregressive"
 """The arm whose token ids every other must write."""
 
-BASELINES = ("autoregressive", "hf", "single-layer", "single-layer-published")
+BASELINES = ("autoregressive", "hf", "single-layer", "single-layer-published", RECYCLING)
 """The arms that speed-ups are stated against, where the same run measured them."""
 
 
@@ -53,7 +55,7 @@ def check_arms(names: Sequence[str], profile: "Profile", settings: "Settings") -
         if name not in ARMS:
             raise UsageError(f"there is no arm {name!r}", f"known: {', '.join(ARMS)}")
         lacks = {
-            "hispec": draft is None and "levels below the target",
+            "hispec": draft is None and not settings.lookup and "levels below the target",
             "single-layer": draft is None and tuned is None and "a draft level",
             "hf-early-exit": exit_of(profile) is None and "a draft exit of the target",
             "hf-assisted": (draft is None or draft.model is None) and "a draft model",
