@@ -77,9 +77,31 @@ MUTATIONS = (
     Mutation(
         "n-grams past a tentative end of text",
         "drafters.py",
-        "        return found[:end]\n",
-        "        return found\n",
+        "        count = next((at for at, token in enumerate(found, 1) if token in self.ends), len(found))\n",
+        "        count = len(found)\n",
         LOSSLESS,
+    ),
+    Mutation(
+        "tentative tokens remembered",
+        "drafters.py",
+        "len(tokens) if committed is None else committed",
+        "len(tokens)",
+        "test_drafters.py",
+    ),
+    Mutation(
+        "what followed an n-gram first, not last",
+        "past.py",
+        "self._after[tuple(self._texts[at - length :])] = at",
+        "self._after.setdefault(tuple(self._texts[at - length :]), at)",
+        "test_past.py",
+    ),
+    Mutation("texts without bound", "past.py", "> MOST_TOKENS:", "> 1e9:", "test_past.py"),
+    Mutation(
+        "a benchmark that copies its earlier answer to the same prompt",
+        "../bench/arms.py",
+        "in self._asked:",
+        "is None:",
+        "../test_lookup.py",
     ),
     Mutation(
         "a run past a tentative end of text",
