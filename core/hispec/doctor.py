@@ -309,7 +309,7 @@ def _weights(checkpoint: Checkpoint, reachable: bool) -> Weights:
 
 def _model_record(need: ModelNeed, weights: Weights) -> dict[str, Any]:
     record = asdict(need)
-    sizes = {f"{key}_bytes": record.pop(key) for key in ("weights", "kv_cache", "workspace", "download")}
+    sizes = {f"{key}_bytes": record.pop(key) for key in ("weights", "copies", "kv_cache", "workspace", "download")}
     return record | sizes | {"weights": weights}
 
 

@@ -1,9 +1,11 @@
 """What this machine has free: memory by device, within a container's limits, and disk space. Needs no torch for a host."""
 
+import ctypes
 import platform
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +77,12 @@ def disk_free(folder: Path) -> int:
     """Bytes that may still be written where a folder is, or will be made."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
+
+
+def give_back_memory() -> None:
+    """Give the system what the C library keeps of memory that was freed, where that library can."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def processor_name() -> str:

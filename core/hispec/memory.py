@@ -253,7 +253,7 @@ class _Estimate:
         config, tensors, dtype = self.config, self.tensors, self.dtype
         bits = config.stored_bits
         if self.quantization is not None:
-            bits = bits_per_weight(self.quantization, config.hidden_size)
+            bits = self._bits_of_layer(self.quantization) * config.num_layers / config.layer_matrices
         if tensors is not None:
             parameters, weights = self._count(tensors)
             download = tensors.download
@@ -283,7 +283,7 @@ class _Estimate:
         if not self.settings.quantizes_fused or self.on_grid:
             return 0
         plain = 0 if self.config.tied else FLOATS[self.dtype]
-        bits = bits_per_weight(self.settings.quantization, self.config.hidden_size)
+        bits = bits_per_weight(self.settings.quantization, self.config.hidden_size, self.device)
         return int(self.config.vocab_size * self.config.hidden_size * (bits - plain)) // 8
 
     @property
@@ -294,9 +294,14 @@ class _Estimate:
             return 0
         head, bits = config.vocab_size * config.hidden_size, 0.0
         for quantization, layers in copies_of(self.profile, self.settings.mode, config.num_layers).items():
-            numbers = config.layer_matrices * layers // config.num_layers + head
-            bits += numbers * bits_per_weight(quantization, config.hidden_size)
+            bits += layers * self._bits_of_layer(quantization)
+            bits += head * bits_per_weight(quantization, config.hidden_size, self.device)
         return int(bits) // 8
+
+    def _bits_of_layer(self, quantization: str) -> float:
+        """Return the bits of one layer's quantized matrices."""
+        shapes = self.config.layer_shapes
+        return sum(inputs * outputs * bits_per_weight(quantization, inputs, self.device) for inputs, outputs in shapes)
 
     def _count(self, tensors: Tensors) -> tuple[int, int]:
         """Return parameters and bytes of what a checkpoint stores, once loaded."""
@@ -308,7 +313,7 @@ class _Estimate:
             if stored.dtype not in STORED:  # quantized: as it is
                 each: float = stored.bits
             elif self.quantization is not None and linear and (name in self.on_grid or not self.on_grid):
-                each = bits_per_weight(self.quantization, stored.shape[1])
+                each = bits_per_weight(self.quantization, stored.shape[1], self.device)
             else:
                 each = FLOATS[self.dtype]
             parameters += stored.numbers

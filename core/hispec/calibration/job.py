@@ -140,8 +140,8 @@ def copies_here(engine: Engine) -> dict[str, LayerStack]:
 def formats_below(quantization: str) -> list[Quantization]:
     """Return the formats of copies that take less memory than weights which are quantized so, or not (`none`)."""
     formats: tuple[Quantization, ...] = get_args(Quantization)
-    bits = {each: bits_per_weight(each, GROUP) for each in formats}
-    most = bits_per_weight(quantization, GROUP) if quantization != "none" else inf
+    bits = {each: bits_per_weight(each, GROUP, "cuda") for each in formats}
+    most = bits_per_weight(quantization, GROUP, "cuda") if quantization != "none" else inf
     return sorted((each for each in formats if bits[each] < most), key=lambda each: bits[each])
 
 

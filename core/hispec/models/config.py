@@ -200,6 +200,17 @@ class ModelConfig:
         return self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
 
     @property
+    def layer_shapes(self) -> tuple[tuple[int, int], ...]:
+        """(inputs, outputs) of a layer's matrices as the fused stack has them: projections, output, gate and up, down."""
+        projected = (self.num_heads + 2 * self.num_kv_heads) * self.head_size
+        return (
+            (self.hidden_size, projected),
+            (self.num_heads * self.head_size, self.hidden_size),
+            (self.hidden_size, 2 * self.intermediate_size),
+            (self.intermediate_size, self.hidden_size),
+        )
+
+    @property
     def largest_matrix(self) -> int:
         """Numbers of a layer's largest matrix as the fused stack has it: gate and up of the MLP in one."""
         return 2 * self.hidden_size * self.intermediate_size

@@ -1,6 +1,6 @@
 """The dtypes of weights: how many bits they take, what files call them, and which is the fastest."""
 
-from hispec.machine import has_bfloat16
+from hispec.machine import has_bfloat16, processor_flags
 
 FLOATS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16}
 """Bits of the dtypes that weights are computed with."""
@@ -38,16 +38,24 @@ def dtype_of_blocks(hidden: int, device: str) -> str:
     return "float32" if device == "cpu" and fastest_dtype("float32", hidden, device) == "float32" else "bfloat16"
 
 
-def bits_per_weight(quantization: str, inputs: int) -> float:
+def packed_inputs(inputs: int) -> int:
+    """Return how many inputs of an 8-bit matrix fbgemm holds on this processor: whole blocks of them."""
+    flags = processor_flags()
+    block = 256 if "avx512bw" in flags else 512 if "avx2" in flags else 1
+    return -(-inputs // block) * block
+
+
+def bits_per_weight(quantization: str, inputs: int, device: str = "cpu") -> float:
     """Return the bits of memory that a weight takes, with its share of scales and zero points and of padding.
 
     Args:
         quantization: what `--quantization` accepts, but `none`.
         inputs: of the matrix.
+        device: that holds it; on a CPU 8-bit matrices are padded.
     """
     match quantization:
         case "int8":
-            return 8 + 32 / inputs
+            return (8 * (packed_inputs(inputs) if device == "cpu" else inputs) + 32) / inputs
         case "int4":  # a scale and a zero point of 16 bits each, for whole groups
             return (4 + 32 / GROUP) * (-(-inputs // GROUP) * GROUP) / inputs
         case _:

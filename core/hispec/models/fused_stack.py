@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from hispec.limits import SMALL_MATRIX, WIDEST
+from hispec.machine import give_back_memory
 from hispec.models.cache import KVCache
 from hispec.models.config import ModelConfig
 from hispec.models.fused_weights import FusedWeights, Layer
@@ -117,6 +118,7 @@ class FusedStack:
             self._weights.pack()  # else packing would later leave the copies with full weights of their own
             weights = self._weights.quantized(quantization, layers)
             known = self._copies[quantization] = self._beside(weights, name_of_copy(self.name, quantization))
+            give_back_memory()  # each matrix was held in full while it was quantized
         return known
 
     def _beside(self, weights: FusedWeights, name: str) -> "FusedStack":

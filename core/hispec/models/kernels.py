@@ -98,14 +98,7 @@ def layer_costs(
         device: where it runs.
         quantization: format of the weights; None for the full ones.
     """
-    heads = config.num_heads + 2 * config.num_kv_heads
-    shapes = (
-        (config.hidden_size, heads * config.head_size),
-        (config.num_heads * config.head_size, config.hidden_size),
-        (config.hidden_size, 2 * config.intermediate_size),
-        (config.intermediate_size, config.hidden_size),
-    )
-    found = [matrix_costs(*shape, dtype, device, quantization) for shape in shapes]
+    found = [matrix_costs(*shape, dtype, device, quantization) for shape in config.layer_shapes]
     return {rows: sum(costs[rows] for costs in found) for rows in ROWS}
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hispec.errors import UnavailableError, UsageError
+from hispec.machine import give_back_memory
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.config import ModelConfig
 from hispec.models.dummy import build_dummy, modules_on
@@ -57,6 +58,8 @@ def load_stack(checkpoint: Checkpoint, placement: Placement, watch: Watch = unwa
         absent = weights.fill(tensors, Reading("reading", name, tensors.files, watch).add)
     _check_complete(absent, checkpoint)
     _tell_unused(tensors.stored.keys() - weights.names - {HEAD}, name)
+    if weights.quantization is not None:
+        give_back_memory()
     return FusedStack(config, weights, name)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from hispec.errors import UnavailableError
-from hispec.models.dtypes import GROUP
+from hispec.models.dtypes import GROUP, packed_inputs
 from hispec.models.linear import Linear
 from hispec.settings import Quantization
 
@@ -193,7 +193,8 @@ class Int8Linear(QuantizedLinear):
     @property
     def nbytes(self) -> int:
         """See `QuantizedLinear`."""
-        return self.outputs * (self.inputs + self._scales.element_size())
+        held = packed_inputs(self.inputs) if self.kernel == "fbgemm" else self.inputs
+        return self.outputs * (held + self._scales.element_size())
 
     def add_to(self, hidden: Tensor, rows: Tensor) -> None:
         """See `Linear`."""

@@ -54,3 +54,13 @@ def test_torch_and_linux_agree_about_this_processor():
     if not known or known.get("architecture") != "x86_64":
         pytest.skip("torch does not say")
     assert has_bfloat16() == bool(known["avx512_bf16"] or known["amx_bf16"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "inputs", "held"),
+    [({"avx2"}, 576, 1024), ({"avx2", "avx512bw"}, 576, 768), (set(), 576, 576), ({"avx2"}, 1024, 1024)],
+)
+def test_8_bit_matrices_are_padded_as_the_processor_has_them(monkeypatch, flags, inputs, held):
+    monkeypatch.setattr(dtypes, "processor_flags", lambda: flags)
+    assert dtypes.bits_per_weight("int8", inputs) == pytest.approx((8 * held + 32) / inputs)
+    assert dtypes.bits_per_weight("int8", inputs, "cuda:0") == pytest.approx(8 + 32 / inputs)

@@ -1,0 +1,94 @@
+"""Memory that quantized copies take beside a model: resident memory of a process, and what was estimated before.
+
+The shape of a profile is loaded with random weights, in a process of its own for each kind: without copies, with a whole
+copy in 4 bits, and with one in 8 bits. Resident memory is read from the kernel when the model is loaded and has answered.
+
+    python benchmarks/copies_memory.py --profile smollm2-360m --name copies-memory-cpu
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from typing import Any
+
+import torch
+from common import environment, kilobytes, save
+
+from hispec import Engine
+from hispec.memory import estimate
+from hispec.precedence import resolve_settings
+from hispec.profile import Profile, load_profile
+
+KINDS = ("none", "int4", "int8")
+
+
+def with_copy(name: str, kind: str) -> Profile:
+    """A profile's target, with a whole copy below it or nothing."""
+    draft = {} if kind == "none" else {"draft": {"weights": kind}}
+    return Profile.model_validate({"name": kind, "target": load_profile(name).target.model_dump()} | draft)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """The child: load, answer, then tell resident memory and the estimate."""
+    torch.set_num_threads(args.threads)
+    profile = with_copy(args.profile, args.kind)
+    options: dict[str, Any] = {"load_format": "dummy", "dtype": args.dtype, "max_new_tokens": 32, "policy": "static"}
+    need = estimate(profile, resolve_settings(options, profile)[0])
+    assert need is not None
+    engine = Engine.from_profile(profile, **options)
+    engine.generate("Hello")
+    copies = engine.hierarchy.levels[0].stack if args.kind != "none" else None
+    print(
+        json.dumps(
+            {
+                "resident_kb": kilobytes("VmRSS"),
+                "peak_kb": kilobytes("VmHWM"),
+                "estimated_copies": need.models[0].copies,
+                "estimated_total": need.total,
+                "held_by_copies": getattr(copies, "quantized_bytes", 0),
+            }
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", required=True, help="whose target's shape is taken")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kind", choices=KINDS, help="measure one in this process")
+    parser.add_argument("--name", required=True)
+    args = parser.parse_args()
+    if args.kind:
+        return measure(args)
+    runs: dict[str, list[dict[str, int]]] = {kind: [] for kind in KINDS}
+    for _ in range(args.repeats):
+        for kind in KINDS:
+            done = subprocess.run(
+                [sys.executable, __file__, *sys.argv[1:], "--kind", kind], capture_output=True, text=True, check=True
+            )
+            runs[kind].append(json.loads(done.stdout.splitlines()[-1]))
+    lowest = {kind: min(run["resident_kb"] for run in found) for kind, found in runs.items()}
+    added = {kind: 1024 * (lowest[kind] - lowest["none"]) for kind in KINDS[1:]}
+    save(
+        args.name,
+        {
+            "profile": args.profile,
+            "dtype": args.dtype,
+            "added_bytes": added,
+            "estimated_bytes": {kind: runs[kind][0]["estimated_copies"] for kind in added},
+            "estimated_over_measured": {
+                kind: round(runs[kind][0]["estimated_copies"] / size, 3) for kind, size in added.items()
+            },
+            "over_none": {kind: round(lowest[kind] / lowest["none"] - 1, 3) for kind in added},
+            "runs": runs,
+            "environment": environment(args.threads),
+        },
+    )
+    return None
+
+
+if __name__ == "__main__":
+    main()
