@@ -119,7 +119,7 @@ class Arm:
 
     def adapting(self) -> "Arm":
         """Return the same levels with the adaptive policy."""
-        known = knowledge(self.hierarchy, None)
+        known = knowledge(self.hierarchy, None, measured=True)
         return Arm(f"{self.kind}, adaptive", self.hierarchy, (), lambda: AdaptivePolicy(known))
 
     def describe(self) -> dict[str, Any]:

@@ -33,6 +33,9 @@ MOST_SECONDS = 1.0
 GUESS = 2e-5
 """Seconds of looking an n-gram up."""
 
+MOST_KNOWN = 200
+"""Hierarchies whose costs are remembered; the first that were measured go first."""
+
 FILE = "steps.json"
 """What was measured, in the user's cache folder."""
 
@@ -60,7 +63,8 @@ def step_costs(hierarchy: Hierarchy, names: list[str]) -> StepCosts:
         return _costs_of(hierarchy, [(_curve(spans), _curve(heads)) for spans, heads in known[key]])
     alone = not cuda and torch.get_num_threads() == 1
     measured = measure(hierarchy, thread_time if alone else perf_counter)  # other processes shall not count
-    remember(FILE, known | {key: [[_listed(spans), _listed(heads)] for spans, heads in measured]})
+    known[key] = [[_listed(spans), _listed(heads)] for spans, heads in measured]
+    remember(FILE, dict(list(known.items())[-MOST_KNOWN:]))
     return _costs_of(hierarchy, measured)
 
 
