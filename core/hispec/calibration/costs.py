@@ -25,6 +25,9 @@ WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 FEWEST_WIDTHS = 6
 """Of these, how many are timed however short the time."""
 
+SEVERAL = 3
+"""Times that what matters most is timed, however short the time."""
+
 CONTEXTS = (32, 256, 1024)
 """Positions at which they are timed, where the model's context allows."""
 
@@ -105,8 +108,8 @@ def measure(
         features: of confidence, to be timed too.
         repeats: of each; the median counts.
         progress: told the share that is done.
-        out_of_time: asked now and then; the rest is timed only once then, at one context length and the first
-            `FEWEST_WIDTHS`.
+        out_of_time: asked now and then; the rest is timed only once then, heads and single rows `SEVERAL` times, at one
+            context length and the first `FEWEST_WIDTHS`.
     """
     spans: dict[str, SpanCost] = {}
     for name, stack in stacks.items():
@@ -124,7 +127,8 @@ def measure(
             for context in contexts:
                 if rows and out_of_time():
                     break
-                rows.append(_time_spans(stack, width, context, 1 if out_of_time() else repeats))
+                few = SEVERAL if width == 1 else 1
+                rows.append(_time_spans(stack, width, context, few if out_of_time() else repeats))
             known = tuple(contexts[: len(rows)])
             calls.append(Curve(known, tuple(call for call, _ in rows)))
             layers.append(Curve(known, tuple(layer for _, layer in rows)))
@@ -133,7 +137,7 @@ def measure(
     for (name, words), head in heads.items():
         late = out_of_time()
         rows_of = WIDTHS[:FEWEST_WIDTHS] if late else WIDTHS
-        curves[name, words], sure = _time_head(stacks[name], head, features, 1 if late else repeats, rows_of)
+        curves[name, words], sure = _time_head(stacks[name], head, features, SEVERAL if late else repeats, rows_of)
     progress(1.0)
     return Costs(spans, curves, confidence=sure)
 

@@ -41,9 +41,6 @@ HELD_OUT = 3
 """Every so manieth prompt is not calibrated on, but checked with."""
 
 
-CHEAPER = 0.9
-"""Of a token of the target: what a token of a whole copy may cost."""
-
 T = TypeVar("T")
 
 
@@ -136,8 +133,8 @@ class Job:
         def token(stack: str) -> float:
             return seconds_alone(costs, stack, self.stacks[stack].num_layers, 1)[1]
 
-        most = CHEAPER * token(self.target)
-        return self.space.without({reader.weights for reader in self.space.whole if token(reader.stack) > most})
+        most = token(self.target)
+        return self.space.without({reader.weights for reader in self.space.whole if token(reader.stack) >= most})
 
 
 @dataclass
