@@ -91,7 +91,18 @@ def test_in_words_and_by_default_among_the_users_own_profiles(fit, hispec, tmp_p
 
 @pytest.mark.parametrize("stack", ["fused", "transformers"])
 def test_generate_takes_the_profile_and_writes_what_the_target_would(hispec, fitted, model, stack):
-    common = ("generate", "some text", "--stack", stack, "--max-new-tokens", 40, "--format", "json")
+    common = (
+        "generate",
+        "some text",
+        "--stack",
+        stack,
+        "--max-new-tokens",
+        40,
+        "--policy",
+        "static",
+        "--format",
+        "json",
+    )
     outcome = hispec(*common, "--profile", fitted, "--verify")
     assert outcome.code == 0, outcome.err
     with_translators = json.loads(outcome.out)

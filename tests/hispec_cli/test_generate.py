@@ -169,7 +169,7 @@ def test_system_and_raw_change_what_the_model_reads(hispec):
 def test_a_model_without_a_profile_drafts_with_what_it_can_have(hispec, shipped_model):
     def levels(*options):
         record = as_json(hispec, QUESTION, "--model", shipped_model, *options)
-        found = [(level["exit_layer"], "int4" in level["model"]) for level in record["stats"]["levels"]]
+        found = [(level["exit_layer"], level.get("weights") == "int4") for level in record["stats"]["levels"]]
         return found, record["token_ids"]
 
     plain, ids = levels("--mode", "autoregressive")
