@@ -67,8 +67,36 @@ class StepCosts:
         return max(0.0, costs[-1] - costs[0]) / max(1, len(costs) - 1)
 
 
-class Acceptance:
-    """How many of a level's tokens another level accepts.
+class Seen:
+    """A ratio of what came to what might have come, of which old sights count less.
+
+    Args:
+        ratio: what is expected.
+        weight: chances that this counts for.
+    """
+
+    def __init__(self, ratio: float, weight: float) -> None:
+        self._expected, self._weight = ratio, weight
+        self._came = self._seen = 0.0
+
+    @property
+    def mean(self) -> float:
+        """The ratio, as far as is known by now."""
+        return (self._expected * self._weight + self._came) / (self._weight + self._seen)
+
+    def see(self, came: float, seen: float) -> None:
+        """Count what came, of what might have."""
+        self._came += came
+        self._seen += seen
+
+    def fade(self, share: float) -> None:
+        """Let what was seen count for so much of what it did."""
+        self._came *= share
+        self._seen *= share
+
+
+class Acceptance(Seen):
+    """The share of a level's tokens that another level accepts.
 
     Args:
         mean: what is expected.
@@ -76,13 +104,7 @@ class Acceptance:
     """
 
     def __init__(self, mean: float, weight: float) -> None:
-        self._expected, self._weight = bounded(mean), weight
-        self._accepted = self._seen = 0.0
-
-    @property
-    def mean(self) -> float:
-        """The share of tokens that are accepted."""
-        return (self._expected * self._weight + self._accepted) / (self._weight + self._seen)
+        super().__init__(bounded(mean), weight)
 
     @property
     def hoped(self) -> float:
@@ -90,18 +112,8 @@ class Acceptance:
         mean = self.mean
         return bounded(mean + sqrt(mean * (1 - mean) / (self._weight + self._seen)))
 
-    def see(self, accepted: float, seen: float) -> None:
-        """Count tokens."""
-        self._accepted += accepted
-        self._seen += seen
 
-    def fade(self, share: float) -> None:
-        """Let what was seen count for so much of what it did."""
-        self._accepted *= share
-        self._seen *= share
-
-
-class Throughput:
+class Throughput(Seen):
     """Tokens as a multiple of those that were expected.
 
     Args:
@@ -109,23 +121,7 @@ class Throughput:
     """
 
     def __init__(self, ratio: float = 1.0) -> None:
-        self._ratio = ratio
-        self._tokens = self._expected = 0.0
-
-    @property
-    def ratio(self) -> float:
-        """Tokens that came, for each that was expected."""
-        return (self._ratio * EXPECTED + self._tokens) / (EXPECTED + self._expected)
-
-    def see(self, tokens: float, expected: float) -> None:
-        """Count tokens that came, and those that were expected for the time they took."""
-        self._tokens += tokens
-        self._expected += expected
-
-    def fade(self, share: float) -> None:
-        """Let what was seen count for so much of what it did."""
-        self._tokens *= share
-        self._expected *= share
+        super().__init__(ratio, EXPECTED)
 
 
 class Clock:
@@ -260,7 +256,7 @@ class Knowledge:
         each = self.draft_cost(team[0])
         for pair in pairwise(team):
             if self.ngrams and pair[0] == 0:
-                pace = self.gain[pair[1]].ratio / self.draft_cost(pair[1])
+                pace = self.gain[pair[1]].mean / self.draft_cost(pair[1])
             else:
                 acceptance = self.acceptance[pair]
                 pace = self._best_pace(pair, acceptance.hoped if hoping else acceptance.mean, each)
@@ -270,7 +266,7 @@ class Knowledge:
 
     def fastest(self) -> Team:
         """Return the team of the highest throughput that may be hoped for."""
-        return max(self.teams, key=lambda team: self.throughput[team].ratio * self.expected(team, hoping=True)[-1])
+        return max(self.teams, key=lambda team: self.throughput[team].mean * self.expected(team, hoping=True)[-1])
 
     def fade(self, tokens: int) -> None:
         """Let so many committed tokens pass since all that was seen."""
