@@ -76,6 +76,14 @@ def measure(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, problem
     }
 
 
+def show(record: dict[str, Any], out: Path | None) -> None:
+    """Print a record as JSON, and write it where a file is named."""
+    text = json.dumps(record, indent=1)
+    print(text)
+    if out:
+        out.write_text(text + "\n", encoding="utf-8")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Evaluate a model folder and write the figures as JSON."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
@@ -101,10 +109,7 @@ def main(argv: list[str] | None = None) -> None:
             "dtype": "float32",
         },
     }
-    text = json.dumps(record, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    show(record, args.out)
 
 
 if __name__ == "__main__":

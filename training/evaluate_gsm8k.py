@@ -17,6 +17,7 @@ from hispec import Engine
 from hispec.models.stack import LayerStack
 from hispec.profile import profile_for_model
 from hispec.settings import Quantization
+from training.evaluate import show
 from training.larger import read_texts
 
 ROWS = 4
@@ -111,10 +112,7 @@ def main(argv: list[str] | None = None) -> None:
         "figures": measure(engine, args.gsm8k, args.count, args.max_new_tokens, texts),
         "environment": {"torch": torch.__version__, "threads": args.threads, "dtype": args.dtype},
     }
-    text = json.dumps(record, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    show(record, args.out)
 
 
 if __name__ == "__main__":
