@@ -279,7 +279,7 @@ def test_what_the_fused_stack_cannot_run_is_refused_by_name_or_left_to_transform
     (folder / "config.json").write_text(json.dumps(values | changes))
     with pytest.raises(UsageError, match=f"{folder} does not run on the fused stack: its .* {reason}") as caught:
         load(folder, "fused")
-    assert "--stack" in caught.value.cure
+    assert "--stack" in caught.value.hint
     if "hidden_act" in changes:
         assert isinstance(load(folder), TransformersStack)
 
