@@ -121,7 +121,8 @@ class Engine:
         Args:
             profile: a profile, its name or its path.
             environ: environment variables whose `HISPEC_*` count; none by default.
-            force, watch: see `hispec.loading.load`.
+            force: load models that do not seem to fit the memory that is free.
+            watch: told what loading does and how far it has come.
             options: any field of `hispec.settings.Settings`.
 
         Raises:
@@ -153,7 +154,7 @@ class Engine:
             self._knowledge(self.hierarchy)  # measured before the first answer, not during it
 
     def with_settings(self, **changes: Any) -> "Engine":
-        """The same loaded weights, decoding otherwise; device and dtype stay as they are loaded.
+        """Return an engine on the same weights with other settings; device and dtype stay as they are loaded.
 
         Args:
             changes: fields of `hispec.settings.Settings`, for example `mode="autoregressive"`.
@@ -177,7 +178,7 @@ class Engine:
         return engine
 
     def with_profile(self, profile: Profile) -> "Engine":
-        """The same loaded weights and settings with another profile's levels.
+        """Return an engine on the same weights and settings with another profile's levels.
 
         Args:
             profile: of the same target; it names no model that is not loaded.
@@ -277,7 +278,21 @@ class Engine:
     def generate(
         self, prompt: str, *, system: str | None = None, raw: bool = False, stop: Sequence[str] = ()
     ) -> Generation:
-        """Answer a prompt in one call; arguments and errors as `stream`."""
+        """Answer a prompt in one call.
+
+        Args:
+            prompt: what to answer.
+            system: a system message.
+            raw: do not apply the chat template.
+            stop: texts that end the answer and are not part of it; by default those of the generation config.
+
+        Returns:
+            The answer with its token ids and figures.
+
+        Raises:
+            UsageError: an empty prompt, an impossible stop text, a prompt that leaves no room in the context.
+            OutOfMemoryError: the memory ran out; its `generation` is the answer so far.
+        """
         *_, last = self.stream(prompt, system=system, raw=raw, stop=stop)
         assert isinstance(last, Finished) and isinstance(last.result, Generation)
         return last.result
