@@ -277,11 +277,13 @@ class Checkpoint:
         if self.shipped is not None:
             return
         if self.gguf_file is not None:
-            require("gguf", f"the GGUF file {self.name}")
             if self.looks_local:
                 gguf.check_file(Path(self.model) / self.gguf_file, self.name)
+            else:
+                gguf.check_undivided(self.gguf_file, self.name)
+            require("gguf", f"the GGUF file {self.name}")
+            if self.looks_local:
                 return
-            gguf.check_undivided(self.gguf_file, self.name)
         elif self.looks_local:
             gguf.check_single(Path(self.model), self.name)
             if not (Path(self.model) / CONFIG).is_file():
@@ -606,11 +608,11 @@ class Checkpoint:
         return local if self.is_local else ONLINE if is_offline() else remote
 
     def _damaged(self, name: str, error: SafetensorError) -> UnavailableError:
-        hint = "download or save the model again"
+        cure = "download or save the model again"
         if not self.is_local:
             at = f" --revision {self.revision}" if self.revision else ""
-            hint = f"download it again: hf download {self.model} {name}{at} --force-download"
-        return UnavailableError(f"the weights of {self.model} are damaged: {name}: {error}", hint)
+            cure = f"download it again: hf download {self.model} {name}{at} --force-download"
+        return UnavailableError(f"the weights of {self.model} are damaged: {name}: {error}", cure)
 
     # What the hub says when it is asked briefly
 

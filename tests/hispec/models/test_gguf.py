@@ -230,12 +230,12 @@ def test_the_estimate_counts_what_stays_packed(tmp_path):
 
 
 def refused(path, kind):
-    """Message and hint of the error that planning raises, long before weights are read."""
+    """Cause and cure of the error that planning raises, long before weights are read."""
     with pytest.raises(kind) as caught:
         check_weights(Checkpoint(str(path)))
     assert isinstance(caught.value, HispecError)
-    assert "\n" not in caught.value.message + caught.value.hint
-    return f"{caught.value.message}; {caught.value.hint}"
+    assert "\n" not in caught.value.cause + caught.value.cure
+    return f"{caught.value.cause}; {caught.value.cure}"
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_files_that_are_cut_short_are_refused(whole, tmp_path, share):
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("data", "cause"),
     [
         (b"", "it is empty"),
         (b"PK\x03\x04" * 100, "does not begin with GGUF"),
@@ -259,9 +259,9 @@ def test_files_that_are_cut_short_are_refused(whole, tmp_path, share):
         (b"GGUF\x03\x00\x00\x00" + bytes(8) + b"\x01" + bytes(7) + b"\x02" + bytes(7) + b"\xff\xff\x63\x00" + bytes(40), "damaged"),
     ],
 )  # fmt: skip
-def test_other_files_are_refused(tmp_path, data, message):
+def test_other_files_are_refused(tmp_path, data, cause):
     (tmp_path / "model.gguf").write_bytes(data)
-    assert message in refused(tmp_path / "model.gguf", UnavailableError)
+    assert cause in refused(tmp_path / "model.gguf", UnavailableError)
 
 
 def test_missing_files_are_refused_with_those_that_are_there(whole):
@@ -319,10 +319,11 @@ def test_without_its_package_nothing_is_read(whole, monkeypatch):
     monkeypatch.setattr("hispec.extras.find_spec", lambda name: None if name == "gguf" else sys)
     found = refused(whole, UnavailableError)
     assert "needs gguf, which is not installed" in found and "pip install 'hispec[gguf]'" in found
+    assert "there is no GGUF file" in refused(whole.with_name("nowhere.gguf"), UsageError)
 
 
 def test_what_cannot_be_done_with_a_file_is_refused(whole):
     for options in ({"quantization": "4bit"}, {"quantization": "8bit"}, {"tensor_parallel": True}):
         with pytest.raises(UsageError, match="is a GGUF file") as caught:
             Placement(**options).check(Checkpoint(str(whole)).config, "model.gguf")
-        assert "int4" in caught.value.hint
+        assert "int4" in caught.value.cure
