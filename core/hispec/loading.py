@@ -14,6 +14,7 @@ import torch
 
 from hispec.decoding.knowledge import Knowledge
 from hispec.errors import UnavailableError
+from hispec.exits.probe import find_exit
 from hispec.generation import GenerationOptions, read_generation_options
 from hispec.levels import check_copies, deepest_exit, open_translators
 from hispec.memory import check_profile
@@ -27,7 +28,7 @@ from hispec.models.stack import LayerStack
 from hispec.models.tokenizer import load_tokenizer
 from hispec.models.translator import digest_of_model
 from hispec.precedence import complete_settings, read_agreement
-from hispec.profile import Profile, check_depths, exits_of_target, without_copies
+from hispec.profile import Profile, check_depths, exits_of_target, profile_for_model, without_copies
 from hispec.progress import Watch, unwatched
 from hispec.ranks import Ranks, check_ranks
 from hispec.settings import Settings
@@ -121,9 +122,9 @@ def load(
     plan = make_plan(profile, settings, origins, prompt_tokens, force=force)
     check(plan.tokenizer, plan.target.config.context)
     if plan.target.dummy:
-        return draw(plan)
+        return with_found_exit(draw(plan), plan)
     fetch(plan, watch)
-    return build(plan, watch)
+    return with_found_exit(build(plan, watch), plan)
 
 
 def make_plan(
@@ -184,6 +185,22 @@ def settled(profile: Profile, settings: Settings, prompt_tokens: int | None = No
     except UnavailableError:
         return without_copies(profile)
     return profile
+
+
+def with_found_exit(models: LoadedModels, plan: Plan) -> LoadedModels:
+    """Return models whose assumed levels draft with an early exit, where the target turns out to have one that agrees."""
+    profile, target = models.profile, plan.target
+    drafted = profile.draft is not None and profile.draft.exit_layer is not None
+    # Ranks would have to find the same.
+    if not profile.assumed or drafted or plan.settings.mode == "autoregressive" or models.ranks is not None:
+        return models
+    stack = models.stacks[target.name]
+    found = find_exit(stack, models.tokenizer, target)
+    if found is None:
+        return models
+    copies = profile.single_layer is not None
+    exits = profile_for_model(profile.target.model, stack.num_layers, found, None)
+    return replace(models, profile=exits if copies else without_copies(exits))
 
 
 def fetch(plan: Plan, watch: Watch = unwatched) -> None:

@@ -175,11 +175,11 @@ def test_a_model_without_a_profile_drafts_with_what_it_can_have(hispec, shipped_
     plain, ids = levels("--mode", "autoregressive")
     assert plain == []
     own = {
-        (): [(0, False), (16, True)],
+        (): [(0, False), (2, True), (16, True)],
         ("--draft-exit", 3): [(0, False), (3, True), (16, True)],
         ("--draft-exit", 3, "--intermediate-exit", 5): [(3, False), (5, False)],
-        ("--stack", "transformers"): [(0, False)],
-        ("--quantization", "int8"): [(0, False)],
+        ("--stack", "transformers"): [(0, False), (2, False)],
+        ("--quantization", "int8"): [(0, False), (2, False)],
     }
     for options, expected in own.items():
         found, written = levels(*options)
