@@ -193,10 +193,13 @@ class Answering:
     Args:
         engine: whose settings and tokenizer.
         most: tokens of an answer.
+        endless: pass over ends of text.
     """
 
-    def __init__(self, engine: Engine, most: int) -> None:
+    def __init__(self, engine: Engine, most: int, *, endless: bool = False) -> None:
         self._decoder, self._most = engine.with_settings(temperature=0.0).decoder(), most
+        if endless:
+            self._decoder = replace(self._decoder, eos_ids=frozenset())
 
     def expected(self, prompt: list[int], most: int | None = None) -> list[int]:
         """Return plain decoding's answer."""

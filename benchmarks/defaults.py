@@ -1,0 +1,179 @@
+r"""What does somebody get who types nothing but a model? hispec's own choice beside the best that a grid finds.
+
+For every kind of text, each static hierarchy of the grid is tuned on two prompts. Then plain decoding, what hispec does by
+default, the best static hierarchy, the best single layer and n-grams with recycled logits decode the other prompts one
+after the other, in an order drawn anew for each. All answers are compared with plain decoding's. The model has no
+profile and no calibration; what the default learns, it learns in this run. Ends of text are passed over in code edits,
+which a model of other texts would end at once.
+
+    python benchmarks/defaults.py --model DIR --gsm8k FILE --exits 1,2,4 --raw --name defaults-NAME
+"""
+
+import argparse
+import os
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from common import environment, gsm8k_questions, held_out_questions, save
+from quantized_levels import PLAIN, SINGLE_LAYERS, Answering, Arm, Grid, arms, numbers, ratio, tune
+
+from hispec import Engine
+from hispec.bench.arms import make_arms
+from hispec.bench.names import RECYCLING
+from hispec.budget import Budget
+from hispec.models.checkpoint import Checkpoint
+from hispec.profile import profile_for_model, resolve_model
+from hispec.text import encode_prompt
+
+DEFAULT = "hispec by default"
+
+CHAT = (
+    "What is the capital of France, and what is it known for?",
+    "Write a short poem about the sea in autumn.",
+    "Explain to a child why the sky is blue.",
+    "Give me three tips for a job interview.",
+    "What is the difference between a list and a tuple in Python?",
+    "Suggest a simple dinner with rice, eggs and spinach.",
+    "Why do cats purr?",
+    "Summarize the story of Romeo and Juliet in a few sentences.",
+    "How do vaccines work?",
+    "Write an email that asks for a day off next Friday.",
+    "What are the planets of the solar system?",
+    "Tell me about the history of bread.",
+)
+"""Questions as people ask them in a chat."""
+
+CODE = '''def {name}(path, limit=10):
+    """Return the {thing} of a file, the most frequent first."""
+    counts = {{}}
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            for item in line.split("{mark}"):
+                counts[item] = counts.get(item, 0) + 1
+    ordered = sorted(counts.items(), key=lambda pair: -pair[1])
+    return ordered[:limit]
+'''
+"""A function to be written again with one name changed."""
+
+CHANGES = [
+    (f"{verb}_{thing}", thing, mark)
+    for verb in ("count", "list")
+    for thing, mark in (
+        ("words", " "),
+        ("fields", ","),
+        ("sentences", "."),
+        ("columns", ";"),
+        ("keys", ":"),
+        ("tags", "#"),
+    )
+]
+
+
+def edits(count: int) -> list[str]:
+    """Return requests to write a function again, after the first line of the answer."""
+    found = []
+    for name, thing, mark in CHANGES[:count]:
+        code = CODE.format(name=name, thing=thing, mark=mark)
+        changed = code.replace("counts", "seen").splitlines()[0]
+        found.append(f"{code}\nThe same function, where `counts` is called `seen`:\n\n{changed}\n")
+    return found
+
+
+def texts(args: argparse.Namespace, count: int) -> dict[str, list[str]]:
+    """Return prompts by kind of text."""
+    asked = held_out_questions(count) if args.model == "tiny" else gsm8k_questions(args.gsm8k, count)
+    form = "Question: {}\nAnswer:" if args.raw else "{}"
+    return {
+        "GSM8K": [form.format(text) for text in asked],
+        "chat": [form.format(text) for text in CHAT[:count]],
+        "code edit": edits(count),
+    }
+
+
+def measured(args: argparse.Namespace, engine: Engine, prompts: list[list[int]], *, endless: bool) -> dict[str, Any]:
+    """Tune the grid on the first prompts, decode the others, and return what each arm took."""
+    answering, budget = Answering(engine, args.max_new_tokens, endless=endless), Budget(args.tune_seconds)
+    grid = Grid(args.exits, (2, 4), (6, 12), (3, 6))
+    tuning, prompts = prompts[: args.tune_prompts], prompts[args.tune_prompts :]
+    best = tune(arms(engine.hierarchy.stack_of(-1), grid), answering, tuning, args.tune_tokens, budget)
+    tuned = sorted((arm for arm in best if arm.kind != PLAIN), key=lambda arm: -arm.speed)
+    own = engine.with_settings(temperature=0.0).decoder()
+    recycled = make_arms([RECYCLING], engine)[0].engine.with_settings(temperature=0.0).decoder()  # type: ignore[attr-defined]
+    compared = {
+        PLAIN: next(arm for arm in best if arm.kind == PLAIN).fresh(),
+        DEFAULT: Arm(DEFAULT, own.hierarchy, (), own.policy),
+        "best static hierarchy": tuned[0].fresh(),
+        "best single layer": next(arm for arm in tuned if arm.kind in SINGLE_LAYERS).fresh(),
+        RECYCLING: Arm(RECYCLING, recycled.hierarchy, (), recycled.policy),
+    }
+    chance = Random(1)
+    for prompt in [prompt for _ in range(args.rounds) for prompt in prompts]:
+        expected = answering.expected(prompt)
+        for name in chance.sample(list(compared), len(compared)):
+            answering.answer(compared[name], prompt, expected)
+    base, default = compared[PLAIN], compared[DEFAULT]
+    return {
+        name: arm.describe()
+        | {
+            "kind": arm.kind,
+            "tokens_per_second": round(arm.speed, 2),
+            "over_plain": ratio(arm, base),
+            "default_over_it": ratio(default, arm),
+            "identical": f"{arm.identical} of {len(arm.answers)}",
+            "answers": arm.answers,
+        }
+        for name, arm in compared.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a folder, `tiny`, or a model whose shape is known")
+    parser.add_argument("--raw", action="store_true", help="no chat template: Question: ... Answer:")
+    parser.add_argument("--gsm8k", type=Path, required=True, help="GSM8K's test.jsonl")
+    parser.add_argument("--exits", type=numbers, default=(), help="of a model that was trained for them, for the grid")
+    parser.add_argument("--dummy", action="store_true", help="random weights")
+    parser.add_argument("--dummy-agreement", help="random weights that agree so often; see the setting")
+    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=1, help="how often each prompt is decoded")
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--tune-prompts", type=int, default=2)
+    parser.add_argument("--tune-tokens", type=int, default=32)
+    parser.add_argument("--tune-seconds", type=float, default=120, help="of a kind of text")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--name", required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    load = os.getloadavg()
+    folder = resolve_model("builtin:tiny") if args.model == "tiny" else args.model
+    options: dict[str, Any] = {"dtype": args.dtype}
+    if args.dummy or args.dummy_agreement:
+        options |= {"load_format": "dummy", "dummy_agreement": args.dummy_agreement}
+    layers = Checkpoint(folder, dummy="load_format" in options).config.num_layers
+    engine = Engine.from_profile(profile_for_model(folder, layers, None, None), **options)
+    results = {}
+    for kind, some in texts(args, args.prompts + args.tune_prompts).items():
+        raw = args.raw or kind == "code edit"
+        prompts = [encode_prompt(engine.tokenizer, text, raw=raw) for text in some]
+        results[kind] = measured(args, engine, prompts, endless=kind == "code edit")
+        for name, one in results[kind].items():
+            over = f"{one['over_plain']['value']:.2f} of plain, the default {one['default_over_it']['value']:.2f} of it"
+            print(
+                f"{kind:10} {name:22} {one['tokens_per_second']:7.1f} tokens/s  {over}  {one['identical']}", flush=True
+            )
+    given = ("prompts", "tune_prompts", "rounds", "max_new_tokens", "dummy", "dummy_agreement", "exits", "threads")
+    save(
+        args.name,
+        {"model": Path(args.model).name}
+        | {name: getattr(args, name) for name in given}
+        | {name: engine.environment[name] for name in ("dtype", "width", "agreement") if name in engine.environment}
+        | {"texts": results, "load_average": [load, os.getloadavg()], "environment": environment(args.threads)},
+        show=False,
+    )
+
+
+if __name__ == "__main__":
+    main()
