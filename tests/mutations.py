@@ -324,7 +324,7 @@ MUTATIONS = (
         "Qwen's window forgotten when the configuration is read directly",
         "../models/config.py",
         "    window = window_of(values)\n    if",
-        '    window = window_of(values) if original or "q" not in family else None\n    if',
+        '    window = window_of(values) if original or "q" not in name else None\n    if',
         CONFIGS,
     ),
     Mutation(

@@ -13,8 +13,9 @@ from hispec.errors import UnavailableError
 from hispec.limits import CACHE_STEP, FREE_ROWS, SMALL_MATRIX, WIDEST, WIDEST_FIXED
 from hispec.machine import Device, device_named, packs_bfloat16, together
 from hispec.models.checkpoint import CONFIG, Checkpoint, checkpoints_of
-from hispec.models.config import FAMILIES, ModelConfig, read_config
+from hispec.models.config import ModelConfig, read_config
 from hispec.models.dtypes import FLOATS, STORED, bits_per_weight
+from hispec.models.families import FAMILIES
 from hispec.models.tensors import Tensors
 from hispec.profile import Profile, copies_of
 from hispec.settings import Settings

@@ -1,7 +1,7 @@
 """The prompts of benchmarks: `load("gsm8k")`, or a file of one's own.
 
-One module a dataset, each with its prompt format, its scorer and a sample record. Nothing heavy is imported before
-something is loaded.
+One module a dataset, each with its prompt format, its scorer and a sample record. A new module with a subclass of
+`Dataset` in this folder is a new dataset; nothing else names it. Nothing heavy is imported before something is loaded.
 """
 
 import difflib
@@ -16,24 +16,25 @@ from pathlib import Path
 from hispec.counts import counted
 from hispec.datasets import files, hub
 from hispec.datasets.base import Dataset, Record, RecordError, Row
-from hispec.datasets.cnn_dailymail import CNNDailyMail
-from hispec.datasets.gsm8k import GSM8K
 from hispec.datasets.humaneval import HumanEval
-from hispec.datasets.mt_bench import MTBench
 from hispec.datasets.prompts import Prompts
 from hispec.datasets.sample import Sample
-from hispec.datasets.sharegpt import ShareGPT
-from hispec.datasets.spec_bench import SpecBench
-from hispec.datasets.xsum import XSum
+from hispec.discovery import modules_in
 from hispec.errors import UsageError
 from hispec.extras import require
 
 __all__ = ["DATASETS", "FORMATS", "Dataset", "Loaded", "Row", "hash_rows", "load"]
 
 FORMATS: dict[str, type[Dataset]] = {
-    kind.name: kind for kind in (Sample, GSM8K, HumanEval, CNNDailyMail, XSum, ShareGPT, MTBench, SpecBench, Prompts)
+    kind.name: kind
+    for module in modules_in(__name__)
+    for kind in vars(module).values()
+    if isinstance(kind, type)
+    and issubclass(kind, Dataset)
+    and kind.__module__ == module.__name__
+    and kind is not Dataset
 }
-"""By the names that `--format-as` takes."""
+"""By the names that `--format-as` takes: the datasets of all modules in this folder."""
 
 DATASETS = {name: kind for name, kind in FORMATS.items() if kind is not Prompts}
 """By the names that `--dataset` takes; anything else that it takes is a file."""

@@ -6,9 +6,7 @@ from typing import Any
 
 from hispec.errors import UsageError
 from hispec.models.dtypes import FLOATS, PER_WEIGHT, dtype_of_blocks, fastest_dtype
-
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""`model_type`s that the fused stack knows. The modules of `transformers` run many more."""
+from hispec.models.families import FAMILIES
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings that do not depend on how long the text has become."""
@@ -53,15 +51,6 @@ DIRECT = frozenset(
     ]
 )
 """Keys of `config.json` that are read here or shape nothing. With any other, `transformers` reads the file."""
-
-NEEDED_BY_FAMILY = {
-    "llama": ("attention_bias", "mlp_bias"),
-    "mistral": ("sliding_window",),
-    "qwen2": ("use_sliding_window",),
-    "qwen3": ("attention_bias", "head_dim", "use_sliding_window"),
-}
-KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
-"""Key and value heads of families where the configuration is silent; elsewhere there are as many as query heads."""
 
 SIZES = (
     "num_hidden_layers",
@@ -135,7 +124,7 @@ class ModelConfig:
     @property
     def qk_norm(self) -> bool:
         """Whether queries and keys are normalised, head by head."""
-        return self.family == "qwen3"
+        return self.family in FAMILIES and FAMILIES[self.family].qk_norm
 
     @property
     def quantized(self) -> bool:
@@ -293,11 +282,11 @@ def window_of(values: Mapping[str, Any]) -> int | None:
     Args:
         values: of `config.json`, or of a configuration of `transformers`, whose defaults stand for absent ones.
     """
-    family, kinds = values.get("model_type"), values.get("layer_types")
-    window: int | None = values.get("sliding_window", 4096 if family in ("mistral", "qwen2", "qwen3") else None)
-    if family not in ("llama", "qwen2", "qwen3"):
+    family, kinds = FAMILIES.get(values.get("model_type", "")), values.get("layer_types")
+    window: int | None = values.get("sliding_window", 4096 if family and family.window != "layers" else None)
+    if family is None or family.window == "all":
         return window
-    if family != "llama":
+    if family.window == "switched":
         if not values.get("use_sliding_window"):
             return None
         if kinds is None and values.get("max_window_layers", 28) >= values.get("num_hidden_layers", 32):
@@ -310,18 +299,18 @@ def says_all(values: Mapping[str, Any]) -> bool:
 
     Where it does not, and where it says something that is not known here, `transformers` must read it.
     """
-    family, rope = values.get("model_type"), rope_of(values)
-    if family not in FAMILIES or values.keys() - DIRECT:
+    family, rope = FAMILIES.get(values.get("model_type", "")), rope_of(values)
+    if family is None or values.keys() - DIRECT:
         return False
-    if any(key not in values for key in (*NEEDED, *NEEDED_BY_FAMILY[family])):
+    if any(key not in values for key in (*NEEDED, *family.needed)):
         return False
-    if family == "mistral" and "layer_types" in values:  # `transformers` takes it for another family
+    if family.window == "all" and "layer_types" in values:  # `transformers` takes Mistral for another family then
         return False
-    if family == "qwen3" and values["head_dim"] is None:
+    if family.head_size is not None and values["head_dim"] is None:
         return False
     if rope.get("rope_type") != "default" or "rope_theta" not in rope:  # computed from the whole configuration
         return False
-    windowed = values.get("use_sliding_window") and family in ("qwen2", "qwen3")
+    windowed = values.get("use_sliding_window") and family.window == "switched"
     told = "sliding_window" in values and values.keys() & {"layer_types", "max_window_layers"}
     return bool(told or not windowed) and all(_is_size(values[name]) for name in SIZES)
 
@@ -337,35 +326,36 @@ def parse_config(values: Mapping[str, Any], original: Any = None) -> ModelConfig
         KeyError: a size that is not said.
         TypeError: one that is no size.
     """
-    family, heads, hidden = (values[key] for key in ("model_type", "num_attention_heads", "hidden_size"))
+    name, heads, hidden = (values[key] for key in ("model_type", "num_attention_heads", "hidden_size"))
+    family = FAMILIES.get(name)
     sizes: dict[str, Any] = {
         "num_layers": values["num_hidden_layers"],
         "hidden_size": hidden,
         "intermediate_size": values["intermediate_size"],
         "num_heads": heads,
-        "num_kv_heads": values.get("num_key_value_heads", KV_HEADS.get(family)) or heads,
-        "head_size": values.get("head_dim") or (128 if family == "qwen3" else hidden // heads),
+        "num_kv_heads": values.get("num_key_value_heads", family.kv_heads if family else None) or heads,
+        "head_size": values.get("head_dim") or (family.head_size if family else None) or hidden // heads,
         "vocab_size": values["vocab_size"],
         "context": values["max_position_embeddings"],
     }
-    for name, size in sizes.items():
+    for key, size in sizes.items():
         if not _is_size(size):
-            raise TypeError(f"{name} is {size!r}")
+            raise TypeError(f"{key} is {size!r}")
     window = window_of(values)
     if _is_size(window):  # inside its window a windowed layer is an ordinary one, so the window bounds the context
         sizes["context"] = min(sizes["context"], window)
-    biased = bool(values.get("attention_bias")) and family not in ("mistral", "qwen2")
+    biased = bool(values.get("attention_bias")) and (family is None or family.attention_bias == "configured")
     rope = rope_of(values)
     dtype = values.get("dtype") or values.get("torch_dtype")
     return ModelConfig(
-        family=family,
+        family=name,
         **sizes,
         norm_eps=values.get("rms_norm_eps", 0.0),
         activation=values.get("hidden_act", "silu"),
         tied=bool(values.get("tie_word_embeddings")),
-        qkv_bias=biased or family == "qwen2",
+        qkv_bias=biased or (family is not None and family.attention_bias == "qkv"),
         output_bias=biased,
-        mlp_bias=bool(values.get("mlp_bias")) and family == "llama",
+        mlp_bias=bool(values.get("mlp_bias")) and family is not None and family.mlp_bias,
         rope_type=rope.get("rope_type", "default"),
         rope_theta=rope.get("rope_theta", 0.0),
         quantization=values.get("quantization_config"),

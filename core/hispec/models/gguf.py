@@ -20,6 +20,7 @@ from hispec.counts import counted
 from hispec.errors import UnavailableError, UsageError
 from hispec.extras import require
 from hispec.models.dtypes import GROUP, STORED
+from hispec.models.families import FAMILIES
 from hispec.models.tensors import Stored, Tensors
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ NUMBERS = dict(enumerate("BbHhIif?")) | dict(zip((10, 11, 12), "Qqd", strict=Tru
 TEXT, ARRAY = 8, 9
 LONGEST = 1024
 """Numbers of an array that is kept; of longer ones, and of arrays of texts, only the length is."""
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ARCHITECTURES = tuple(name for name, family in FAMILIES.items() if family.gguf)
 """Those that are read here, of which Llama's is Mistral's too; for others `transformers` is asked."""
 PLAIN = {0: "F32", 1: "F16", 30: "BF16"}
 """Types of tensors that hold numbers as they are, as safetensors calls them."""
@@ -376,15 +377,16 @@ def values_of(header: Header, path: Path, name: str) -> dict[str, Any]:
         "num_key_value_heads": must("attention.head_count_kv")
         if f"{family}.attention.head_count_kv" in header.metadata
         else heads,
-        "head_dim": size or (128 if family == "qwen3" else hidden // heads),
+        "head_dim": size or FAMILIES[family].head_size or hidden // heads,
         "vocab_size": header.tensors["token_embd.weight"].shape[0],
         "max_position_embeddings": must("context_length"),
         "rms_norm_eps": must("attention.layer_norm_rms_epsilon"),
         "rope_parameters": _rotary(header, path, name),
         "hidden_act": "silu",
         "tie_word_embeddings": "output.weight" not in header.tensors,
-        **({"use_sliding_window": False} if family != "llama" else {"mlp_bias": False}),
-        **({"attention_bias": biased} if family != "qwen2" else {}),
+        **({"use_sliding_window": False} if FAMILIES[family].window == "switched" else {}),
+        **({"mlp_bias": False} if FAMILIES[family].mlp_bias else {}),
+        **({"attention_bias": biased} if FAMILIES[family].attention_bias == "configured" else {}),
         "bos_token_id": say("tokenizer.ggml.bos_token_id"),
         "eos_token_id": sorted({end for end in ends if end is not None}) or None,
         "pad_token_id": say("tokenizer.ggml.padding_token_id"),
@@ -434,10 +436,11 @@ def turned_rows(header: Header, tensor: str) -> int | None:
     It puts the two halves of each head of Llama models side by side, for rotary embeddings that turn neighbours.
     """
     part = re.fullmatch(r"blk\.\d+\.attn_([qk])\.(weight|bias)", tensor)
-    if part is None or header.architecture != "llama":
+    family = header.architecture
+    if part is None or family not in FAMILIES or not FAMILIES[family].turned:
         return None
-    heads = header.metadata["llama.attention.head_count"]
-    return int(heads if part[1] == "q" else header.metadata.get("llama.attention.head_count_kv", heads))
+    heads = header.metadata[f"{family}.attention.head_count"]
+    return int(heads if part[1] == "q" else header.metadata.get(f"{family}.attention.head_count_kv", heads))
 
 
 def name_in_checkpoint(tensor: str) -> str:

@@ -6,7 +6,8 @@ Importing a configuration class of `transformers` takes longer than decoding a s
 from collections.abc import Mapping
 from typing import Any
 
-from hispec.models.config import FAMILIES, ModelConfig, check_rotary, describe, parse_config, rope_type_of, says_all
+from hispec.models.config import ModelConfig, check_rotary, describe, parse_config, rope_type_of, says_all
+from hispec.models.families import FAMILIES
 from hispec.models.parts import check_architecture, not_in_spans
 from hispec.models.rotary import check_frequencies
 from hispec.models.values import check_names, check_values

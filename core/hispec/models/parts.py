@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hispec.errors import UsageError
-from hispec.models.config import FAMILIES
+from hispec.models.families import FAMILIES
 
 NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 CACHE_ARGUMENTS = ("cache", "past_key_values", "layer_past")

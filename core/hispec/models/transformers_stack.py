@@ -9,7 +9,8 @@ from torch import Tensor
 from hispec.errors import HispecError, UnavailableError, UsageError
 from hispec.limits import WIDEST
 from hispec.models.cache import KVCache
-from hispec.models.config import FAMILIES, check_rotary, describe, rope_type_of
+from hispec.models.config import check_rotary, describe, rope_type_of
+from hispec.models.families import FAMILIES
 from hispec.models.linear import Linear
 from hispec.models.parts import find_parts, not_in_spans
 from hispec.models.rows import CANDIDATES, RowCounts, Width, choose_rows, in_passes, pad_rows, prompt_rows
@@ -26,7 +27,7 @@ _tried = WeakSet[Any]()
 class TransformersStack:
     """A decoder-only model as `transformers` loads it, on one device or several; see `LayerStack` for the protocol.
 
-    A model outside of `hispec.models.config.FAMILIES` is run once in one pass and once in spans, and refused where
+    A model outside of `hispec.models.families.FAMILIES` is run once in one pass and once in spans, and refused where
     these differ: it then does something between its layers that is not known here.
 
     Args:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from hispec.errors import UsageError
-from hispec.models.config import FAMILIES, rope_of, window_of
+from hispec.models.config import rope_of, window_of
+from hispec.models.families import FAMILIES, Family
 
 CURE = "correct config.json, or download or save the model again"
 
@@ -85,12 +86,6 @@ READ: dict[str, Kind] = {
     "transformers_weights": ABSENT,
 }
 """Keys of all families that shape what a model computes."""
-READ_BY_FAMILY: dict[str, dict[str, Kind]] = {
-    "llama": {**LAYERS, "attention_bias": FLAG, "mlp_bias": FLAG},
-    "mistral": {"sliding_window": _or_null(SIZE)},
-    "qwen2": WINDOW,
-    "qwen3": {**WINDOW, "attention_bias": FLAG, "head_dim": SIZE},
-}
 _SIZE_ELSEWHERE = Kind(SIZE.words, lambda value: not isinstance(value, int | str) or _is_size(value))
 READ_ELSEWHERE: dict[str, Kind] = {
     **dict.fromkeys(
@@ -118,6 +113,13 @@ ROPE_OPTIONS = (
 )
 
 
+def read_by(family: Family) -> dict[str, Kind]:
+    """Return the keys of one family that shape what a model computes, beside those of all."""
+    windows = {"layers": LAYERS, "all": {"sliding_window": _or_null(SIZE)}, "switched": WINDOW}
+    own = {"attention_bias": FLAG, "mlp_bias": FLAG, "head_dim": SIZE}
+    return {**windows[family.window], **{key: kind for key, kind in own.items() if key in family.needed}}
+
+
 def check_values(values: Mapping[str, Any], name: str) -> None:
     """Refuse a value that is null, of another type or impossible, among those that are read; absent ones have defaults.
 
@@ -131,7 +133,7 @@ def check_values(values: Mapping[str, Any], name: str) -> None:
     family = values.get("model_type")
     if "model_type" in values:
         _check("model_type", family, NAME, name)
-    for key, kind in ({**READ, **READ_BY_FAMILY[family]} if family in FAMILIES else READ_ELSEWHERE).items():
+    for key, kind in ({**READ, **read_by(FAMILIES[family])} if family in FAMILIES else READ_ELSEWHERE).items():
         if key in values:
             _check(key, values[key], kind, name)
     if family not in FAMILIES:
@@ -165,7 +167,7 @@ def _check_window(values: Mapping[str, Any], name: str) -> None:
     window, kinds = window_of(values), values.get("layer_types")
     if window is not None and window < 1:
         raise _wrong("sliding_window", window, SIZE, name)
-    if values["model_type"] == "mistral" or kinds is None:
+    if FAMILIES[values["model_type"]].window == "all" or kinds is None:
         return
     if len(kinds) != values.get("num_hidden_layers", len(kinds)):
         kind = Kind(f"a list with one entry for each of {values['num_hidden_layers']} layers", bool)
@@ -182,7 +184,7 @@ def _check_heads(values: Mapping[str, Any], name: str) -> None:
     if heads and kv_heads and heads % kv_heads:
         kind = Kind(f"a divisor of num_attention_heads, {heads}", bool)
         raise _wrong("num_key_value_heads", kv_heads, kind, name)
-    if heads and hidden and values["model_type"] == "llama" and hidden % heads:
+    if heads and hidden and FAMILIES[values["model_type"]].whole_heads and hidden % heads:
         raise _wrong("num_attention_heads", heads, Kind(f"a divisor of hidden_size, {hidden}", bool), name)
     if size and size % 2:
         raise _wrong("head_dim", size, Kind("even, as rotary embeddings turn pairs", bool), name)

@@ -98,7 +98,7 @@ def test_a_malformed_file_is_told_with_its_line(write, content, name, format_as,
 @pytest.mark.parametrize(
     ("arguments", "options", "cause", "cure"),
     [
-        (("gsm9k",), {}, "no dataset named 'gsm9k'", "did you mean gsm8k? known: sample, gsm8k"),
+        (("gsm9k",), {}, "no dataset named 'gsm9k'", "did you mean gsm8k? known: cnn_dailymail, gsm8k"),
         (("prompts",), {}, "no dataset named 'prompts'", "known: "),
         (("nothing.jsonl",), {}, "there is no file nothing.jsonl", "path"),
         (("some/where",), {}, "there is no file some/where", "path"),

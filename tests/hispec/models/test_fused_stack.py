@@ -18,7 +18,8 @@ from hispec.decoding.state import DecodingState
 from hispec.errors import UnavailableError, UsageError
 from hispec.limits import WIDEST
 from hispec.models.checkpoint import Checkpoint
-from hispec.models.config import DIRECT, FAMILIES, parse_config
+from hispec.models.config import DIRECT, parse_config
+from hispec.models.families import FAMILIES
 from hispec.models.fused_stack import FusedStack, without_cudnn
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.loading import load_stack

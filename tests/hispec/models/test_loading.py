@@ -13,12 +13,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from hispec.errors import UnavailableError, UsageError
 from hispec.models.checkpoint import Checkpoint
-from hispec.models.config import DIRECT, FAMILIES
+from hispec.models.config import DIRECT
+from hispec.models.families import FAMILIES
 from hispec.models.loading import load_stack
 from hispec.models.placement import Placement
 from hispec.models.tokenizer import load_tokenizer
 from hispec.models.transformers_stack import TransformersStack
-from hispec.models.values import READ, READ_BY_FAMILY
+from hispec.models.values import READ, read_by
 from tests.support import random_model
 
 STACKS = ("fused", "transformers")
@@ -90,4 +91,4 @@ def test_every_key_that_transformers_computes_with_is_known_here(family):
     source += getsource(masking_utils.create_causal_mask) + getsource(masking_utils.create_sliding_window_causal_mask)
     read = {*re.findall(r"config\.(\w+)", source), *re.findall(r'config, "(\w+)"', source)}
     assert len(read) > 15
-    assert read - DIRECT - READ.keys() - READ_BY_FAMILY[family].keys() == {"_attn_implementation"}
+    assert read - DIRECT - READ.keys() - read_by(FAMILIES[family]).keys() == {"_attn_implementation"}

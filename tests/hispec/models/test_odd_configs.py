@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, Olmo2ForCausalLM
 
 from hispec.errors import UnavailableError, UsageError
 from hispec.models.checkpoint import Checkpoint
-from hispec.models.config import FAMILIES, read_config
+from hispec.models.config import read_config
+from hispec.models.families import FAMILIES
 from hispec.models.loading import load_stack
 from hispec.models.placement import Placement
 from hispec.models.transformers_stack import TransformersStack

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from hispec.errors import UsageError
-from hispec.models.config import FAMILIES, check_rotary
+from hispec.models.config import check_rotary
+from hispec.models.families import FAMILIES
 from hispec.models.transformers_stack import TransformersStack
 from tests.support import PROMPT, decode_ids, hierarchy_of, random_model
 
