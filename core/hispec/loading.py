@@ -17,7 +17,7 @@ from hispec.errors import UnavailableError
 from hispec.exits.probe import find_exit
 from hispec.generation import GenerationOptions, read_generation_options
 from hispec.levels import check_copies, deepest_exit, open_translators
-from hispec.memory import check_profile
+from hispec.memory import HUB_TIMEOUT, PROMPT_TOKENS, check_profile, estimate
 from hispec.models.agreement import set_agreement
 from hispec.models.checkpoint import Checkpoint, checkpoints_of
 from hispec.models.download import fetch_weights
@@ -25,6 +25,7 @@ from hispec.models.graphs import GraphedStack, with_graphs
 from hispec.models.loading import draw_stack, load_stack
 from hispec.models.placement import Placement
 from hispec.models.stack import LayerStack
+from hispec.models.staged_stack import StagedStack
 from hispec.models.tokenizer import load_tokenizer
 from hispec.models.translator import digest_of_model
 from hispec.precedence import complete_settings, read_agreement
@@ -75,7 +76,7 @@ class Plan:
     Attributes:
         profile: whose models.
         settings: with what the target's generation config adds.
-        placement: of every model.
+        placements: of the models.
         checkpoints: by model as the profile names it, the target's first.
         tokenizer: the target's.
         generation: see `LoadedModels`.
@@ -83,7 +84,7 @@ class Plan:
 
     profile: Profile
     settings: Settings
-    placement: Placement
+    placements: Mapping[str, Placement]
     checkpoints: Mapping[str, Checkpoint]
     tokenizer: "PreTrainedTokenizerBase"
     generation: GenerationOptions
@@ -136,22 +137,22 @@ def make_plan(
     force: bool = False,
 ) -> Plan:
     """Choose what is loaded, and how; arguments and errors as `load`."""
-    placement = Placement.of(settings)
     profile = settled(profile, settings, prompt_tokens, force=force)
     checkpoints = checkpoints_of(profile, settings.mode, dummy=settings.load_format == "dummy")
     own = profile.target.model
     target = checkpoints[own]
+    placements = _place(profile, settings, checkpoints, prompt_tokens)
     translators = open_translators(profile)
     for name, checkpoint in checkpoints.items():
         check_depths(profile, name, checkpoint.config.num_layers)
-        reason = placement.check(checkpoint.config, name)
+        reason = placements[name].check(checkpoint.config, name)
         if name == own:
             check_copies(profile, settings.mode, reason)
     if translators is not None:
         translators.check_shape(own, target.config.hidden_size, target.config.num_layers)
     generation_config = target.generation_config()
     settings = complete_settings(settings, origins, generation_config)
-    if placement.tensor_parallel:
+    if settings.tensor_parallel:
         check_ranks({name: checkpoint.config.num_kv_heads for name, checkpoint in checkpoints.items()})
     elif not force:
         check_profile(profile, settings, prompt_tokens)
@@ -160,7 +161,33 @@ def make_plan(
         if name != own and not checkpoint.dummy:
             check_vocabulary(tokenizer, load_tokenizer(checkpoint), own, name)
     generation = read_generation_options(generation_config, target.config.vocab_size, target.config.eos_ids)
-    return Plan(profile, settings, placement, checkpoints, tokenizer, generation)
+    return Plan(profile, settings, placements, checkpoints, tokenizer, generation)
+
+
+def _place(
+    profile: Profile, settings: Settings, checkpoints: Mapping[str, Checkpoint], prompt_tokens: int | None
+) -> dict[str, Placement]:
+    """Return where each model goes. Spread over devices, the target leaves room on the first one for those that draft.
+
+    A small model that crossed devices for every token would be slower than what it drafts for, and an even share of it
+    is nothing that the others need.
+    """
+    asked = Placement.of(settings)
+    if not asked.spread:
+        return dict.fromkeys(checkpoints, asked)
+    need = estimate(profile, settings, prompt_tokens=prompt_tokens or PROMPT_TOKENS, timeout=HUB_TIMEOUT)
+    needs = {} if need is None else {each.model: each for each in need.models}
+    found: dict[str, Placement] = {}
+    taken = 0
+    for name in reversed(list(checkpoints)):  # the target last
+        config, each = checkpoints[name].config, needs.get(name)
+        held = None if each is None else each.weights + each.copies + each.kv_cache + each.workspace
+        original = checkpoints[name].load_original() if config.original is None else config.original
+        shallow = deepest_exit(profile, name) if name == profile.target.model else config.num_layers
+        found[name] = replace(asked, shallow=shallow).settled(config, original, name, held, taken)
+        if held is not None and not found[name].spread and not found[name].stages:
+            taken += held
+    return found
 
 
 def settled(profile: Profile, settings: Settings, prompt_tokens: int | None = None, *, force: bool = False) -> Profile:
@@ -213,11 +240,11 @@ def fetch(plan: Plan, watch: Watch = unwatched) -> None:
 def build(plan: Plan, watch: Watch = unwatched) -> LoadedModels:
     """Read the weights; arguments and errors as `load`."""
     stacks = {
-        name: with_graphs(load_stack(checkpoint, _placement_of(plan, name), watch), plan.settings.graphs)
+        name: with_graphs(load_stack(checkpoint, plan.placements[name], watch), plan.settings.graphs)
         for name, checkpoint in plan.checkpoints.items()
     }
     environment, ranks = _environment(stacks, plan), None
-    if plan.placement.tensor_parallel:
+    if plan.settings.tensor_parallel:
         ranks = Ranks()
         environment["tensor_parallel"] = ranks.count
     if plan.settings.quantization != "none":
@@ -230,7 +257,7 @@ def build(plan: Plan, watch: Watch = unwatched) -> LoadedModels:
 
 def draw(plan: Plan) -> LoadedModels:
     """Draw the weights at random, which know no end; errors as `load`."""
-    drawn = {name: draw_stack(checkpoint, plan.placement) for name, checkpoint in plan.checkpoints.items()}
+    drawn = {name: draw_stack(checkpoint, plan.placements[name]) for name, checkpoint in plan.checkpoints.items()}
     stacks = {name: with_graphs(stack, plan.settings.graphs) for name, (stack, _) in drawn.items()}
     environment = _environment(stacks, plan) | {"weights": "dummy"}
     if (asked := plan.settings.dummy_agreement) is not None:
@@ -239,22 +266,20 @@ def draw(plan: Plan) -> LoadedModels:
     return LoadedModels(plan.profile, plan.settings, stacks, plan.tokenizer, frozenset(), environment)
 
 
-def _placement_of(plan: Plan, name: str) -> Placement:
-    return replace(plan.placement, shallow=deepest_exit(plan.profile, name))
-
-
 def _environment(stacks: Mapping[str, LayerStack], plan: Plan) -> dict[str, Any]:
     """Return what the target runs on, and which versions."""
     stack = stacks[plan.target.name]
     cuda = stack.device.type == "cuda"
     spread = getattr(getattr(stack, "model", None), "hf_device_map", {})
     where = [str(device) for module, device in spread.items() if module.rpartition(".")[2].isdigit()]
+    if isinstance(stack, StagedStack):
+        where = [str(device) for device in stack.devices]
     layers = {"layers": {device: where.count(device) for device in dict.fromkeys(where)}} if where else {}
     return layers | {
         "device": torch.cuda.get_device_name(stack.device) if cuda else str(stack.device),
         "dtype": str(stack.dtype).removeprefix("torch."),
         "stack": stack.kind,
-        "graphs": isinstance(stack, GraphedStack),
+        "graphs": isinstance(stack.stages[0] if isinstance(stack, StagedStack) else stack, GraphedStack),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": version("transformers"),

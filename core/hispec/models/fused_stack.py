@@ -66,6 +66,7 @@ class FusedStack:
 
     Attributes:
         origin: None for a stack with a KV cache of its own.
+        first: number of its first layer: 0, but for the later stages of a `StagedStack`.
     """
 
     kind = "fused"
@@ -74,10 +75,11 @@ class FusedStack:
         self, config: ModelConfig, weights: FusedWeights, name: str, origin: "FusedStack | None" = None
     ) -> None:
         self.name, self.origin = name, origin
-        self.num_layers = len(weights.layers)
+        self.first = weights.span.start
+        self.num_layers = self.first + len(weights.layers)
         self.vocab_size = config.vocab_size
         self.context = config.context
-        self.device, self.dtype = weights.norm.device, weights.norm.dtype
+        self.device, self.dtype = weights.device, weights.dtype
         self.config = config
         self._shared: Shared = Shared(config, self.dtype, self.device) if origin is None else origin._shared
         self._weights = weights
@@ -139,6 +141,22 @@ class FusedStack:
         self._weights.pack()
         self._shared.tabulated = 0
         self.rows = choose_rows(self, width, CANDIDATES, prompt_rows(self.device))
+
+    def join(self, before: "FusedStack", cache: KVCache) -> None:
+        """Become a stage of a model that others have the first layers of.
+
+        Args:
+            before: the first stage, which may be itself; its recordings are kept with those of the others, so that all
+                are given up together.
+            cache: of the whole model.
+        """
+        self._shared.cache, self._shared.recorded = cache, before._shared.recorded
+
+    def prepare_as(self, before: "FusedStack") -> None:
+        """Make ready to run with the row counts of the first stage; see `LayerStack.prepare`."""
+        self._weights.pack()
+        self._shared.tabulated = 0
+        self.rows = before.rows
 
     def reserve(self, positions: int) -> None:
         """See `LayerStack.reserve`; also tabulates the rotary embeddings, of padding too, and the masks."""
@@ -223,9 +241,8 @@ class FusedStack:
     def _run_layers(self, hidden: Tensor, buffers: "Buffers", place: "Place", start_layer: int, end_layer: int) -> None:
         """Run `hidden` [n, hidden] through layers, in place."""
         with without_cudnn(self.device):
-            for layer, cache in zip(
-                self._weights.layers[start_layer:end_layer], self.cache.layers[start_layer:end_layer], strict=True
-            ):
+            layers = self._weights.layers[start_layer - self.first : end_layer - self.first]
+            for layer, cache in zip(layers, self.cache.layers[start_layer:end_layer], strict=True):
                 self._attention(layer, hidden, buffers, place, cache)
                 self._mlp(layer, hidden, buffers)
 

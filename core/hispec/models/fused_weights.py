@@ -55,6 +55,8 @@ class FusedWeights:
         device: where they go.
         quantization: format of the matrices, which are then allocated and quantized layer by layer while `fill` reads
             them; the embedding and all vectors are never quantized.
+        span: numbers of the layers that are held; by default of all. Who holds the first one has the embedding, the last
+            norm and the head, too.
     """
 
     def __init__(
@@ -63,18 +65,26 @@ class FusedWeights:
         dtype: torch.dtype,
         device: torch.device,
         quantization: Quantization | None = None,
+        span: range | None = None,
     ) -> None:
+        self.device, self.dtype = device, dtype
+        self.span = range(config.num_layers) if span is None else span
         self._config, self._dtype = config, dtype
         self._device = device if quantization is None else torch.device("meta")
         self.quantization: Quantization | None = quantization
         self._packs = quantization is None and packs(dtype, device, config.largest_matrix)
         self.parts: dict[str, Tensor] = {}
         """Where each tensor of a checkpoint goes, by its name there: views of the packed ones, in its own shape."""
-        self.layers = [self._layer(index) for index in range(config.num_layers)]
-        self._allocate_tables()
+        self.layers = [self._layer(index) for index in self.span]
+        if self._has_tables:
+            self._allocate_tables()
         self.names = frozenset(self.parts)
         """Of the tensors of a checkpoint that are used."""
         self._device = device
+
+    @property
+    def _has_tables(self) -> bool:
+        return self.span.start == 0
 
     def _allocate_tables(self) -> None:
         """Allocate the last norm, the head and the embedding."""
@@ -91,7 +101,7 @@ class FusedWeights:
     @property
     def packed(self) -> bool:
         """Whether oneDNN multiplies."""
-        return isinstance(self.head, PackedLinear)
+        return isinstance(self.head if self._has_tables else self.layers[0].qkv, PackedLinear)
 
     def pack(self) -> None:
         """Let oneDNN pack the matrices where it can; from then on `parts` holds what is not packed.
@@ -117,13 +127,15 @@ class FusedWeights:
 
         Args:
             quantization: format of the copies.
-            layers: how many of the first ones there are in it; by default all.
+            layers: of the model, how many of the first ones there are in it; by default all.
         """
         make = partial(quantize, quantization=quantization, beside=True)
         made = copy(self)
         made.quantization, made._packs = quantization, False
-        made.layers = [layer.converted(make) for layer in self.layers[:layers]]
-        made.head = make(self.head)
+        own = self.layers if layers is None else self.layers[: layers - self.span.start]
+        made.layers = [layer.converted(make) for layer in own]
+        if self._has_tables:
+            made.head = make(self.head)
         made.parts = self._unconverted()
         return made
 
@@ -139,13 +151,15 @@ class FusedWeights:
 
     def _quantized(self) -> list[QuantizedLinear]:
         matrices = [getattr(layer, name) for layer in self.layers for name in MATRICES]
-        return [matrix for matrix in (*matrices, self.head) if isinstance(matrix, QuantizedLinear)]
+        matrices += [self.head] if self._has_tables else []
+        return [matrix for matrix in matrices if isinstance(matrix, QuantizedLinear)]
 
     def _convert(self, make: Callable[[Linear], Linear]) -> None:
         self.parts = self._unconverted()
         for layer in self.layers:
             layer.convert(make)
-        self.head = make(self.head)
+        if self._has_tables:
+            self.head = make(self.head)
 
     def _unconverted(self) -> dict[str, Tensor]:
         """Return those of `parts` that stay when matrices are packed or quantized."""
@@ -155,12 +169,12 @@ class FusedWeights:
     def dense(self) -> dict[str, Tensor]:
         """Return the weights by their names in a checkpoint: views, or copies of what is packed."""
         found = dict(self.parts)
-        for index, layer in enumerate(self.layers):
+        for index, layer in zip(self.span, self.layers, strict=False):  # copies may have fewer
             for matrix, rows in zip(
                 (layer.qkv, layer.output, layer.gate_up, layer.down), self._rows(index), strict=True
             ):
                 found.update(zip(rows, matrix.dense().t().split_with_sizes(list(rows.values())), strict=True))
-        if not self._config.tied:
+        if self._has_tables and not self._config.tied:
             found["lm_head.weight"] = self.head.dense().t()
         return found
 
@@ -189,18 +203,20 @@ class FusedWeights:
         kept = quantization == "int4" and bool(tensors.on_grid)
         make = self._packed_if_faster if kept else partial(quantize, quantization=quantization)
         plain: dict[str, Tensor] = {}
-        for index, names in enumerate(list(self._groups())[: len(self.layers)]):
-            self.parts = {}
-            self.layers[index] = self._layer(index)
+        for place, names in enumerate(list(self._groups())[: len(self.layers)]):
+            self.parts, index = {}, self.span[place]
+            layer = self.layers[place] = self._layer(index)
             self._fill_parts(names, tensors, read)
             self.parts = self._unconverted()
-            layer = self.layers[index]
             for name, rows in zip(MATRICES, self._rows(index), strict=True):
                 linear: Linear = getattr(layer, name)
                 on_grid = kept and tensors.on_grid.issuperset(rows)
                 setattr(layer, name, _from_grid(linear, rows, tensors) if on_grid else make(linear))
             plain |= self.parts
         self.parts = {}
+        if not self._has_tables:
+            self.parts = plain
+            return
         self._allocate_tables()
         for names in list(self._groups()):
             self._fill_parts(names, tensors, read)

@@ -20,6 +20,7 @@ from hispec.models.fused_stack import Buffers, FusedStack, Place, Window
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.rows import Width, choose_rows, prompt_rows
 from hispec.models.stack import LayerStack, Reader
+from hispec.models.staged_stack import StagedStack
 
 WIDTHS = (1, 2, 4, 8, 16, WIDEST_FIXED)
 """Rows that a span is padded to; a wider one is a prompt's, which is run once and as it is."""
@@ -62,8 +63,6 @@ class GraphedStack(FusedStack):
     ) -> None:
         super().__init__(config, weights, name, origin)
         self._record, self._fixed = record, True
-        self._recorded = self._shared.recorded
-        """By whose they are and what they do; None for what was done once and not recorded."""
         with torch.inference_mode(False):
             self._rows = self._zeros(WIDTHS[-1], config.hidden_size)
             """A span's rows, which become its result."""
@@ -75,6 +74,11 @@ class GraphedStack(FusedStack):
             self._run_tokens = torch.zeros(LONGEST_RUN, dtype=torch.long, device=self.device)
             self._run_highest = self._zeros(LONGEST_RUN)
             self._run_hidden = self._zeros(LONGEST_RUN, config.hidden_size)
+
+    @property
+    def _recorded(self) -> dict[Hashable, Work | None]:
+        """By whose they are and what they do; None for what was done once and not recorded."""
+        return self._shared.recorded
 
     @classmethod
     def of(cls, stack: FusedStack, record: Recorder | None = None) -> "GraphedStack":
@@ -276,7 +280,13 @@ def with_graphs(stack: LayerStack, graphs: str) -> LayerStack:
         graphs: `auto` for a fused stack on CUDA; `on` wherever it is fused: on a CPU nothing is recorded, and the fixed
             shapes cost time; `off` never.
     """
+    if isinstance(stack, StagedStack):
+        return StagedStack([_in_fixed_shapes(stage, graphs) for stage in stack.stages])
+    return _in_fixed_shapes(stack, graphs) if isinstance(stack, FusedStack) else stack
+
+
+def _in_fixed_shapes(stack: FusedStack, graphs: str) -> FusedStack:
     cuda = stack.device.type == "cuda"
-    if type(stack) is not FusedStack or graphs == "off" or (graphs == "auto" and not cuda):
+    if isinstance(stack, GraphedStack) or graphs == "off" or (graphs == "auto" and not cuda):
         return stack
     return GraphedStack.of(stack, CudaRecorder(stack.device) if cuda else None)

@@ -7,7 +7,7 @@ places: the files of another format to `hispec.models.tensors`, weights that are
 
 import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from hispec.models.fused_weights import FusedWeights
 from hispec.models.placement import Placement
 from hispec.models.reading import Reading
 from hispec.models.stack import LayerStack
+from hispec.models.staged_stack import StagedStack
 from hispec.models.tensors import Tensors
 from hispec.models.transformers_stack import TransformersStack
 from hispec.progress import Doing, Watch, unwatched
@@ -50,17 +51,31 @@ def load_stack(checkpoint: Checkpoint, placement: Placement, watch: Watch = unwa
         tensors = checkpoint.tensors()
         config = _untied(config, tensors)
         dtype = config.settle_dtype(placement.dtype_for(config), tensors.dtype)
-        weights = FusedWeights(config, getattr(torch, dtype), placement.device, placement.fused_quantization)
+        stages = [
+            FusedWeights(config, getattr(torch, dtype), device, placement.fused_quantization, span)
+            for device, span in _spans(placement, config.num_layers)
+        ]
+        names = frozenset().union(*(stage.names for stage in stages))
         own_only = placement.stack == "fused" or placement.fused_quantization is not None
-        if not own_only and not weights.parts.keys() <= tensors.stored.keys():
-            del weights  # two copies never exist at once
+        if not own_only and not names <= tensors.stored.keys():
+            del stages  # two copies never exist at once
             return _load_transformers_stack(checkpoint, placement, watch)  # may know the names
-        absent = weights.fill(tensors, Reading("reading", name, tensors.files, watch).add)
+        reading = Reading("reading", name, tensors.files, watch)
+        absent = [missing for stage in stages for missing in stage.fill(tensors, reading.add)]
     _check_complete(absent, checkpoint)
-    _tell_unused(tensors.stored.keys() - weights.names - {HEAD}, name)
-    if weights.quantization is not None:
+    _tell_unused(tensors.stored.keys() - names - {HEAD}, name)
+    if placement.fused_quantization is not None:
         give_back_memory()
-    return FusedStack(config, weights, name)
+    stacks = [FusedStack(config, stage, name) for stage in stages]
+    return stacks[0] if len(stacks) == 1 else StagedStack(stacks)
+
+
+def _spans(placement: Placement, layers: int) -> Iterator[tuple[torch.device, range]]:
+    """Yield the devices of the fused stack, and which layers each of them has."""
+    at = 0
+    for device, count in placement.stages or ((placement.device, layers),):
+        yield device, range(at, at + count)
+        at += count
 
 
 def draw_stack(checkpoint: Checkpoint, placement: Placement) -> tuple[LayerStack, dict[str, Tensor]]:

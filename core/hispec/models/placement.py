@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
@@ -35,6 +35,7 @@ class Placement:
         quantization: a key of `QUANTIZED_BITS`, of bitsandbytes; `int4` or `int8`, of the fused stack; or `none`.
         tensor_parallel: every matrix is shared among the processes that torchrun started.
         shallow: layers that levels below the target read, which shall stay on the first device.
+        stages: numbers of layers on each of several GPUs, in their order, for the fused stack; empty for one device.
     """
 
     device: torch.device = CPU
@@ -45,6 +46,7 @@ class Placement:
     quantization: str = "none"
     tensor_parallel: bool = False
     shallow: int = 0
+    stages: tuple[tuple[torch.device, int], ...] = ()
 
     @classmethod
     def of(cls, settings: Settings) -> "Placement":
@@ -111,6 +113,45 @@ class Placement:
             raise UsageError(f"{name} does not run on the fused stack: {reason}", "use --stack auto or transformers")
         return reason
 
+    def settled(self, config: ModelConfig, original: Any, name: str, held: int | None, taken: int) -> "Placement":
+        """Return where a model that is to be spread goes: onto the fused stack, where GPUs or one device can hold it.
+
+        Args:
+            config: its shape.
+            original: its configuration of `transformers`.
+            name: the model, as the user named it.
+            held: bytes of its weights, copies, KV cache and workspace; None where nobody knows.
+            taken: bytes of the first device that other models take.
+
+        Raises:
+            UnavailableError: a limit is for a GPU that is not there.
+            UsageError: as `check` and `plan`.
+        """
+        if not self.spread:
+            return self
+        self._check_gpus()
+        free = _memory_of_devices(self.max_memory)
+        first = next(iter(free))
+        spread = replace(self, max_memory=free | {first: max(0, free[first] - taken)})
+        if self.stack == "transformers" or replace(self, spread=False).check(config, name) is not None:
+            return spread
+        alone = replace(self, spread=False, max_memory={}, device=_device_of(first))
+        if held is not None and held <= spread.max_memory[first]:
+            return alone
+        dtype = getattr(torch, config.settle_dtype(self.dtype_for(config), None))
+        where = plan(original, name, dtype, 8 * dtype.itemsize, spread.max_memory, self.shallow, held)
+        places = [device for module, device in where.items() if module.rpartition(".")[2].isdigit()]
+        counts = {device: places.count(device) for device in dict.fromkeys(places)}
+        devices = list(counts)
+        if devices[0] != first or not (devices == ["cpu"] or all(isinstance(device, int) for device in devices)):
+            return spread
+        stages = tuple((_device_of(device), count) for device, count in counts.items())
+        return replace(alone, stages=stages) if len(stages) > 1 else alone
+
+    def _check_gpus(self) -> None:
+        if missing := [d for d in self.max_memory if isinstance(d, int) and d >= torch.accelerator.device_count()]:
+            raise UnavailableError(f"this machine has no GPU {missing[0]}", "name others in --max-memory")
+
     def options(self, config: Any, name: str, dtype: torch.dtype) -> dict[str, Any]:
         """Return arguments for `from_pretrained`.
 
@@ -129,8 +170,7 @@ class Placement:
             known = "tp_plan" in getattr(DistributedConfig, "__dataclass_fields__", ())
             found = {"distributed_config": DistributedConfig(tp_plan="auto")} if known else {"tp_plan": "auto"}
         elif self.spread:
-            if missing := [d for d in self.max_memory if isinstance(d, int) and d >= torch.accelerator.device_count()]:
-                raise UnavailableError(f"this machine has no GPU {missing[0]}", "name others in --max-memory")
+            self._check_gpus()
             bits = QUANTIZED_BITS.get(self.quantization, 8 * dtype.itemsize)
             # It tells what was asked for, and says so under another library's name.
             logging.getLogger("accelerate").setLevel(logging.ERROR)
@@ -185,6 +225,7 @@ def plan(
     bits: int,
     max_memory: Mapping[int | str, int] | None = None,
     shallow: int = 0,
+    held: int | None = None,
 ) -> dict[str, int | str]:
     """Spread a model over devices, in the order of its layers.
 
@@ -199,6 +240,7 @@ def plan(
         bits: of a weight of the layers.
         max_memory: see `Placement`.
         shallow: see `Placement`.
+        held: bytes of the whole model where more than its weights is counted; each layer takes its share.
 
     Returns:
         For every module its device: a GPU's number, `cpu` or `disk`.
@@ -224,7 +266,9 @@ def plan(
     pinned = sum(sizes[other] for other in others)
     if getattr(config, "tie_word_embeddings", False):
         pinned -= sizes[names[id(model.get_output_embeddings())]]
-    layer = sizes[f"{prefix}.0"] * bits // (8 * dtype.itemsize)
+    weights = layer = sizes[f"{prefix}.0"] * bits // (8 * dtype.itemsize)
+    if held is not None:
+        layer = max(1, (held - pinned) // len(layers))
 
     shares = _memory_of_devices(max_memory or {})
     first, *more = shares
@@ -236,6 +280,7 @@ def plan(
         even = -(-left // len(gpus)) * layer
         shares |= {device: min(shares[device], even + layer // 2) for device in gpus[:-1]}  # the last takes the rest
     shares[first] = max(0, shares[first] - pinned)
+    shares = {device: share * weights // layer for device, share in shares.items()}  # as weights alone are counted
     where = infer_auto_device_map(
         torch.nn.ModuleList(layers),
         shares,
@@ -244,6 +289,10 @@ def plan(
         clean_result=False,
     )
     return dict.fromkeys(others, first) | {f"{prefix}.{index}": device for index, device in where.items()}
+
+
+def _device_of(key: int | str) -> torch.device:
+    return torch.device("cuda", key) if isinstance(key, int) else torch.device(key)
 
 
 def _memory_of_devices(limits: Mapping[int | str, int]) -> dict[int | str, int]:

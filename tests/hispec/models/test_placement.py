@@ -9,14 +9,14 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from accelerate.utils.modeling import compute_module_sizes
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hispec import Engine
+from hispec import Engine, loading
 from hispec.errors import UnavailableError, UsageError
-from hispec.models.checkpoint import Checkpoint
+from hispec.models.checkpoint import Checkpoint, checkpoints_of
 from hispec.models.loading import load_stack
 from hispec.models.placement import Placement, plan
 from hispec.models.transformers_stack import TransformersStack
 from hispec.profile import load_profile, with_exits
-from hispec.settings import parse_memory
+from hispec.settings import Settings, parse_memory
 from tests.support import PROMPT, decode_ids, greedy_by_hand, hierarchy_of, random_model
 
 LARGE = "facebook/layerskip-llama2-70B"
@@ -148,7 +148,7 @@ def test_without_its_library_quantization_is_refused(monkeypatch):
         ({"device_map": "auto", "max_memory": "cpu"}, "'cpu' is not a device and its memory"),
         ({"device_map": "auto", "max_memory": "cpu=1GB,gpu=2GB"}, "'gpu=2GB' is not a device"),
         ({"device_map": "auto", "load_format": "dummy"}, "random weights are drawn on one device"),
-        ({"device_map": "auto", "stack": "fused"}, "its layers are spread over devices"),
+        ({"device_map": "auto", "max_memory": "cpu=4MB", "stack": "fused"}, "its layers are spread over devices"),
     ],
 )
 def test_placements_that_exclude_each_other_are_refused(options, cause):
@@ -165,3 +165,44 @@ def test_a_profile_may_ask_for_quantization(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UnavailableError, match="8bit needs bitsandbytes"):
         Engine.from_profile(str(tmp_path / "mine.yaml"))
+
+
+@pytest.fixture
+def eight_gpus(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 8)
+
+
+def place(memory, **settings):
+    """Where the models of the profile go, whose draft is a model of its own: per model its placement."""
+    profile = load_profile("llama-3b-70b")
+    settings = Settings(device_map="auto", max_memory=memory, load_format="dummy", **settings)
+    checkpoints = checkpoints_of(profile, "hispec", dummy=True)
+    return loading._place(profile, settings, checkpoints, None)
+
+
+@pytest.mark.parametrize("gpus", [4, 8])
+def test_a_draft_model_stays_whole_on_the_first_gpu_and_the_target_leaves_it_room(eight_gpus, gpus):
+    found = place(",".join(f"{number}=78GB" for number in range(gpus)))
+    draft, target = found["princeton-nlp/Sheared-LLaMA-2.7B"], found["facebook/layerskip-llama2-70B"]
+    assert (draft.device, draft.stages, draft.spread, draft.special) == (torch.device("cuda:0"), (), False, None)
+    assert [device.index for device, _ in target.stages] == list(range(gpus)) and not target.spread
+    counts = [count for _, count in target.stages]
+    assert sum(counts) == 80
+    each = 43e9 / 80 + 137e9 / 80  # a layer with its copy, about; the first one also has the draft, 5.4 GB, and heads
+    assert all(count * each < 78e9 for count in counts) and counts[0] * each + 6.5e9 < 78e9
+
+
+def test_what_one_gpu_holds_is_not_spread_and_what_gpus_cannot_hold_is_left_to_transformers(eight_gpus):
+    found = place("0=300GB,1=300GB")
+    assert {(one.device.index, one.stages, one.spread) for one in found.values()} == {(0, (), False)}
+    assert {one.device.index for one in found.values()} == {0}
+    found = place("0=78GB,1=40GB,cpu=300GB")
+    assert [one.spread for one in found.values()] == [True, False]  # the target's last layers are on the CPU
+    assert found["facebook/layerskip-llama2-70B"].special == "its layers are spread over devices"
+    with pytest.raises(UnavailableError, match="no GPU 9"):
+        place("9=78GB")
+
+
+def test_a_model_that_the_memory_holds_is_not_spread_either():
+    engine = Engine.from_profile("tiny", device_map="auto", max_new_tokens=4)
+    assert engine.environment["stack"] == "fused" and "layers" not in engine.environment
