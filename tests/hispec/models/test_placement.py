@@ -197,7 +197,7 @@ def test_what_one_gpu_holds_is_not_spread_and_what_gpus_cannot_hold_is_left_to_t
     assert {(one.device.index, one.stages, one.spread) for one in found.values()} == {(0, (), False)}
     assert {one.device.index for one in found.values()} == {0}
     found = place("0=78GB,1=40GB,cpu=300GB")
-    assert [one.spread for one in found.values()] == [True, False]  # the target's last layers are on the CPU
+    assert [one.spread for one in found.values()] == [False, True]  # the target's last layers are on the CPU
     assert found["facebook/layerskip-llama2-70B"].special == "its layers are spread over devices"
     with pytest.raises(UnavailableError, match="no GPU 9"):
         place("9=78GB")
