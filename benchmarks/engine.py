@@ -419,4 +419,4 @@ if __name__ == "__main__":
     try:
         main()
     except HispecError as error:
-        raise SystemExit(f"error: {error.cause}\nhint: {error.cure}") from None
+        raise SystemExit(f"error: {error.message}\nhint: {error.hint}") from None

@@ -10,10 +10,17 @@ from types import FrameType
 SHOW_CURSOR = b"\r\x1b[K\x1b[?25h"
 """What a terminal needs where a bar was being drawn: its line cleared, and the cursor that it hid."""
 
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Environment variables by which users say how threads wait for each other."""
+
 
 def main() -> None:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGINT, _end_at_once)
+    if not any(name in os.environ for name in WAITING):
+        # OpenMP reads it when torch is imported. Threads that spin while they wait take the processor from those that
+        # they wait for wherever anything else runs (docs/performance.md).
+        os.environ["OMP_WAIT_POLICY"] = "passive"
     for name in ("stdin", "stdout", "stderr"):  # closed by the caller (`2>&-`): write there what goes nowhere
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115, PTH123

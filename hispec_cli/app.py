@@ -99,14 +99,14 @@ def run(arguments: list[str]) -> int:
             say(context.get_help(), "none")
             return USAGE
         command = "hispec" if context is None else context.command_path
-        cause = error.format_message().rstrip(".").replace("Value error, ", "")  # the validator's own prefix
-        report_error(cause, f"see: {command} --help")
+        message = error.format_message().rstrip(".").replace("Value error, ", "")  # the validator's own prefix
+        report_error(message, f"see: {command} --help")
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
-        cause, cure, code = _explained(error)
-        report_error(cause, cure)
+        message, hint, code = _explained(error)
+        report_error(message, hint)
         if debug:
             traceback.print_exc()
         return code
@@ -118,9 +118,9 @@ def run(arguments: list[str]) -> int:
 def _explained(error: Exception) -> tuple[str, str, int]:
     """Return what is wrong, how to mend it, and the exit code."""
     if isinstance(error, HispecError):
-        return error.cause, error.cure, error.exit_code
+        return error.message, error.hint, error.exit_code
     if is_out_of_memory(error):
-        cure = "choose a smaller model or dtype, or see: hispec doctor"
-        return f"the memory ran out: {error or 'of this machine'}", cure, UnavailableError.exit_code
-    cure = "please report it with the output of the same command and --debug"
-    return f"this is a bug in hispec: {type(error).__name__}: {error}", cure, BUG
+        hint = "choose a smaller model or dtype, or see: hispec doctor"
+        return f"the memory ran out: {error or 'of this machine'}", hint, UnavailableError.exit_code
+    hint = "please report it with the output of the same command and --debug"
+    return f"this is a bug in hispec: {type(error).__name__}: {error}", hint, BUG

@@ -97,6 +97,7 @@ def test_the_wheel_holds_the_two_packages_and_the_profiles_alone():
     assert wheel.pop("packages") == [str(package.relative_to(ROOT)) for package in PACKAGES]
     assert wheel.pop("force-include") == {"profiles": "hispec/profiles"}
     assert not wheel
+    assert all((package / "py.typed").is_file() for package in PACKAGES), "type checkers pass over packages without it"
     held = [*modules_of(*PACKAGES).values(), *(ROOT / "profiles").iterdir()]
     assert len(held) > 100
     for path in held:

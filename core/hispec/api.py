@@ -121,7 +121,8 @@ class Engine:
         Args:
             profile: a profile, its name or its path.
             environ: environment variables whose `HISPEC_*` count; none by default.
-            force, watch: see `hispec.loading.load`.
+            force: load models that do not seem to fit the memory that is free.
+            watch: told what loading does and how far it has come.
             options: any field of `hispec.settings.Settings`.
 
         Raises:
@@ -153,7 +154,7 @@ class Engine:
             self._knowledge(self.hierarchy)  # measured before the first answer, not during it
 
     def with_settings(self, **changes: Any) -> "Engine":
-        """The same loaded weights, decoding otherwise; device and dtype stay as they are loaded.
+        """Return an engine on the same weights with other settings; device and dtype stay as they are loaded.
 
         Args:
             changes: fields of `hispec.settings.Settings`, for example `mode="autoregressive"`.
@@ -165,8 +166,19 @@ class Engine:
         settings, _ = resolve_settings(asdict(replace(self.settings, dummy_agreement=None)) | changes, self.profile)
         return self._on_same_weights(self.profile, replace(settings, dummy_agreement=agreement))
 
+    def with_sampling(self, **changes: Any) -> "Engine":
+        """The same engine with other settings of sampling; arguments and errors as `with_settings`.
+
+        It goes on guessing from what this one has read and written, since nobody compares the answers of the two.
+        """
+        if not changes:
+            return self
+        engine = self.with_settings(**changes)
+        engine._past = self._past
+        return engine
+
     def with_profile(self, profile: Profile) -> "Engine":
-        """The same loaded weights and settings with another profile's levels.
+        """Return an engine on the same weights and settings with another profile's levels.
 
         Args:
             profile: of the same target; it names no model that is not loaded.
@@ -201,7 +213,6 @@ class Engine:
     ) -> Generator[Event]:
         """Answer a prompt, event by event; the last is `Finished`, its `result` a `Generation`.
 
-
         Args:
             prompt: what to answer.
             system: a system message.
@@ -216,21 +227,72 @@ class Engine:
             UsageError: an empty prompt, an impossible stop text, a prompt that leaves no room in the context.
             OutOfMemoryError: after a `Finished` with what was validated; the engine can go on to a shorter answer.
         """
-        stop = [stop] if isinstance(stop, str) else (stop or self.generation.stop)
-        check_stop(stop)
         ids = encode_prompt(
             self.tokenizer, prompt, system=system, raw=raw, template=self.profile.chat_template, history=history
         )
-        room = check_room(ids, self.context, self.profile.name, conversation=bool(history))
+        return self.stream_ids(
+            ids,
+            prompt=prompt,
+            stop=stop,
+            draft_text=draft_text,
+            seed=seed,
+            prefix=prefix,
+            conversation=bool(history),
+        )
+
+    def stream_ids(
+        self,
+        ids: list[int],
+        *,
+        prompt: str = "",
+        max_new_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        draft_text: bool = False,
+        seed: int | None = None,
+        prefix: PrefixCache | None = None,
+        conversation: bool = False,
+    ) -> Generator[Event]:
+        """Go on after token ids, as `stream` does after a prompt.
+
+        Args:
+            ids: what the target reads, at least one.
+            prompt: what they were made from, for the `Generation`.
+            max_new_tokens: in the place of the settings'.
+            stop, draft_text, seed, prefix: as for `stream`.
+            conversation: whether earlier turns are among the ids, for the error.
+
+        Raises:
+            UsageError: an impossible stop text, ids that leave no room in the context or, with the first event, one
+                that is not in the vocabulary.
+            OutOfMemoryError: as `stream`.
+        """
+        stop = [stop] if isinstance(stop, str) else (stop or self.generation.stop)
+        check_stop(stop)
+        room = check_room(ids, self.context, self.profile.name, conversation=conversation)
         self._interrupted = False
         drafts = DraftText(self.tokenizer) if draft_text else None
         seed = self.settings.seed if seed is None else seed
-        return self._stream(prompt, ids, min(room, self.settings.max_new_tokens), stop, drafts, seed, prefix)
+        limit = min(room, max_new_tokens or self.settings.max_new_tokens)
+        return self._stream(prompt, ids, limit, stop, drafts, seed, prefix)
 
     def generate(
         self, prompt: str, *, system: str | None = None, raw: bool = False, stop: Sequence[str] = ()
     ) -> Generation:
-        """Answer a prompt in one call; arguments and errors as `stream`."""
+        """Answer a prompt in one call.
+
+        Args:
+            prompt: what to answer.
+            system: a system message.
+            raw: do not apply the chat template.
+            stop: texts that end the answer and are not part of it; by default those of the generation config.
+
+        Returns:
+            The answer with its token ids and figures.
+
+        Raises:
+            UsageError: an empty prompt, an impossible stop text, a prompt that leaves no room in the context.
+            OutOfMemoryError: the memory ran out; its `generation` is the answer so far.
+        """
         *_, last = self.stream(prompt, system=system, raw=raw, stop=stop)
         assert isinstance(last, Finished) and isinstance(last.result, Generation)
         return last.result

@@ -101,7 +101,7 @@ class ChatTemplate:
             if system:
                 with suppress(UsageError):
                     self._render(messages[1:])
-                    error.cure = NO_SYSTEM
+                    error.hint = NO_SYSTEM
             raise
         if system and self._ignores(messages, text):
             raise UsageError("the chat template has no place for a system message", NO_SYSTEM)

@@ -106,7 +106,7 @@ class Verdict:
         need: None where too little is known of a model.
         weights: of each model, whether they are here or can be had.
         vocabulary: whether the models' ids mean the same tokens; None for one model, or where that is not known.
-        problems: why it cannot run, each with a cure.
+        problems: why it cannot run, each with a hint.
     """
 
     profile: str
@@ -136,8 +136,13 @@ class Verdict:
             "models": [_model_record(model, self.weights[model.model]) for model in need.models] if need else [],
             "weights": self.weights,
             "same_vocabulary": self.vocabulary,
-            "problems": [{"cause": problem.cause, "cure": problem.cure} for problem in self.problems],
+            "problems": [_problem_record(problem) for problem in self.problems],
         }
+
+
+def _problem_record(problem: HispecError) -> dict[str, str]:
+    """Return a problem as JSON; `cause` and `cure` are the older names of its two lines."""
+    return {"message": problem.message, "hint": problem.hint, "cause": problem.message, "cure": problem.hint}
 
 
 def examine_machine() -> Machine:
@@ -236,19 +241,19 @@ def _downloads(verdict: Verdict, profile: Profile, machine: Machine) -> None:
     endpoint, state, _ = machine.hub
     for model, weights in verdict.weights.items():
         if weights == "refused":
-            cause = f"{model} is behind a licence that you have not accepted, or you are not logged in"
-            cure = f"accept it at {endpoint}/{model}, then run: hf auth login"
+            message = f"{model} is behind a licence that you have not accepted, or you are not logged in"
+            hint = f"accept it at {endpoint}/{model}, then run: hf auth login"
         elif weights == "missing" and Checkpoint(model).is_local:
             _tell(verdict, partial(check_weights, Checkpoint(model)))
             continue
         elif weights == "missing":
-            cause, cure = f"there is no model {model} to be had", "check its name, revision and folder"
+            message, hint = f"there is no model {model} to be had", "check its name, revision and folder"
         elif weights == "unknown":
-            cause = f"the weights of {model} are not here, and the hub is {state}"
-            cure = "connect to the network, or give a local folder" if state != "offline" else "leave out --offline"
+            message = f"the weights of {model} are not here, and the hub is {state}"
+            hint = "connect to the network, or give a local folder" if state != "offline" else "leave out --offline"
         else:
             continue
-        verdict.problems.append(UnavailableError(cause, cure))
+        verdict.problems.append(UnavailableError(message, hint))
 
 
 def _depths(verdict: Verdict, profile: Profile, machine: Machine) -> None:

@@ -1,6 +1,6 @@
 """The errors that users meet: what is wrong, how to mend it, and the exit code that scripts see.
 
-Everything a user can cause derives from `HispecError`; any other exception is a bug.
+Every mistake of a user derives from `HispecError`; any other exception is a bug.
 """
 
 from typing import Any
@@ -9,19 +9,19 @@ from hispec.counts import counted
 
 
 class HispecError(Exception):
-    """A failure with a cause and a cure, each one line of plain text.
+    """A failure with a message and a hint, each one line of plain text.
 
     Args:
-        cause: what is wrong, naming the offender.
-        cure: how to mend it.
+        message: what is wrong, naming the offender.
+        hint: how to mend it.
     """
 
     exit_code = 1
 
-    def __init__(self, cause: str, cure: str) -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.cure = cure
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
 
 
 class UsageError(HispecError):
@@ -37,10 +37,10 @@ class ProfileError(UsageError):
 class BadValueError(ValueError):
     """A value that a validator refuses, for pydantic, which takes no error but a `ValueError`; see `HispecError`."""
 
-    def __init__(self, cause: str, cure: str) -> None:
-        super().__init__(f"{cause}: {cure}")
-        self.cause = cause
-        self.cure = cure
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(f"{message}: {hint}")
+        self.message = message
+        self.hint = hint
 
 
 class LosslessnessError(HispecError):

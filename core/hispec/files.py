@@ -12,13 +12,13 @@ from filelock import FileLock, Timeout
 from hispec.errors import HispecError, UnavailableError
 
 
-def write_whole(path: Path, data: bytes, cure: str, *, mode: int = 0o666) -> None:
+def write_whole(path: Path, data: bytes, hint: str, *, mode: int = 0o666) -> None:
     """Write a file, all of it or nothing, on disk when this returns; a link is followed.
 
     Args:
         path: of the file; its folder exists.
         data: all of it.
-        cure: what to do where it cannot be written.
+        hint: what to do where it cannot be written.
         mode: permissions of a new file, before the umask.
 
     Raises:
@@ -33,7 +33,7 @@ def write_whole(path: Path, data: bytes, cure: str, *, mode: int = 0o666) -> Non
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise UnavailableError(f"{path} cannot be written: {error.strerror}", cure) from None
+        raise UnavailableError(f"{path} cannot be written: {error.strerror}", hint) from None
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -103,7 +103,7 @@ def main() -> None:
         tokenizer, ends = load_tokenizer(checkpoint), checkpoint.config.eos_ids
         write_frequencies(args.output, count_tokens(tokenizer, lines_of(args.texts), ends))
     except HispecError as error:
-        parser.exit(error.exit_code, f"error: {error.cause}\nhint: {error.cure}\n")
+        parser.exit(error.exit_code, f"error: {error.message}\nhint: {error.hint}\n")
 
 
 def lines_of(paths: Iterable[Path]) -> Iterator[str]:

@@ -57,10 +57,10 @@ def save_own(name: str, text: str, *, force: bool = False) -> Path:
     path = user_folder() / f"{name}.yaml"
     if path.exists() and not force:
         raise UsageError(f"there is a profile {name} at {path}", "choose another name, or replace it with --force")
-    cure = "make room, or see to its permissions"
+    hint = "make room, or see to its permissions"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UnavailableError(f"{path.parent} cannot be made: {error.strerror}", cure) from None
-    write_whole(path, text.encode(), cure)
+        raise UnavailableError(f"{path.parent} cannot be made: {error.strerror}", hint) from None
+    write_whole(path, text.encode(), hint)
     return path

@@ -512,8 +512,8 @@ def parse_profile(text: str, path: Path) -> Profile:
     try:
         profile = Profile.model_validate(data)
     except ValidationError as error:
-        cause, cure = explain(error)
-        raise ProfileError(f"profile {path}: {cause}", cure) from None
+        message, hint = explain(error)
+        raise ProfileError(f"profile {path}: {message}", hint) from None
     folder = path.parent.absolute()  # a profile made of this one may lie elsewhere
     found: dict[str, Any] = {}
     for name in ("target", "draft", "intermediate"):
@@ -600,9 +600,9 @@ def with_exits(profile: Profile, draft: int | None, intermediate: int | None, mo
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
-        cause, _ = explain(error)
+        message, _ = explain(error)
         raise ProfileError(
-            cause,
+            message,
             "choose other exits, --draft-exit below --intermediate-exit, or leave the intermediate level out: "
             "--mode single-layer",
         ) from None
@@ -725,7 +725,7 @@ def published(profile: Profile, mode: str, num_layers: int) -> Profile:
 
 
 def explain(error: ValidationError, name: str | None = None) -> tuple[str, str]:
-    """Return the first error of a validation as a cause (with the key's path) and a cure (with the accepted values).
+    """Return the first error of a validation as a message (with the key's path) and a hint (with the accepted values).
 
     Args:
         error: of a profile, or of settings.
@@ -743,8 +743,8 @@ def explain(error: ValidationError, name: str | None = None) -> tuple[str, str]:
         return f"{path} is missing", f"add {path}"
     if kind == "value_error":
         fault = limits["error"]
-        cause, cure = getattr(fault, "cause", str(fault)), getattr(fault, "cure", "mend that part of the profile")
-        return f"{path}: {cause}" if path else cause, cure
+        message, hint = getattr(fault, "message", str(fault)), getattr(fault, "hint", "mend that part of the profile")
+        return f"{path}: {message}" if path else message, hint
     if kind == "literal_error":
         return f"{path} is {value!r}", f"accepted: {limits['expected']}"
     if kind == "string_too_short":
@@ -756,8 +756,8 @@ def explain(error: ValidationError, name: str | None = None) -> tuple[str, str]:
     if kind == "finite_number":
         return f"{path} is {value!r}", "give a number"
     expected = NAMES_OF_TYPES.get(kind.split("_")[0], kind)
-    cure = _yaml_hint(value, expected) if name is None else f"give {expected}"
-    return f"{path} is {value!r}, which is not {expected}", cure
+    hint = _yaml_hint(value, expected) if name is None else f"give {expected}"
+    return f"{path} is {value!r}, which is not {expected}", hint
 
 
 def _yaml_hint(value: Any, expected: str) -> str:

@@ -211,12 +211,12 @@ def _saved(folder: Path | None) -> list[Path]:
 
 
 @contextmanager
-def _usable(path: Path, cure: str) -> Iterator[None]:
+def _usable(path: Path, hint: str) -> Iterator[None]:
     """Raise what keeps a file from being used as an `UnavailableError`."""
     try:
         yield
     except OSError as error:
-        raise UnavailableError(f"{path} cannot be used: {error.strerror}", cure) from None
+        raise UnavailableError(f"{path} cannot be used: {error.strerror}", hint) from None
 
 
 class SessionStore:

@@ -88,15 +88,41 @@ def encode_prompt(
                 "leave out --raw or --system" if raw else "leave out --system, or give one with --chat-template FILE",
             )
         ids = tokenizer("\n\n".join([*(text for turn in history for text in turn), prompt]))["input_ids"]
-    else:
-        messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-        for said, answer in history:
-            messages += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
-        messages.append({"role": "user", "content": prompt})
-        ids = ChatTemplate(tokenizer, template or None).encode(messages)
+        if not ids:
+            raise UsageError("the prompt has no tokens", "write more")
+        return list(ids)
+    messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    for said, answer in history:
+        messages += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
+    return encode_messages(tokenizer, [*messages, {"role": "user", "content": prompt}], template)
+
+
+def encode_messages(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], template: str | None = None
+) -> list[int]:
+    """Turn the messages of a conversation into the ids that the model reads, by a chat template.
+
+    Args:
+        tokenizer: the target's.
+        messages: each with a role and its content, in order.
+        template: a chat template that replaces the tokenizer's.
+
+    Raises:
+        UsageError: no messages, or one that is not UTF-8; no chat template, or one that fails.
+    """
+    if not messages:
+        raise UsageError("there are no messages", "give at least one")
+    for message in messages:
+        check_utf8(message["content"], f"a message of the {message['role']}")
+    if not (template or tokenizer.chat_template):
+        raise UsageError(
+            "the model has no chat template: it is a base model, which continues text",
+            "give it a text to continue, or a chat template",
+        )
+    ids = ChatTemplate(tokenizer, template or None).encode(messages)
     if not ids:
         raise UsageError("the prompt has no tokens", "write more, or mend the chat template")
-    return list(ids)
+    return ids
 
 
 class TextStream:

@@ -175,8 +175,8 @@ def read_prompt(argument: str | None) -> str:
 
     check_utf8(text, "the prompt")
     if not text:
-        cause = "the prompt is empty" if parts else "there is no prompt"
-        raise UsageError(cause, 'pass one: hispec generate "...", or pipe it in')
+        message = "the prompt is empty" if parts else "there is no prompt"
+        raise UsageError(message, 'pass one: hispec generate "...", or pipe it in')
     return text
 
 

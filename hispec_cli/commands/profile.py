@@ -68,7 +68,7 @@ def _rows() -> list[dict[str, Any]]:
             profile = read_profile(path)
             row |= {"description": profile.description, "downloaded": _downloaded(profile)} | _fit(profile, places)
         except ProfileError as error:
-            row["description"] = f"(broken: {error.cause})"
+            row["description"] = f"(broken: {error.message})"
         marks = {"own": is_own(path), "shadows": shadows(path), "default": name == default_profile()}
         rows.append({"name": name, **row, **marks, "path": str(path)})
     return rows

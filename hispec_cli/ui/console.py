@@ -87,11 +87,11 @@ def show_warning(
     say(_one_line(f"warning: {message}"), "yellow")
 
 
-def report_error(cause: str, cure: str | None) -> None:
+def report_error(message: str, hint: str | None) -> None:
     """What is wrong on one line, how to mend it on the next."""
-    lines = Text.assemble(("error: ", "bold red"), _one_line(cause))
-    if cure is not None:
-        lines.append_text(Text.assemble("\n", ("hint: ", "bold"), _one_line(cure)))
+    lines = Text.assemble(("error: ", "bold red"), _one_line(message))
+    if hint is not None:
+        lines.append_text(Text.assemble("\n", ("hint: ", "bold"), _one_line(hint)))
     stderr().print(lines)
 
 

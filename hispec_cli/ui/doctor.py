@@ -66,8 +66,8 @@ def _verdict_lines(verdict: Verdict) -> list[str]:
         }[verdict.vocabulary]
         lines.append(_line(status, "vocabulary", told))
     for problem in verdict.problems:
-        lines.append(_line(NO, "problem", getattr(problem, "summary", problem.cause)))
-        lines += [_line("", "", f"hint: {problem.cure}")]
+        lines.append(_line(NO, "problem", getattr(problem, "summary", problem.message)))
+        lines += [_line("", "", f"hint: {problem.hint}")]
     return lines
 
 

@@ -41,6 +41,28 @@ def test_other_settings_on_the_same_weights(engine):
         engine.with_settings(draft_tokens=0)
 
 
+def test_token_ids_are_gone_on_after_as_a_prompt_is(engine):
+    whole = engine.generate(QUESTION)
+    *_, end = engine.stream_ids(whole.prompt_ids)
+    assert end.result.token_ids == whole.token_ids
+    *_, end = engine.stream_ids(whole.prompt_ids, max_new_tokens=3)
+    assert (end.result.token_ids, end.finish_reason) == (whole.token_ids[:3], "length")
+    with pytest.raises(UsageError, match="not in the vocabulary"):
+        list(engine.stream_ids([10**6]))
+    with pytest.raises(UsageError, match="holds 2048"):
+        engine.stream_ids([1] * 2048)
+
+
+def test_other_sampling_goes_on_guessing_from_the_same_past():
+    engine = Engine.from_profile("tiny", lookup=True, temperature=1.0, policy="static", max_new_tokens=24)
+    assert engine.with_sampling() is engine
+    first = engine.with_sampling(temperature=0.0).generate(QUESTION)
+    again, alone = (make(temperature=0.0).generate(QUESTION) for make in (engine.with_sampling, engine.with_settings))
+    assert first.token_ids == again.token_ids == alone.token_ids
+    accepted = [answer.stats.levels[0].accepted for answer in (first, again, alone)]
+    assert accepted[1] > accepted[0] == accepted[2]
+
+
 def test_stopping_early_leaves_the_engine_usable(engine):
     expected = engine.generate(QUESTION).token_ids
     for count in range(1, 8):

@@ -208,7 +208,7 @@ def test_a_system_message_is_passed_on(template):
 
 
 @pytest.mark.parametrize(
-    ("template", "cause"),
+    ("template", "message"),
     [
         (DROPS_SYSTEM, "no place for a system message"),
         ("{{ messages[-1].content }}", "no place for a system message"),
@@ -217,13 +217,13 @@ def test_a_system_message_is_passed_on(template):
         ("{% if messages[0].role != 'user' %}{{ 1 / 0 }}{% endif %}{{ messages[-1].content }}", "division by zero"),
     ],
 )
-def test_a_system_message_does_not_vanish(template, cause):
+def test_a_system_message_does_not_vanish(template, message):
     tokenizer = tokenizer_with(template)
     assert encode_prompt(tokenizer, "hi")
     for system in ("be brief", ""):
-        with pytest.raises(UsageError, match=cause) as refused:
+        with pytest.raises(UsageError, match=message) as refused:
             encode_prompt(tokenizer, "hi", system=system, history=[("a", "b")])
-        assert "leave out --system" in refused.value.cure
+        assert "leave out --system" in refused.value.hint
 
 
 FAILING = (

@@ -144,7 +144,7 @@ def test_a_conversation_that_is_too_long_is_refused_and_stays(engine, fresh):
         UsageError, match=r"the conversation has [\d,]+ tokens, and the context of tiny holds 2048"
     ) as error:
         conversation.ask("one two three " * 2000)
-    assert error.value.cure.startswith("leave out earlier turns, or shorten the prompt by at least ")
+    assert error.value.hint.startswith("leave out earlier turns, or shorten the prompt by at least ")
     assert conversation.turns == turns
     reference = fresh(conversation)
     cached, turn = ask(conversation, SECOND)

@@ -66,7 +66,7 @@ def test_the_command_names_an_unreadable_text(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "words", "cause"),
+    ("content", "words", "message"),
     [
         (None, 3, "there are no token frequencies at"),
         ("{", 3, "is not a file of token frequencies"),
@@ -74,11 +74,11 @@ def test_the_command_names_an_unreadable_text(tmp_path, monkeypatch, capsys):
         ('{"ids": [5, 6]}', 3, "a level's head is 3, and"),
     ],
 )
-def test_frequencies_that_do_not_serve_are_told(tmp_path, content, words, cause):
+def test_frequencies_that_do_not_serve_are_told(tmp_path, content, words, message):
     path = tmp_path / "f.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ProfileError, match=cause):
+    with pytest.raises(ProfileError, match=message):
         frequent_ids(profile_with(path), words)
 
 
@@ -95,19 +95,19 @@ def test_a_profile_names_heads_and_the_file_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("draft", "cause"),
+    ("draft", "message"),
     [
         ("{exit_layer: 1, head: 0}", "draft.head is 0"),
         ("{exit_layer: 1, head: some}", "draft.head is 'some', which is not a whole number"),
         ("{ngram: {max: 3, tokens: 4}, head: 9}", "an n-gram look-up has no head"),
     ],
 )
-def test_a_wrong_head_is_refused_with_its_key(tmp_path, draft, cause):
+def test_a_wrong_head_is_refused_with_its_key(tmp_path, draft, message):
     path = tmp_path / "mine.yaml"
     path.write_text(f"target: {{model: builtin:tiny}}\ndraft: {draft}\n")
     with pytest.raises(ProfileError) as caught:
         read_profile(path)
-    assert cause in caught.value.cause
+    assert message in caught.value.message
 
 
 @pytest.mark.parametrize("stack", ["fused", "transformers"])

@@ -223,8 +223,8 @@ def test_the_refusal_shows_its_arithmetic():
     with pytest.raises(UnavailableError) as refusal:
         check_fits(need, Device("cuda:0", "", need.total - 1, need.total), "llama-3b-70b")
     assert refusal.value.exit_code == 5
-    assert "137.95" in refusal.value.cause and "68.977 billion x 2 bytes, bfloat16" in refusal.value.cause
-    assert "--force" in refusal.value.cure
+    assert "137.95" in refusal.value.message and "68.977 billion x 2 bytes, bfloat16" in refusal.value.message
+    assert "--force" in refusal.value.hint
     assert sum(size for size, _ in need.lines()) == need.total
 
 

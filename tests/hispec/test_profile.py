@@ -50,7 +50,7 @@ def test_a_good_profile_is_read(write):
 
 
 @pytest.mark.parametrize(
-    ("text", "cause", "cure"),
+    ("text", "message", "hint"),
     [
         (GOOD + "decodin: {}", "unknown key decodin", "did you mean decoding?"),
         (GOOD + "decoding: {draft_token: 3}", "unknown key decoding.draft_token", "draft_tokens"),
@@ -80,17 +80,17 @@ def test_a_good_profile_is_read(write):
         (GOOD + "calibrated:\n  over: {a: 1,\n    a: 1}", "line 9 gives a again, which line 8", "keep one"),
     ],
 )
-def test_a_bad_profile_is_refused_with_its_key_and_the_cure(write, text, cause, cure):
+def test_a_bad_profile_is_refused_with_its_key_and_the_cure(write, text, message, hint):
     with pytest.raises(ProfileError) as caught:
         read_profile(write(text))
-    assert cause in caught.value.cause
-    assert cure in caught.value.cure
+    assert message in caught.value.message
+    assert hint in caught.value.hint
 
 
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(ProfileError) as caught:
         load_profile("tinny")
-    assert "did you mean tiny?" in caught.value.cure
+    assert "did you mean tiny?" in caught.value.hint
 
 
 def test_a_users_own_profile_replaces_its_namesake(tmp_path, monkeypatch):
@@ -151,7 +151,7 @@ def test_the_exit_of_single_layer_is_held_to_the_targets_depth_alone(write):
     check_depths(profile, "other/model", 3)
     with pytest.raises(ProfileError, match=r"single_layer.exit_layer is 6, and some/model has 6 layers") as caught:
         check_depths(profile, "some/model", 6)
-    assert "from 1 to 5" in caught.value.cure
+    assert "from 1 to 5" in caught.value.hint
 
 
 def test_single_layer_with_an_exit_of_its_own_reads_no_draft_model(write):

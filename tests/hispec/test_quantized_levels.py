@@ -169,7 +169,7 @@ def test_single_layer_may_be_tuned_with_them(tmp_path):
 def test_levels_that_make_no_sense_are_refused(tmp_path, levels, message):
     with pytest.raises(ProfileError) as caught:
         tiny(tmp_path, levels)
-    assert message in str(caught.value.cause)
+    assert message in str(caught.value.message)
 
 
 def test_an_exit_of_other_weights_may_be_as_deep(tmp_path):

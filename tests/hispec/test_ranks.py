@@ -119,7 +119,7 @@ def test_only_the_first_rank_reads_and_prints(ranks):
 
 
 @pytest.mark.parametrize(
-    ("world", "arguments", "cause", "cure"),
+    ("world", "arguments", "message", "hint"),
     [
         (2, (), "torchrun started several processes", "--tensor-parallel"),
         (1, ("--tensor-parallel",), "--tensor-parallel needs one process for each device", "torchrun"),
@@ -128,12 +128,12 @@ def test_only_the_first_rank_reads_and_prints(ranks):
         (2, ("--tensor-parallel", "--stack", "fused"), "its matrices are shared among processes", "--stack"),
     ],
 )
-def test_what_ranks_cannot_do_is_told(monkeypatch, capsys, profile, world, arguments, cause, cure):
+def test_what_ranks_cannot_do_is_told(monkeypatch, capsys, profile, world, arguments, message, hint):
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": world, "RANK": 0, "LOCAL_RANK": 0}.items():
         monkeypatch.setenv(name, str(value))
     assert run(["generate", PROMPT, "--profile", str(profile), *arguments]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and cause in lines[0] and cure in lines[1], lines
+    assert len(lines) == 2 and message in lines[0] and hint in lines[1], lines
 
 
 @pytest.mark.parametrize("command", ["bench", "chat"])

@@ -129,7 +129,7 @@ def test_a_damaged_file_is_refused_with_a_cure_and_stays(store, damage):
     kept = talk.path.read_bytes()
     with pytest.raises(UsageError, match="not a whole saved conversation") as error:
         store().read()
-    assert "begin anew" in error.value.cure and talk.path.read_bytes() == kept
+    assert "begin anew" in error.value.hint and talk.path.read_bytes() == kept
 
 
 def test_a_disk_that_is_full_keeps_what_was_there(store, monkeypatch):
@@ -164,7 +164,7 @@ def test_no_failure_to_write_is_anything_but_unavailable(store, monkeypatch):
             if name == "rename":
                 talk.close()
             act()
-        assert "Read-only file system" in error.value.cause
+        assert "Read-only file system" in error.value.message
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.unlink", refuse)
         store("other").close()

@@ -36,7 +36,7 @@ def test_each_source_shows_when_those_above_it_are_silent():
 
 
 @pytest.mark.parametrize(
-    ("options", "environ", "cause"),
+    ("options", "environ", "message"),
     [
         ({"max_new_tokens": 0}, {}, "--max-new-tokens is 0"),
         ({"max_new_tokens": -3}, {}, "--max-new-tokens is -3"),
@@ -46,11 +46,11 @@ def test_each_source_shows_when_those_above_it_are_silent():
         ({}, {"HISPEC_STACK": "tall"}, "HISPEC_STACK is 'tall'"),
     ],
 )
-def test_a_refused_value_names_its_source(options, environ, cause):
+def test_a_refused_value_names_its_source(options, environ, message):
     with pytest.raises(UsageError) as caught:
         resolve_settings(options, PROFILE, environ=environ)
-    assert caught.value.cause.startswith(cause)
-    assert caught.value.cure
+    assert caught.value.message.startswith(message)
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_one_setting_is_refused_before_the_profile_as_with_it():
             asked("mode", options, environ)
         with pytest.raises(UsageError) as late:
             resolve_settings(options, PROFILE, environ=environ)
-        assert (early.value.cause, early.value.cure) == (late.value.cause, late.value.cure)
+        assert (early.value.message, early.value.hint) == (late.value.message, late.value.hint)
 
 
 def test_a_generation_config_samples_only_where_it_says_so():
@@ -201,7 +201,7 @@ def test_a_help_page_says_what_counts_where_nobody_says_it(setting, said):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "cause", "cure"),
+    ("name", "value", "message", "hint"),
     [
         ("dummy_agreement", "a,b", "'a,b' is no list of shares", "give, for example, 0.55,0.75 or 2=0.75,int4=0.97"),
         ("width", "wide", "'wide' is no width", "give auto, free, or rows from 1 to 64"),
@@ -209,12 +209,12 @@ def test_a_help_page_says_what_counts_where_nobody_says_it(setting, said):
     ],
 )
 @pytest.mark.parametrize("source", ["option", "environment"])
-def test_an_error_names_the_setting_as_its_source_does(name, value, cause, cure, source):
+def test_an_error_names_the_setting_as_its_source_does(name, value, message, hint, source):
     profile = load_profile("tiny")
     given = ({name: value}, {}) if source == "option" else ({}, {"HISPEC_" + name.upper(): value})
     with pytest.raises(UsageError) as caught:
         resolve_settings(given[0], profile, environ=given[1])
     shown = "--" + name.replace("_", "-") if source == "option" else "HISPEC_" + name.upper()
-    assert caught.value.cause.startswith(shown) and cause in caught.value.cause
-    assert caught.value.cure == cure
-    assert caught.value.named("it").cause == caught.value.cause.replace(shown, "it")
+    assert caught.value.message.startswith(shown) and message in caught.value.message
+    assert caught.value.hint == hint
+    assert caught.value.named("it").message == caught.value.message.replace(shown, "it")

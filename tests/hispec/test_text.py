@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hispec.errors import UsageError
 from hispec.events import Committed, Drafted, Judged
-from hispec.text import DraftText, TextStream, encode_prompt
+from hispec.text import DraftText, TextStream, encode_messages, encode_prompt
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,16 @@ def test_only_the_ids_up_to_the_stop_text_are_kept(tokenizer):
 def test_the_template_writes_the_messages(tokenizer):
     ids = encode_prompt(tokenizer, "hi", system="be brief")
     assert tokenizer.decode(ids) == "[system]be brief[user]hi>"
+
+
+def test_messages_of_any_order_are_encoded(tokenizer):
+    said = [("user", "a"), ("user", "b"), ("assistant", "c"), ("system", "d"), ("user", "e")]
+    ids = encode_messages(tokenizer, [{"role": role, "content": text} for role, text in said])
+    assert tokenizer.decode(ids) == "".join(f"[{role}]{text}" for role, text in said) + ">"
+    with pytest.raises(UsageError, match="no messages"):
+        encode_messages(tokenizer, [])
+    with pytest.raises(UsageError, match="a message of the user is not UTF-8"):
+        encode_messages(tokenizer, [{"role": "user", "content": "\ud800"}])
 
 
 def test_raw_and_other_templates(tokenizer):

@@ -47,7 +47,7 @@ def test_what_is_not_here_is_named_and_left_alone(check, model):
 
 
 @pytest.mark.parametrize(
-    ("text", "cause"),
+    ("text", "message"),
     [
         ("target: {model: ./nothing}", "no model at"),
         ("target: {model: ./model}\ndraft: {model: ./nothing}", "no model at"),
@@ -76,10 +76,10 @@ def test_what_is_not_here_is_named_and_left_alone(check, model):
         ("target: {model: a/b}\nchat_template: '{{ messages'", "the chat template fails: line 1"),
     ],
 )
-def test_what_cannot_be_decoded_is_refused(check, model, text, cause):
+def test_what_cannot_be_decoded_is_refused(check, model, text, message):
     with pytest.raises(HispecError) as caught:
         check(text)
-    assert cause in caught.value.cause
+    assert message in caught.value.message
 
 
 def test_a_template_that_only_the_tokenizer_could_judge_is_left_alone(check):
@@ -87,26 +87,26 @@ def test_a_template_that_only_the_tokenizer_could_judge_is_left_alone(check):
 
 
 @pytest.mark.parametrize(
-    ("changes", "cause"),
+    ("changes", "message"),
     [
         ({"model_digest": "0" * 64}, "not for these of"),
         ({"num_layers": 15}, "15 layers"),
         ({"model_digest": None}, None),
     ],
 )
-def test_translators_of_another_model_are_refused(check, model, tmp_path, changes, cause):
+def test_translators_of_another_model_are_refused(check, model, tmp_path, changes, message):
     hidden = json.loads((model / "config.json").read_text())["hidden_size"]
     known = {"model": "org/other", "revision": None, "hidden_size": hidden, "num_layers": 16, "exits": (1,), "made": {}}
     translator = Translator(torch.zeros(hidden, hidden), torch.zeros(hidden))
     provenance = Provenance(**{"model_digest": None} | known | changes)
     save_translators(tmp_path / "mine.safetensors", {1: translator}, provenance)
     text = "target: {model: ./model}\ntranslators: mine.safetensors\n" + LEVELS
-    if cause is None:
+    if message is None:
         assert check(text) == []
         return
     with pytest.raises(HispecError) as caught:
         check(text)
-    assert cause in caught.value.cause
+    assert message in caught.value.message
 
 
 def break_weights(folder):
@@ -156,7 +156,7 @@ def break_the_template(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "cause"),
+    ("damage", "message"),
     [
         (break_weights, "are damaged"),
         (lose_weights, "has no weights"),
@@ -170,11 +170,11 @@ def break_the_template(folder):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_models_that_cannot_be_loaded_are_refused(check, model, damage, cause):
+def test_models_that_cannot_be_loaded_are_refused(check, model, damage, message):
     damage(model)
     text = "target: {model: ./model}\n" + LEVELS
     if damage is swap_two_tokens:
         text = "target: {model: 'builtin:tiny'}\ndraft: {model: ./model}\n"
     with pytest.raises(HispecError) as caught:
         check(text)
-    assert cause in caught.value.cause
+    assert message in caught.value.message

@@ -67,10 +67,10 @@ def process():
             stream.close()
 
 
-def assert_cause_and_cure(outcome, code, cause, cure=""):
-    """The promised exit code, one line of cause, one of cure, no traceback, and nothing on stdout."""
+def assert_cause_and_cure(outcome, code, message, hint=""):
+    """The promised exit code, one line of message, one of hint, no traceback, and nothing on stdout."""
     assert outcome.code == code, outcome.err
     lines = outcome.err.splitlines()
     assert len(lines) == 2 and lines[0].startswith("error: ") and lines[1].startswith("hint: "), outcome.err
-    assert cause in lines[0] and cure in lines[1], outcome.err
+    assert message in lines[0] and hint in lines[1], outcome.err
     assert outcome.out == ""

@@ -1,4 +1,4 @@
-"""Every mistake gives its exit code, one line of cause and one of cure."""
+"""Every mistake gives its exit code, one line of message and one of hint."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
 
 
 @pytest.mark.parametrize(
-    ("arguments", "cause", "cure"),
+    ("arguments", "message", "hint"),
     [
         (("generate",), "no prompt", "pass one"),
         (("generate", ""), "the prompt is empty", "pass one"),
@@ -56,8 +56,8 @@ from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
         (("profile", "validate"), "NAME", "--help"),
     ],
 )
-def test_wrong_usage_exits_2(hispec, arguments, cause, cure):
-    assert_cause_and_cure(hispec(*arguments), 2, cause, cure)
+def test_wrong_usage_exits_2(hispec, arguments, message, hint):
+    assert_cause_and_cure(hispec(*arguments), 2, message, hint)
 
 
 @pytest.mark.parametrize("arguments", [(), ("profile",)])
@@ -93,7 +93,7 @@ def test_a_malformed_profile_names_line_and_key(hispec, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "cause"),
+    ("text", "message"),
     [
         ("chat_template: '{{ bad'", "the chat template fails"),
         ("chat_template: '{{ messages[5].content }}'", "the chat template fails"),
@@ -105,10 +105,10 @@ def test_a_malformed_profile_names_line_and_key(hispec, tmp_path):
         ("description: " + "[" * 3000, "nested too deeply"),
     ],
 )
-def test_profiles_that_only_decoding_would_find_out_exit_2(hispec, tmp_path, text, cause):
+def test_profiles_that_only_decoding_would_find_out_exit_2(hispec, tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(f'target: {{model: "builtin:tiny"}}\n{text}\n')
-    assert_cause_and_cure(hispec("generate", "x", "--profile", path), 2, cause)
+    assert_cause_and_cure(hispec("generate", "x", "--profile", path), 2, message)
 
 
 def test_an_empty_chat_template_leaves_the_tokenizers_own(hispec, tmp_path):

@@ -162,7 +162,7 @@ def test_broken_losslessness_exits_4(hispec, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "cause"),
+    ("options", "message"),
     [
         (("--arms", "hispec,hfx"), "no arm 'hfx'"),
         (("--arms", "hispec,hispec"), "--arms is"),
@@ -178,10 +178,10 @@ def test_broken_losslessness_exits_4(hispec, monkeypatch):
         (("--resume", "-o", "none.json"), "nothing to resume"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_measured(hispec, monkeypatch, tmp_path, options, cause):
+def test_mistakes_are_told_before_anything_is_measured(hispec, monkeypatch, tmp_path, options, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    assert_cause_and_cure(hispec(*QUICK, *options), 2, cause)
+    assert_cause_and_cure(hispec(*QUICK, *options), 2, message)
 
 
 def test_a_file_of_ones_own_and_the_step_summary(hispec, questions, tmp_path, monkeypatch):

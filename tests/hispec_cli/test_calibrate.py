@@ -150,7 +150,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(hispec, nowhere):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "cause"),
+    ("arguments", "message"),
     [
         (("--budget", "0"), "--budget is '0'"),
         (("--budget", "-5m"), "--budget is '-5m'"),
@@ -173,9 +173,9 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(hispec, nowhere):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_mistakes_are_refused_before_anything_is_done(hispec, nowhere, arguments, cause):
+def test_mistakes_are_refused_before_anything_is_done(hispec, nowhere, arguments, message):
     (nowhere / "here" / "folder.yaml").mkdir()
-    assert_cause_and_cure(hispec("calibrate", *arguments, "--dry-run"), 2, cause)
+    assert_cause_and_cure(hispec("calibrate", *arguments, "--dry-run"), 2, message)
 
 
 def test_too_deep_an_exit_is_refused_without_a_dry_run_too(hispec, nowhere):

@@ -60,15 +60,15 @@ def test_a_template_that_cannot_be_used_is_refused_before_anything_is_loaded(
         raise AssertionError("a model was opened")
 
     monkeypatch.setattr("hispec.api.Engine.load", loads)
-    content, cause = FAILURES[failure]
+    content, message = FAILURES[failure]
     path = tmp_path / "template.jinja"
     if content is not None:
         path.write_bytes(content)
     stdin = "x\n" if command == "chat" else None
     prompt = ["x"] if command == "generate" else []
-    assert_cause_and_cure(hispec(command, *prompt, "--chat-template", path, stdin=stdin), 2, cause)
+    assert_cause_and_cure(hispec(command, *prompt, "--chat-template", path, stdin=stdin), 2, message)
     monkeypatch.setenv("HISPEC_CHAT_TEMPLATE", str(path))
-    assert_cause_and_cure(hispec(command, *prompt, stdin=stdin), 2, cause)
+    assert_cause_and_cure(hispec(command, *prompt, stdin=stdin), 2, message)
 
 
 def test_a_folder_is_no_template(hispec, tmp_path):
@@ -143,14 +143,14 @@ def test_a_benchmark_with_another_template_is_another(hispec, write, tmp_path):
 
 @pytest.mark.parametrize("command", ["generate", "chat"])
 @pytest.mark.parametrize(
-    ("template", "cause"),
+    ("template", "message"),
     [
         ("{{ messages[-1].content }}", "no place for a system message"),
         ("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}x", "fails: no system"),
     ],
 )
 def test_a_system_message_that_a_template_drops_is_refused_before_weights_are_had(
-    hispec, write, monkeypatch, command, template, cause
+    hispec, write, monkeypatch, command, template, message
 ):
     def loads(*_, **__):
         raise AssertionError("weights were asked for")
@@ -159,7 +159,7 @@ def test_a_system_message_that_a_template_drops_is_refused_before_weights_are_ha
     words = ("generate", "x") if command == "generate" else ("chat",)
     given = ("--system", "Be brief.", "--chat-template", write("t.jinja", template))
     outcome = hispec(*words, *given, stdin="x\n" if command == "chat" else None)
-    assert_cause_and_cure(outcome, 2, cause, "leave out --system")
+    assert_cause_and_cure(outcome, 2, message, "leave out --system")
 
 
 def test_a_system_message_that_is_dropped_is_refused_in_a_chat(hispec, write):

@@ -85,9 +85,9 @@ def test_seventy_billion_parameters_do_not_fit_a_machine_without_a_gpu(hispec, h
     target, draft = profile["models"]
     assert target["weights_bytes"] / 1e9 == pytest.approx(137.9, rel=0.05)
     assert draft["weights_bytes"] / 1e9 == pytest.approx(5.4, rel=0.05)
-    causes = [problem["cause"] for problem in profile["problems"]]
-    assert "64.00 GB are free: 137.95 GB weights of facebook/layerskip-llama2-70B" in causes[0]
-    assert sum("are not here, and the hub is offline" in cause for cause in causes) == 2
+    messages = [problem["message"] for problem in profile["problems"]]
+    assert "64.00 GB are free: 137.95 GB weights of facebook/layerskip-llama2-70B" in messages[0]
+    assert sum("are not here, and the hub is offline" in message for message in messages) == 2
     text = hispec("doctor", "--profile", "llama-3b-70b")
     assert text.code == 5
     assert "profile llama-3b-70b: no" in text.out and "137.95 GB  weights" in text.out
@@ -118,9 +118,10 @@ def test_lengths_are_those_that_generate_would_take_from_the_checkpoint(hispec, 
 def test_a_full_disk_is_told_before_the_download(hispec, host, monkeypatch):
     host(300)
     monkeypatch.setattr(doctor, "disk_free", lambda folder: 10**9)
-    causes = [problem["cause"] for problem in as_json(hispec, "--profile", "llama-3b-70b", code=5)[1]["problems"]]
+    messages = [problem["message"] for problem in as_json(hispec, "--profile", "llama-3b-70b", code=5)[1]["problems"]]
     assert any(
-        cause.startswith("the download of llama-3b-70b takes ") and "1.00 GB are free" in cause for cause in causes
+        message.startswith("the download of llama-3b-70b takes ") and "1.00 GB are free" in message
+        for message in messages
     )
 
 
@@ -144,22 +145,22 @@ def test_vocabularies_are_compared_by_id(hispec, pair):
     tokenizer.write_text(json.dumps(values))
     profile = as_json(hispec, "--profile", pair, code=2)[1]
     assert profile["same_vocabulary"] is False
-    assert "do not share a vocabulary: id " in profile["problems"][0]["cause"]
+    assert "do not share a vocabulary: id " in profile["problems"][0]["message"]
 
 
 def test_an_exit_that_is_too_deep_and_missing_weights(hispec, pair):
     (pair.parent / "draft" / "model.safetensors").unlink()
     pair.write_text(pair.read_text() + "intermediate: {exit_layer: 40}\n")
     profile = as_json(hispec, "--profile", pair, code=5)[1]
-    causes = " ".join(problem["cause"] for problem in profile["problems"])
-    assert "intermediate.exit_layer is 40" in causes and f"{pair.parent}/draft has no weights" in causes
+    messages = " ".join(problem["message"] for problem in profile["problems"])
+    assert "intermediate.exit_layer is 40" in messages and f"{pair.parent}/draft has no weights" in messages
 
 
 def test_mistakes_are_told_at_once(hispec):
     assert hispec("doctor", "--profile", "tyni").code == 2
     assert hispec("doctor", "--profile", "tiny", "--dtype", "float8").code == 2
     lost = as_json(hispec, "--profile", "tiny", "--device", "cuda:77", code=5)[1]
-    assert lost["device"] is None and "no such device" in lost["problems"][0]["cause"]
+    assert lost["device"] is None and "no such device" in lost["problems"][0]["message"]
 
 
 def test_names_of_files_are_harmless_on_a_terminal(hispec, tmp_path):
@@ -201,8 +202,8 @@ def test_a_licence_that_is_not_accepted_is_told_with_its_address(process, hub):
         code, _, profile = ask(process, hub, endpoint)
     assert (code, profile["runs"]) == (5, False)
     assert profile["weights"] == {"some-org/early-exit": "refused"}
-    cure = profile["problems"][-1]["cure"]
-    assert f"{endpoint}/some-org/early-exit" in cure and "hf auth login" in cure
+    hint = profile["problems"][-1]["hint"]
+    assert f"{endpoint}/some-org/early-exit" in hint and "hf auth login" in hint
 
 
 def test_a_hub_that_never_answers_is_not_waited_for(process, hub):
@@ -242,7 +243,7 @@ def test_a_model_whose_configuration_is_wrong_does_not_run(key, value, hispec, h
     (model / "config.json").write_text(json.dumps({**config, key: value}))
     problems = as_json(hispec, "--model", model, code=2)[1]["problems"]
     assert len(problems) == 1
-    assert f"config.json of {model}: {key} must be" in problems[0]["cause"]
+    assert f"config.json of {model}: {key} must be" in problems[0]["message"]
 
 
 def test_a_model_that_lacks_its_weights_does_not_run(hispec, host, tmp_path, shipped_model):
@@ -297,5 +298,5 @@ def test_a_model_that_generate_refuses_does_not_run(file, content, told, code, h
     (model / file).write_text(content)
     profile = as_json(hispec, "--model", model, code=code)[1]
     assert not profile["runs"]
-    assert [problem["cause"] for problem in profile["problems"] if told in problem["cause"]], profile["problems"]
+    assert [problem["message"] for problem in profile["problems"] if told in problem["message"]], profile["problems"]
     assert hispec("generate", "hi", "--raw", "--model", model).code == code

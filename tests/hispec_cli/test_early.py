@@ -223,7 +223,7 @@ def foreign_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "cause"),
+    ("arguments", "message"),
     [
         (("generate", "word " * 2100), "tokens, and the context of tiny holds 2048"),
         (("generate", "x", "--model", "base_model", "--system", "s"), "a system message needs a chat template"),
@@ -234,7 +234,7 @@ def foreign_model(tmp_path):
     ],
 )
 def test_what_the_tokenizer_or_the_configuration_tells_is_refused_before_weights_are_had(
-    hispec, monkeypatch, tmp_path, request, arguments, cause
+    hispec, monkeypatch, tmp_path, request, arguments, message
 ):
     def loads(*_, **__):
         raise AssertionError("weights were asked for")
@@ -245,4 +245,4 @@ def test_what_the_tokenizer_or_the_configuration_tells_is_refused_before_weights
     places = {"template": tmp_path / "broken.yaml"}
     given = [request.getfixturevalue(word) if word.endswith("_model") else places.get(word, word) for word in arguments]
     outcome = hispec(*given, stdin="x\n" if arguments[0] == "chat" else None)
-    assert outcome.code == 2 and cause in outcome.err, outcome.err
+    assert outcome.code == 2 and message in outcome.err, outcome.err

@@ -150,7 +150,7 @@ def test_damaged_translators_are_refused_by_every_command(hispec, fitted, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "cause", "cure"),
+    ("arguments", "message", "hint"),
     [
         ({"exits": "0,2"}, "--exits names 0, and", "from 1 to 3"),
         ({"exits": "4"}, "--exits names 4, and", "from 1 to 3"),
@@ -168,9 +168,9 @@ def test_damaged_translators_are_refused_by_every_command(hispec, fitted, tmp_pa
         ({"out": "/dev/null/mine.yaml"}, "cannot be made", "--out"),
     ],
 )
-def test_mistakes_exit_2_before_any_weights_are_read(fit, monkeypatch, arguments, cause, cure):
+def test_mistakes_exit_2_before_any_weights_are_read(fit, monkeypatch, arguments, message, hint):
     monkeypatch.setattr("hispec.exits.job.load_stack", None)
-    assert_cause_and_cure(fit(**arguments), 2, cause, cure)
+    assert_cause_and_cure(fit(**arguments), 2, message, hint)
 
 
 def test_a_text_that_is_too_short_is_refused(fit, tmp_path):

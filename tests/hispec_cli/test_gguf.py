@@ -68,13 +68,13 @@ def test_chat_bench_and_fit_exits_run_on_a_file(hispec, path, tmp_path):
 def test_faults_are_told_by_cause_and_cure(hispec, path, tmp_path, command):
     (tmp_path / "cut.gguf").write_bytes(path.read_bytes()[:-100])
     words = ["Hello"] if command == "generate" else []
-    for model, cause in ((tmp_path / "cut.gguf", "cut short"), (tmp_path / "none.gguf", "no GGUF file")):
+    for model, message in ((tmp_path / "cut.gguf", "cut short"), (tmp_path / "none.gguf", "no GGUF file")):
         outcome = hispec(command, *words, "--model", model)
         assert outcome.code in (2, 5)
         if command != "doctor" or outcome.err:
-            assert_cause_and_cure(outcome, outcome.code, cause)
+            assert_cause_and_cure(outcome, outcome.code, message)
         else:
-            assert cause in outcome.out
+            assert message in outcome.out
     outcome = hispec("generate", "Hello", "--profile", path)
     assert_cause_and_cure(outcome, 2, "is a model, not a profile")
 

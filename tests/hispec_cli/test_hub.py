@@ -46,18 +46,18 @@ def test_a_profile_pins_a_hub_model(process, hub, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "extra", "cause"),
+    ("model", "extra", "message"),
     [
         ("some-org/other", (), "some-org/other"),
         ("some-org/early-exit", ("--offline",), "some-org/early-exit"),
     ],
 )
-def test_what_the_hub_does_not_have_exits_5(process, hub, model, extra, cause):
+def test_what_the_hub_does_not_have_exits_5(process, hub, model, extra, message):
     environment, seen = hub
     code, out, err = answer(process("generate", "x", "--model", model, *extra, **environment))
     lines = err.splitlines()
     assert (code, out, len(lines)) == (5, "", 2), err
-    assert cause in lines[0] and lines[1].startswith("hint: ")
+    assert message in lines[0] and lines[1].startswith("hint: ")
     assert not (extra and seen)
 
 
@@ -65,10 +65,10 @@ def test_a_hub_out_of_reach_exits_5(process, hub):
     environment, _ = hub
     environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
     code, out, err = answer(process("generate", "x", "--model", "some-org/early-exit", **environment))
-    cause, cure = err.splitlines()
+    message, hint = err.splitlines()
     assert (code, out) == (5, "")
-    assert cause.startswith("error: some-org/early-exit is neither here nor to be had from the hub: ")
-    assert cure == "hint: check the name and the network, or pass a local folder"
+    assert message.startswith("error: some-org/early-exit is neither here nor to be had from the hub: ")
+    assert hint == "hint: check the name and the network, or pass a local folder"
 
 
 def test_exits_of_a_hub_model_are_fitted_for_its_commit(process, hub, tmp_path):

@@ -1,4 +1,4 @@
-"""Checkpoints of every kind from a hub, through its real client: each loads, or is refused with cause and cure."""
+"""Checkpoints of every kind from a hub, through its real client: each loads, or is refused with message and hint."""
 
 import json
 import os
@@ -173,12 +173,12 @@ REFUSED |= {f"{name} transformers": REFUSED[name] for name in ("lacking", "cut",
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_whole_is_refused_with_cause_and_cure(refusals, name):
-    code, cause, cure = REFUSED[name]
+    code, message, hint = REFUSED[name]
     found, out, err = refusals[name]
     lines = [line for line in err.splitlines() if not line.startswith("download")]
     assert (found, out, len(lines)) == (code, "", 2), err
-    assert lines[0].startswith("error: ") and cause in lines[0], err
-    assert lines[1].startswith("hint: ") and cure.replace("ENDPOINT", refusals["endpoint"]) in lines[1], err
+    assert lines[0].startswith("error: ") and message in lines[0], err
+    assert lines[1].startswith("hint: ") and hint.replace("ENDPOINT", refusals["endpoint"]) in lines[1], err
 
 
 def test_nothing_is_fetched_of_weights_that_will_be_refused(refusals):
@@ -214,4 +214,4 @@ def test_a_disk_without_room_is_told_before_the_download(folder, hispec, tmp_pat
     monkeypatch.setattr(download, "disk_free", lambda _: 10**9)
     with pytest.raises(UnavailableError, match=r"has 140.0 GB, and 1.0 GB are free for") as caught:
         download.download([(Checkpoint("org/large"), "model.safetensors", 140 * 10**9)], print)
-    assert "HF_HOME" in caught.value.cure
+    assert "HF_HOME" in caught.value.hint

@@ -95,13 +95,13 @@ def test_memory_that_ends_while_decoding_keeps_what_was_validated(hispec, monkey
     fail_after(monkeypatch, 30, error)
     outcome = hispec("generate", QUESTION, "--format", "json")
     assert outcome.code == 5
-    cause, cure = outcome.err.splitlines()
+    message, hint = outcome.err.splitlines()
     record = json.loads(outcome.out)
     kept = len(record["token_ids"])
     assert 0 < kept < len(whole["token_ids"])
     assert record["token_ids"] == whole["token_ids"][:kept]
     assert record["finish_reason"] == "interrupted"
-    assert f"out of memory after {kept} tokens" in cause and "hispec doctor" in cure
+    assert f"out of memory after {kept} tokens" in message and "hispec doctor" in hint
 
 
 def test_plain_output_and_the_trace_end_with_it_too(hispec, monkeypatch, tmp_path):

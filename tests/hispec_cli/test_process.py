@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from hispec_cli.__main__ import WAITING
 from tests.hispec_cli.conftest import QUESTION
 from tests.hispec_cli.ui.terminal import Terminal
 
@@ -207,3 +208,18 @@ main()
     assert done.returncode == 0
     assert done.stderr.startswith("warning: slower than") and done.stderr.count("\n") == 1
     assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("own", "policy"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"), ({"GOMP_SPINCOUNT": "9"}, None)]
+)
+def test_threads_that_wait_sleep_unless_the_user_has_said_how_they_wait(own, policy):
+    """It must be said before torch is imported, and the command line says it, not the library."""
+    code = (
+        "import os, sys; import hispec_cli.app as app; from hispec_cli.__main__ import main;"
+        "first = os.environ.get('OMP_WAIT_POLICY');"
+        "app.run = lambda _: print(first, os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules) or 0; main()"
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in WAITING}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean | own)
+    assert done.stdout.split() == [str(own.get("OMP_WAIT_POLICY")), str(policy), "False"], done.stderr

@@ -322,7 +322,7 @@ def test_json_reads_back(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "cause"),
+    ("name", "message"),
     [
         ("out.txt", "does not say"),
         ("out", "does not say"),
@@ -330,18 +330,18 @@ def test_json_reads_back(made, tmp_path):
         ("folder.md", "is a folder"),
     ],
 )
-def test_a_path_that_cannot_be_written_is_refused_before_the_run(tmp_path, name, cause):
+def test_a_path_that_cannot_be_written_is_refused_before_the_run(tmp_path, name, message):
     (tmp_path / "folder.md").mkdir()
     with pytest.raises(UsageError) as caught:
         check_output(tmp_path / name)
-    assert cause in caught.value.cause
+    assert message in caught.value.message
 
 
 def test_an_option_takes_its_own_formats_only(tmp_path):
     check_output(tmp_path / "r.html", [".html"])
     with pytest.raises(UsageError) as caught:
         check_output(tmp_path / "r.html", [".json", ".csv", ".md"])
-    assert caught.value.cure == "end it in .json or .csv or .md"
+    assert caught.value.hint == "end it in .json or .csv or .md"
 
 
 def test_a_closed_folder_is_refused_before_the_run(tmp_path, monkeypatch):

@@ -231,7 +231,7 @@ def _plain(kind: Any) -> Any:
 
 def _unknown(expression: str, segments: list[str], path: Sequence[str], arms: Sequence[str]) -> UsageError:
     """No such key: say what comes nearest, or else what there is."""
-    cause = f"the gate {expression!r} has no key {'.'.join(segments)}"
+    message = f"the gate {expression!r} has no key {'.'.join(segments)}"
     known = accepted_keys()
     wanted = ".".join(path)
     if len(path) > 1 and segments[0] not in arms and _is_number(ArmFigures, _spelt_out(path[1:])):
@@ -239,5 +239,5 @@ def _unknown(expression: str, segments: list[str], path: Sequence[str], arms: Se
     near = difflib.get_close_matches(wanted, known, n=1)
     below = [key for key in known if wanted and key.startswith(f"{wanted}.")]
     if below:
-        return UsageError(f"{cause} that is a number", f"give one of: {', '.join(below)}")
-    return UsageError(cause, f"did you mean {near[0]}?" if near else f"keys: {', '.join(known)}")
+        return UsageError(f"{message} that is a number", f"give one of: {', '.join(below)}")
+    return UsageError(message, f"did you mean {near[0]}?" if near else f"keys: {', '.join(known)}")

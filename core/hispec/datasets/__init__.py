@@ -150,10 +150,10 @@ def _rows(dataset: Dataset, records: Iterable[tuple[str, Record]], source: str, 
         try:
             row = dataset.row(record, index)
         except RecordError as error:
-            cure = "mend that record"
+            hint = "mend that record"
             if isinstance(dataset, Prompts) and "prompt" in error.missing:
-                cure = "give every record a prompt or a question, or say what the file is: --format-as NAME"
-            raise UsageError(f"{source}, {where} {error}", cure) from None
+                hint = "give every record a prompt or a question, or say what the file is: --format-as NAME"
+            raise UsageError(f"{source}, {where} {error}", hint) from None
         if row is None:
             continue
         if not row.numbered:

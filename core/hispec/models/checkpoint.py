@@ -608,11 +608,11 @@ class Checkpoint:
         return local if self.is_local else ONLINE if is_offline() else remote
 
     def _damaged(self, name: str, error: SafetensorError) -> UnavailableError:
-        cure = "download or save the model again"
+        hint = "download or save the model again"
         if not self.is_local:
             at = f" --revision {self.revision}" if self.revision else ""
-            cure = f"download it again: hf download {self.model} {name}{at} --force-download"
-        return UnavailableError(f"the weights of {self.model} are damaged: {name}: {error}", cure)
+            hint = f"download it again: hf download {self.model} {name}{at} --force-download"
+        return UnavailableError(f"the weights of {self.model} are damaged: {name}: {error}", hint)
 
     # What the hub says when it is asked briefly
 

@@ -84,6 +84,9 @@ class FusedStack:
         self._shared: Shared = Shared(config, self.dtype, self.device) if origin is None else origin._shared
         self._weights = weights
         self._group = config.num_heads // config.num_kv_heads
+        self._suits_cuda = self.device.type == "cuda"
+        """Whether attention is asked for as its kernels on CUDA can do it: those that take masks want them aligned, and
+        know no heads that share keys. What they cannot do, torch leaves to a computation of several calls."""
         self._buffers: dict[int, Buffers] = {}
         self._copies: dict[Quantization, FusedStack] = {}
         self.rows = RowCounts()
@@ -215,7 +218,7 @@ class FusedStack:
             position,
             rows,
             self._windows(rows, padded, position),
-            grouped=padded <= WIDEST or not self.rows.free,
+            self._is_grouped(padded, position),
         )
         hidden = pad_rows(hidden, padded) if padded > rows else hidden.clone(memory_format=torch.contiguous_format)
         self._run_layers(hidden, self._buffers_for(padded), place, start_layer, end_layer)
@@ -287,17 +290,29 @@ class FusedStack:
         layer.gate_up(buffers.norm(hidden, layer.mlp_norm), buffers.gate_up)
         layer.down.add_to(hidden, F.silu(buffers.gate, inplace=True).mul_(buffers.up))
 
+    def _is_grouped(self, rows: int, position: int) -> bool:
+        """Return whether query heads that read the same keys are taken as rows of one head, see `Place`.
+
+        The start of a text is not, where it is so wide that its heads keep a device busy: it needs no mask, with which
+        kernels on CUDA that know shared keys can do it, in half precision. Later chunks of a prompt do need one.
+        """
+        if rows <= WIDEST or not self.rows.free:
+            return True
+        return self._suits_cuda and (position > 0 or self.dtype == torch.float32)
+
     def _mask(self, rows: int, position: int, length: int) -> Tensor | None:
         """Return what is added to the scores: for grouped queries [n * group, length], else [n, length].
 
         None where one row sees everything, and at the start of a text, where a wide pass is causal as it is.
         """
-        if self.rows.free and (rows == 1 or (rows > WIDEST and position == 0)):
+        grouped = self._is_grouped(rows, position)
+        if (self.rows.free and rows == 1) or not (grouped or position):
             return None
         if rows > WIDEST:
-            group = 1 if self.rows.free else self._group
+            group = self._group if grouped else 1
             return _causal_bias(rows, position, length, group, self.dtype, self.device)
-        return self._shared.masks[: rows * self._group].narrow(1, self._shared.tabulated - position, length)
+        mask = self._shared.masks[: rows * self._group].narrow(1, self._shared.tabulated - position, length)
+        return mask.clone(memory_format=torch.contiguous_format) if self._suits_cuda else mask
 
     def _buffers_for(self, rows: int) -> "Buffers":
         buffers = self._buffers.get(rows)

@@ -53,8 +53,8 @@ def fetch_beginning(model: str, file: str, revision: str | None, commit: str | N
 def no_file(model: str, file: str, revision: str | None) -> UsageError:
     """Return the error of a file that a repository does not have, with those that it has."""
     known = _files(model, revision)
-    cure = f"choose one of these: {gguf.listed(known)}" if known else "check its name on the hub"
-    return UsageError(f"{model} has no file {file}", cure)
+    hint = f"choose one of these: {gguf.listed(known)}" if known else "check its name on the hub"
+    return UsageError(f"{model} has no file {file}", hint)
 
 
 def check_other(model: str, revision: str | None) -> None:

@@ -167,12 +167,12 @@ def save_translators(path: Path, translators: Mapping[int, Translator], provenan
         "provenance": json.dumps(vars(provenance)),
         "sha256": json.dumps({exit_: _digest(*both) for exit_, both in parts.items()}),
     }
-    cure = "make room, or write elsewhere"
+    hint = "make room, or write elsewhere"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UnavailableError(f"{path} cannot be written: {error.strerror}", cure) from None
-    write_whole(path, save(tensors, metadata), cure)
+        raise UnavailableError(f"{path} cannot be written: {error.strerror}", hint) from None
+    write_whole(path, save(tensors, metadata), hint)
 
 
 def digest_of_model(checkpoint: Checkpoint, num_layers: int) -> str | None:

@@ -9,7 +9,7 @@ from hispec.errors import UsageError
 from hispec.models.config import rope_of, window_of
 from hispec.models.families import FAMILIES, Family
 
-CURE = "correct config.json, or download or save the model again"
+HINT = "correct config.json, or download or save the model again"
 
 
 class Kind(NamedTuple):
@@ -154,12 +154,12 @@ def check_names(values: Mapping[str, Any], name: str) -> None:
 
     for key in ("dtype", "torch_dtype"):
         if (dtype := values.get(key)) and not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise UsageError(f"config.json of {name}: {key} {dtype!r} is no dtype", CURE)
+            raise UsageError(f"config.json of {name}: {key} {dtype!r} is no dtype", HINT)
     if values.get("model_type") in FAMILIES and (activation := values.get("hidden_act", "silu")) != "silu":
         from transformers.activations import ACT2FN
 
         if activation not in ACT2FN:
-            raise UsageError(f"config.json of {name}: hidden_act {activation!r} is no activation", CURE)
+            raise UsageError(f"config.json of {name}: hidden_act {activation!r} is no activation", HINT)
 
 
 def _check_window(values: Mapping[str, Any], name: str) -> None:
@@ -217,4 +217,4 @@ def _check(key: str, value: Any, kind: Kind, name: str) -> None:
 
 
 def _wrong(key: str, value: Any, kind: Kind, name: str) -> UsageError:
-    return UsageError(f"config.json of {name}: {key} must be {kind.words}, not {json.dumps(value)[:60]}", CURE)
+    return UsageError(f"config.json of {name}: {key} must be {kind.words}, not {json.dumps(value)[:60]}", HINT)

@@ -115,7 +115,7 @@ class Chat:
         except UnavailableError as error:
             self._unsaved = error
             raise UnavailableError(
-                f"the conversation is not saved: {error.cause}",
+                f"the conversation is not saved: {error.message}",
                 "write it elsewhere with /save FILE; the next turn tries again",
             ) from None
 
@@ -152,7 +152,7 @@ class Chat:
             return
         path = self._kept[0] if self._kept is not None and self._kept[1] == self.snapshot() else self._rescue()
         raise UnavailableError(
-            f"the session {self.store.name} was not saved: {self._unsaved.cause}",
+            f"the session {self.store.name} was not saved: {self._unsaved.message}",
             "before leaving, write a conversation elsewhere with /save FILE"
             if path is None
             else f"it is kept: start hispec chat, then write /load {path}",
@@ -211,7 +211,7 @@ class Chat:
             except UnavailableError as error:
                 problem = error
             if broken and problem is not None:
-                report_error(problem.cause, problem.cure)
+                report_error(problem.message, problem.hint)
         if problem is not None:
             raise problem
 

@@ -44,7 +44,7 @@ def converse(take: Take, read: Callable[[], str], offer: Callable[[], None] = la
                 say("stopped at once; what was validated is kept")
                 offer()
             except HispecError as error:
-                report_error(error.cause, error.cure)
+                report_error(error.message, error.hint)
             except Leave:
                 return
 

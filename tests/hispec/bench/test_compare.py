@@ -116,7 +116,7 @@ def test_what_is_not_a_report_is_refused_with_the_key_at_fault(made, tmp_path, m
     path.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(UsageError) as caught:
         read_report(path)
-    assert key in caught.value.cause and "old.json" in caught.value.cause
+    assert key in caught.value.message and "old.json" in caught.value.message
 
 
 @pytest.mark.parametrize("content", [b"", b"not json", b"[1]", b"\xff\xfe", b"[" * 100_000])

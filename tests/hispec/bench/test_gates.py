@@ -106,7 +106,7 @@ def test_every_advertised_key_is_accepted_and_every_one_finds_its_number(made, k
 
 
 @pytest.mark.parametrize(
-    ("expression", "cause", "cure"),
+    ("expression", "message", "hint"),
     [
         ("speedup", "cannot be read", "KEY OP NUMBER"),
         ("<1", "cannot be read", "KEY OP NUMBER"),
@@ -135,16 +135,16 @@ def test_every_advertised_key_is_accepted_and_every_one_finds_its_number(made, k
         ("autoregressive.speedup<1", "with itself", ""),
     ],
 )
-def test_mistakes_are_found_before_the_run(expression, cause, cure):
+def test_mistakes_are_found_before_the_run(expression, message, hint):
     with pytest.raises(UsageError) as caught:
         parse_gate(expression, ARMS)
-    assert cause in caught.value.cause and cure in caught.value.cure
+    assert message in caught.value.message and hint in caught.value.hint
 
 
 def test_a_speedup_over_an_arm_that_is_not_run_is_refused_before_the_run():
     with pytest.raises(UsageError) as caught:
         parse_gate("speedup.hf<1", ["hispec", "autoregressive"])
-    assert "does not measure" in caught.value.cause and "--arms" in caught.value.cure
+    assert "does not measure" in caught.value.message and "--arms" in caught.value.hint
 
 
 def test_a_figure_that_a_complete_run_lacks_fails_and_says_so(made):

@@ -165,8 +165,8 @@ def test_a_refusal_shows_what_differs_however_long_the_settings_are(tmp_path):
     with pytest.raises(UsageError) as told:
         Journal(path, other, KEYS, ARMS, resume=True)
     for difference in (r"files.m.weights was \.\.\.a+\", is \.\.\.a+b\";", "profile.draft.exit_layer was 1, is 2;"):
-        assert re.search(difference, told.value.cause), told.value.cause
-    was, now = re.search("arms was (.*), is (.*)", told.value.cause).groups()
+        assert re.search(difference, told.value.message), told.value.message
+    was, now = re.search("arms was (.*), is (.*)", told.value.message).groups()
     assert was != now
 
 

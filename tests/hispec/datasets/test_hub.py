@@ -23,7 +23,7 @@ def told(name, options):
         loaded = load(name, **options)
         return {"rows": [row.turns[0][-60:] for row in loaded.rows], "sha256": loaded.sha256, "source": loaded.source}
     except HispecError as error:
-        return {"code": error.exit_code, "cause": error.cause, "cure": error.cure}
+        return {"code": error.exit_code, "message": error.message, "hint": error.hint}
 
 requests = json.loads(sys.argv[1])
 assert "datasets" not in sys.modules and "huggingface_hub" not in sys.modules
@@ -81,18 +81,23 @@ def test_what_the_hub_does_not_give_is_told(folder, ask):
     }
     with serve(folder, refusals) as (endpoint, _):
         answers = ask(endpoint, *((name, {}) for name in ("gsm8k", "xsum", "humaneval", "cnn_dailymail")))
-    causes = ["openai/gsm8k is gated", "EdinburghNLP/xsum has no revision 7d4d", "has no file openai_humaneval/", "cnn"]
-    for answer, cause, name in zip(answers, causes, ("gsm8k", "xsum", "humaneval", "cnn_dailymail"), strict=True):
-        assert answer["code"] == 5 and cause in answer["cause"], answer
-        assert answer["cure"].endswith(f"or pass a file: --dataset FILE --format-as {name}")
-    assert "hf auth login" in answers[0]["cure"]
+    messages = [
+        "openai/gsm8k is gated",
+        "EdinburghNLP/xsum has no revision 7d4d",
+        "has no file openai_humaneval/",
+        "cnn",
+    ]
+    for answer, message, name in zip(answers, messages, ("gsm8k", "xsum", "humaneval", "cnn_dailymail"), strict=True):
+        assert answer["code"] == 5 and message in answer["message"], answer
+        assert answer["hint"].endswith(f"or pass a file: --dataset FILE --format-as {name}")
+    assert "hf auth login" in answers[0]["hint"]
 
 
 def test_without_network_and_cache_that_is_told(ask):
     online, offline = ask("http://127.0.0.1:9", ("gsm8k", {}), ("gsm8k", {"offline": True}))
     assert online["code"] == offline["code"] == 5
-    assert "cannot be downloaded: [Errno" in online["cause"] and "check the network" in online["cure"]
-    assert "is not in the hub's cache" in offline["cause"] and "--offline" in offline["cure"]
+    assert "cannot be downloaded: [Errno" in online["message"] and "check the network" in online["hint"]
+    assert "is not in the hub's cache" in offline["message"] and "--offline" in offline["hint"]
 
 
 def test_a_hub_that_hangs_up_is_asked_once(ask):

@@ -68,7 +68,7 @@ def test_the_same_prompts_have_the_same_hash_wherever_they_come_from(write):
 
 
 @pytest.mark.parametrize(
-    ("content", "name", "format_as", "cause", "cure"),
+    ("content", "name", "format_as", "message", "hint"),
     [
         ('{"prompt": "a"}\n{"prompt": }\n', "f.jsonl", None, r"f\.jsonl, line 2 is not JSON: .* \(column 12\)", "mend"),
         ('{"prompt": "a"}\n[1]\n', "f.jsonl", None, "line 2 is not a JSON object", "objects"),
@@ -88,15 +88,15 @@ def test_the_same_prompts_have_the_same_hash_wherever_they_come_from(write):
         (b"PAR0", "f.parquet", None, "not parquet", "download"),
     ],
 )
-def test_a_malformed_file_is_told_with_its_line(write, content, name, format_as, cause, cure):
-    with pytest.raises(UsageError, match=cause) as told:
+def test_a_malformed_file_is_told_with_its_line(write, content, name, format_as, message, hint):
+    with pytest.raises(UsageError, match=message) as told:
         load(write(content, name), format_as=format_as)
-    assert cure in told.value.cure
-    assert "\n" not in told.value.cause + told.value.cure
+    assert hint in told.value.hint
+    assert "\n" not in told.value.message + told.value.hint
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "cause", "cure"),
+    ("arguments", "options", "message", "hint"),
     [
         (("gsm9k",), {}, "no dataset named 'gsm9k'", "did you mean gsm8k? known: cnn_dailymail, gsm8k"),
         (("prompts",), {}, "no dataset named 'prompts'", "known: "),
@@ -109,16 +109,16 @@ def test_a_malformed_file_is_told_with_its_line(write, content, name, format_as,
         (("spec_bench",), {}, "no hub has spec_bench", "--format-as spec_bench"),
     ],
 )
-def test_a_wrong_request_is_told(arguments, options, cause, cure):
-    with pytest.raises(UsageError, match=cause) as told:
+def test_a_wrong_request_is_told(arguments, options, message, hint):
+    with pytest.raises(UsageError, match=message) as told:
         load(*arguments, **options)
-    assert cure in told.value.cure
+    assert hint in told.value.hint
 
 
 def test_an_unknown_format_is_told(write):
     with pytest.raises(UsageError, match="no format named 'gsm8'") as told:
         load(write([{"prompt": "a"}]), format_as="gsm8")
-    assert "did you mean gsm8k?" in told.value.cure and "prompts" in told.value.cure
+    assert "did you mean gsm8k?" in told.value.hint and "prompts" in told.value.hint
 
 
 def test_permission_to_run_code_reaches_the_dataset(write):
@@ -164,13 +164,13 @@ def test_an_id_that_is_none_is_refused_with_its_place(write, format_as, id_):
     record = {"prompt": "a", "turns": ["a"], "document": "a", "summary": "b", "id": id_, "question_id": id_}
     with pytest.raises(UsageError) as told:
         load(write([record]), format_as=format_as)
-    assert re.search(r"line 1 has an? (blank )?(question_)?id", told.value.cause)
+    assert re.search(r"line 1 has an? (blank )?(question_)?id", told.value.message)
 
 
 def test_numbers_and_texts_that_read_alike_are_the_same_id(write):
     with pytest.raises(UsageError) as told:
         load(write([{"prompt": "a", "id": 1}, {"prompt": "b", "id": "1"}]))
-    assert "line 2 has the id '1' of line 1" in told.value.cause
+    assert "line 2 has the id '1' of line 1" in told.value.message
 
 
 def test_a_file_whose_name_is_not_utf8_has_a_source_that_is(tmp_path):

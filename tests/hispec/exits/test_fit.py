@@ -175,7 +175,7 @@ def test_running_out_of_memory_is_told_with_a_cure(monkeypatch):
     monkeypatch.setattr(fitting, "_update", full)
     with pytest.raises(UnavailableError) as caught:
         fit_exits(TransformersStack(random_model(), "random"), [1], ROWS, HELD_OUT, SETTINGS)
-    assert "--row-tokens" in caught.value.cure
+    assert "--row-tokens" in caught.value.hint
 
 
 class Beginning:
@@ -201,7 +201,7 @@ def test_rows_are_the_text_in_order_each_begun_as_a_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "vocab_size", "cause"),
+    ("content", "vocab_size", "message"),
     [
         (None, 256, "cannot be read: No such file"),
         (b"caf\xe9 " * 1000, 256, "not UTF-8 text"),
@@ -210,13 +210,13 @@ def test_rows_are_the_text_in_order_each_begun_as_a_text(tmp_path):
         (b"x" * 1000, 50, "vocabulary of 50"),
     ],
 )
-def test_text_that_cannot_be_used_is_refused(tmp_path, content, vocab_size, cause):
+def test_text_that_cannot_be_used_is_refused(tmp_path, content, vocab_size, message):
     path = tmp_path / "text"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
         read_rows(path, dummy_tokenizer(256), vocab_size, 64, 100)
-    assert cause in caught.value.cause
+    assert message in caught.value.message
 
 
 def test_where_time_is_short_as_much_text_is_read_as_it_takes(tmp_path):

@@ -119,11 +119,11 @@ def test_frequent_words_come_first(engine):
 
 
 @pytest.mark.parametrize(
-    ("agreement", "cause"),
+    ("agreement", "message"),
     [((0.5,), "1 share,"), ((0.75, 0.55), "not rising"), ((0.5, 0.5), "not rising"), ((0.5, 1.0), "not rising")],
 )
-def test_shares_that_do_not_belong_to_the_exits_are_refused(folder, agreement, cause):
-    with pytest.raises(UsageError, match=cause):
+def test_shares_that_do_not_belong_to_the_exits_are_refused(folder, agreement, message):
+    with pytest.raises(UsageError, match=message):
         dummy(folder, agreement)
 
 
@@ -166,7 +166,7 @@ def test_exits_are_named_by_number_whoever_reads_them(folder):
 
 
 @pytest.mark.parametrize(
-    ("agreement", "exits", "cause"),
+    ("agreement", "exits", "message"),
     [
         ("int5=0.9", [1], "neither an exit nor a copy"),
         ("0=0.9", [1], "neither an exit nor a copy"),
@@ -179,9 +179,9 @@ def test_exits_are_named_by_number_whoever_reads_them(folder):
         ("int4=0.9,int8=0.99", [], "cannot be made to suit both"),
     ],
 )
-def test_shares_that_belong_to_nothing_are_refused(agreement, exits, cause):
+def test_shares_that_belong_to_nothing_are_refused(agreement, exits, message):
     shares = SCHEMA.validate_python({"dummy_agreement": agreement}).dummy_agreement
-    with pytest.raises(UsageError, match=cause):
+    with pytest.raises(UsageError, match=message):
         read_agreement(shares, exits)
 
 

@@ -21,21 +21,21 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_architecture_is_judged_by_the_configuration(name, tmp_path):
-    config, cause = CONFIGS[name]
+    config, message = CONFIGS[name]
     (tmp_path / "config.json").write_text(json.dumps(config))
     for error in (ValueError("worded otherwise some day"), KeyError("made_up")):
         found = explain(error, Checkpoint(str(tmp_path)))
-        assert isinstance(found, UsageError) and cause in found.cause
+        assert isinstance(found, UsageError) and message in found.message
     with pytest.raises((ValueError, KeyError)) as caught:
         AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path, trust_remote_code=False))
-    assert cause in explain(caught.value, Checkpoint(str(tmp_path))).cause
+    assert message in explain(caught.value, Checkpoint(str(tmp_path))).message
 
 
 @pytest.mark.parametrize("error", [ValueError("the model type of custom code"), KeyError("rope_theta")])
 def test_a_known_architecture_is_not_called_unknown(error, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "auto_map": {"AutoConfig": "c.C"}}))
     found = explain(error, Checkpoint(str(tmp_path)))
-    assert isinstance(found, UnavailableError) and "cannot be loaded" in found.cause
+    assert isinstance(found, UnavailableError) and "cannot be loaded" in found.message
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", ""])
@@ -46,19 +46,19 @@ def test_a_broken_tokenizer_is_called_a_broken_tokenizer(text, model_type, tmp_p
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(UnavailableError) as caught:
         load_tokenizer(Checkpoint(str(tmp_path)))
-    assert caught.value.cause.startswith(f"the tokenizer of {tmp_path} cannot be loaded: ")
+    assert caught.value.message.startswith(f"the tokenizer of {tmp_path} cannot be loaded: ")
 
 
 def test_a_tokenizer_with_code_of_its_own_is_said_to_be_one(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["t.T", None]}}))
-    assert "wants to run code of its own" in explain_tokenizer(ValueError("x"), Checkpoint(str(tmp_path))).cause
+    assert "wants to run code of its own" in explain_tokenizer(ValueError("x"), Checkpoint(str(tmp_path))).message
 
 
 def test_offline_the_network_is_not_to_be_checked(monkeypatch):
-    for offline, cure in ((True, "run once without --offline"), (False, "check the name and the network")):
+    for offline, hint in ((True, "run once without --offline"), (False, "check the name and the network")):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
         found = explain(LocalEntryNotFoundError("no"), Checkpoint("some-org/some-model"))
-        assert isinstance(found, UnavailableError) and cure in found.cure and ("network" in found.cure) != offline
+        assert isinstance(found, UnavailableError) and hint in found.hint and ("network" in found.hint) != offline
 
 
 def test_a_configuration_is_named_where_it_is_no_json(tmp_path):

@@ -280,7 +280,7 @@ def test_what_the_fused_stack_cannot_run_is_refused_by_name_or_left_to_transform
     (folder / "config.json").write_text(json.dumps(values | changes))
     with pytest.raises(UsageError, match=f"{folder} does not run on the fused stack: its .* {reason}") as caught:
         load(folder, "fused")
-    assert "--stack" in caught.value.cure
+    assert "--stack" in caught.value.hint
     if "hidden_act" in changes:
         assert isinstance(load(folder), TransformersStack)
 
@@ -310,3 +310,37 @@ def test_attention_on_cuda_leaves_cudnn_out_and_gives_the_choice_back():
     assert torch.backends.cuda.cudnn_sdp_enabled()
     with without_cudnn(torch.device("cpu")):
         assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.parametrize("counts", [RowCounts(), RowCounts((4,), 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_attention_on_cuda_is_asked_for_what_only_the_slow_computation_can_do(monkeypatch, dtype, counts):
+    """Its kernels know either masks or keys that heads share, and shared keys in half precision only."""
+    config, calls, attend = model_of("llama").to(dtype), [], torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, keys, values, **options):
+        calls.append((query, keys, options))
+        return attend(query, keys, values, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    found = []
+    for suits_cuda in (False, True):
+        stack = fused_stack(config)
+        stack._suits_cuda, stack.rows = suits_cuda, counts
+        stack.reserve(120)
+        calls.clear()
+        hidden = stack.embed([(5 * at) % 24 for at in range(100)])
+        spans = [(0, 40, True), (40, 80, True), (80, 83, False), (83, 84, False), (84, 100, False)]
+        found.append(
+            torch.cat([stack.run(hidden[a:b], 0, stack.num_layers, a, prompt=prompt) for a, b, prompt in spans])
+        )
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-4 if dtype == torch.float32 else 0.2)
+    assert any(options.get("attn_mask") is not None for *_, options in calls)
+    for query, keys, options in calls:
+        mask = options.get("attn_mask")
+        if mask is not None:
+            assert mask.is_contiguous() and mask.data_ptr() % 16 == 0
+        if options.get("enable_gqa"):
+            assert mask is None and dtype == torch.bfloat16
+        else:
+            assert query.shape[1] == keys.shape[1]

@@ -230,12 +230,12 @@ def test_the_estimate_counts_what_stays_packed(tmp_path):
 
 
 def refused(path, kind):
-    """Cause and cure of the error that planning raises, long before weights are read."""
+    """Message and hint of the error that planning raises, long before weights are read."""
     with pytest.raises(kind) as caught:
         check_weights(Checkpoint(str(path)))
     assert isinstance(caught.value, HispecError)
-    assert "\n" not in caught.value.cause + caught.value.cure
-    return f"{caught.value.cause}; {caught.value.cure}"
+    assert "\n" not in caught.value.message + caught.value.hint
+    return f"{caught.value.message}; {caught.value.hint}"
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_files_that_are_cut_short_are_refused(whole, tmp_path, share):
 
 
 @pytest.mark.parametrize(
-    ("data", "cause"),
+    ("data", "message"),
     [
         (b"", "it is empty"),
         (b"PK\x03\x04" * 100, "does not begin with GGUF"),
@@ -259,9 +259,9 @@ def test_files_that_are_cut_short_are_refused(whole, tmp_path, share):
         (b"GGUF\x03\x00\x00\x00" + bytes(8) + b"\x01" + bytes(7) + b"\x02" + bytes(7) + b"\xff\xff\x63\x00" + bytes(40), "damaged"),
     ],
 )  # fmt: skip
-def test_other_files_are_refused(tmp_path, data, cause):
+def test_other_files_are_refused(tmp_path, data, message):
     (tmp_path / "model.gguf").write_bytes(data)
-    assert cause in refused(tmp_path / "model.gguf", UnavailableError)
+    assert message in refused(tmp_path / "model.gguf", UnavailableError)
 
 
 def test_missing_files_are_refused_with_those_that_are_there(whole):
@@ -326,4 +326,4 @@ def test_what_cannot_be_done_with_a_file_is_refused(whole):
     for options in ({"quantization": "4bit"}, {"quantization": "8bit"}, {"tensor_parallel": True}):
         with pytest.raises(UsageError, match="is a GGUF file") as caught:
             Placement(**options).check(Checkpoint(str(whole)).config, "model.gguf")
-        assert "int4" in caught.value.cure
+        assert "int4" in caught.value.hint

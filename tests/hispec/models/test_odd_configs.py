@@ -180,7 +180,7 @@ def test_a_quantized_checkpoint_says_which_library_it_needs(method, tmp_path, mo
     saved(tmp_path, "llama", {}, {"quantization_config": method})
     with pytest.raises(UnavailableError, match=r"needs a package that is not installed: .*bitsandbytes") as caught:
         load(tmp_path)
-    assert caught.value.cure.startswith("install it")
+    assert caught.value.hint.startswith("install it")
 
 
 def test_key_value_heads_that_are_not_said_are_counted_as_transformers_makes_them(tmp_path):
@@ -319,8 +319,8 @@ def test_a_value_that_cannot_be_used_is_refused_by_its_key(family, key, edits, t
         assert shape.context > 0 and isinstance(shape.dtype, str | None)
     with pytest.raises(UsageError) as caught:
         _ = Checkpoint(str(tmp_path)).config
-    assert caught.value.cause.startswith(f"config.json of {tmp_path}: ")
-    assert (key in caught.value.cause) or (key == "hidden_size" and "num_attention_heads" in caught.value.cause)
+    assert caught.value.message.startswith(f"config.json of {tmp_path}: ")
+    assert (key in caught.value.message) or (key == "hidden_size" and "num_attention_heads" in caught.value.message)
 
 
 SOUND = {"phi3": {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "pad_token_id": None}}

@@ -136,12 +136,12 @@ def test_without_its_library_quantization_is_refused(monkeypatch):
         UnavailableError, match="--quantization 4bit needs bitsandbytes, which is not installed"
     ) as caught:
         Engine.from_profile("tiny", quantization="4bit")
-    assert "pip install 'hispec[quantization]'" in caught.value.cure
+    assert "pip install 'hispec[quantization]'" in caught.value.hint
     Engine.from_profile("tiny", quantization="none")
 
 
 @pytest.mark.parametrize(
-    ("options", "cause"),
+    ("options", "message"),
     [
         ({"device_map": "auto", "device": "cpu"}, "--device names one device"),
         ({"max_memory": "cpu=1GB"}, "--max-memory limits what --device-map spreads"),
@@ -151,8 +151,8 @@ def test_without_its_library_quantization_is_refused(monkeypatch):
         ({"device_map": "auto", "max_memory": "cpu=4MB", "stack": "fused"}, "its layers are spread over devices"),
     ],
 )
-def test_placements_that_exclude_each_other_are_refused(options, cause):
-    with pytest.raises(UsageError, match=cause):
+def test_placements_that_exclude_each_other_are_refused(options, message):
+    with pytest.raises(UsageError, match=message):
         Engine.from_profile("tiny", **options)
 
 

@@ -152,7 +152,7 @@ def test_damaged_files_are_refused(saved, damage):
         file = TranslatorFile(saved)
         for exit_ in (1, 2):
             file.read(exit_)
-    assert "damaged" in caught.value.cause and "hispec fit-exits" in caught.value.cure
+    assert "damaged" in caught.value.message and "hispec fit-exits" in caught.value.hint
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors at all", None])

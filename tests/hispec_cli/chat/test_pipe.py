@@ -53,7 +53,7 @@ def test_events_of_every_turn_one_a_line(hispec):
 
 
 @pytest.mark.parametrize(
-    ("stdin", "cause", "cure"),
+    ("stdin", "message", "hint"),
     [
         (b"/undu\n", "there is no command /undu", "did you mean /undo? "),
         (b"ok \xff\n", "line 1 of standard input is not UTF-8 text", "iconv"),
@@ -63,8 +63,8 @@ def test_events_of_every_turn_one_a_line(hispec):
         (b"/load none.json\n", "none.json cannot be read", "check the path"),
     ],
 )
-def test_a_mistake_ends_it_with_its_exit_code(hispec, stdin, cause, cure):
-    assert_cause_and_cure(hispec("chat", stdin=stdin + b"Hello\n"), 2, cause, cure)
+def test_a_mistake_ends_it_with_its_exit_code(hispec, stdin, message, hint):
+    assert_cause_and_cure(hispec("chat", stdin=stdin + b"Hello\n"), 2, message, hint)
 
 
 def test_a_session_goes_on_with_its_model_settings_and_turns(hispec, sessions):
@@ -153,8 +153,8 @@ def test_sessions_are_listed_renamed_and_deleted(hispec, sessions):
         (("--delete-session", "../sums"), "there is no session ../sums", "--list-sessions"),
         (("--list-sessions", "--delete-session", "sums"), "exclude each other", "one of them"),
     ]
-    for arguments, cause, cure in refused:
-        assert_cause_and_cure(hispec("chat", *arguments), 2, cause, cure)
+    for arguments, message, hint in refused:
+        assert_cause_and_cure(hispec("chat", *arguments), 2, message, hint)
     with closing(SessionStore("travel", sessions)):
         for arguments in (("--rename-session", "travel", "x"), ("--delete-session", "travel")):
             assert_cause_and_cure(hispec("chat", *arguments), 2, "travel is open in another process", "leave it there")

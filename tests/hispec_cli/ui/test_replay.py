@@ -58,7 +58,7 @@ def edited(change):
 
 
 @pytest.mark.parametrize(
-    ("content", "cause"),
+    ("content", "message"),
     [
         ("", "line 1: it is not JSON"),
         ("hello\n", "line 1: it is not JSON"),
@@ -83,15 +83,15 @@ def edited(change):
         (edited(lambda lines: lines.append(lines[-1])), "line 69: it goes on after its end"),
     ],
 )
-def test_what_is_no_trace_is_told_in_one_line(hispec, tmp_path, content, cause):
+def test_what_is_no_trace_is_told_in_one_line(hispec, tmp_path, content, message):
     (tmp_path / "trace.jsonl").write_text(content)
-    assert_cause_and_cure(replay(hispec, tmp_path / "trace.jsonl"), 2, cause, "hispec generate ... --trace")
+    assert_cause_and_cure(replay(hispec, tmp_path / "trace.jsonl"), 2, message, "hispec generate ... --trace")
 
 
 def test_files_that_cannot_be_read(hispec, tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    for name, cause in (("missing", "No such file"), ("", "directory"), ("bytes", "not UTF-8")):
-        assert_cause_and_cure(replay(hispec, tmp_path / name), 2, cause, "--replay")
+    for name, message in (("missing", "No such file"), ("", "directory"), ("bytes", "not UTF-8")):
+        assert_cause_and_cure(replay(hispec, tmp_path / name), 2, message, "--replay")
 
 
 def test_options_that_do_not_go_together(hispec, tmp_path):
