@@ -49,6 +49,55 @@ MUTATIONS = (
     Mutation(
         "the same noise at two positions", "noise.py", "position.to_bytes", "(position // 2).to_bytes", DISTRIBUTION
     ),
+    Mutation(
+        "drafts without the mask",
+        "engine.py",
+        "self.samplers = [*[sampler] * self.target",
+        "self.samplers = [*[Sampler(Sampling(sampler.sampling.temperature), sampler.noise)] * self.target",
+        "test_mask.py",
+    ),
+    Mutation(
+        "n-gram drafts without the mask",
+        "drafters.py",
+        "        if self.mask is not None:\n",
+        "        if False:\n",
+        "test_mask.py",
+    ),
+    Mutation(
+        "a mask that processors can leave nothing of",
+        "mask.py",
+        "stuck = left.amax(-1, keepdim=True).isneginf()",
+        "stuck = left.amax(-1, keepdim=True).isnan()",
+        "test_mask.py",
+    ),
+    Mutation(
+        "a grammar that remembers rejected tokens",
+        "../grammar.py",
+        "self._matcher.rollback(len(self._taken) - shared)",
+        "len(self._taken)",
+        "../test_grammar.py",
+    ),
+    Mutation(
+        "a grammar that keeps what might have followed rejected tokens",
+        "../grammar.py",
+        "for at, found in self._found.items() if at <= shared}",
+        "for at, found in self._found.items()}",
+        "../test_grammar.py",
+    ),
+    Mutation(
+        "a grammar too complex to go on, and the rest of the answer free",
+        "../grammar.py",
+        "        if self._matcher.is_error():\n            raise self._grammar._refused(",
+        "        if False:\n            raise self._grammar._refused(",
+        "../test_grammar.py",
+    ),
+    Mutation(
+        "log-probabilities of the options told as the model's own",
+        "logprobs.py",
+        "len(prefix), logits.own, after.own",
+        "len(prefix), after.own, after.own",
+        "test_logprobs.py",
+    ),
     Mutation("the same noise for two seeds", "noise.py", "seed.to_bytes", "(seed // 2).to_bytes", "test_noise.py"),
     Mutation(
         "noise of the place in the pass, not in the text",
@@ -232,8 +281,8 @@ MUTATIONS = (
     Mutation(
         "verify compares the hierarchy with itself",
         "../api.py",
-        "alone = self.decoder(Hierarchy([self.hierarchy.target]))",
-        "alone = self.decoder()",
+        "decoder = self.decoder(Hierarchy([self.hierarchy.target]), generation.grammar)",
+        "decoder = self.decoder(None, generation.grammar)",
         API,
     ),
     Mutation(
@@ -336,14 +385,14 @@ MUTATIONS = (
     ),
     Mutation(
         "tokens after a stop text kept",
-        "../api.py",
-        "        if text.stopped:\n            break\n    return replace(",
-        "    return replace(",
+        "../text.py",
+        "        if text.stopped:\n            break\n",
+        "",
         API,
     ),
     Mutation(
         "tokens after a stop text in events",
-        "../api.py",
+        "../text.py",
         "token_ids=event.token_ids[:count], text=piece",
         "text=piece",
         API,

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -20,8 +21,9 @@ from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.decoding.sampling import Sampling
 from hispec.decoding.state import DecodingState, PrefixCache
 from hispec.errors import LosslessnessError, OutOfMemoryError, UsageError, is_out_of_memory
-from hispec.events import Committed, Event, Finished, FinishReason
+from hispec.events import Committed, Event, Finished, FinishReason, TokenLogprobs
 from hispec.generation import Conditions
+from hispec.grammar import Grammar
 from hispec.levels import build_hierarchy
 from hispec.loading import LoadedModels, load
 from hispec.lossless import Difference, diagnose, first_difference
@@ -32,7 +34,7 @@ from hispec.profile import Profile, check_depths, load_profile, models_of, profi
 from hispec.progress import Watch, unwatched
 from hispec.ranks import SharedPolicy
 from hispec.settings import Settings
-from hispec.text import DraftText, TextStream, check_room, check_stop, encode_prompt
+from hispec.text import DraftText, TextStream, check_room, check_stop, encode_prompt, with_text
 
 
 @dataclass
@@ -50,6 +52,9 @@ class Generation:
         environment: what it ran on.
         seed: what the answer was sampled with; None for a greedy one.
         verified: whether `Engine.verify` found it identical to the target's own; None when not asked.
+        logprobs: of each of `token_ids`; None when not asked.
+        grammar: that the answer was to match, if any.
+        complete: whether it does: one that broke off, or reached its most tokens, may not. None without a grammar.
     """
 
     profile: str
@@ -62,6 +67,9 @@ class Generation:
     environment: dict[str, Any]
     seed: int | None = None
     verified: bool | None = None
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    grammar: Grammar | None = None
+    complete: bool | None = None
 
     def to_record(self) -> dict[str, Any]:
         """The `hispec.generate/1` object."""
@@ -75,7 +83,8 @@ class Generation:
             "stats": self.stats.to_record(),
             "environment": self.environment,
         }
-        extra = {"seed": self.seed, "verified": self.verified}
+        logprobs = None if self.logprobs is None else [asdict(one) for one in self.logprobs]
+        extra = {"seed": self.seed, "verified": self.verified, "logprobs": logprobs, "complete": self.complete}
         return record | {key: value for key, value in extra.items() if value is not None}
 
 
@@ -210,6 +219,8 @@ class Engine:
         history: Sequence[tuple[str, str]] = (),
         seed: int | None = None,
         prefix: PrefixCache | None = None,
+        grammar: Grammar | None = None,
+        logprobs: int | None = None,
     ) -> Generator[Event]:
         """Answer a prompt, event by event; the last is `Finished`, its `result` a `Generation`.
 
@@ -222,9 +233,14 @@ class Engine:
             history: earlier turns, (prompt, answer) each.
             seed: in the place of the settings'.
             prefix: remembers from answer to answer what has been run already.
+            grammar: that the answer must match, from its first character on.
+            logprobs: give `Committed` events and the result the log-probabilities of their tokens, and of so many of
+                the likeliest beside each, from 0 on; None gives none.
 
         Raises:
-            UsageError: an empty prompt, an impossible stop text, a prompt that leaves no room in the context.
+            UsageError: an empty prompt, an impossible stop text, a prompt that leaves no room in the context, a grammar
+                that cannot be used, or that turns out too complex in the middle of the answer.
+            UnavailableError: a grammar, and llguidance is not installed.
             OutOfMemoryError: after a `Finished` with what was validated; the engine can go on to a shorter answer.
         """
         ids = encode_prompt(
@@ -238,6 +254,8 @@ class Engine:
             seed=seed,
             prefix=prefix,
             conversation=bool(history),
+            grammar=grammar,
+            logprobs=logprobs,
         )
 
     def stream_ids(
@@ -251,6 +269,8 @@ class Engine:
         seed: int | None = None,
         prefix: PrefixCache | None = None,
         conversation: bool = False,
+        grammar: Grammar | None = None,
+        logprobs: int | None = None,
     ) -> Generator[Event]:
         """Go on after token ids, as `stream` does after a prompt.
 
@@ -258,12 +278,12 @@ class Engine:
             ids: what the target reads, at least one.
             prompt: what they were made from, for the `Generation`.
             max_new_tokens: in the place of the settings'.
-            stop, draft_text, seed, prefix: as for `stream`.
+            stop, draft_text, seed, prefix, grammar, logprobs: as for `stream`.
             conversation: whether earlier turns are among the ids, for the error.
 
         Raises:
-            UsageError: an impossible stop text, ids that leave no room in the context or, with the first event, one
-                that is not in the vocabulary.
+            UsageError: an impossible stop text or grammar, ids that leave no room in the context or, with the first
+                event, one that is not in the vocabulary.
             OutOfMemoryError: as `stream`.
         """
         stop = [stop] if isinstance(stop, str) else (stop or self.generation.stop)
@@ -273,10 +293,22 @@ class Engine:
         drafts = DraftText(self.tokenizer) if draft_text else None
         seed = self.settings.seed if seed is None else seed
         limit = min(room, max_new_tokens or self.settings.max_new_tokens)
-        return self._stream(prompt, ids, limit, stop, drafts, seed, prefix)
+        if logprobs is not None and logprobs < 0:
+            raise UsageError(f"--logprobs is {logprobs}", "give a whole number from 0 on")
+        if grammar is not None:
+            self.models.grammars.mask(grammar, len(ids))  # refused now, not when the first event is asked for
+        return self._stream(prompt, ids, limit, stop, drafts, seed, prefix, grammar, logprobs)
 
     def generate(
-        self, prompt: str, *, system: str | None = None, raw: bool = False, stop: Sequence[str] = ()
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        raw: bool = False,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+        grammar: Grammar | None = None,
+        logprobs: int | None = None,
     ) -> Generation:
         """Answer a prompt in one call.
 
@@ -285,15 +317,16 @@ class Engine:
             system: a system message.
             raw: do not apply the chat template.
             stop: texts that end the answer and are not part of it; by default those of the generation config.
+            seed, grammar, logprobs: as for `stream`.
 
         Returns:
             The answer with its token ids and figures.
 
         Raises:
-            UsageError: an empty prompt, an impossible stop text, a prompt that leaves no room in the context.
+            UsageError: an empty prompt, an impossible stop text or grammar, a prompt that leaves no room in the context.
             OutOfMemoryError: the memory ran out; its `generation` is the answer so far.
         """
-        *_, last = self.stream(prompt, system=system, raw=raw, stop=stop)
+        *_, last = self.stream(prompt, system=system, raw=raw, stop=stop, seed=seed, grammar=grammar, logprobs=logprobs)
         assert isinstance(last, Finished) and isinstance(last.result, Generation)
         return last.result
 
@@ -310,27 +343,30 @@ class Engine:
         """Ask the answer under way to end before its next step. Safe to call from a signal handler."""
         self._interrupted = True
 
-    def decoder(self, hierarchy: Hierarchy | None = None) -> Decoder:
+    def decoder(self, hierarchy: Hierarchy | None = None, grammar: Grammar | None = None) -> Decoder:
         """Return what decodes token ids, without text, as the settings say.
 
         Args:
             hierarchy: on the engine's models; its own by default.
+            grammar: that answers must match.
         """
         hierarchy = hierarchy or self.hierarchy
         return Decoder(
             hierarchy,
             lambda: self._policy(hierarchy),
-            self._sampling,
+            partial(self._sampling, grammar=grammar),
             self.settings.intermediate_top_k,
             self.eos_ids,
             self._is_interrupted,
         )
 
-    def _sampling(self, prompt_ids: Sequence[int], max_new_tokens: int) -> Sampling:
+    def _sampling(self, prompt_ids: Sequence[int], max_new_tokens: int, grammar: Grammar | None = None) -> Sampling:
         """Return how tokens are chosen for one prompt."""
         vocab_size = self.hierarchy.stack_of(-1).vocab_size
         conditions = Conditions.of(prompt_ids, max_new_tokens, self.eos_ids, vocab_size, self.device)
-        return self.generation.sampling(self.settings, conditions)
+        sampling = self.generation.sampling(self.settings, conditions)
+        mask = None if grammar is None else self.models.grammars.mask(grammar, len(prompt_ids))
+        return replace(sampling, mask=mask)
 
     def _policy(self, hierarchy: Hierarchy) -> Policy:
         """A fresh policy of the settings."""
@@ -367,12 +403,15 @@ class Engine:
         prompt_ids, count = generation.prompt_ids, len(generation.token_ids)
         own_end = generation.finish_reason in ("eos", "length")  # the target must end there too
         limit = min(self.context - len(prompt_ids), self.settings.max_new_tokens)  # which some processors look at
-        alone = self.decoder(Hierarchy([self.hierarchy.target])).decode(prompt_ids, limit, generation.seed or 0)
+        decoder = self.decoder(Hierarchy([self.hierarchy.target]), generation.grammar)
+        alone = decoder.decode(prompt_ids, limit, generation.seed or 0)
         written = (token for event in alone if isinstance(event, Committed) for token in event.token_ids)
         expected = list(islice(written, None if own_end else count))
         if self._interrupted:
             raise KeyboardInterrupt
-        difference = self.examine(prompt_ids, generation.token_ids, expected, generation.seed or 0)
+        difference = self.examine(
+            prompt_ids, generation.token_ids, expected, seed=generation.seed or 0, grammar=generation.grammar
+        )
         generation.verified = difference is None
         if difference is not None:
             raise LosslessnessError(
@@ -388,6 +427,7 @@ class Engine:
         reference: list[int],
         max_new_tokens: int | None = None,
         seed: int = 0,
+        grammar: Grammar | None = None,
     ) -> Difference | None:
         """Compare an output with the target's own for the same prompt and seed: None where they are equal.
 
@@ -397,13 +437,14 @@ class Engine:
             reference: the target's own.
             max_new_tokens: what both were decoded with, which some processors look at; by default the settings'.
             seed: of the sampling noise.
+            grammar: that both had to match.
         """
         at = first_difference(ids, reference)
         if at is None:
             return None
         text = prompt_ids + reference[:at]
         limit = max_new_tokens or min(self.context - len(prompt_ids), self.settings.max_new_tokens)
-        decoder = self.decoder(Hierarchy([self.hierarchy.target]))
+        decoder = self.decoder(Hierarchy([self.hierarchy.target]), grammar)
         state = DecodingState(decoder.hierarchy, text, len(text))
         sampler = decoder.sampler(seed, prompt_ids, limit)
         best, second = sampler.scores(state.logits(0, len(text) - 1, len(text)), text).gap()
@@ -418,15 +459,19 @@ class Engine:
         drafts: DraftText | None,
         seed: int | None,
         prefix: PrefixCache | None,
+        grammar: Grammar | None,
+        logprobs: int | None,
     ) -> Generator[Event]:
         """The engine's events with text added, cut at a stop text."""
         seed = secrets.randbits(32) if seed is None else seed % SEEDS
         seed = seed if self.ranks is None else self.ranks.share(seed)
         text, stats = TextStream(self.tokenizer, stop), self.new_stats()
 
+        likely: list[TokenLogprobs] = []
         end, memory_ended = Finished(0.0, "interrupted"), False
         try:
-            with closing(self.decoder().decode(ids, max_new_tokens, seed, prefix, self._past)) as events:
+            decoder = self.decoder(grammar=grammar)
+            with closing(decoder.decode(ids, max_new_tokens, seed, prefix, self._past, logprobs)) as events:
                 for event in events:
                     if isinstance(event, Finished):
                         end = event
@@ -435,7 +480,8 @@ class Engine:
                     if drafts is not None:
                         event = drafts.see(event)
                     if isinstance(event, Committed):
-                        event = _with_text(event, text)
+                        event = with_text(event, text, self.tokenizer)
+                        likely += event.logprobs
                     stats.see(event)
                     yield event
                     if text.stopped:
@@ -459,6 +505,9 @@ class Engine:
             stats,
             self.environment,
             seed if self.settings.temperature > 0 else None,
+            logprobs=None if logprobs is None else tuple(likely),
+            grammar=grammar,
+            complete=None if grammar is None else self.models.grammars.is_complete(grammar, text.token_ids),
         )
         yield replace(end, result=generation)
         if memory_ended:
@@ -476,13 +525,3 @@ def unprofiled(model: str, draft_exit: int | None, intermediate_exit: int | None
     """
     depth = Checkpoint(model, dummy=dummy).config.num_layers
     return profile_for_model(model, depth, draft_exit, intermediate_exit)
-
-
-def _with_text(event: Committed, text: TextStream) -> Committed:
-    """Add the text of committed ids, keeping only ids up to the one that completes a stop text."""
-    piece, count = "", 0
-    for token in event.token_ids:
-        piece, count = piece + text.feed(token), count + 1
-        if text.stopped:
-            break
-    return replace(event, token_ids=event.token_ids[:count], text=piece)

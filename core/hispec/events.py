@@ -55,13 +55,48 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Likely:
+    """A token that might have come, its natural log-probability, and its text where texts were asked for."""
+
+    token_id: int
+    logprob: float
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural log-probabilities of one committed token, all the target's own.
+
+    Attributes:
+        token_id: that was committed.
+        logprob: as the model says, before any option.
+        sampling_logprob: in the distribution that it was drawn from: after penalties, mask, temperature, top-k, top-p
+            and min-p. Greedy decoding has no temperature: it is that of the scores of which it takes the argmax.
+        top: the likeliest tokens by the first, in order.
+        sampling_top: likewise by the second; fewer where fewer are possible.
+        text: of the token, where texts were asked for.
+    """
+
+    token_id: int
+    logprob: float
+    sampling_logprob: float
+    top: tuple[Likely, ...] = ()
+    sampling_top: tuple[Likely, ...] = ()
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Committed:
-    """The target validated `token_ids`; they are final. `text` is what became printable with them."""
+    """The target validated `token_ids`; they are final. `text` is what became printable with them.
+
+    `logprobs` are those of each token where they were asked for, else it is empty.
+    """
 
     kind: ClassVar[str] = "committed"
     t: float
     token_ids: tuple[int, ...]
     text: str = ""
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +121,7 @@ def to_record(event: Event) -> dict[str, Any]:
     if isinstance(event, Finished):
         result = event.result.to_record() if event.result is not None else {"finish_reason": event.finish_reason}
         return {"event": event.kind, "t": event.t, **result}
-    return {"event": event.kind, **asdict(event)}
+    record = {"event": event.kind, **asdict(event)}
+    if isinstance(event, Committed) and not event.logprobs:
+        del record["logprobs"]
+    return record

@@ -9,6 +9,7 @@ EXTRAS = {
     "report": ("matplotlib", "jinja2"),
     "chat": ("prompt_toolkit",),
     "gguf": ("gguf",),
+    "grammar": ("llguidance",),
     "quantization": ("bitsandbytes",),
 }
 """Importable packages by the extra that installs them, as in pyproject.toml."""

@@ -7,6 +7,7 @@ build: `hispec.models.loading` has both.
 import platform
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from hispec.decoding.knowledge import Knowledge
 from hispec.errors import UnavailableError
 from hispec.exits.probe import find_exit
 from hispec.generation import GenerationOptions, read_generation_options
+from hispec.grammar import Grammars
 from hispec.levels import check_copies, deepest_exit, open_translators
 from hispec.memory import HUB_TIMEOUT, PROMPT_TOKENS, check_profile, estimate
 from hispec.models.agreement import set_agreement
@@ -67,6 +69,12 @@ class LoadedModels:
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     ranks: Ranks | None = None
     knowledge: dict[Hashable, Knowledge] = field(default_factory=dict)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What makes grammars ready for the target's vocabulary."""
+        target = self.stacks[self.profile.target.model]
+        return Grammars(self.tokenizer, target.vocab_size, self.eos_ids, target.device)
 
 
 @dataclass(frozen=True)

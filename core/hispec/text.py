@@ -9,7 +9,7 @@ from hispec.chat_template import ChatTemplate, Message
 from hispec.counts import counted
 from hispec.detokenizer import Detokenizer
 from hispec.errors import UsageError
-from hispec.events import Committed, Drafted, Event, Judged
+from hispec.events import Committed, Drafted, Event, Judged, Likely, TokenLogprobs
 from hispec.utf8 import check_utf8
 
 if TYPE_CHECKING:
@@ -203,6 +203,28 @@ class TextStream:
         piece = self._settled[self._shown : upto]
         self._shown = max(self._shown, upto)
         return piece
+
+
+def with_text(event: Committed, text: TextStream, tokenizer: "PreTrainedTokenizerBase") -> Committed:
+    """Add the text of committed ids, keeping only those up to the one that completes a stop text.
+
+    Log-probabilities have the text that each token decodes to alone, half characters as U+FFFD.
+    """
+    piece, count = "", 0
+    for token in event.token_ids:
+        piece, count = piece + text.feed(token), count + 1
+        if text.stopped:
+            break
+
+    def spelled(one: Likely) -> Likely:
+        return replace(one, text=tokenizer.decode([one.token_id]))
+
+    def all_spelled(one: TokenLogprobs) -> TokenLogprobs:
+        top, sampling_top = tuple(map(spelled, one.top)), tuple(map(spelled, one.sampling_top))
+        return replace(one, text=tokenizer.decode([one.token_id]), top=top, sampling_top=sampling_top)
+
+    logprobs = tuple(map(all_spelled, event.logprobs[:count]))
+    return replace(event, token_ids=event.token_ids[:count], text=piece, logprobs=logprobs)
 
 
 class DraftText:

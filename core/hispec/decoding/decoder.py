@@ -40,6 +40,7 @@ class Decoder:
         seed: int = 0,
         prefix: PrefixCache | None = None,
         past: Past | None = None,
+        logprobs: int | None = None,
     ) -> Generator[Event]:
         """Decode a prompt; see `hispec.decoding.engine.decode`.
 
@@ -49,12 +50,13 @@ class Decoder:
             seed: of the sampling noise.
             prefix: remembers from answer to answer what has been run already.
             past: remembers from answer to answer what guesses are made from; by default they know this text only.
+            logprobs: how many of the likeliest tokens to tell beside each committed one; None: no log-probabilities.
         """
         policy = self.policy()  # which may measure costs first, with the caches that the state will take
         capacity = len(prompt_ids) + max_new_tokens
         state = (prefix or PrefixCache()).begin(self.hierarchy, list(prompt_ids), capacity)
         stop = StopCriteria(max_new_tokens, self.eos_ids, self.interrupted)
-        return decode(state, policy, self.sampler(seed, prompt_ids, max_new_tokens), stop, past)
+        return decode(state, policy, self.sampler(seed, prompt_ids, max_new_tokens), stop, past, logprobs)
 
     def token_ids(self, prompt_ids: Sequence[int], max_new_tokens: int, seed: int = 0) -> list[int]:
         """Return the token ids of a whole answer; arguments as `decode`."""

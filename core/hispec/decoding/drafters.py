@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hispec.decoding.logits import Logits
+from hispec.decoding.mask import Mask
 from hispec.decoding.past import RECYCLED, REST, Kind, Past
 from hispec.decoding.policies import LEAST, Draft
 from hispec.decoding.sampling import Sampler
@@ -76,10 +77,18 @@ class NgramDrafter:
         most: the most tokens of one draft.
         ends: tokens after which it stops.
         past: of the session, with the same `longest`; none by default.
+        mask: which tokens may follow a text; drafts end before the first that may not.
     """
 
-    def __init__(self, longest: int, most: int, ends: Collection[int] = (), past: Past | None = None) -> None:
-        self.most, self.ends, self.past = most, ends, past or Past(longest)
+    def __init__(
+        self,
+        longest: int,
+        most: int,
+        ends: Collection[int] = (),
+        past: Past | None = None,
+        mask: Mask | None = None,
+    ) -> None:
+        self.most, self.ends, self.past, self.mask = most, ends, past or Past(longest), mask
         self._rest: list[int] = []
         self._read: int | None = None
         """Tokens of the text that are in the past; None before any is."""
@@ -134,6 +143,8 @@ class NgramDrafter:
             (REST, self._rest),
             (RECYCLED, self.past.recycle(tokens[-1], self.most)),
         ]
+        if self.mask is not None:
+            kinds = [(kind, guesses[: self.mask.fitting(tokens, guesses)]) for kind, guesses in kinds]
         found = [(kind, guesses) for kind, guesses in kinds if guesses]
         return max(found, key=lambda one: self.past.chance(one[0]), default=(REST, []))
 

@@ -8,6 +8,7 @@ import torch
 
 from hispec.decoding.drafters import Drafter, LevelDrafter, NgramDrafter
 from hispec.decoding.logits import Logits
+from hispec.decoding.logprobs import RecordingSampler
 from hispec.decoding.past import Past
 from hispec.decoding.policies import Draft, Judge, Policy
 from hispec.decoding.sampling import Sampler
@@ -31,7 +32,12 @@ class StopCriteria:
 
 
 def decode(
-    state: DecodingState, policy: Policy, sampler: Sampler, stop: StopCriteria, past: Past | None = None
+    state: DecodingState,
+    policy: Policy,
+    sampler: Sampler,
+    stop: StopCriteria,
+    past: Past | None = None,
+    logprobs: int | None = None,
 ) -> Generator[Event]:
     """Decode from the prompt in `state`, yielding events as they happen.
 
@@ -44,15 +50,22 @@ def decode(
         sampler: chooses the tokens of every level.
         stop: when to end.
         past: what guesses are made from beside the text itself, and to what it is added.
+        logprobs: give committed tokens their log-probabilities, and those of so many of the likeliest beside each.
     """
-    return DecodeLoop(state, policy, sampler, stop, past).run()
+    return DecodeLoop(state, policy, sampler, stop, past, logprobs).run()
 
 
 class DecodeLoop:
     """One decoding from prompt to end; arguments as `decode`."""
 
     def __init__(
-        self, state: DecodingState, policy: Policy, sampler: Sampler, stop: StopCriteria, past: Past | None = None
+        self,
+        state: DecodingState,
+        policy: Policy,
+        sampler: Sampler,
+        stop: StopCriteria,
+        past: Past | None = None,
+        logprobs: int | None = None,
     ) -> None:
         self.state, self.policy, self.sampler, self.stop = state, policy, sampler, stop
         hierarchy = state.hierarchy
@@ -62,12 +75,15 @@ class DecodeLoop:
         others = [stack.context for stack in hierarchy.stacks if stack is not hierarchy.target.stack]
         self.reach = min(others, default=self.limit)
         """Beyond the context of any other model, the target writes alone."""
+        self.recorder = None if logprobs is None else RecordingSampler(sampler, logprobs)
+        self.samplers = [*[sampler] * self.target, self.recorder or sampler]
         self.drafters: list[Drafter] = [
-            LevelDrafter(level, sampler, stop.eos_ids, self.goes_on(level)) for level in range(len(hierarchy))
+            LevelDrafter(level, own, stop.eos_ids, self.goes_on(level)) for level, own in enumerate(self.samplers)
         ]
         self.guesses: NgramDrafter | None = None
         if hierarchy.ngrams is not None:
-            self.guesses = NgramDrafter(hierarchy.ngrams.longest, hierarchy.ngrams.tokens, stop.eos_ids, past)
+            ngrams, mask = hierarchy.ngrams, sampler.sampling.mask
+            self.guesses = NgramDrafter(ngrams.longest, ngrams.tokens, stop.eos_ids, past, mask)
             self.drafters[0] = self.guesses
         self.started = perf_counter()
 
@@ -92,7 +108,8 @@ class DecodeLoop:
                 raise
             yield event
             if new := self.state.tokens[known : self.state.committed]:
-                yield Committed(self.now(), tuple(new))
+                logprobs = () if self.recorder is None else self.recorder.logprobs(known, new)
+                yield Committed(self.now(), tuple(new), logprobs=logprobs)
                 reason = self.finish_reason(new)
             if reason is None and self.stop.interrupted():
                 reason = "interrupted"
@@ -141,7 +158,7 @@ class DecodeLoop:
         state, since = self.state, self.state.judged[level]
         waiting = state.tokens[since:]
         logits = state.logits(level, since - 1, len(state.tokens) - 1 + self.takes_bonus(level))
-        scores = self.sampler.scores(logits, state.tokens[:since], waiting)
+        scores = self.samplers[level].scores(logits, state.tokens[:since], waiting)
         own = scores.best()
         if self.guesses is not None:
             self.guesses.past.see(state.tokens[since - 1 :], own)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hispec.decoding.logits import Logits
+from hispec.decoding.mask import Mask, masked
 from hispec.decoding.noise import GumbelNoise
 from hispec.decoding.processors import Processors
 
@@ -28,6 +29,7 @@ class Sampling:
         top_p: keep the fewest likeliest tokens that together have this probability; 1 keeps all.
         min_p: keep tokens at least this share as likely as the likeliest; 0 keeps all.
         processors: applied to the logits before all else, in greedy decoding too.
+        mask: excludes tokens next, in greedy decoding too; None excludes none.
     """
 
     temperature: float = 0.0
@@ -35,6 +37,7 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     processors: Processors = field(default_factory=Processors)
+    mask: Mask | None = None
 
     @property
     def greedy(self) -> bool:
@@ -45,6 +48,16 @@ class Sampling:
     def excludes(self) -> bool:
         """Whether some tokens may not be drawn, however likely others are."""
         return bool(self.top_k or self.top_p < 1 or self.min_p)
+
+    @property
+    def depends_on_text(self) -> bool:
+        """Whether the logits change with the text before a token, by more than the model."""
+        return bool(self.processors) or self.mask is not None
+
+    def restrict(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Tensor:
+        """Return logits as processors and mask leave them, [n, vocab]; arguments as `Processors`."""
+        scores = self.processors(logits, prefix, waiting)
+        return scores if self.mask is None else masked(self.mask, scores, logits, prefix, waiting)
 
     def warp(self, logits: Tensor) -> Tensor:
         """Return logits of the distribution that a token is drawn from, up to a constant; -inf where it cannot be.
@@ -82,10 +95,18 @@ class Sampler:
     @property
     def takes_argmax(self) -> bool:
         """Whether the token is the argmax of the logits as they are, whatever the text was."""
-        return self.sampling.greedy and not self.sampling.processors
+        return self.sampling.greedy and not self.sampling.depends_on_text
 
     def scores(self, logits: Logits, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Logits:
-        """Return scores whose argmax is the level's own token of each row.
+        """Return scores whose argmax is the level's own token of each row; arguments and errors as `distribution`."""
+        chances = self.distribution(logits, prefix, waiting)
+        if self.sampling.greedy:
+            return chances
+        rows = [self._with_noise(row, chances, len(prefix) + i) for i, row in enumerate(chances.own)]
+        return replace(chances, values=torch.stack(rows))
+
+    def distribution(self, logits: Logits, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Logits:
+        """Return logits of the distributions that the level's tokens are drawn from, or have the argmax of if greedy.
 
         Args:
             logits: of n tokens; row i is for the token after `prefix + waiting[:i]`.
@@ -98,12 +119,11 @@ class Sampler:
         if self.takes_argmax:
             return logits
         logits.check()
-        if self.sampling.processors:
-            logits = replace(logits, values=self.sampling.processors(logits.full(), prefix, waiting), ids=None)
+        if self.sampling.depends_on_text:
+            logits = replace(logits, values=self.sampling.restrict(logits.full(), prefix, waiting), ids=None)
         if self.sampling.greedy:
             return logits
-        rows = [self._with_noise(self.sampling.warp(row), logits, len(prefix) + i) for i, row in enumerate(logits.own)]
-        return replace(logits, values=torch.stack(rows))
+        return replace(logits, values=torch.stack([self.sampling.warp(row) for row in logits.own]))
 
     def _with_noise(self, scores: Tensor, logits: Logits, position: int) -> Tensor:
         """Add the noise of a position to scores [words]; only to those that can win, where they are few."""

@@ -1,0 +1,106 @@
+"""JSON schemas to answer: generated, nested, with enums, patterns, formats, unions, references and words of many scripts.
+
+Each has a bounded answer, so that a model that writes on and on under it still comes to its end.
+"""
+
+from random import Random
+from typing import Any
+
+Schema = dict[str, Any]
+
+NAMES = (
+    "name",
+    "age",
+    "city",
+    "items",
+    "price",
+    "tags",
+    "größe",
+    "名前",
+    "имя",
+    "prix_€",
+    "emoji 🙂",
+    'a"b\\c',
+    "x/y",
+    "",
+)
+WORDS = (
+    "red",
+    "green",
+    "blue",
+    "naïve",
+    "東京",
+    "Привет",
+    "مرحبا",
+    "🙂👍🏽",
+    "line\nbreak",
+    'quote"d',
+    "tab\t",
+    "e\u0301",
+    " ",
+)
+PATTERNS = (
+    "^[A-Z]{2}-[0-9]{3}$",
+    "^(foo|bar){1,3}$",
+    "^[äöüß]{1,5}$",
+    "^[0-9]{1,3}(\\.[0-9]{1,2})?$",
+    "^#[0-9a-f]{6}$",
+)
+FORMATS = ("date", "uuid", "ipv4")
+
+
+def schemas(count: int, seed: int = 0) -> list[Schema]:
+    """Return schemas; the first ones are the same whatever the count."""
+    return [_object(Random(f"{seed} {number}"), 1 + number % 4) for number in range(count)]
+
+
+def _object(dice: Random, depth: int) -> Schema:
+    """Return the schema of an object that is nested at most so deep."""
+    names = dice.sample(NAMES, dice.randint(1, 4))
+    schema: Schema = {
+        "type": "object",
+        "properties": {name: _value(dice, depth - 1) for name in names},
+        "required": [name for name in names if dice.random() < 0.8],
+        "additionalProperties": False,
+    }
+    if depth > 2:
+        schema["$defs"] = {"shared": _scalar(dice)}
+        schema["properties"]["shared"] = {"$ref": "#/$defs/shared"}
+    return schema
+
+
+def _value(dice: Random, depth: int) -> Schema:
+    if depth < 1 or dice.random() < 0.4:
+        return _scalar(dice)
+    match dice.randrange(4):
+        case 0:
+            return _object(dice, min(depth, 2))  # no deeper: $ref is resolved at the root
+        case 1:
+            least = dice.randint(0, 2)
+            items = _value(dice, depth - 1)
+            return {"type": "array", "items": items, "minItems": least, "maxItems": least + dice.randint(0, 2)}
+        case 2:
+            return {"type": "array", "prefixItems": [_scalar(dice), _scalar(dice)], "items": False, "minItems": 2}
+        case _:
+            return {"anyOf": [_scalar(dice), {"type": "null"}, _object(dice, min(depth, 2))]}
+
+
+def _scalar(dice: Random) -> Schema:
+    match dice.randrange(8):
+        case 0:
+            return {"enum": dice.sample(WORDS, dice.randint(1, 5))}
+        case 1:
+            return {"const": dice.choice((*WORDS, 7, None, True, [1, "é"], {"k": "ü"}))}
+        case 2:
+            return {"type": "string", "pattern": dice.choice(PATTERNS)}
+        case 3:
+            return {"type": "string", "format": dice.choice(FORMATS)}
+        case 4:
+            return {"type": "string", "minLength": dice.randint(0, 2), "maxLength": dice.randint(2, 16)}
+        case 5:
+            least = dice.randint(-1000, 1000)
+            return {"type": "integer", "minimum": least, "maximum": least + dice.randint(0, 5000)}
+        case 6:
+            return {"type": "number", "minimum": 0, "exclusiveMaximum": dice.choice((1, 10, 99.5)), "multipleOf": 0.25}
+        case _:
+            return {"type": ["boolean", "null"]}

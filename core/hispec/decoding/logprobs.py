@@ -1,0 +1,55 @@
+"""Log-probabilities of the target, from the rows of logits that decide its tokens anyway: no pass is added."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hispec.decoding.logits import Logits
+from hispec.decoding.sampling import Sampler
+from hispec.events import Likely, TokenLogprobs
+
+
+class RecordingSampler(Sampler):
+    """The target's sampler, which remembers the rows that it was shown last.
+
+    Args:
+        sampler: whose rule it follows.
+        top: how many of the likeliest tokens to tell beside each token.
+    """
+
+    def __init__(self, sampler: Sampler, top: int) -> None:
+        super().__init__(sampler.sampling, sampler.noise, sampler.lower_top_k)
+        self._top = top
+        self._at = 0
+        """Where in the text the first row's token stands."""
+        self._before = self._after = torch.empty(0)
+        """Logits of these rows, [n, vocab]: the model's own, and of the distribution that is drawn from."""
+
+    def distribution(self, logits: Logits, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Logits:
+        """See `Sampler.distribution`."""
+        after = super().distribution(logits, prefix, waiting)
+        self._at, self._before, self._after = len(prefix), logits.own, after.own
+        return after
+
+    def logprobs(self, at: int, tokens: Sequence[int]) -> tuple[TokenLogprobs, ...]:
+        """Return the log-probabilities of tokens that the rows shown last have decided.
+
+        Args:
+            at: where in the text the first of them stands.
+            tokens: that were committed.
+        """
+        rows = slice(at - self._at, at - self._at + len(tokens))
+        own, top = _of(self._before[rows], tokens, self._top)
+        sampling, sampling_top = _of(self._after[rows], tokens, self._top)
+        return tuple(map(TokenLogprobs, tokens, own, sampling, top, sampling_top))
+
+
+def _of(logits: Tensor, tokens: Sequence[int], top: int) -> tuple[list[float], list[tuple[Likely, ...]]]:
+    """Return the log-probability of each row's token, and the `top` likeliest of each row that are possible at all."""
+    scores = logits.float().log_softmax(-1)
+    own = scores.gather(-1, torch.tensor(tokens, device=scores.device)[:, None])[:, 0].tolist()
+    best = scores.topk(min(top, scores.shape[-1]))
+    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return own, [tuple(Likely(*one) for one in zip(*row, strict=True) if math.isfinite(one[1])) for row in rows]
