@@ -48,13 +48,12 @@ def first_layers(model: str, dtype: str, count: int) -> LayerStack:
 
 
 def kinds(
-    target: LayerStack, small: LayerStack, lengths: tuple[int, int]
+    target: LayerStack, small: LayerStack | None, lengths: tuple[int, int]
 ) -> Iterator[tuple[str, Hierarchy, Callable[[Hierarchy], Policy]]]:
-    """Yield each kind: its name, its levels, what makes its policy."""
+    """Yield each kind: its name, its levels, what makes its policy; those with a small model where there is one."""
     depth = target.num_layers
     ngrams, last = Level.of_ngrams(4, 8), Level("target", target, depth)
     exits = [Level(f"exit {at}", target, at) for at in sorted({max(1, depth // 16), depth // 4, depth // 2})]
-    other = Level("small model", small, small.num_layers)
 
     def static(hierarchy: Hierarchy) -> Policy:
         return StaticPolicy.of(hierarchy, *lengths)
@@ -62,7 +61,9 @@ def kinds(
     yield "exit > target", Hierarchy([exits[0], last]), static
     yield "exit > exit > target", Hierarchy([*exits[:2], last]), static
     yield "exits > target", Hierarchy([*exits, last]), static
-    yield "model > exit > target", Hierarchy([other, exits[1], last]), static
+    if small is not None:
+        other = Level("small model", small, small.num_layers)
+        yield "model > exit > target", Hierarchy([other, exits[1], last]), static
     yield "n-grams > target", Hierarchy([ngrams, last]), static
     yield "n-grams > exit > exit > target", Hierarchy([ngrams, *exits[:2], last]), static
     yield "exit > exit > target, adaptive", Hierarchy([*exits[:2], last]), lambda h: AdaptivePolicy(knowledge(h, None))

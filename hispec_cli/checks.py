@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from hispec.counts import counted
 from hispec.errors import UsageError
-from hispec_cli.options import DecodingOptions, ModelOptions, ProfileOptions
+from hispec_cli.options import DecodingOptions, GrammarOptions, ModelOptions, ProfileOptions
 from hispec_cli.ui.console import say
 from hispec_cli.ui.loading import Loading
 
 if TYPE_CHECKING:
+    from hispec.grammar import Grammar
     from hispec.profile import Profile, Target
     from hispec.settings import Settings
 
@@ -189,6 +190,43 @@ def check_message(
         raise UsageError("a system message needs a chat template, and --raw uses none", "leave out --raw or --system")
     if raw and template is not None:
         raise UsageError("--chat-template and --raw exclude each other", "give one of them")
+
+
+def choose_grammar(options: GrammarOptions) -> "Grammar | None":
+    """Return what an answer must match, checked as far as it can be without a model; None for any text.
+
+    Raises:
+        UsageError: more than one was given, a file that cannot be read, or a grammar that cannot be used.
+        UnavailableError: llguidance is not installed.
+    """
+    given = {"--json-schema": options.json_schema, "--grammar": options.grammar, "--regex": options.regex}
+    named = [name for name, value in given.items() if value is not None]
+    if not named:
+        return None
+    if len(named) > 1:
+        raise UsageError(f"{named[0]} and {named[1]} exclude each other", "give one of them")
+    from hispec.grammar import Grammar
+
+    if options.json_schema is not None:
+        grammar = Grammar.json_schema(_read_text(options.json_schema, named[0]))
+    elif options.grammar is not None:
+        grammar = Grammar.lark(_read_text(options.grammar, named[0]))
+    else:
+        grammar = Grammar.regex(options.regex or "")
+    grammar.check()
+    return grammar
+
+
+def _read_text(path: Path, option: str) -> str:
+    try:
+        return path.expanduser().read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not UTF-8 text (byte {error.start})", "convert it first, for example with iconv"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be read: {reason}", f"check the path after {option}") from None
 
 
 def check_model(model: str, *, dummy: bool = False) -> None:

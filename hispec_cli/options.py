@@ -131,6 +131,21 @@ class ModelOptions(ProfileOptions):
 
 
 @dataclass(frozen=True)
+class GrammarOptions:
+    """What an answer must match; at most one of them."""
+
+    json_schema: Annotated[
+        Path | None, message_option(metavar="FILE", help="Answer in JSON that fits this JSON schema.")
+    ] = None
+    grammar: Annotated[
+        Path | None, message_option(metavar="FILE", help="Answer in a text of this grammar, in llguidance's Lark.")
+    ] = None
+    regex: Annotated[
+        str | None, message_option(metavar="TEXT", help="Answer in a text that this regular expression matches whole.")
+    ] = None
+
+
+@dataclass(frozen=True)
 class ViewOptions:
     """The options that say how an answer is shown."""
 

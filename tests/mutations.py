@@ -72,23 +72,23 @@ MUTATIONS = (
     ),
     Mutation(
         "a grammar that remembers rejected tokens",
-        "../grammar.py",
+        "../grammar_mask.py",
         "self._matcher.rollback(len(self._taken) - shared)",
         "len(self._taken)",
         "../test_grammar.py",
     ),
     Mutation(
         "a grammar that keeps what might have followed rejected tokens",
-        "../grammar.py",
+        "../grammar_mask.py",
         "for at, found in self._found.items() if at <= shared}",
         "for at, found in self._found.items()}",
         "../test_grammar.py",
     ),
     Mutation(
         "a grammar too complex to go on, and the rest of the answer free",
-        "../grammar.py",
-        "        if self._matcher.is_error():\n            raise self._grammar._refused(",
-        "        if False:\n            raise self._grammar._refused(",
+        "../grammar_mask.py",
+        "        if self._matcher.is_error():\n            raise self._grammar.refused(",
+        "        if False:\n            raise self._grammar.refused(",
         "../test_grammar.py",
     ),
     Mutation(

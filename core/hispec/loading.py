@@ -17,7 +17,7 @@ from hispec.decoding.knowledge import Knowledge
 from hispec.errors import UnavailableError
 from hispec.exits.probe import find_exit
 from hispec.generation import GenerationOptions, read_generation_options
-from hispec.grammar import Grammars
+from hispec.grammar_mask import Grammars
 from hispec.levels import check_copies, deepest_exit, open_translators
 from hispec.memory import HUB_TIMEOUT, PROMPT_TOKENS, check_profile, estimate
 from hispec.models.agreement import set_agreement

@@ -12,7 +12,7 @@ from hispec.counts import counted
 from hispec.errors import LosslessnessError, OutOfMemoryError, UnavailableError, UsageError, is_out_of_memory
 from hispec.events import Finished
 from hispec.launched import launched, started_by_torchrun
-from hispec_cli.checks import asked, check_message, choose
+from hispec_cli.checks import asked, check_message, choose, choose_grammar
 from hispec_cli.engine import load_engine
 from hispec_cli.exit_codes import INTERRUPTED
 from hispec_cli.help import examples
@@ -20,6 +20,7 @@ from hispec_cli.options import (
     AnswerOptions,
     CommonOptions,
     DecodingOptions,
+    GrammarOptions,
     ModelOptions,
     ViewOptions,
     grouped,
@@ -57,11 +58,21 @@ def generate(
     stop: Annotated[list[str] | None, message_option(metavar="TEXT", help="End before this text; repeatable.")] = None,
     system: Annotated[str | None, message_option(metavar="TEXT", help="A system message.")] = None,
     raw: Annotated[bool, message_option("--raw", help="No chat template.")] = False,
+    structure: GrammarOptions,
     verify: Annotated[
         bool,
         typer.Option("--verify", help="Decode again with the target alone and compare ids; exit 4 on a difference."),
     ] = False,
     trace: Annotated[Path | None, output_option(metavar="FILE", help="Write every event there as JSON lines.")] = None,
+    logprobs: Annotated[
+        int | None,
+        output_option(
+            min=0,
+            metavar="K",
+            help="In JSON, tell log-probabilities of each token and of the K likeliest, before and after sampling "
+            "options.",
+        ),
+    ] = None,
     view: ViewOptions,
     replay: Annotated[
         Path | None, output_option(metavar="FILE", help="Play what --trace recorded, without a model or a prompt.")
@@ -81,6 +92,9 @@ def generate(
         raise UsageError("--speed is that of a replay", "add --replay FILE, or leave it out")
     check_view(view)
     check_message(system, stop, raw=raw, template=model.chat_template)
+    if logprobs is not None and not view.format.is_json and trace is None:
+        raise UsageError("--logprobs is told in JSON alone", "add --format json, --format jsonl or --trace FILE")
+    grammar = choose_grammar(structure)
     first = speaks(decoding, debug=common.debug)
     text = read_prompt(prompt) if first else ""
     choice = choose(model, decoding, shared=True)
@@ -101,7 +115,15 @@ def generate(
         problem: Exception | None = None
         with ctrl_c(engine.interrupt), typeahead_kept(shown.stream), shown:
             try:
-                for event in engine.stream(text, system=system, raw=raw, stop=stop or (), draft_text=draft_text):
+                for event in engine.stream(
+                    text,
+                    system=system,
+                    raw=raw,
+                    stop=stop or (),
+                    draft_text=draft_text,
+                    grammar=grammar,
+                    logprobs=logprobs,
+                ):
                     shown.see(event)
                     if isinstance(event, Finished):
                         generation = event.result
@@ -111,12 +133,24 @@ def generate(
                 problem = problem or error
         shown.finish(generation)
     report(generation.stats)
+    if generation.complete is False and generation.finish_reason == "length":
+        say(cut_off(generation), "yellow")
     if generation.verified:
         say(f"verified: {counted(len(generation.token_ids), 'token id')}, identical to the target's own")
     if problem is not None:
         raise problem
     if generation.finish_reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
+
+
+def cut_off(generation: "Generation") -> str:
+    """Return the warning that an answer ends before it matches its grammar."""
+    assert generation.grammar is not None
+    what = "JSON" if generation.grammar.kind == "JSON schema" else generation.grammar.kind
+    return (
+        f"the answer was cut off at {counted(len(generation.token_ids), 'token')}, before its {what} was complete: "
+        "raise --max-new-tokens"
+    )
 
 
 def play(path: Path, speed: float, options: ViewOptions) -> None:

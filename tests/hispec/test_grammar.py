@@ -13,7 +13,8 @@ from hispec import Engine
 from hispec.decoding.hierarchy import Hierarchy
 from hispec.errors import LosslessnessError, UsageError
 from hispec.events import Committed
-from hispec.grammar import MAX_CHARACTERS, Grammar, Grammars
+from hispec.grammar import MAX_CHARACTERS, Grammar
+from hispec.grammar_mask import Grammars
 
 QUESTION = "Ben has 12 cards. Mei gives Ben 5 more. Then Ben loses 3 of them. How many cards does Ben have now?"
 PERSON = {
