@@ -151,11 +151,21 @@ def test_python_in_pages_is_python(page):
         ast.parse(block)
 
 
-def test_readme_holds_the_command_that_ci_runs():
+def test_readme_is_short_and_holds_the_command_that_ci_runs():
     text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 150
     command = re.search(r"<!-- test command -->\n```sh\n(.*)\n```", text)[1]
     for step in ("pip install -c constraints.txt -e '.[dev]'", "ruff check", "mypy", "pytest"):
         assert step in command
+
+
+def test_the_tables_of_figures_are_those_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from tables import PLACE, pages, with_tables
+
+    texts = [page.read_text() for page in pages()]
+    assert [text for text in texts if with_tables(text) != text] == [], "write them anew: python benchmarks/tables.py"
+    assert sum(len(PLACE.findall(text)) for text in texts) >= 7
 
 
 def test_the_first_command_of_readme_prints_what_readme_says(hispec):

@@ -1,0 +1,163 @@
+"""Write the tables of figures in README and docs from `benchmarks/results`: `python benchmarks/tables.py`.
+
+A page says where a table goes and of which results it is, and everything up to the end is written anew:
+
+    <!-- table: bench bench-sample -->
+    <!-- end of table -->
+
+The name of a result may be a pattern: `defaults-*` is one table of all results that it matches.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PLACE = re.compile(r"(<!-- table: (\w+) (\S+) -->\n).*?(<!-- end of table -->\n)", re.DOTALL)
+Results = Sequence[tuple[str, dict[str, Any]]]
+"""Names of files, without `.json`, and what they hold."""
+
+
+def rows_of(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown: the first column is text, the others are figures."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def ratio(value: dict[str, Any] | None) -> str:
+    """Return a ratio with its interval."""
+    return "" if value is None else f"{value['value']:.2f} ({value['ci95'][0]:.2f} to {value['ci95'][1]:.2f})"
+
+
+def bench(results: Results) -> str:
+    """Return the arms of one report of `hispec bench`."""
+    ((_, report),) = results
+    head = ["arm", "tokens/s", "over autoregressive", "over `transformers`", "tokens per target pass"]
+    rows = []
+    for arm in report["arms"]:
+        own, passes = arm["speedup"], arm["tokens_per_target_pass"]
+        rows.append(
+            [
+                ARMS.get(arm["name"], f"`{arm['name']}`"),
+                f"{arm['tokens_per_second']:.1f}",
+                "1" if arm["name"] == "autoregressive" else ratio(own.get("autoregressive")),
+                "1" if arm["name"] == "hf" else ratio(own.get("hf")),
+                "" if passes is None else f"{passes:.1f}",
+            ]
+        )
+    return rows_of(head, rows)
+
+
+ARMS = {
+    "hispec": "hispec",
+    "single-layer": "single-layer speculation, same engine",
+    "autoregressive": "autoregressive: the target alone, same engine",
+    "hf": "`transformers`: `generate`",
+    "hf-early-exit": "`transformers`: `assistant_early_exit`",
+    "prompt-lookup": "`transformers`: prompt look-up",
+}
+
+
+def defaults(results: Results) -> str:
+    """Return what hispec does without a profile, beside the best of a grid, by model and kind of text."""
+    head = [
+        "model, text",
+        "plain, tokens/s",
+        "hispec, tokens/s",
+        "over plain",
+        "over the best single layer",
+        "same ids",
+    ]
+    rows = []
+    for _, record in results:
+        model = f"{record['model']}, random weights" if record["dummy"] else record["model"]
+        for text, kinds in record["texts"].items():
+            own = kinds["hispec by default"]
+            rows.append(
+                [
+                    f"{model}: {text}",
+                    f"{kinds['plain']['tokens_per_second']:.1f}",
+                    f"{own['tokens_per_second']:.1f}",
+                    ratio(own["over_plain"]),
+                    ratio(kinds["best single layer"]["default_over_it"]),
+                    own["identical"],
+                ]
+            )
+    return rows_of(head, rows)
+
+
+def levels(results: Results) -> str:
+    """Return the kinds of hierarchies that one run of `quantized_levels.py` compared, the fastest first."""
+    ((_, record),) = results
+    head = ["levels", "tokens/s", "over plain", "over single-layer as published", "same ids"]
+    rows = []
+    for name, arm in sorted(record["arms"].items(), key=lambda one: -one[1]["tokens_per_second"]):
+        over = arm["over"]
+        cells = (ratio(over.get("plain")), ratio(over.get("single-layer as published")))
+        rows.append([name, f"{arm['tokens_per_second']:.1f}", *cells, arm["identical"]])
+    kept = rows[:6] + [row for row in rows[6:] if "published" in row[0] or row[0] in ("plain", "int4 > target")]
+    return rows_of(head, kept)
+
+
+def engine(results: Results) -> str:
+    """Return the arms of one run of `engine.py`, beside what the memory allows."""
+    ((_, record),) = results
+    head = ["arm", "tokens/s", "over autoregressive", "MB per token", "share of the limit", "same ids"]
+    rows = []
+    for name, arm in record["arms"].items():
+        share, size, same = arm.get("share_of_limit"), arm.get("bytes_per_token"), arm["lossless"]
+        rows.append(
+            [
+                name,
+                f"{arm['decoding_tokens_per_second']['value']:.1f}",
+                ratio(arm["speedup"]["autoregressive"]),
+                "" if size is None else f"{size / 1e6:.1f}",
+                "" if share is None else f"{100 * share:.1f} %",
+                f"{same['identical']} of {same['of']}",
+            ]
+        )
+    return rows_of(head, rows)
+
+
+def rows(results: Results) -> str:
+    """Return the microseconds of a layer's matrices by shape, format and number of rows."""
+    ((_, record),) = results
+    shapes = record["microseconds"]
+    counts = list(next(iter(next(iter(shapes.values())).values())))
+    cells = (
+        [f"{shape}, {form}", *[f"{times[count]:,.0f}" for count in counts]]
+        for shape, forms in shapes.items()
+        for form, times in forms.items()
+    )
+    return rows_of(["microseconds", *[f"{count} row{'s' * (count != '1')}" for count in counts]], cells)
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "bench": bench, "defaults": defaults, "levels": levels, "engine": engine, "rows": rows
+}  # fmt: skip
+
+
+def with_tables(text: str) -> str:
+    """Return a page with its tables written anew."""
+
+    def table(place: re.Match[str]) -> str:
+        paths = sorted(RESULTS.glob(f"{place[3]}.json"))
+        return place[1] + TABLES[place[2]]([(path.stem, json.loads(path.read_text())) for path in paths]) + place[4]
+
+    return PLACE.sub(table, text)
+
+
+def pages() -> list[Path]:
+    """Return the pages that may have tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+if __name__ == "__main__":
+    stale = [page for page in pages() if with_tables(page.read_text()) != page.read_text()]
+    for page in stale:
+        page.write_text(with_tables(page.read_text()))
+    sys.stdout.write("".join(f"{page.relative_to(ROOT)}\n" for page in stale))
