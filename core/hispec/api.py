@@ -317,7 +317,10 @@ class Engine:
             system: a system message.
             raw: do not apply the chat template.
             stop: texts that end the answer and are not part of it; by default those of the generation config.
-            seed, grammar, logprobs: as for `stream`.
+            seed: in the place of the settings'.
+            grammar: that the answer must match, from its first character on.
+            logprobs: give `Committed` events and the result the log-probabilities of their tokens, and of so many of
+                the likeliest beside each, from 0 on; None gives none.
 
         Returns:
             The answer with its token ids and figures.
