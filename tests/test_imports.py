@@ -75,6 +75,32 @@ def test_a_circle_is_found_however_it_is_closed(tmp_path, source):
     assert set(circle_among(package)) == {"package.one", "package.deeper.two"}
 
 
+LAYERS = (
+    ("profile", "settings", "events", "errors"),
+    ("models",),
+    ("decoding", "policies"),
+    ("loading", "levels", "memory", "exits.probe"),
+    ("api", "conversation", "transformers_generate"),
+    ("bench", "calibration", "exits", "doctor", "server"),
+)
+"""Modules and packages of `hispec` from the lowest layer to the highest, as docs/architecture.md draws them."""
+
+
+def layer_of(module):
+    """The number of a module's layer, from the one with the longest name that fits; None where it is in none."""
+    names = {f"hispec.{name}": number for number, layer in enumerate(LAYERS) for name in layer}
+    fitting = [name for name in names if f"{module}.".startswith(f"{name}.")]
+    return names[max(fitting, key=len)] if fitting else None
+
+
+def test_no_layer_imports_one_above_it():
+    modules = modules_of(*PACKAGES)
+    for name, path in modules.items():
+        if (own := layer_of(name)) is not None:
+            above = [one for one in imports_of(path, modules) if (layer_of(one) or 0) > own]
+            assert not above, f"{name} imports {above}"
+
+
 def test_the_engine_does_not_import_the_command_line():
     modules = modules_of(*PACKAGES)
     for name, path in modules.items():

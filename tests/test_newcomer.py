@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hispec import Engine
+from hispec.errors import ProfileError
 from hispec.profile import resolve_model
 from tests.support import random_model
 
@@ -16,8 +18,17 @@ ROOT = Path(__file__).parents[1]
 FILES = {
     "riddles.py": "datasets",
     "ministral.py": "models/families",
+    "doubling.py": "decoding/ngram_drafters",
 }
 """Folders of `core/hispec` by the file that is added there."""
+
+
+PROFILE = """\
+target: {model: ./model}
+draft: {ngram: {max: 2, tokens: 1, drafter: doubling}, exit_layer: 1}
+intermediate: {exit_layer: 2}
+decoding: {draft_tokens: 2, validate_every: 4}
+"""
 
 
 @pytest.fixture
@@ -43,11 +54,9 @@ def checkpoint(tmp_path):
     return folder
 
 
-def test_a_dataset_and_a_family_are_new_files_and_nothing_else(source, checkpoint, tmp_path):
+def test_a_dataset_a_drafter_and_a_family_are_new_files_and_nothing_else(source, checkpoint, tmp_path):
     (tmp_path / "riddles.jsonl").write_text(json.dumps({"riddle": "It has hands.", "thing": "clock"}) + "\n")
-    (tmp_path / "mine.yaml").write_text(
-        "target: {model: ./model}\ndraft: {exit_layer: 1}\nintermediate: {exit_layer: 2}\n"
-    )
+    (tmp_path / "mine.yaml").write_text(PROFILE)
     command = (
         "bench --profile ./mine.yaml --stack fused --dtype float32 --dataset riddles.jsonl --format-as riddles"
         " --warmup 0 --arms hispec,autoregressive -o report.json"
@@ -64,3 +73,13 @@ def test_a_dataset_and_a_family_are_new_files_and_nothing_else(source, checkpoin
     assert report["dataset"]["name"] == "riddles" and report["environment"]["stack"] == "fused"
     assert report["arms"][0]["lossless"] | {"errors": 0} == {"identical": 1, "of": 1, "ties": 0, "errors": 0}
     assert report["arms"][0]["accuracy"]["metric"] == "exact_match"
+    guesses = next(level for level in report["arms"][0]["levels"] if level["name"] == "guesses")
+    assert guesses["proposed"] > 0
+
+
+def test_a_drafter_that_is_not_there_is_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("target: {model: 'builtin:tiny'}\ndraft: {ngram: {max: 2, tokens: 1, drafter: doubling}}\n")
+    with pytest.raises(ProfileError, match=r"no n-gram drafter 'doubling'") as caught:
+        Engine.from_profile(str(path))
+    assert "cache" in caught.value.hint

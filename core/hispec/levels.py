@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.ngram_drafters import drafter_names
 from hispec.errors import ProfileError, UnavailableError
 from hispec.frequencies import frequent_ids
 from hispec.models.stack import LayerStack, ReducedHead
@@ -49,7 +50,7 @@ def build_hierarchy(
         return Level(name, stack, exit_layer, head, translator(exit_layer) if own else None, weights=section.weights)
 
     if (guesses := ngram_of(profile, mode, lookup)) is not None:
-        levels.append(Level.of_ngrams(guesses.max, guesses.tokens))
+        levels.append(Level.of_ngrams(guesses.max, guesses.tokens, guesses.drafter))
     for section in levels_of(profile, mode):
         if isinstance(section, Intermediate):
             levels.append(reading("intermediate", section))
@@ -77,6 +78,20 @@ def check_copies(profile: Profile, mode: str, reason: str | None) -> None:
         raise UnavailableError(
             f"levels of {formats[0]} weights need the fused stack, on which {profile.target.model} does not run: {reason}",
             "leave out what keeps it from there, or the weights of the draft and intermediate levels",
+        )
+
+
+def check_drafter(profile: Profile, mode: str, lookup: bool | None) -> None:
+    """Refuse an n-gram drafter that does not exist; arguments as `build_hierarchy`.
+
+    Raises:
+        ProfileError: naming those that do.
+    """
+    ngram = ngram_of(profile, mode, lookup)
+    if ngram is not None and ngram.drafter not in drafter_names():
+        raise ProfileError(
+            f"profile {profile.name}: draft.ngram.drafter: there is no n-gram drafter {ngram.drafter!r}",
+            f"give one of these: {', '.join(drafter_names())}",
         )
 
 

@@ -18,7 +18,7 @@ from hispec.errors import UnavailableError
 from hispec.exits.probe import find_exit
 from hispec.generation import GenerationOptions, read_generation_options
 from hispec.grammar_mask import Grammars
-from hispec.levels import check_copies, deepest_exit, open_translators
+from hispec.levels import check_copies, check_drafter, deepest_exit, open_translators
 from hispec.memory import HUB_TIMEOUT, PROMPT_TOKENS, check_profile, estimate
 from hispec.models.agreement import set_agreement
 from hispec.models.checkpoint import Checkpoint, checkpoints_of
@@ -149,6 +149,7 @@ def make_plan(
     checkpoints = checkpoints_of(profile, settings.mode, dummy=settings.load_format == "dummy")
     own = profile.target.model
     target = checkpoints[own]
+    check_drafter(profile, settings.mode, settings.lookup)
     placements = _place(profile, settings, checkpoints, prompt_tokens)
     translators = open_translators(profile)
     for name, checkpoint in checkpoints.items():

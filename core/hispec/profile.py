@@ -89,6 +89,7 @@ class Ngram(_Section):
 
     max: Count
     tokens: Count
+    drafter: Name = "cache"
 
 
 GUESSES = Ngram(max=4, tokens=8)

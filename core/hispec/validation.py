@@ -88,7 +88,7 @@ def _has_head(profile: Profile) -> bool:
 
 def _check_configs(profile: Profile, here: list[Checkpoint], *, quantization: str) -> dict[str, _StandIn]:
     """Refuse configurations, depths and translators as loading does; returns what is known of each model."""
-    from hispec.levels import check_copies, open_translators  # takes seconds: torch
+    from hispec.levels import check_copies, check_drafter, open_translators  # takes seconds: torch
     from hispec.models.placement import Placement
     from hispec.models.translator import digest_of_model
 
@@ -100,6 +100,7 @@ def _check_configs(profile: Profile, here: list[Checkpoint], *, quantization: st
         reason = Placement(quantization=quantization).check(config, name)
         for mode in MODES if name == profile.target.model else ():
             check_copies(profile, mode, reason)
+            check_drafter(profile, mode, None)
         if translators is not None and name == profile.target.model:
             translators.check_shape(name, config.hidden_size, config.num_layers)
             translators.check_model(name, digest_of_model(checkpoint, config.num_layers))

@@ -9,6 +9,7 @@ import torch
 from hispec.decoding.drafters import Drafter, LevelDrafter, NgramDrafter
 from hispec.decoding.logits import Logits
 from hispec.decoding.logprobs import RecordingSampler
+from hispec.decoding.ngram_drafters import drafter_of
 from hispec.decoding.past import Past
 from hispec.decoding.policies import Draft, Judge, Policy
 from hispec.decoding.sampling import Sampler
@@ -83,7 +84,8 @@ class DecodeLoop:
         self.guesses: NgramDrafter | None = None
         if hierarchy.ngrams is not None:
             ngrams, mask = hierarchy.ngrams, sampler.sampling.mask
-            self.guesses = NgramDrafter(ngrams.longest, ngrams.tokens, stop.eos_ids, past, mask)
+            drafter = drafter_of(ngrams.drafter)
+            self.guesses = drafter(ngrams.longest, ngrams.tokens, stop.eos_ids, past, mask)
             self.drafters[0] = self.guesses
         self.started = perf_counter()
 

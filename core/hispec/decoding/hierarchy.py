@@ -12,10 +12,11 @@ from hispec.models.translator import Translator
 
 @dataclass(frozen=True, slots=True)
 class Ngrams:
-    """N-grams that are looked up in the text: of at most `longest` tokens, for at most `tokens` draft tokens."""
+    """N-grams that are looked up: of at most `longest` tokens, for at most `tokens` draft tokens, by a drafter of that name."""
 
     longest: int
     tokens: int
+    drafter: str = "cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,9 @@ class Level:
     weights: str | None = None
 
     @classmethod
-    def of_ngrams(cls, longest: int, tokens: int) -> "Level":
+    def of_ngrams(cls, longest: int, tokens: int, drafter: str = "cache") -> "Level":
         """Return a level that looks n-grams up."""
-        return cls("guesses", None, 0, ngrams=Ngrams(longest, tokens))
+        return cls("guesses", None, 0, ngrams=Ngrams(longest, tokens, drafter))
 
 
 class Hierarchy:
