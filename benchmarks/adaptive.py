@@ -14,34 +14,34 @@ from random import Random
 from typing import Any
 
 import torch
+from calibration_setup import MAX_NEW_TOKENS, CalibrationSetup, encoded, interleaved, sample_questions
 from common import environment, gsm8k_questions, held_out_questions, save
-from laboratory import MOST, Laboratory, encoded, interleaved, sample_questions
 
 from hispec.calibration.costs import Costs
+from hispec.calibration.recording import RecordedText, RecordedTexts, Recorder, record_all
 from hispec.calibration.replay import Replay
 from hispec.calibration.search import PLAIN, Configuration, Scorer, search
 from hispec.calibration.timing import Timings
-from hispec.calibration.traces import Recorder, Trace, Traces, record_all
-from hispec.decoding.adaptive import MOST as MOST_WAITING
-from hispec.decoding.policies import Draft, Judge, Policy, Step
+from hispec.policies.base import Draft, Policy, Step, Verify
+from hispec.policies.step_costs import MAX_WAITING
 
 
 class Oracle(Policy):
     """Knows the text: lets the cheapest level that is right write each token, one mistake more where none is, which
-    the target's judgement corrects for free, and then lets the target judge.
+    the target's verification corrects for free, and then lets the target verify.
     """
 
-    def __init__(self, text: Trace, replay: Replay) -> None:
-        self.text, self.target = text, len(replay.readers) - 1
-        self.right = [text.readings[reader].best for reader in replay.readers]
+    def __init__(self, text: RecordedText, replay: Replay) -> None:
+        self.text, self.target = text, len(replay.specs) - 1
+        self.right = [text.predictions[spec].argmax for spec in replay.specs]
         self.mistaken = False
 
-    def next_step(self, judged: Sequence[int], may_draft: bool) -> Step:
+    def next_step(self, verified: Sequence[int], may_draft: bool) -> Step:
         """See `Policy.next_step`."""
-        at, waiting = judged[0], judged[0] - judged[-1]
-        if self.mistaken or waiting >= MOST_WAITING or not may_draft:
+        at, waiting = verified[0], verified[0] - verified[-1]
+        if self.mistaken or waiting >= MAX_WAITING or not may_draft:
             self.mistaken = False
-            return Judge(self.target)
+            return Verify(self.target)
         for level in range(self.target):
             if self.right[level][at] == self.text.tokens[at]:
                 return Draft(1, level)
@@ -51,16 +51,16 @@ class Oracle(Policy):
         return Draft(1, 0)
 
 
-def arms_of(scorer: Scorer, laboratory: Laboratory) -> dict[str, Configuration]:
+def arms_of(scorer: Scorer, setup: CalibrationSetup) -> dict[str, Configuration]:
     """The best of each kind, by replay."""
-    found = search(laboratory.job.space, scorer)
-    exact = [score for score in found.scores if score.texts == len(scorer.traces.texts)]
+    found = search(setup.job.space, scorer)
+    exact = [score for score in found.scores if score.texts == len(scorer.recorded.texts)]
     kinds = {
-        "adaptive hierarchy": lambda c: len(c.readers) == 2 and c.adaptive and c.ngram is None,
-        "adaptive hierarchy with guesses": lambda c: len(c.readers) == 2 and c.adaptive and c.ngram is not None,
-        "static hierarchy": lambda c: len(c.readers) == 2 and c.periods and c.ngram is None,
-        "single-layer": lambda c: len(c.readers) == 1 and c.periods and c.ngram is None,
-        "adaptive single-layer": lambda c: len(c.readers) == 1 and c.adaptive and c.ngram is None,
+        "adaptive hierarchy": lambda c: len(c.specs) == 2 and c.adaptive and c.ngram is None,
+        "adaptive hierarchy with guesses": lambda c: len(c.specs) == 2 and c.adaptive and c.ngram is not None,
+        "static hierarchy": lambda c: len(c.specs) == 2 and c.periods and c.ngram is None,
+        "single-layer": lambda c: len(c.specs) == 1 and c.periods and c.ngram is None,
+        "adaptive single-layer": lambda c: len(c.specs) == 1 and c.adaptive and c.ngram is None,
     }
     arms = {}
     for name, kind in kinds.items():
@@ -72,9 +72,9 @@ def arms_of(scorer: Scorer, laboratory: Laboratory) -> dict[str, Configuration]:
 
 def oracle(scorer: Scorer, configuration: Configuration) -> float:
     """Tokens per second of the oracle with a configuration's levels, by replay."""
-    replay = Replay(scorer.bench.hierarchy(configuration), scorer.traces, scorer.costs, scorer.eos_ids, Random(0))
+    replay = Replay(scorer.builder.hierarchy(configuration), scorer.recorded, scorer.costs, scorer.eos_ids, Random(0))
     tokens = seconds = 0.0
-    for text in scorer.traces.texts:
+    for text in scorer.recorded.texts:
         outcome = replay.run(text, Oracle(text, replay))
         tokens, seconds = tokens + outcome.tokens, seconds + outcome.seconds
     return tokens / seconds
@@ -99,10 +99,10 @@ def compared(arms: dict[str, Configuration], timings: Timings, target: str) -> d
     }
 
 
-def traced(laboratory: Laboratory, costs: Costs, prompts: Sequence[list[int]]) -> Traces:
+def traced(setup: CalibrationSetup, costs: Costs, prompts: Sequence[list[int]]) -> RecordedTexts:
     """What exits say about some prompts."""
-    job, timer = laboratory.job, laboratory.timer(laboratory.scorer_of(costs, Traces([], {})))
-    recorder = Recorder(job.stacks, job.readers(job.space), job.heads, job.target)
+    job, timer = setup.job, setup.timer(setup.scorer_of(costs, RecordedTexts([], {})))
+    recorder = Recorder(job.stacks, job.specs(job.space), job.heads, job.target)
     return record_all(recorder, prompts, lambda prompt: timer.answer(PLAIN, prompt)[0], Random(0))
 
 
@@ -126,28 +126,28 @@ def main() -> None:
     unseen = {"sample": shipped[60:], "held_out": unseen_questions(90, args.prompts)}
     questions = gsm8k_questions(args.gsm8k, 90 + args.prompts)
     seen["gsm8k"], unseen["gsm8k"] = questions[:90], questions[90:]
-    laboratory = Laboratory(120.0, seen["held_out"], exits=(1, 2, 3, 4, 5, 6, 8))
-    job, engine = laboratory.job, laboratory.engine
-    costs = laboratory.scorer().costs
-    record: dict[str, Any] = {"max_new_tokens": MOST, "prompts": args.prompts, "repeats": args.repeats}
+    setup = CalibrationSetup(120.0, seen["held_out"], exits=(1, 2, 3, 4, 5, 6, 8))
+    job, engine = setup.job, setup.engine
+    costs = setup.scorer().costs
+    record: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "prompts": args.prompts, "repeats": args.repeats}
     prompts = {name: encoded(engine, asked[: args.prompts]) for name, asked in unseen.items()}
     arms, scorers = {}, {}
     for name, asked in seen.items():
-        known = scorers[name] = laboratory.scorer_of(costs, traced(laboratory, costs, encoded(engine, asked)))
-        arms[name] = arms_of(known, laboratory)
-        timings = interleaved(laboratory.timer(known), list(arms[name].values()), prompts[name], args.repeats)
+        known = scorers[name] = setup.scorer_of(costs, traced(setup, costs, encoded(engine, asked)))
+        arms[name] = arms_of(known, setup)
+        timings = interleaved(setup.timer(known), list(arms[name].values()), prompts[name], args.repeats)
         record[name] = compared(arms[name], timings, job.target)
-        replayed = {arm: known.score(one, known.traces.texts).speed for arm, one in arms[name].items()}
+        replayed = {arm: known.score(one, known.recorded.texts).speed for arm, one in arms[name].items()}
         record[name]["replayed"] = replayed
         record[name]["oracle_replayed"] = {
             arm: oracle(known, arms[name][arm]) for arm in ("adaptive hierarchy", "adaptive single-layer")
         }
-    record["change_of_character"] = change(laboratory, scorers["held_out"], arms, prompts, args.repeats)
+    record["change_of_character"] = change(setup, scorers["held_out"], arms, prompts, args.repeats)
     save("adaptive-cpu", record | {"environment": environment(args.threads)})
 
 
 def change(
-    laboratory: Laboratory,
+    setup: CalibrationSetup,
     scorer: Scorer,
     arms: dict[str, dict[str, Configuration]],
     prompts: dict[str, list[list[int]]],
@@ -163,13 +163,13 @@ def change(
         "single-layer for the second kind": arms["gsm8k"]["single-layer"],
     }
     distinct = list(dict.fromkeys(chosen.values()))
-    timings = interleaved(laboratory.timer(scorer), distinct, both, repeats)
+    timings = interleaved(setup.timer(scorer), distinct, both, repeats)
     first = distinct.index(chosen["adaptive"])
     return {
         "adaptive_over": {
             name: vars(timings.ratio(first, distinct.index(one))) for name, one in chosen.items() if name != "adaptive"
         },
-        "arms": {name: one.describe(laboratory.job.target) for name, one in chosen.items()},
+        "arms": {name: one.describe(setup.job.target) for name, one in chosen.items()},
     }
 
 

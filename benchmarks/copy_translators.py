@@ -21,10 +21,10 @@ from torch import Tensor
 
 from hispec import Engine
 from hispec.exits.fit import Fit, FitSettings
-from hispec.exits.job import Job
-from hispec.exits.request import Request
+from hispec.exits.job import FitJob
+from hispec.exits.request import FitRequest
 from hispec.models.transformers_stack import TransformersStack
-from hispec.profile import Profile, Target
+from hispec.profile import Profile, TargetSection
 from hispec.text import encode_prompt
 
 
@@ -111,7 +111,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     engine = Engine.from_profile(
-        Profile(name="model", target=Target(model=str(args.model))), mode="autoregressive", dtype="float32"
+        Profile(name="model", target=TargetSection(model=str(args.model))), mode="autoregressive", dtype="float32"
     )
     target = engine.hierarchy.stack_of(-1)
     settings = FitSettings(steps=args.steps, evaluate_every=20)
@@ -120,11 +120,11 @@ def main() -> None:
         text = Path(folder) / "text.txt"
         rows = [json.loads(line) for line in args.train.read_text(encoding="utf-8").splitlines()]
         text.write_text("".join(f"Question: {row['question']}\nAnswer: {row['answer']}\n\n" for row in rows))
-        request = Request(
+        request = FitRequest(
             str(args.model), text, args.exits, Path(folder) / "fitted.yaml", row_tokens=256,
             batch_tokens=args.batch_tokens, dtype="float32", force=True,
         )  # fmt: skip
-        job = Job(request, settings)
+        job = FitJob(request, settings)
         job.held_out = job.held_out[:8]
         own = job.load()
         fits["the full weights"] = job.run(own)

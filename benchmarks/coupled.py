@@ -26,7 +26,7 @@ def answer(args: argparse.Namespace) -> None:
     import torch
 
     from hispec import Engine
-    from hispec.events import Committed, Judged, Prefilled
+    from hispec.events import Committed, Prefilled
     from hispec.profile import profile_for_model
 
     torch.set_num_threads(args.threads)
@@ -52,8 +52,8 @@ def answer(args: argparse.Namespace) -> None:
             for event in events:
                 sums["tokens"] += len(event.token_ids) if isinstance(event, Committed) else 0
                 sums["passes"] += isinstance(event, Prefilled) or getattr(event, "level", "") == "target"
-                if isinstance(event, Judged):
-                    # Of each judgement, the tokens that were looked at: those after a rejected one were not.
+                if event.kind == "judged":  # its class has another name in older trees
+                    # Of each verification, the tokens that were looked at: those after a rejected one were not.
                     level = sums["levels"].setdefault(event.level, [0, 0])
                     level[0] += event.accepted
                     level[1] += event.accepted + (event.accepted < event.proposed)

@@ -34,7 +34,7 @@ from hispec.events import Committed
 from hispec.frequencies import write_frequencies
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.transformers_stack import TransformersStack
-from hispec.profile import Profile, SingleLayer, load_profile, with_exits
+from hispec.profile import Profile, SingleLayerSection, load_profile, with_exits
 from hispec.text import encode_prompt
 
 AUTOREGRESSIVE = "autoregressive"
@@ -231,7 +231,7 @@ class Bench:
         """Their own ways, with the exit that tuned single-layer speculation chose, and ours on their layers."""
         single = next(own for own in found if own.name == "single-layer" and isinstance(own, Own))
         exit_layer, tokens = single.engine.hierarchy.levels[0].exit_layer, single.engine.settings.validate_every
-        tuned = SingleLayer(exit_layer=exit_layer, draft_tokens=tokens)
+        tuned = SingleLayerSection(exit_layer=exit_layer, draft_tokens=tokens)
         engine = self.engine.with_profile(self.profile.model_copy(update={"single_layer": tuned}))
         theirs = [Theirs(arm.name, arm) for arm in make_arms(["hf", "hf-early-exit", "prompt-lookup"], engine)]
         if self.engine.hierarchy.stack_of(-1).kind == "transformers" or not self.args.both_stacks:
@@ -305,10 +305,10 @@ def of_levels(arm: Own, samples: Sequence[Sample], tokens: int, seconds: float, 
         for name in names:
             traffic[name].add(sample.meter.levels[name])
     described, read = describe(arm), sum(own.bytes for own in traffic.values())
-    judged = [traffic[name].acceptance for name in names[1:]]
+    verified = [traffic[name].acceptance for name in names[1:]]
     best = None
-    if all(share is not None for share in judged) and described["policy"] == "static":
-        shares = [share for share in judged if share is not None]
+    if all(share is not None for share in verified) and described["policy"] == "static":
+        shares = [share for share in verified if share is not None]
         best = limit(bandwidth, arm.sizes, described["exits"], described["heads"], described["lengths"], shares)
     return {
         "levels": {

@@ -46,7 +46,7 @@ def table(record: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        "| arm | level | ms/pass | rows/pass | ms/token | MB/pass | of bandwidth | acceptance of what it judges |",
+        "| arm | level | ms/pass | rows/pass | ms/token | MB/pass | of bandwidth | acceptance of what it verifies |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, arm in record["arms"].items():

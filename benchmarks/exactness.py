@@ -18,16 +18,17 @@ import torch
 from common import RESULTS, environment, gsm8k_questions, held_out_questions, save
 
 from hispec import Engine
-from hispec.adaptation import knowledge
-from hispec.decoding.adaptive import AdaptivePolicy
+from hispec.adaptation import performance_model
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.policies import Policy, StaticPolicy
-from hispec.events import Committed, Judged
+from hispec.events import Committed, Verified
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.loading import load_stack
 from hispec.models.placement import Placement
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
+from hispec.policies.adaptive import AdaptivePolicy
+from hispec.policies.base import Policy
+from hispec.policies.static import StaticPolicy
 from hispec.profile import load_profile, profile_for_model, resolve_model
 from hispec.text import encode_prompt
 
@@ -66,7 +67,11 @@ def kinds(
         yield "model > exit > target", Hierarchy([other, exits[1], last]), static
     yield "n-grams > target", Hierarchy([ngrams, last]), static
     yield "n-grams > exit > exit > target", Hierarchy([ngrams, *exits[:2], last]), static
-    yield "exit > exit > target, adaptive", Hierarchy([*exits[:2], last]), lambda h: AdaptivePolicy(knowledge(h, None))
+    yield (
+        "exit > exit > target, adaptive",
+        Hierarchy([*exits[:2], last]),
+        lambda h: AdaptivePolicy(performance_model(h, None)),
+    )
 
 
 def kept(name: str, settings: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +135,7 @@ def main() -> None:
                 other = replace(decoder, hierarchy=hierarchy, policy=lambda h=hierarchy, p=policy: p(h))
                 events = list(other.decode(prompt, args.max_new_tokens, number))
                 ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
-                count["rejections"] += sum(isinstance(e, Judged) and e.accepted < e.proposed for e in events)
+                count["rejections"] += sum(isinstance(e, Verified) and e.accepted < e.proposed for e in events)
                 count["identical"] += ids == expected
                 if ids != expected:
                     count["differences"].append(number)

@@ -22,7 +22,7 @@ from common import environment, kilobytes, save
 
 from hispec import Engine
 from hispec.memory import estimate
-from hispec.profile import Draft, Intermediate, Profile, Target
+from hispec.profile import DraftSection, IntermediateSection, Profile, TargetSection
 
 CASES = [
     ("layerskip-llama3.2-1b", "fused", 128, 32),
@@ -37,10 +37,13 @@ WEIGHTS = (None, "int4", "int8")
 
 def with_copy(model: str, weights: str | None) -> tuple[Profile, str]:
     """Return a profile whose levels read a quantized copy, and its mode."""
-    profile = Profile(name=Path(model).name, target=Target(model=model))
+    profile = Profile(name=Path(model).name, target=TargetSection(model=model))
     if weights is None:
         return profile, "autoregressive"
-    levels = {"draft": Draft(exit_layer=1, weights=weights), "intermediate": Intermediate(weights=weights)}
+    levels = {
+        "draft": DraftSection(exit_layer=1, weights=weights),
+        "intermediate": IntermediateSection(weights=weights),
+    }
     return profile.model_copy(update=levels), "hispec"
 
 

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer
 
 from hispec import Engine
 from hispec.exits.fit import Fit, FitSettings
-from hispec.exits.job import Job, Request
+from hispec.exits.job import FitJob, FitRequest
 from hispec.levels import open_translators
 from hispec.profile import load_profile
 from training.evaluate import held_out_problems
@@ -46,8 +46,8 @@ def fit(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     text, profile = args.out / "text.txt", args.out / "fitted.yaml"
     write_text(args.model, text, args.conversations)
-    request = Request(str(args.model), text, args.exits, profile, row_tokens=256, dtype="float32", force=True)
-    job = Job(request, FitSettings(steps=args.steps))
+    request = FitRequest(str(args.model), text, args.exits, profile, row_tokens=256, dtype="float32", force=True)
+    job = FitJob(request, FitSettings(steps=args.steps))
 
     def see(state: Fit) -> None:
         if state.step % 25 == 0:

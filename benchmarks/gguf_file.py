@@ -20,7 +20,7 @@ from hispec import Engine
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.fused_stack import FusedStack
 from hispec.models.tokenizer import load_tokenizer
-from hispec.profile import Profile, Target
+from hispec.profile import Profile, TargetSection
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 ARMS: dict[str, dict[str, str]] = {
@@ -78,7 +78,7 @@ def against(logits: Tensor, theirs: Tensor, ids: list[int]) -> dict[str, Any]:
     return {
         "perplexity": float((-told.mean()).exp()),
         "kl_from_transformers": float((other.exp() * (other - own)).sum(-1).mean()),
-        "same_likeliest_token": float((own.argmax(-1) == other.argmax(-1)).double().mean()),
+        "same_most probable_token": float((own.argmax(-1) == other.argmax(-1)).double().mean()),
         "largest_difference_of_a_logit": float((logits - theirs).abs().max()),
     }
 
@@ -108,7 +108,7 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {THEIRS: against(theirs, theirs, ids)}
     engines = {}
     for name, options in ARMS.items():
-        profile = Profile(name=name, target=Target(model=checkpoint.name))
+        profile = Profile(name=name, target=TargetSection(model=checkpoint.name))
         begin = process_time()
         engines[name] = Engine.from_profile(
             profile, stack="fused", mode="autoregressive", max_new_tokens=args.tokens, **options

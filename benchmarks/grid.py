@@ -4,10 +4,10 @@ import argparse
 from time import perf_counter
 
 import torch
+from calibration_setup import CalibrationSetup, interleaved
 from common import environment, save
-from laboratory import Laboratory, interleaved
 
-from hispec.calibration.search import Configuration, Space
+from hispec.calibration.search import Configuration, SearchSpace
 
 EXITS = (1, 2, 3, 4, 6, 8)
 DRAFT_TOKENS = (1, 2, 4, 6)
@@ -24,19 +24,19 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     calibrations = []
     for seed in (0, 1):
-        laboratory = Laboratory(args.budget)
-        job = laboratory.job
+        setup = CalibrationSetup(args.budget)
+        job = setup.job
         object.__setattr__(job, "seed", seed)
         began = perf_counter()
-        result = laboratory.calibrate()
+        result = setup.calibrate()
         calibrations.append((result, perf_counter() - began))
     target = job.target
-    readers = {reader.exit_layer: reader for reader in job.space.exits}
-    space = Space(
-        tuple(readers[exit_layer] for exit_layer in EXITS if exit_layer in readers), (), DRAFT_TOKENS, VALIDATE_EVERY
+    specs = {spec.exit_layer: spec for spec in job.space.exits}
+    space = SearchSpace(
+        tuple(specs[exit_layer] for exit_layer in EXITS if exit_layer in specs), (), DRAFT_TOKENS, VALIDATE_EVERY
     )
     grid = list(space.static())
-    timer, prompts = laboratory.timer(result.scorer), laboratory.prompts
+    timer, prompts = setup.timer(result.scorer), setup.prompts
     began = perf_counter()
     timings = interleaved(timer, grid, prompts[: args.prompts], 1)
     grid_seconds = perf_counter() - began

@@ -16,7 +16,7 @@ from time import perf_counter
 import torch
 
 from hispec.decoding.hierarchy import Hierarchy
-from hispec.events import Drafted, Event, Judged, Prefilled
+from hispec.events import Drafted, Event, Prefilled, Verified
 from hispec.models.config import ModelConfig
 
 
@@ -53,7 +53,7 @@ class Sizes:
 
 
 def tokens_of_run(acceptance: float, length: int) -> float:
-    """g(a, n): tokens that a judged run of n yields on average, the correction among them."""
+    """g(a, n): tokens that a verified run of n yields on average, the correction among them."""
     return sum(acceptance**at for at in range(length))
 
 
@@ -72,8 +72,8 @@ def limit(
         sizes: of the model.
         exits: of the levels, the last the whole depth.
         heads: words that each level reads, None for all.
-        periods: per level above the first, tokens that wait before it judges.
-        acceptance: per level above the first, of tokens that it judges.
+        periods: per level above the first, tokens that wait before it verifies.
+        acceptance: per level above the first, of tokens that it verifies.
     """
     match exits:
         case (depth,):
@@ -94,7 +94,7 @@ def limit(
 
 @dataclass
 class Traffic:
-    """What one level did: passes, rows that they gave logits for, seconds, bytes, and judgements on single tokens."""
+    """What one level did: passes, rows that they gave logits for, seconds, bytes, and verifications on single tokens."""
 
     passes: int = 0
     rows: int = 0
@@ -110,9 +110,9 @@ class Traffic:
 
     @property
     def acceptance(self) -> float | None:
-        """Of tokens that were judged; those after a rejected one were not."""
-        judged = self.accepted + self.rejected
-        return self.accepted / judged if judged else None
+        """Of tokens that were verified; those after a rejected one were not."""
+        verified = self.accepted + self.rejected
+        return self.accepted / verified if verified else None
 
 
 class Meter:
@@ -147,7 +147,7 @@ class Meter:
                     traffic.passes += self._hierarchy.levels[level].stack is not None
                     traffic.bytes += self._run(level, self._length)
                     self._length += 1
-            case Judged():
+            case Verified():
                 level = self._names.index(event.level)
                 traffic = self.levels[event.level]
                 corrected = event.accepted < event.proposed

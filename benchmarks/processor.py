@@ -72,13 +72,13 @@ def by_hidden_size(repeats: int) -> list[dict[str, object]]:
     return found
 
 
-def by_threads(stack: LayerStack, most: int) -> dict[str, object]:
+def by_threads(stack: LayerStack, max_threads: int) -> dict[str, object]:
     """Microseconds of a layer and the head by number of threads, and which is chosen."""
     us = {}
-    for threads in range(1, most + 1):
+    for threads in range(1, max_threads + 1):
         torch.set_num_threads(threads)
         us[threads] = 1e6 * _seconds(stack)
-    return {"microseconds": us, "rows": ROWS, "chosen": [fastest_threads(stack, most) for _ in range(10)]}
+    return {"microseconds": us, "rows": ROWS, "chosen": [fastest_threads(stack, max_threads) for _ in range(10)]}
 
 
 def main() -> None:

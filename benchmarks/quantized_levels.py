@@ -35,18 +35,19 @@ import torch
 from common import RESULTS, environment, gsm8k_questions, interval95, save
 
 from hispec import Engine
-from hispec.adaptation import knowledge
+from hispec.adaptation import performance_model
 from hispec.budget import Budget
-from hispec.calibration.adapting import Fitter, knowledge_of
+from hispec.calibration.adapting import Fitter, performance_model_of
 from hispec.calibration.costs import WIDTHS, Costs, SpanCost, measure
-from hispec.calibration.replay import Replay, readers_of
-from hispec.calibration.traces import Recorder, record_all
+from hispec.calibration.recording import Recorder, record_all
+from hispec.calibration.replay import Replay, specs_of
 from hispec.curve import Curve
-from hispec.decoding.adaptive import AdaptivePolicy
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.policies import Policy, StaticPolicy
-from hispec.events import Committed, Judged, Prefilled
+from hispec.events import Committed, Prefilled, Verified
 from hispec.models.stack import LayerStack
+from hispec.policies.adaptive import AdaptivePolicy
+from hispec.policies.base import Policy
+from hispec.policies.static import StaticPolicy
 from hispec.profile import profile_for_model
 from hispec.text import encode_prompt
 
@@ -75,9 +76,9 @@ class Grid:
 
     Attributes:
         exits: of a model that was trained for them, ascending; none for others.
-        drafts: after how many waiting tokens an intermediate level judges.
-        waiting: after how many the target judges, above another level.
-        single: after how many it judges, alone.
+        drafts: after how many waiting tokens an intermediate level verifies.
+        waiting: after how many the target verifies, above another level.
+        single: after how many it verifies, alone.
     """
 
     exits: tuple[int, ...]
@@ -93,11 +94,11 @@ class Arm:
     Attributes:
         kind: what it is an example of.
         hierarchy: its levels.
-        lengths: after how many waiting tokens each level judges; none for the adaptive policy.
+        lengths: after how many waiting tokens each level verifies; none for the adaptive policy.
         policy: makes one for an answer.
         answers: tokens and seconds of each prompt's, the prompt left out.
         identical: how many were plain decoding's.
-        judged: by level, tokens accepted, tokens proposed, judgements.
+        verified: by level, tokens accepted, tokens proposed, verifications.
     """
 
     kind: str
@@ -106,7 +107,7 @@ class Arm:
     policy: Callable[[], Policy]
     answers: list[tuple[int, float]] = field(default_factory=list)
     identical: int = 0
-    judged: dict[str, list[int]] = field(default_factory=dict)
+    verified: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def speed(self) -> float:
@@ -119,7 +120,7 @@ class Arm:
 
     def adapting(self) -> "Arm":
         """Return the same levels with the adaptive policy."""
-        known = knowledge(self.hierarchy, None, measured=True)
+        known = performance_model(self.hierarchy, None, measured=True)
         return Arm(f"{self.kind}, adaptive", self.hierarchy, (), lambda: AdaptivePolicy(known))
 
     def describe(self) -> dict[str, Any]:
@@ -157,8 +158,8 @@ def hierarchies(target: LayerStack, grid: Grid) -> Iterator[tuple[str, list[Leve
                 level = short[weights, exit_layer]
                 yield f"{level.name} > target", [level], (length,)
     for waiting in grid.waiting:
-        for most in (2, 4):
-            yield "n-grams > int4 > target", [Level.of_ngrams(4, most), whole["int4"]], (1, waiting)
+        for max_new_tokens in (2, 4):
+            yield "n-grams > int4 > target", [Level.of_ngrams(4, max_new_tokens), whole["int4"]], (1, waiting)
         for drafts in (length for length in grid.drafts if length <= waiting):
             for first, second in combinations(grid.exits, 2):
                 yield PUBLISHED, [own[first], own[second]], (drafts, waiting)
@@ -192,18 +193,18 @@ class Answering:
 
     Args:
         engine: whose settings and tokenizer.
-        most: tokens of an answer.
+        max_new_tokens: tokens of an answer.
         endless: pass over ends of text.
     """
 
-    def __init__(self, engine: Engine, most: int, *, endless: bool = False) -> None:
-        self._decoder, self._most = engine.with_settings(temperature=0.0).decoder(), most
+    def __init__(self, engine: Engine, max_new_tokens: int, *, endless: bool = False) -> None:
+        self._decoder, self._most = engine.with_settings(temperature=0.0).decoder(), max_new_tokens
         if endless:
             self._decoder = replace(self._decoder, eos_ids=frozenset())
 
-    def expected(self, prompt: list[int], most: int | None = None) -> list[int]:
+    def expected(self, prompt: list[int], max_new_tokens: int | None = None) -> list[int]:
         """Return plain decoding's answer."""
-        return self._decoder.token_ids(prompt, most or self._most)
+        return self._decoder.token_ids(prompt, max_new_tokens or self._most)
 
     def answer(self, arm: Arm, prompt: list[int], expected: list[int]) -> None:
         """Decode and note what it took; `expected` is plain decoding's answer."""
@@ -214,19 +215,21 @@ class Answering:
         arm.answers.append((len(ids), events[-1].t - prefill))
         arm.identical += ids == expected
         for event in events:
-            if isinstance(event, Judged):
-                count = arm.judged.setdefault(event.level, [0, 0, 0])
+            if isinstance(event, Verified):
+                count = arm.verified.setdefault(event.level, [0, 0, 0])
                 for at, more in enumerate((event.accepted, event.proposed, 1)):
                     count[at] += more
 
 
-def tune(found: list[Arm], answering: Answering, prompts: Sequence[list[int]], most: int, budget: Budget) -> list[Arm]:
+def tune(
+    found: list[Arm], answering: Answering, prompts: Sequence[list[int]], max_new_tokens: int, budget: Budget
+) -> list[Arm]:
     """Return the fastest of each kind: all decode one prompt, the better ones the others too.
 
     What there is no time for is left out by chance.
     """
     Random(0).shuffle(found)
-    texts = [(prompt, answering.expected(prompt, most)) for prompt in prompts]
+    texts = [(prompt, answering.expected(prompt, max_new_tokens)) for prompt in prompts]
     for arm in found:
         known = {one.kind for one in found if one.answers}
         if budget.over(0.7 * TUNING) and arm.kind in known:
@@ -294,14 +297,14 @@ def timed(args: argparse.Namespace, engine: Engine, prompts: list[list[int]], fo
         for arm in adapting:  # what is measured before a first answer is no part of it
             answering.answer(arm, tuning[0], answering.expected(tuning[0], args.tune_tokens))
         chosen += [arm.fresh() for arm in adapting]
-    dice, needed, cut = Random(1), 0.0, False
+    rng, needed, cut = Random(1), 0.0, False
     for prompt in [prompt for _ in range(args.rounds) for prompt in prompts]:
         if needed and budget.left < 1.1 * needed:
             cut = True
             break
         before = budget.spent
         expected = answering.expected(prompt)
-        for arm in dice.sample(chosen, len(chosen)):
+        for arm in rng.sample(chosen, len(chosen)):
             answering.answer(arm, prompt, expected)
         needed = max(needed, budget.spent - before)
     return {"tuned": tuned, "tried": len(found), "pass_ms": costs, "cut_off": cut} | compared(chosen)
@@ -324,7 +327,7 @@ def compared(chosen: Sequence[Arm]) -> dict[str, Any]:
             "over": {name: ratio(arm, base) for name, base in bases.items()},
             "identical": f"{arm.identical} of {len(arm.answers)}",
             "tokens": sum(tokens for tokens, _ in arm.answers),
-            "judged": arm.judged,
+            "judged": arm.verified,
             "answers": arm.answers,
         }
     return {"bases": {name: arm.kind for name, arm in bases.items()}, "arms": found}
@@ -342,7 +345,7 @@ def given_costs(args: argparse.Namespace, target: LayerStack) -> Costs:
         for words in {0, args.words}:
             share = words / target.vocab_size if words else 1.0
             heads[stack.name, words] = Curve(widths, tuple(args.head * share * c for c in both))
-    return Costs(spans, heads, guess=0.0)
+    return Costs(spans, heads, ngram_lookup=0.0)
 
 
 def costs_of_shape(args: argparse.Namespace, target: LayerStack) -> Costs:
@@ -377,44 +380,47 @@ def replayed(args: argparse.Namespace, engine: Engine, prompts: list[list[int]],
     target, answering = engine.hierarchy.stack_of(-1), Answering(engine, args.max_new_tokens)
     by_name = {stack.name: stack for arm in found for stack in arm.hierarchy.stacks}
     stacks = {name: stack for name, stack in by_name.items() if stack is not target} | {target.name: target}
-    readers, heads = {}, {}
+    specs, heads = {}, {}
     for arm in found:
-        for reader, level, what in zip(
-            readers_of(arm.hierarchy), arm.hierarchy.levels, arm.describe()["levels"], strict=True
+        for spec, level, what in zip(
+            specs_of(arm.hierarchy), arm.hierarchy.levels, arm.describe()["levels"], strict=True
         ):
             if level.stack is not None:
-                readers[reader] = what
+                specs[spec] = what
             if level.reduced is not None:
-                heads[reader] = level.reduced
-    recorder = Recorder(stacks, sorted(readers), heads, target.name)
-    traces = record_all(recorder, prompts, answering.expected, Random(0))
+                heads[spec] = level.reduced
+    recorder = Recorder(stacks, sorted(specs), heads, target.name)
+    recorded = record_all(recorder, prompts, answering.expected, Random(0))
     costs = costs_of_shape(args, target) if args.shape else given_costs(args, target)
-    fitter = Fitter(traces.texts, ("margin",))
-    own = readers_of(found[0].hierarchy)[0]
+    fitter = Fitter(recorded.texts, ("margin",))
+    own = specs_of(found[0].hierarchy)[0]
     agreement = {
         what: round(
             mean(
                 one == best
-                for text in traces.texts
-                for one, best in zip(text.readings[reader].best, text.readings[own].best, strict=True)
+                for text in recorded.texts
+                for one, best in zip(text.predictions[spec].argmax, text.predictions[own].argmax, strict=True)
             ),
             4,
         )
-        for reader, what in sorted(readers.items())
+        for spec, what in sorted(specs.items())
     }
-    paces = {
-        arm: Replay(arm.hierarchy, traces, costs, engine.eos_ids, Random(0)).pace(traces.texts, arm.policy)
+    throughputs = {
+        arm: Replay(arm.hierarchy, recorded, costs, engine.eos_ids, Random(0)).throughput(recorded.texts, arm.policy)
         for arm in found
     }
     best: dict[str, Arm] = {}
-    for arm in sorted(found, key=lambda arm: -paces[arm]):
+    for arm in sorted(found, key=lambda arm: -throughputs[arm]):
         best.setdefault(arm.kind, arm)
     for arm in [arm for arm in best.values() if args.adaptive and arm.kind != PLAIN]:
-        replay = Replay(arm.hierarchy, traces, costs, engine.eos_ids, Random(0))
-        known = knowledge_of(replay, fitter, traces.texts)
+        replay = Replay(arm.hierarchy, recorded, costs, engine.eos_ids, Random(0))
+        known = performance_model_of(replay, fitter, recorded.texts)
         other = Arm(f"{arm.kind}, adaptive", arm.hierarchy, (), lambda known=known: AdaptivePolicy(known))
-        paces[other], best[other.kind] = replay.pace(traces.texts, other.policy), other
-    rows = {kind: arm.describe() | {"over_plain": round(paces[arm] / paces[found[0]], 3)} for kind, arm in best.items()}
+        throughputs[other], best[other.kind] = replay.throughput(recorded.texts, other.policy), other
+    rows = {
+        kind: arm.describe() | {"over_plain": round(throughputs[arm] / throughputs[found[0]], 3)}
+        for kind, arm in best.items()
+    }
     ordered = dict(sorted(rows.items(), key=lambda item: -item[1]["over_plain"]))
     given: dict[str, Any] = {"layer": args.layer, "row": args.row, "head": args.head, "words": args.words}
     if args.shape:

@@ -23,13 +23,13 @@ def price(run: dict[str, Any], sizes: Sizes, hidden_size: int, exits: list[int])
     """Return what a run's passes cost.
 
     Args:
-        run: its kind, and for each level above the first tokens accepted, tokens judged, and passes.
+        run: its kind, and for each level above the first tokens accepted, tokens verified, and passes.
         sizes: of the model, in bfloat16.
         hidden_size: of the model.
         exits: of the run's levels of the model's own depth, shallow to deep.
     """
     *names, _ = run["kind"].split(" (")[0].split(" > ")
-    judged, own = list(run["judged"].values()), iter(exits)
+    verified, own = list(run["judged"].values()), iter(exits)
     cost, below = 0.0, ("", 0)
     for at, name in enumerate([*names, "target"]):
         if name == "n-grams":
@@ -40,11 +40,11 @@ def price(run: dict[str, Any], sizes: Sizes, hidden_size: int, exits: list[int])
         share = bits_per_weight(weights, hidden_size) / 16 if weights else 1.0
         read = share * ((depth - first) * sizes.layer + sizes.head(None)) / sizes.total
         if at == 0:  # it drafts one token a pass
-            passes = judged[0][1]
+            passes = verified[0][1]
         elif names[at - 1 : at] == ["n-grams"] and name != "target":  # it drafts too, where nothing is guessed
-            passes = judged[at][1] - judged[at - 1][0]
+            passes = verified[at][1] - verified[at - 1][0]
         else:
-            passes = judged[at - 1][2]
+            passes = verified[at - 1][2]
         cost += passes * read
         below = weights, depth
     return cost

@@ -7,19 +7,19 @@ from time import perf_counter
 
 import matplotlib.pyplot as plt
 import torch
+from calibration_setup import CalibrationSetup, interleaved
 from common import RESULTS, environment, save
-from laboratory import Laboratory, interleaved
 
 from hispec.calibration.search import Configuration
 
 
-def draw(laboratory: Laboratory, count: int, dice: Random) -> list[Configuration]:
+def draw(setup: CalibrationSetup, count: int, rng: Random) -> list[Configuration]:
     """Distinct configurations of fixed length and adaptive ones, one in five of the latter."""
-    static = list(laboratory.job.space.static())
-    chains = list(laboratory.job.space.chains())
+    static = list(setup.job.space.static())
+    chains = list(setup.job.space.chains())
     chosen: dict[Configuration, None] = {}
     while len(chosen) < count:
-        chosen[Configuration(dice.choice(chains)) if dice.random() < 0.2 else dice.choice(static)] = None
+        chosen[Configuration(rng.choice(chains)) if rng.random() < 0.2 else rng.choice(static)] = None
     return list(chosen)
 
 
@@ -32,12 +32,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    laboratory = Laboratory(budget=120.0)
-    scorer = laboratory.scorer()
-    configurations = draw(laboratory, args.configurations, Random(args.seed))
-    texts = scorer.traces.texts[: args.prompts]
+    setup = CalibrationSetup(budget=120.0)
+    scorer = setup.scorer()
+    configurations = draw(setup, args.configurations, Random(args.seed))
+    texts = scorer.recorded.texts[: args.prompts]
     began = perf_counter()
-    static = list(laboratory.job.space.static())
+    static = list(setup.job.space.static())
     Random(0).shuffle(static)
     for configuration in static[:500]:
         scorer.score(configuration, texts[:6])
@@ -45,13 +45,13 @@ def main() -> None:
     began = perf_counter()
     scores = [scorer.score(configuration, texts) for configuration in configurations]
     per_minute = len(scores) / (perf_counter() - began) * 60
-    timings = interleaved(laboratory.timer(scorer), configurations, [text.prompt for text in texts], args.repeats)
+    timings = interleaved(setup.timer(scorer), configurations, [text.prompt for text in texts], args.repeats)
     rows = []
     for at, score in enumerate(scores):
         timed = timings.speed(at)
         rows.append(
             {
-                "configuration": score.configuration.describe(laboratory.job.target),
+                "configuration": score.configuration.describe(setup.job.target),
                 "replayed": score.speed,
                 "timed": timed.value,
                 "timed_ci95": timed.ci95,

@@ -12,7 +12,7 @@ from common import environment, held_out_questions, save
 from torch.profiler import ProfilerActivity, profile
 
 from hispec import Engine
-from hispec.events import Judged, Prefilled
+from hispec.events import Prefilled, Verified
 from hispec.text import encode_prompt
 
 
@@ -25,7 +25,7 @@ def decode(engine: Engine, prompts: list[list[int]]) -> dict[str, float]:
                 continue
             if (level := getattr(event, "level", None)) is not None:
                 spent[level] = spent.get(level, 0.0) + event.seconds  # type: ignore[union-attr]
-                spent["rounds"] += isinstance(event, Judged) and level == "target"
+                spent["rounds"] += isinstance(event, Verified) and level == "target"
             spent["tokens"] += len(getattr(event, "token_ids", ())) if level is None else 0
     return spent
 

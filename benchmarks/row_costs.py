@@ -28,7 +28,7 @@ LAYERS = {
 """Inputs and outputs of the matrices: QKV, output, gate and up, down; or the head."""
 
 WEIGHTS = 64_000_000
-"""Weights that a pass goes through where copies of the matrix are at most `kernels.MOST_COPIES`."""
+"""Weights that a pass goes through where copies of the matrix are at most `kernels.MAX_COPIES`."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

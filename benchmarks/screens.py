@@ -26,7 +26,7 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from hispec_cli.ui.replay import read_trace
-from hispec_cli.ui.state import Standing, ViewState, reduce
+from hispec_cli.ui.state import TokenStatus, ViewState, reduce
 from tests.hispec_cli.ui.terminal import Terminal
 
 FOLDER = Path(__file__).parents[1] / "docs" / "screens"
@@ -53,7 +53,7 @@ def held(trace: Path) -> Path:
     state, best, moment = ViewState(recording.stats), -1, 0
     for number, event in enumerate(recording.events):
         state = reduce(state, event)
-        kinds = {token.standing for token in state.recent if token.text.strip()} - {Standing.validated}
+        kinds = {token.status for token in state.recent if token.text.strip()} - {TokenStatus.validated}
         if len(kinds) >= best:
             best, moment = len(kinds), number
     lines = [json.loads(line) for line in trace.read_text(encoding="utf-8").splitlines()]

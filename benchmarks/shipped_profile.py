@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 import yaml
+from calibration_setup import CalibrationSetup
 from common import held_out_questions
-from laboratory import Laboratory
 
 from hispec.adaptation import adaptation_of
+from hispec.calibration.recording import LevelSpec
 from hispec.calibration.search import Configuration
-from hispec.calibration.traces import Reader
 
 HEAD = """\
 schema: 1
@@ -40,14 +40,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     exits = (args.draft_exit, args.intermediate_exit)
-    laboratory = Laboratory(60.0, held_out_questions(120), exits=exits)
-    scorer = laboratory.scorer()
-    configuration = Configuration(tuple(Reader(laboratory.job.target, exit_, args.words) for exit_ in exits))
-    known = adaptation_of(scorer.bench.hierarchy(configuration), scorer.knowledge(configuration))
+    setup = CalibrationSetup(60.0, held_out_questions(120), exits=exits)
+    scorer = setup.scorer()
+    configuration = Configuration(tuple(LevelSpec(setup.job.target, exit_, args.head_size) for exit_ in exits))
+    known = adaptation_of(scorer.builder.hierarchy(configuration), scorer.performance_model(configuration))
     head = HEAD.format(
         draft=args.draft_exit,
         intermediate=args.intermediate_exit,
-        words=args.words,
+        head_size=args.head_size,
         single=args.single_layer_tokens,
     )
     section = {"adaptive": known.model_dump(exclude_none=True, exclude_unset=True)}

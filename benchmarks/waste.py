@@ -18,7 +18,7 @@ from common import environment, gsm8k_questions, held_out_questions, save
 
 from hispec import Engine
 from hispec.decoding.hierarchy import Hierarchy
-from hispec.events import Drafted, Judged, Prefilled
+from hispec.events import Drafted, Prefilled, Verified
 from hispec.models.checkpoint import Checkpoint
 from hispec.profile import profile_for_model, resolve_model
 from hispec.step_timing import step_costs
@@ -81,7 +81,7 @@ def main() -> None:
                 spent[f"drafting: {event.level}"] += event.seconds
                 drafted[event.level] += len(event.token_ids)
                 standing += [event.level] * len(event.token_ids)
-            elif isinstance(event, Judged):
+            elif isinstance(event, Verified):
                 spent[f"verifying: {event.level}"] += event.seconds
                 rows[event.level] += event.proposed + 1
                 useless[event.level] += max(0, event.proposed - event.accepted - 1)

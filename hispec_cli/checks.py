@@ -15,7 +15,7 @@ from hispec_cli.ui.loading import Loading
 
 if TYPE_CHECKING:
     from hispec.grammar import Grammar
-    from hispec.profile import Profile, Target
+    from hispec.profile import Profile, TargetSection
     from hispec.settings import Settings
 
 YAML = (".yaml", ".yml")
@@ -98,7 +98,7 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
     return choice
 
 
-def load_depth(target: "Target", dummy: bool) -> int:
+def load_depth(target: "TargetSection", dummy: bool) -> int:
     """Return a model's number of layers as loading it will find it: what is not here is downloaded."""
     from hispec.models.checkpoint import Checkpoint
 
@@ -110,7 +110,7 @@ def choose_profile(
     *,
     mode: str = "hispec",
     dummy: bool = False,
-    find_depth: "Callable[[Target, bool], int]" = load_depth,
+    find_depth: "Callable[[TargetSection, bool], int]" = load_depth,
 ) -> "Profile":
     """Return the profile that the options name, or one for a checkpoint without.
 
@@ -125,7 +125,7 @@ def choose_profile(
         UsageError: no such profile or folder, exits out of order or too deep.
         UnavailableError: as `find_depth`.
     """
-    from hispec.profile import Target, profile_for_model, with_exits
+    from hispec.profile import TargetSection, profile_for_model, with_exits
 
     if model.model is not None and model.profile is not None:
         raise UsageError("--model and --profile were both given", "give one of them")
@@ -135,7 +135,7 @@ def choose_profile(
         check_exits(model, profile.target.model, depth_of(profile.target, dummy=dummy))
         return with_exits(profile, *exits, mode)
     check_model(model.model, dummy=dummy)
-    target = Target(model=model.model)
+    target = TargetSection(model=model.model)
     depth = depth_of(target, dummy=dummy)
     if depth is None:
         depth = find_depth(target, dummy)
@@ -297,7 +297,7 @@ def check_profile_files(profile: "Profile", mode: str, *, dummy: bool) -> None:
             frequent_ids(profile, level.head)
 
 
-def depth_of(target: "Target", *, dummy: bool = False) -> int | None:
+def depth_of(target: "TargetSection", *, dummy: bool = False) -> int | None:
     """Return a model's number of layers, as `Checkpoint.depth`."""
     from hispec.models.checkpoint import Checkpoint
 

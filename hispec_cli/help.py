@@ -6,9 +6,9 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hispec.limits import LARGEST_SEED, MOST
+from hispec.limits import MAX_INT, MAX_SEED
 
-UNBOUNDED = re.compile(rf"(\d+)<=x<=(?:{MOST}|{LARGEST_SEED})\b")
+UNBOUNDED = re.compile(rf"(\d+)<=x<=(?:{MAX_INT}|{MAX_SEED})\b")
 """A range up to the largest number of all, which helps nobody."""
 
 

@@ -105,7 +105,7 @@ class ProfileOptions:
             min=1,
             metavar="N",
             show_default=f"{OF_PROFILE}; with --model a quarter of the depth",
-            help="Layers that judge drafts.",
+            help="Layers that verify drafts.",
         ),
     ] = None
     offline: Annotated[

@@ -3,11 +3,11 @@
 import re
 
 from hispec.errors import UsageError
-from hispec.limits import MOST
+from hispec.limits import MAX_INT
 
 LONGEST_BUDGET = 30 * 24 * 3600
 """Seconds."""
-MOST_EXITS = 1000
+MAX_EXITS = 1000
 """No model has as many layers."""
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -42,7 +42,7 @@ def exits_of(text: str) -> list[int]:
             f"--exit-layers is {text!r}, which holds no exit", "give the lower one first, for example 2:12:2"
         )
     exits = range(first, last + 1, step)
-    if len(exits) > MOST_EXITS:
+    if len(exits) > MAX_EXITS:
         raise UsageError(
             f"--exit-layers is {text!r}, which holds {len(exits):,} exits", "give fewer, for example 2:12:2"
         )
@@ -63,4 +63,4 @@ def numbers_of(text: str, option: str) -> list[int]:
 
 def _is_count(text: str) -> bool:
     """Return whether text is a whole number from 1 that the engine can count to."""
-    return re.fullmatch(r"\s*\d{1,10}\s*", text) is not None and 1 <= int(text) <= MOST
+    return re.fullmatch(r"\s*\d{1,10}\s*", text) is not None and 1 <= int(text) <= MAX_INT

@@ -113,7 +113,7 @@ MUTATIONS = (
         "a token accepted by a lower level and never verified by the target",
         "state.py",
         "for j in range(level + 1):",
-        "for j in range(len(self.judged) if level else 1):",
+        "for j in range(len(self.verified) if level else 1):",
         LOSSLESS,
     ),
     Mutation(
@@ -126,7 +126,7 @@ MUTATIONS = (
     Mutation(
         "n-grams past a tentative end of text",
         "drafters.py",
-        "        count = next((at for at, token in enumerate(found, 1) if token in self.ends), len(found))\n",
+        "        count = next((at for at, token in enumerate(found, 1) if token in self.eos_ids), len(found))\n",
         "        count = len(found)\n",
         LOSSLESS,
     ),
@@ -139,12 +139,12 @@ MUTATIONS = (
     ),
     Mutation(
         "what followed an n-gram first, not last",
-        "past.py",
+        "ngram_cache.py",
         "self._after[tuple(self._texts[at - length :])] = at",
         "self._after.setdefault(tuple(self._texts[at - length :]), at)",
-        "test_past.py",
+        "test_ngram_cache.py",
     ),
-    Mutation("texts without bound", "past.py", "> MOST_TOKENS:", "> 1e9:", "test_past.py"),
+    Mutation("texts without bound", "ngram_cache.py", "> MAX_TOKENS:", "> 1e9:", "test_ngram_cache.py"),
     Mutation(
         "a benchmark that copies its earlier answer to the same prompt",
         "../bench/arms.py",
@@ -155,7 +155,7 @@ MUTATIONS = (
     Mutation(
         "a run past a tentative end of text",
         "drafters.py",
-        "            if token in self.ends or not another:\n",
+        "            if token in self.eos_ids or not another:\n",
         "            if not another:\n",
         LOSSLESS,
     ),
@@ -294,15 +294,15 @@ MUTATIONS = (
     ),
     Mutation(
         "a span that is done already counted again",
-        "../step_timing.py",
-        "return 0.0\n        below",
-        "above = -1\n        below",
+        "../policies/step_costs.py",
+        "if level is None or level <= above else",
+        "if level is None else",
         "../test_step_timing.py",
     ),
     Mutation(
         "tokens after an end kept",
         "state.py",
-        "if word in ends), count)",
+        "if token in eos_ids), count)",
         "if False), count)",
         LOSSLESS,
     ),
@@ -344,8 +344,8 @@ MUTATIONS = (
     Mutation(
         "a difference measured on logits that are not processed",
         "../api.py",
-        "sampler.scores(state.logits(0, len(text) - 1, len(text)), text).gap()",
-        "state.logits(0, len(text) - 1, len(text)).gap()",
+        "sampler.scores(state.logits(0, len(text) - 1, len(text)), text).top_two()",
+        "state.logits(0, len(text) - 1, len(text)).top_two()",
         "../test_generation.py",
     ),
     Mutation(

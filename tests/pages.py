@@ -6,10 +6,18 @@ from pathlib import Path
 from typing import get_args
 from unittest.mock import patch
 
-from hispec.limits import LARGEST_SEED, MOST
+from hispec.limits import MAX_INT, MAX_SEED
 from hispec.memory import estimate, gigabytes
 from hispec.precedence import resolve_settings
-from hispec.profile import Draft, Intermediate, Profile, levels_of, list_profiles, read_profile, shipped_folder
+from hispec.profile import (
+    DraftSection,
+    IntermediateSection,
+    Profile,
+    levels_of,
+    list_profiles,
+    read_profile,
+    shipped_folder,
+)
 from hispec.settings import SETTINGS, Range, Setting
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -38,7 +46,7 @@ def _bounds(setting: Setting) -> str:
     held = get_args(setting.type)[0] if setting.nullable else setting.type
     bounds = next(found for found in held.__metadata__ if isinstance(found, Range))
     kind = "whole number" if setting.kind is int else "number"
-    if bounds.le in (MOST, LARGEST_SEED):
+    if bounds.le in (MAX_INT, MAX_SEED):
         return f"{kind} from {bounds.ge:g}"
     if bounds.gt is not None:
         return f"{kind} above {bounds.gt:g}, at most {bounds.le:g}"
@@ -90,15 +98,15 @@ def shipped_row(profile: Profile) -> str:
     return f"| `{profile.name}` | {profile.target.model} | {levels} | {gigabytes(need.total)} |\n"
 
 
-def _readings(level: Draft | Intermediate) -> list[str]:
+def _readings(level: DraftSection | IntermediateSection) -> list[str]:
     """Return what a level reads, in words."""
-    guesses = ["n-grams"] if isinstance(level, Draft) and level.ngram is not None else []
+    ngrams = ["n-grams"] if isinstance(level, DraftSection) and level.ngram is not None else []
     if level.model is not None:
-        return [*guesses, level.model]
+        return [*ngrams, level.model]
     bits = f"{level.weights.removeprefix('int')}-bit " if level.weights is not None else ""
     if level.exit_layer is not None:
-        return [*guesses, f"{bits}exit {level.exit_layer}"]
-    return [*guesses, f"{bits}copy"] if bits else guesses
+        return [*ngrams, f"{bits}exit {level.exit_layer}"]
+    return [*ngrams, f"{bits}copy"] if bits else ngrams
 
 
 def profiles_page(text: str) -> str:

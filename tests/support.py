@@ -7,7 +7,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.events import Committed
@@ -15,6 +14,7 @@ from hispec.models.config import parse_config
 from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.transformers_stack import TransformersStack
+from hispec.policies.static import StaticPolicy
 
 PROMPT = [3, 1, 4, 1, 5]
 GREEDY = Sampler(Sampling())
@@ -60,13 +60,13 @@ def fused_stack(model):
     return FusedStack(config, weights, "fused")
 
 
-def hierarchy_of(model, *exits, guesses=None, words=()):
+def hierarchy_of(model, *exits, ngrams=None, words=()):
     """A hierarchy on fresh caches: n-grams if asked, the given exits, then the target.
 
     Args:
         model: of `transformers`, or a layer stack.
         exits: ascending.
-        guesses: (longest, tokens) of n-grams that are looked up.
+        ngrams: (longest, tokens) of n-grams that are looked up.
         words: ids that the first exits know, one collection each; all others know every word.
     """
     stack = model if hasattr(model, "kind") else TransformersStack(model, "random")
@@ -76,7 +76,7 @@ def hierarchy_of(model, *exits, guesses=None, words=()):
         Level(name, stack, exit_layer, head)
         for name, exit_layer, head in zip(names, exits, chain(heads, repeat(None)), strict=False)
     ]
-    levels = [Level.of_ngrams(*guesses), *levels] if guesses else levels
+    levels = [Level.of_ngrams(*ngrams), *levels] if ngrams else levels
     return Hierarchy([*levels, Level("target", stack, stack.num_layers)])
 
 

@@ -9,10 +9,11 @@ import pytest
 
 import hispec
 from hispec.decoding.engine import StopCriteria, decode
-from hispec.decoding.policies import Draft, Judge, Policy, StaticPolicy
 from hispec.decoding.state import DecodingState
-from hispec.events import Drafted, Judged
+from hispec.events import Drafted, Verified
 from hispec.models.checkpoint import Checkpoint
+from hispec.policies.base import Draft, Policy, Verify
+from hispec.policies.static import StaticPolicy
 from tests.support import GREEDY, fused_stack, hierarchy_of, random_model
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -56,17 +57,17 @@ def test_speculation_is_bounded_by_what_its_passes_read(limits):
 
 
 class Skipping(Policy):
-    """The lowest level drafts, one above it judges, and the target at times without asking any of them; so it goes on."""
+    """The lowest level drafts, one above it verifies, and the target at times without asking any of them; so it goes on."""
 
     def __init__(self):
         self.turn = 0
 
-    def next_step(self, judged, may_draft):
+    def next_step(self, verified, may_draft):
         self.turn += 1
-        if may_draft and judged[0] - judged[-1] < 3:
-            return Draft(2, self.turn % (len(judged) - 1))
-        waiting = [level for level in range(1, len(judged)) if judged[level] < judged[level - 1]]
-        return Judge(waiting[self.turn % len(waiting)] if self.turn % 3 else len(judged) - 1)
+        if may_draft and verified[0] - verified[-1] < 3:
+            return Draft(2, self.turn % (len(verified) - 1))
+        waiting = [level for level in range(1, len(verified)) if verified[level] < verified[level - 1]]
+        return Verify(waiting[self.turn % len(waiting)] if self.turn % 3 else len(verified) - 1)
 
 
 @pytest.mark.parametrize("static", [True, False])
@@ -91,7 +92,7 @@ def test_bytes_are_those_of_the_layers_and_heads_that_run(limits, exits, static)
     policy = StaticPolicy((1, 2, 4)[: len(exits) + 1]) if static or not exits else Skipping()
     for event in decode(state, policy, GREEDY, StopCriteria(40)):
         meter.see(event)
-        if not isinstance(event, Drafted | Judged) and len(state.tokens) == 6:
+        if not isinstance(event, Drafted | Verified) and len(state.tokens) == 6:
             read.clear()  # the prompt is not counted
     counted = sum(level.bytes for level in meter.levels.values())
     assert counted == sum(read)

@@ -108,6 +108,14 @@ def test_the_engine_does_not_import_the_command_line():
             assert not [one for one in imports_of(path, modules) if one.startswith("hispec_cli")], name
 
 
+def test_policies_import_neither_a_model_nor_the_engine():
+    modules = modules_of(*PACKAGES)
+    policies = {name: path for name, path in modules.items() if name.startswith("hispec.policies.")}
+    assert len(policies) > 5
+    for name, path in policies.items():
+        assert imports_of(path, modules) <= policies.keys(), name
+
+
 @pytest.mark.parametrize("name", ["generate", "profile", "doctor", "fit_exits", "bench", "calibrate", "chat"])
 def test_no_command_imports_from_another(name):
     modules = modules_of(PACKAGES[0])

@@ -9,11 +9,11 @@ import torch
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.noise import GumbelNoise
-from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.sampling import Sampler
 from hispec.decoding.state import DecodingState
 from hispec.models.rows import RowCounts
 from hispec.models.stack import ReducedHead, write_stepwise
+from hispec.policies.static import StaticPolicy
 
 
 class ToyCache:
@@ -54,20 +54,20 @@ class ToyStack:
     @classmethod
     def random(cls, layers, vocab, seed, agreement=1.0, scale=1.5, opposed=False):
         """Exits that resemble the last one the more, the deeper they are; `opposed`: the first is its negative."""
-        dice = torch.Generator().manual_seed(seed)
-        last = torch.randn(vocab, vocab, vocab, generator=dice) * scale
+        rng = torch.Generator().manual_seed(seed)
+        last = torch.randn(vocab, vocab, vocab, generator=rng) * scale
         tables = []
         for layer in range(1, layers + 1):
             share = agreement * layer / layers
-            noise = torch.randn(vocab, vocab, vocab, generator=dice) * scale
+            noise = torch.randn(vocab, vocab, vocab, generator=rng) * scale
             tables.append(last if layer == layers else share * last + (1 - share) * noise)
         return cls([-last, *tables[1:]] if opposed else tables)
 
     def near(self, share, seed):
         """A stack whose exits resemble this one's."""
-        dice = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(seed)
         return ToyStack(
-            [share * table + torch.randn(table.shape, generator=dice) * (1 - share) for table in self.tables]
+            [share * table + torch.randn(table.shape, generator=rng) * (1 - share) for table in self.tables]
         )
 
     def reserve(self, positions):
@@ -198,11 +198,11 @@ def chi_square(counts, probabilities):
     return float(torch.special.gammaincc(freedom / 2, statistic / 2))
 
 
-def exits_of(stack, *exits, guesses=None, words=()):
-    """Levels of one stack; `guesses` are (longest, tokens) of n-grams beneath, `words` those that the first exits know."""
+def exits_of(stack, *exits, ngrams=None, words=()):
+    """Levels of one stack; `ngrams` are (longest, tokens) of n-grams beneath, `words` those that the first exits know."""
     heads = [None if known is None else stack.reduce_head(torch.tensor(known)) for known in words]
     levels = [
         Level(f"exit {exit_layer}", stack, exit_layer, head)
         for exit_layer, head in zip(exits, chain(heads, repeat(None)), strict=False)
     ]
-    return [*([Level.of_ngrams(*guesses)] if guesses else []), *levels, Level("target", stack, stack.num_layers)]
+    return [*([Level.of_ngrams(*ngrams)] if ngrams else []), *levels, Level("target", stack, stack.num_layers)]

@@ -66,7 +66,7 @@ def copy_agreed(stack: LayerStack, copy: LayerStack, prompt: list[int], written:
     return agreed
 
 
-def measure(engine: Engine, gsm8k: Path, count: int, most: int, texts: list[list[int]]) -> dict[str, Any]:
+def measure(engine: Engine, gsm8k: Path, count: int, max_tokens: int, texts: list[list[int]]) -> dict[str, Any]:
     """Return the figures on the first `count` questions, answers of at most so many tokens, and the loss on texts."""
     stack = engine.hierarchy.stack_of(-1)
     decoder = engine.with_settings(temperature=0.0).decoder()
@@ -76,7 +76,7 @@ def measure(engine: Engine, gsm8k: Path, count: int, most: int, texts: list[list
         questions = [json.loads(line)["question"] for _, line in zip(range(count), lines, strict=False)]
     for question in questions:
         prompt = engine.tokenizer(f"Question: {question}\nAnswer:", add_special_tokens=False)["input_ids"]
-        written = decoder.token_ids(prompt, most)
+        written = decoder.token_ids(prompt, max_tokens)
         tokens += len(written)
         ended += written[-1] in engine.eos_ids
         exits += exits_agreed(stack, prompt, written)

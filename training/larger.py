@@ -58,7 +58,7 @@ def widen(narrow: LlamaForCausalLM, noise: float, seed: int) -> LlamaForCausalLM
     for width in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"):
         setattr(config, width, 2 * getattr(config, width))
     wide = LlamaForCausalLM(config)
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     own = narrow.state_dict()
     for name, part in wide.state_dict().items():
         if name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -69,7 +69,7 @@ def widen(narrow: LlamaForCausalLM, noise: float, seed: int) -> LlamaForCausalLM
             part.copy_(own[name].repeat(2))
         else:
             weights = own[name].repeat(2, 1) / 2
-            more = noise * own[name].std() * torch.randn(weights.shape, generator=dice)
+            more = noise * own[name].std() * torch.randn(weights.shape, generator=rng)
             part.copy_(torch.cat((weights + more, weights - more), 1))
     return wide
 
@@ -85,10 +85,10 @@ def make_batch(texts: list[list[int]], seed: int, step: int, rows: int, row_toke
     """Return the rows of one step, each of whole texts in random order, cut at its end: [rows, row_tokens]."""
     drawn = []
     for row in range(rows):
-        dice = Random(f"{seed}/{step}/{row}")
+        rng = Random(f"{seed}/{step}/{row}")
         ids: list[int] = []
         while len(ids) < row_tokens:
-            ids += dice.choice(texts)
+            ids += rng.choice(texts)
         drawn.append(ids[:row_tokens])
     return torch.tensor(drawn)
 

@@ -9,19 +9,23 @@ from typing import Any
 
 from hispec.curve import Curve
 from hispec.decoding.hierarchy import Hierarchy
-from hispec.decoding.knowledge import MOST, Knowledge, Pair, StepCosts, all_teams
-from hispec.decoding.prediction import QUANTIZED, UNCALIBRATED, Logistic, Predictor, Table
-from hispec.profile import Acceptance, Adaptation
+from hispec.policies.performance_model import PerformanceModel
+from hispec.policies.prediction import QUANTIZED, UNCALIBRATED, Logistic, Predictor, Table
+from hispec.policies.step_costs import MAX_WAITING, Pair, StepCosts, all_active_levels
+from hispec.profile import AcceptanceSection, AdaptiveSection
 from hispec.step_timing import step_costs
 
-JUDGED = (1, 2, 4, 8, 16, MOST)
-"""Numbers of judged tokens whose costs a profile holds."""
+VERIFIED_TOKENS = (1, 2, 4, 8, 16, MAX_WAITING)
+"""Numbers of verified tokens whose costs a profile holds."""
 
 ROW = 0.05
 """Unmeasured: what one more row adds to the cost of a layer."""
 
 QUANTIZED_LAYER = 0.35
 """Unmeasured: what a layer of quantized weights costs, one of full weights being 1."""
+
+NGRAM_COST = 0.1
+"""Unmeasured: what an n-gram look-up costs."""
 
 
 def level_key(hierarchy: Hierarchy, level: int) -> str:
@@ -34,18 +38,20 @@ def level_key(hierarchy: Hierarchy, level: int) -> str:
     if one.stack is None:
         return "guesses"
     own = one.stack is hierarchy.target.stack
-    words = "" if one.reduced is None else f"/{len(one.reduced.ids)}"
+    head_size = "" if one.reduced is None else f"/{len(one.reduced.ids)}"
     if one.weights is not None:
-        return f"{one.exit_layer}:{one.weights}{words}"
-    return (str(one.exit_layer) if own else f"{one.stack.name}@{one.exit_layer}") + words
+        return f"{one.exit_layer}:{one.weights}{head_size}"
+    return (str(one.exit_layer) if own else f"{one.stack.name}@{one.exit_layer}") + head_size
 
 
-def team_key(hierarchy: Hierarchy, levels: Iterable[int]) -> str:
+def levels_key(hierarchy: Hierarchy, levels: Iterable[int]) -> str:
     """Return levels in order: `1 > 2 > 16`."""
     return " > ".join(level_key(hierarchy, level) for level in levels)
 
 
-def knowledge(hierarchy: Hierarchy, adaptation: Adaptation | None, *, measured: bool = False) -> Knowledge:
+def performance_model(
+    hierarchy: Hierarchy, adaptation: AdaptiveSection | None, *, measured: bool = False
+) -> PerformanceModel:
     """Return what the policy knows of a hierarchy when decoding begins.
 
     Args:
@@ -53,23 +59,23 @@ def knowledge(hierarchy: Hierarchy, adaptation: Adaptation | None, *, measured: 
         adaptation: what the profile holds; what is not there is assumed.
         measured: measure costs that it does not hold, see `hispec.step_timing`; else they are assumed, too.
     """
-    found = adaptation or Adaptation()
+    found = adaptation or AdaptiveSection()
     pairs = list(combinations(range(len(hierarchy)), 2))
     predictors: dict[Pair, Predictor] = {
-        pair: _predictor(found.acceptance.get(team_key(hierarchy, pair)), _whole_copy(hierarchy, pair))
+        pair: _predictor(found.acceptance.get(levels_key(hierarchy, pair)), _whole_copy(hierarchy, pair))
         for pair in pairs
         if hierarchy.levels[pair[0]].stack is not None
     }
     costs = _costs(hierarchy, found, pairs)
-    known = found.tokens_per_ms if costs is not None else {}
+    model = found.tokens_per_ms if costs is not None else {}
     if costs is None and measured:
         costs = step_costs(hierarchy, [level_key(hierarchy, level) for level in range(len(hierarchy))])
-    teams = {team: known.get(team_key(hierarchy, team)) for team in all_teams(len(hierarchy))}
-    return Knowledge(
+    choices = {active: model.get(levels_key(hierarchy, active)) for active in all_active_levels(len(hierarchy))}
+    return PerformanceModel(
         len(hierarchy),
         costs or uncalibrated_costs(hierarchy),
         predictors,
-        {team: pace for team, pace in teams.items() if pace is not None},
+        {active: throughput for active, throughput in choices.items() if throughput is not None},
         bonus=[level for level in range(1, len(hierarchy)) if hierarchy.below[level] is None],
     )
 
@@ -80,80 +86,83 @@ def _whole_copy(hierarchy: Hierarchy, pair: Pair) -> bool:
     return lower.weights is not None and lower.exit_layer == upper.exit_layer
 
 
-def adaptation_of(hierarchy: Hierarchy, known: Knowledge) -> Adaptation:
+def adaptation_of(hierarchy: Hierarchy, model: PerformanceModel) -> AdaptiveSection:
     """What a profile should hold of a policy's knowledge."""
     levels = range(len(hierarchy))
-    return Adaptation(
-        draft_ms={level_key(hierarchy, level): _rounded(known.costs.draft[level]) for level in levels},
-        judge_ms={
-            team_key(hierarchy, pair): [_rounded(costs[tokens - 1]) for tokens in JUDGED]
-            for pair, costs in known.costs.judge.items()
+    return AdaptiveSection(
+        draft_ms={level_key(hierarchy, level): _rounded(model.costs.draft[level]) for level in levels},
+        verify_ms={
+            levels_key(hierarchy, pair): [_rounded(costs[tokens - 1]) for tokens in VERIFIED_TOKENS]
+            for pair, costs in model.costs.verify.items()
         },
         acceptance={
-            team_key(hierarchy, pair): acceptance_of(predictor)
-            for pair, predictor in known.predictors.items()
+            levels_key(hierarchy, pair): acceptance_of(predictor)
+            for pair, predictor in model.predictors.items()
             if hierarchy.levels[pair[0]].stack is not None
         },
         tokens_per_ms={
-            team_key(hierarchy, team): _rounded(pace) for team, pace in known.paces.items() if len(team) > 1
+            levels_key(hierarchy, active): _rounded(throughput)
+            for active, throughput in model.throughputs.items()
+            if len(active) > 1
         },
     )
 
 
-def acceptance_of(predictor: Predictor) -> Acceptance:
+def acceptance_of(predictor: Predictor) -> AcceptanceSection:
     """A predictor as a profile holds it."""
     held: dict[str, Any] = {"features": [*predictor.features], "mean": predictor.mean}
     if isinstance(predictor, Table):
-        held["table"] = [[knot, chance] for knot, chance in zip(predictor.knots, predictor.chances, strict=True)]
+        held["table"] = [
+            [knot, probability] for knot, probability in zip(predictor.knots, predictor.probabilities, strict=True)
+        ]
     elif isinstance(predictor, Logistic):
         held["weights"] = [*predictor.weights]
-    return Acceptance.model_validate(held)
+    return AcceptanceSection.model_validate(held)
 
 
 def uncalibrated_costs(hierarchy: Hierarchy) -> StepCosts:
     """Return costs in layers of full weights, where none were measured: a head and the loop cost as one layer each."""
-    levels = range(len(hierarchy))
 
     def share(level: int) -> float:
         return 1.0 if hierarchy.levels[level].weights is None else QUANTIZED_LAYER
 
-    def layers(level: int, above: int = -1) -> float:
-        if level <= above:
-            return 0
-        below = hierarchy.below[level]
-        own = (hierarchy.levels[level].exit_layer - hierarchy.first_layer(level)) * share(level)
-        return own + (0 if below is None else layers(below, above))
+    def scale(rows: int) -> float:
+        return 1 + ROW * (rows - 1)
 
-    def judged(pair: Pair, tokens: int) -> float:
-        lower, upper = pair
-        return (layers(upper, lower) + share(upper)) * (1 + ROW * (tokens - 1)) + 1
+    def span(level: int, rows: int) -> float:
+        layers = hierarchy.levels[level].exit_layer - hierarchy.first_layer(level)
+        return layers * share(level) * scale(rows)
 
-    draft = [0.1 if hierarchy.levels[level].stack is None else layers(level) + share(level) + 1 for level in levels]
-    return StepCosts(
-        draft, {pair: [judged(pair, tokens) for tokens in range(1, MOST + 1)] for pair in combinations(levels, 2)}
+    return StepCosts.from_spans(
+        hierarchy.below,
+        span,
+        lambda level, rows: share(level) * scale(rows) + 1,
+        ngrams=None if hierarchy.ngrams is None else NGRAM_COST,
     )
 
 
-def _costs(hierarchy: Hierarchy, found: Adaptation, pairs: list[Pair]) -> StepCosts | None:
+def _costs(hierarchy: Hierarchy, found: AdaptiveSection, pairs: list[Pair]) -> StepCosts | None:
     """Measured costs, where the profile has them for all levels: costs of two kinds do not compare."""
     draft = [found.draft_ms.get(level_key(hierarchy, level)) for level in range(len(hierarchy))]
-    judge = {pair: found.judge_ms.get(team_key(hierarchy, pair)) for pair in pairs}
+    verify = {pair: found.verify_ms.get(levels_key(hierarchy, pair)) for pair in pairs}
     curves: Mapping[Pair, Curve] = {
-        pair: Curve(JUDGED, tuple(costs)) for pair, costs in judge.items() if costs is not None
+        pair: Curve(VERIFIED_TOKENS, tuple(costs)) for pair, costs in verify.items() if costs is not None
     }
-    known = [cost for cost in draft if cost is not None]
-    if len(known) < len(draft) or len(curves) < len(pairs):
+    model = [cost for cost in draft if cost is not None]
+    if len(model) < len(draft) or len(curves) < len(pairs):
         return None
-    return StepCosts(known, {pair: [curve(tokens) for tokens in range(1, MOST + 1)] for pair, curve in curves.items()})
+    return StepCosts(
+        model, {pair: [curve(tokens) for tokens in range(1, MAX_WAITING + 1)] for pair, curve in curves.items()}
+    )
 
 
-def _predictor(acceptance: Acceptance | None, whole_copy: bool) -> Predictor:
+def _predictor(acceptance: AcceptanceSection | None, whole_copy: bool) -> Predictor:
     if acceptance is None:
         return QUANTIZED if whole_copy else UNCALIBRATED
     features: tuple[str, ...] = tuple(acceptance.features)
     if acceptance.table is not None:
-        knots, chances = zip(*acceptance.table, strict=True)
-        return Table(knots, chances, acceptance.mean, features)
+        knots, probabilities = zip(*acceptance.table, strict=True)
+        return Table(knots, probabilities, acceptance.mean, features)
     assert acceptance.weights is not None
     return Logistic(tuple(acceptance.weights), acceptance.mean, features)
 

@@ -10,14 +10,11 @@ from typing import Any
 
 import torch
 
-from hispec.adaptation import knowledge, team_key
-from hispec.decoding.adaptive import AdaptivePolicy
+from hispec.adaptation import levels_key, performance_model
 from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy
-from hispec.decoding.knowledge import Knowledge
+from hispec.decoding.ngram_cache import NgramCache
 from hispec.decoding.noise import SEEDS
-from hispec.decoding.past import Past
-from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.decoding.sampling import Sampling
 from hispec.decoding.state import DecodingState, PrefixCache
 from hispec.errors import LosslessnessError, OutOfMemoryError, UsageError, is_out_of_memory
@@ -29,6 +26,10 @@ from hispec.loading import LoadedModels, load
 from hispec.lossless import Difference, diagnose, first_difference
 from hispec.metrics import Stats
 from hispec.models.checkpoint import Checkpoint
+from hispec.policies.adaptive import AdaptivePolicy
+from hispec.policies.base import Policy
+from hispec.policies.performance_model import PerformanceModel
+from hispec.policies.static import StaticPolicy
 from hispec.precedence import resolve_settings
 from hispec.profile import Profile, check_depths, load_profile, models_of, profile_for_model
 from hispec.progress import Watch, unwatched
@@ -51,7 +52,7 @@ class Generation:
         stats: its figures.
         environment: what it ran on.
         seed: what the answer was sampled with; None for a greedy one.
-        verified: whether `Engine.verify` found it identical to the target's own; None when not asked.
+        lossless: whether `Engine.check_lossless` found it identical to the target's own; None when not asked.
         logprobs: of each of `token_ids`; None when not asked.
         grammar: that the answer was to match, if any.
         complete: whether it does: one that broke off, or reached its most tokens, may not. None without a grammar.
@@ -66,7 +67,7 @@ class Generation:
     stats: Stats
     environment: dict[str, Any]
     seed: int | None = None
-    verified: bool | None = None
+    lossless: bool | None = None
     logprobs: tuple[TokenLogprobs, ...] | None = None
     grammar: Grammar | None = None
     complete: bool | None = None
@@ -84,7 +85,7 @@ class Generation:
             "environment": self.environment,
         }
         logprobs = None if self.logprobs is None else [asdict(one) for one in self.logprobs]
-        extra = {"seed": self.seed, "verified": self.verified, "logprobs": logprobs, "complete": self.complete}
+        extra = {"seed": self.seed, "verified": self.lossless, "logprobs": logprobs, "complete": self.complete}
         return record | {key: value for key, value in extra.items() if value is not None}
 
 
@@ -105,7 +106,7 @@ class Engine:
         self.environment, self.generation, self.ranks = models.environment, models.generation, models.ranks
         self.hierarchy = build_hierarchy(profile, settings.mode, models.stacks, settings.lookup)
         self.context = self.hierarchy.stack_of(-1).context
-        self._past = self.new_past()
+        self._ngram_cache = self.new_ngram_cache()
         """What guesses are made from, of all answers. It is not shared with other engines on the same weights: where
         their answers to one prompt are compared, none shall know those of another."""
         self._interrupted = False
@@ -160,7 +161,7 @@ class Engine:
             stack.prepare(self.settings.width if stack is target else "free")
         self.environment |= {"threads": torch.get_num_threads(), "width": target.rows.describe()}
         if self.settings.policy == "adaptive" and len(self.hierarchy) > 1:
-            self._knowledge(self.hierarchy)  # measured before the first answer, not during it
+            self._performance_model(self.hierarchy)  # measured before the first answer, not during it
 
     def with_settings(self, **changes: Any) -> "Engine":
         """Return an engine on the same weights with other settings; device and dtype stay as they are loaded.
@@ -183,7 +184,7 @@ class Engine:
         if not changes:
             return self
         engine = self.with_settings(**changes)
-        engine._past = self._past
+        engine._ngram_cache = self._ngram_cache
         return engine
 
     def with_profile(self, profile: Profile) -> "Engine":
@@ -235,7 +236,7 @@ class Engine:
             prefix: remembers from answer to answer what has been run already.
             grammar: that the answer must match, from its first character on.
             logprobs: give `Committed` events and the result the log-probabilities of their tokens, and of so many of
-                the likeliest beside each, from 0 on; None gives none.
+                the most probable beside each, from 0 on; None gives none.
 
         Raises:
             UsageError: an empty prompt, an impossible stop text, a prompt that leaves no room in the context, a grammar
@@ -337,10 +338,10 @@ class Engine:
         """Empty figures of the hierarchy, for who counts along."""
         return Stats.of(self.hierarchy)
 
-    def new_past(self) -> Past | None:
+    def new_ngram_cache(self) -> NgramCache | None:
         """Return what guesses are made from before anything was said; None where nothing is guessed."""
         ngrams = self.hierarchy.ngrams
-        return None if ngrams is None else Past(ngrams.longest)
+        return None if ngrams is None else NgramCache(ngrams.longest)
 
     def interrupt(self) -> None:
         """Ask the answer under way to end before its next step. Safe to call from a signal handler."""
@@ -375,17 +376,17 @@ class Engine:
         """A fresh policy of the settings."""
         if self.settings.policy == "static" or len(hierarchy) == 1:
             return StaticPolicy.of(hierarchy, self.settings.draft_tokens, self.settings.validate_every)
-        policy = AdaptivePolicy(self._knowledge(hierarchy))
+        policy = AdaptivePolicy(self._performance_model(hierarchy))
         return policy if self.ranks is None else SharedPolicy(policy, self.ranks)
 
-    def _knowledge(self, hierarchy: Hierarchy) -> Knowledge:
+    def _performance_model(self, hierarchy: Hierarchy) -> PerformanceModel:
         """Return what is known of levels, by all answers that these models have given with them."""
-        known, adaptation = self.models.knowledge, self.profile.adaptive
+        known, adaptation = self.models.performance_model, self.profile.adaptive
         held = "" if adaptation is None else adaptation.model_dump_json()
-        key = team_key(hierarchy, range(len(hierarchy))), held, self.profile.translators, torch.get_num_threads()
+        key = levels_key(hierarchy, range(len(hierarchy))), held, self.profile.translators, torch.get_num_threads()
         if key not in known:
             # Ranks would measure different costs, and stop measuring at different times.
-            known[key] = knowledge(hierarchy, adaptation, measured=self.ranks is None)
+            known[key] = performance_model(hierarchy, adaptation, measured=self.ranks is None)
         return known[key]
 
     def _is_interrupted(self) -> bool:
@@ -394,8 +395,8 @@ class Engine:
             self._interrupted = bool(self.ranks.share_numbers(self._interrupted)[0])
         return self._interrupted
 
-    def verify(self, generation: Generation) -> None:
-        """Decode the same prompt with the target alone and compare ids; sets `generation.verified`.
+    def check_lossless(self, generation: Generation) -> None:
+        """Decode the same prompt with the target alone and compare ids; sets `generation.lossless`.
 
         A sampled answer is decoded with its own seed.
 
@@ -415,7 +416,7 @@ class Engine:
         difference = self.examine(
             prompt_ids, generation.token_ids, expected, seed=generation.seed or 0, grammar=generation.grammar
         )
-        generation.verified = difference is None
+        generation.lossless = difference is None
         if difference is not None:
             raise LosslessnessError(
                 f"token {difference.at} differs from the target's own; "
@@ -450,7 +451,7 @@ class Engine:
         decoder = self.decoder(Hierarchy([self.hierarchy.target]), grammar)
         state = DecodingState(decoder.hierarchy, text, len(text))
         sampler = decoder.sampler(seed, prompt_ids, limit)
-        best, second = sampler.scores(state.logits(0, len(text) - 1, len(text)), text).gap()
+        best, second = sampler.scores(state.logits(0, len(text) - 1, len(text)), text).top_two()
         return diagnose(at, best, second, self.environment["dtype"])
 
     def _stream(
@@ -474,7 +475,7 @@ class Engine:
         end, memory_ended = Finished(0.0, "interrupted"), False
         try:
             decoder = self.decoder(grammar=grammar)
-            with closing(decoder.decode(ids, max_new_tokens, seed, prefix, self._past, logprobs)) as events:
+            with closing(decoder.decode(ids, max_new_tokens, seed, prefix, self._ngram_cache, logprobs)) as events:
                 for event in events:
                     if isinstance(event, Finished):
                         end = event

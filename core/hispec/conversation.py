@@ -9,7 +9,7 @@ from hispec.api import Engine, Generation
 from hispec.decoding.state import PrefixCache
 from hispec.errors import UsageError
 from hispec.events import Committed, Event, Finished
-from hispec.limits import LARGEST_SEED
+from hispec.limits import MAX_SEED
 from hispec.profile import Profile
 from hispec.session import Turn
 from hispec.text import encode_prompt
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 1_000_000
 """Seeds that a turn has to itself."""
-SEEDS = LARGEST_SEED + 1
+SEEDS = MAX_SEED + 1
 
 
 def turn_seed(seed: int, turn: int, attempt: int = 0) -> int:

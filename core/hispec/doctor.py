@@ -97,7 +97,7 @@ class Machine:
 
 
 @dataclass
-class Verdict:
+class DoctorVerdict:
     """Whether a profile can run here.
 
     Attributes:
@@ -167,7 +167,7 @@ def examine_machine() -> Machine:
 
 def examine_profile(
     profile: Profile, settings: Settings, machine: Machine, prompt_tokens: int | None = None
-) -> Verdict:
+) -> DoctorVerdict:
     """Whether a profile can run: memory, disk, weights, access, depths and vocabularies.
 
     Args:
@@ -191,7 +191,7 @@ def examine_profile(
         prompt_tokens=prompt_tokens or PROMPT_TOKENS,
         timeout=HUB_SECONDS if "to download" in weights.values() else None,
     )
-    verdict = Verdict(profile.name, place_of(settings), need, weights)
+    verdict = DoctorVerdict(profile.name, place_of(settings), need, weights)
     for name, checkpoint in checkpoints.items():
         if (values := checkpoint.read_here(CONFIG)) is not None:
             _tell(verdict, partial(check_values, values, name))
@@ -206,7 +206,7 @@ def examine_profile(
     return verdict
 
 
-def _memory(verdict: Verdict, profile: Profile, machine: Machine) -> None:
+def _memory(verdict: DoctorVerdict, profile: Profile, machine: Machine) -> None:
     need, device = verdict.need, verdict.device
     if need is None and verdict.problems:
         return  # a configuration that is wrong
@@ -223,7 +223,7 @@ def _memory(verdict: Verdict, profile: Profile, machine: Machine) -> None:
         _tell(verdict, partial(check_fits, need, device, profile.name))
 
 
-def _disk(verdict: Verdict, profile: Profile, machine: Machine) -> None:
+def _disk(verdict: DoctorVerdict, profile: Profile, machine: Machine) -> None:
     folder, free = machine.cache
     size = sum(m.download for m in verdict.need.models if verdict.weights[m.model] != "here") if verdict.need else 0
     if size > free:
@@ -235,7 +235,7 @@ def _disk(verdict: Verdict, profile: Profile, machine: Machine) -> None:
         )
 
 
-def _downloads(verdict: Verdict, profile: Profile, machine: Machine) -> None:
+def _downloads(verdict: DoctorVerdict, profile: Profile, machine: Machine) -> None:
     from hispec.models.loading import check_weights
 
     endpoint, state, _ = machine.hub
@@ -256,12 +256,12 @@ def _downloads(verdict: Verdict, profile: Profile, machine: Machine) -> None:
         verdict.problems.append(UnavailableError(message, hint))
 
 
-def _depths(verdict: Verdict, profile: Profile, machine: Machine) -> None:
+def _depths(verdict: DoctorVerdict, profile: Profile, machine: Machine) -> None:
     for need in verdict.need.models if verdict.need else ():
         _tell(verdict, partial(check_depths, profile, need.model, need.layers))
 
 
-def _vocabularies(verdict: Verdict, checkpoints: list[Checkpoint]) -> None:
+def _vocabularies(verdict: DoctorVerdict, checkpoints: list[Checkpoint]) -> None:
     """Compare tokenizers by id -> token; those that are not here are fetched, if their models can be."""
     if any(weights not in ("here", "to download") for weights in verdict.weights.values()):
         return
@@ -284,7 +284,7 @@ def _vocabularies(verdict: Verdict, checkpoints: list[Checkpoint]) -> None:
         verdict.vocabulary = found
 
 
-def _files(verdict: Verdict, checkpoints: list[Checkpoint]) -> None:
+def _files(verdict: DoctorVerdict, checkpoints: list[Checkpoint]) -> None:
     """Refuse tokenizers and weights that are here and cannot be loaded."""
     from hispec.models.loading import check_weights
     from hispec.models.tokenizer import load_tokenizer
@@ -294,7 +294,7 @@ def _files(verdict: Verdict, checkpoints: list[Checkpoint]) -> None:
         _tell(verdict, partial(check_weights, checkpoint))
 
 
-def _tell(verdict: Verdict, check: Callable[[], object]) -> None:
+def _tell(verdict: DoctorVerdict, check: Callable[[], object]) -> None:
     try:
         check()
     except HispecError as error:

@@ -37,8 +37,8 @@ class Drafted:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """Level `level` judged the last `proposed` tokens: the first `accepted` stay, and its own token `correction` follows.
+class Verified:
+    """Level `level` verified the last `proposed` tokens: the first `accepted` stay, and its own token `correction` follows.
 
     Where it rejected one, that replaces it, and what followed is dropped; where it accepted all, it is a bonus, which
     there may be or not. `correction_text` is the correction's text where it was asked for.
@@ -109,7 +109,7 @@ class Finished:
     result: Any = None
 
 
-Event = Prefilled | Drafted | Judged | Committed | Finished
+Event = Prefilled | Drafted | Verified | Committed | Finished
 
 
 def to_record(event: Event) -> dict[str, Any]:

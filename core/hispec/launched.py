@@ -7,7 +7,7 @@ from hispec.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Place:
+class LaunchedProcess:
     """The place of a process among those that were started together.
 
     Attributes:
@@ -21,16 +21,16 @@ class Place:
     local_rank: int = 0
 
 
-def launched() -> Place:
+def launched() -> LaunchedProcess:
     """Return the place of this process; alone where nobody launched it with others.
 
     Raises:
         UsageError: an environment that neither torchrun nor accelerate makes.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        return Place()
+        return LaunchedProcess()
     try:
-        return Place(*(int(os.environ[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")))
+        return LaunchedProcess(*(int(os.environ[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")))
     except (KeyError, ValueError):
         raise UsageError(
             "WORLD_SIZE is set, but not as torchrun sets it", "unset it, or start with torchrun or accelerate"

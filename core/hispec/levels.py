@@ -11,7 +11,7 @@ from hispec.errors import ProfileError, UnavailableError
 from hispec.frequencies import frequent_ids
 from hispec.models.stack import LayerStack, ReducedHead
 from hispec.models.translator import Translator, TranslatorFile
-from hispec.profile import Draft, Intermediate, Profile, copies_of, levels_of, ngram_of
+from hispec.profile import DraftSection, IntermediateSection, Profile, copies_of, levels_of, ngram_of
 
 
 def build_hierarchy(
@@ -39,7 +39,7 @@ def build_hierarchy(
         found = None if translators is None else translators.read(exit_layer)
         return None if found is None else found.on(target)
 
-    def reading(name: str, section: Draft | Intermediate) -> Level:
+    def reading(name: str, section: DraftSection | IntermediateSection) -> Level:
         stack = stacks[section.model or profile.target.model]
         own = stack is target
         exit_layer = section.exit_layer or stack.num_layers
@@ -49,10 +49,10 @@ def build_hierarchy(
         # Exits of a copy are read through those of the full weights, which serve them as well: docs/exits.md.
         return Level(name, stack, exit_layer, head, translator(exit_layer) if own else None, weights=section.weights)
 
-    if (guesses := ngram_of(profile, mode, lookup)) is not None:
-        levels.append(Level.of_ngrams(guesses.max, guesses.tokens, guesses.drafter))
+    if (ngrams := ngram_of(profile, mode, lookup)) is not None:
+        levels.append(Level.of_ngrams(ngrams.max, ngrams.tokens, ngrams.drafter))
     for section in levels_of(profile, mode):
-        if isinstance(section, Intermediate):
+        if isinstance(section, IntermediateSection):
             levels.append(reading("intermediate", section))
         elif section.reads_model:
             levels.append(reading("draft", section))
@@ -102,21 +102,21 @@ class _Heads:
         self._profile, self._target_vocab = profile, target_vocab
         self._known: dict[tuple[str, int], ReducedHead] = {}
 
-    def of(self, stack: LayerStack, words: int | None) -> ReducedHead | None:
+    def of(self, stack: LayerStack, head_size: int | None) -> ReducedHead | None:
         """The head of a model's most frequent words, None for its whole head."""
-        if words is None:
+        if head_size is None:
             return None
-        if (stack.name, words) not in self._known:
-            ids = frequent_ids(self._profile, words)
+        if (stack.name, head_size) not in self._known:
+            ids = frequent_ids(self._profile, head_size)
             both = min(stack.vocab_size, self._target_vocab)
             own = sorted(id_ for id_ in ids if id_ < both)
             if not own:
                 raise ProfileError(
-                    f"profile {self._profile.name}: none of the {words} most frequent tokens is one of {stack.name}",
+                    f"profile {self._profile.name}: none of the {head_size} most frequent tokens is one of {stack.name}",
                     "count them again with: python -m hispec.frequencies; then name the file as the profile's frequencies",
                 )
-            self._known[stack.name, words] = stack.reduce_head(torch.tensor(own))
-        return self._known[stack.name, words]
+            self._known[stack.name, head_size] = stack.reduce_head(torch.tensor(own))
+        return self._known[stack.name, head_size]
 
 
 def deepest_exit(profile: Profile, model: str) -> int:

@@ -3,11 +3,11 @@
 Nothing here imports torch.
 """
 
-MOST = 2**31 - 1
+MAX_INT = 2**31 - 1
 """Of tokens, rows, steps and other counts."""
 WIDEST_PASS = 64
 """Rows of the widest pass that `width` may ask for."""
-LARGEST_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1
 """What every generator of random numbers here takes."""
 CACHE_STEP = 256
 """Positions by which a KV cache grows: a longer text seldom needs a new one."""

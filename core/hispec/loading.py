@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hispec.decoding.knowledge import Knowledge
 from hispec.errors import UnavailableError
 from hispec.exits.probe import find_exit
 from hispec.generation import GenerationOptions, read_generation_options
@@ -30,6 +29,7 @@ from hispec.models.stack import LayerStack
 from hispec.models.staged_stack import StagedStack
 from hispec.models.tokenizer import load_tokenizer
 from hispec.models.translator import digest_of_model
+from hispec.policies.performance_model import PerformanceModel
 from hispec.precedence import complete_settings, read_agreement
 from hispec.profile import Profile, check_depths, exits_of_target, profile_for_model, without_copies
 from hispec.progress import Watch, unwatched
@@ -57,7 +57,7 @@ class LoadedModels:
         environment: what they run on, for the record.
         generation: what the checkpoint's generation config asks for beyond the settings.
         ranks: this process and its peers, where they share the target's matrices.
-        knowledge: what the adaptive policy knows of levels on these models, by what tells them apart.
+        performance_model: what the adaptive policy knows of levels on these models, by what tells them apart.
     """
 
     profile: Profile
@@ -68,7 +68,7 @@ class LoadedModels:
     environment: dict[str, Any]
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     ranks: Ranks | None = None
-    knowledge: dict[Hashable, Knowledge] = field(default_factory=dict)
+    performance_model: dict[Hashable, PerformanceModel] = field(default_factory=dict)
 
     @cached_property
     def grammars(self) -> Grammars:

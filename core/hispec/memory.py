@@ -25,7 +25,7 @@ PROMPT_TOKENS = 1024
 HUB_TIMEOUT = 10.0
 """Seconds for each request for a header."""
 LOGIT_BYTES = 4 * 3
-"""Logits, and what is drawn from and what is judged, as float32."""
+"""Logits, and what is drawn from and what is verified, as float32."""
 
 
 class InsufficientMemoryError(UnavailableError):
@@ -325,7 +325,7 @@ class _Estimate:
         """Return bytes for everything else, estimated.
 
         Activations of the rows of a prompt that are run at once, scores of their attention where a kernel holds them,
-        hidden states carried to the next level, logits of judged tokens, tables of rotary embeddings and masks.
+        hidden states carried to the next level, logits of verified tokens, tables of rotary embeddings and masks.
         """
         config, settings, item = self.config, self.settings, FLOATS[self.dtype] // 8
         rows = min(positions, FREE_ROWS) if self.fused else positions

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from hispec.events import PHASES, Committed, Drafted, Event, Judged, Prefilled
+from hispec.events import PHASES, Committed, Drafted, Event, Prefilled, Verified
 
 if TYPE_CHECKING:
     from hispec.decoding.hierarchy import Hierarchy, Level
@@ -26,8 +26,8 @@ class LevelStats:
         weights: of the copy that it reads, None where it reads the model's own.
         proposed: tokens.
         accepted: of them.
-        accepted_lengths: item k is the number of judgements that accepted exactly k tokens.
-        proposed_at: item i is how often a judged run had a token at position i.
+        accepted_lengths: item k is the number of verifications that accepted exactly k tokens.
+        proposed_at: item i is how often a verified run had a token at position i.
         accepted_at: item i is how often that token was accepted.
     """
 
@@ -42,7 +42,7 @@ class LevelStats:
     weights: str | None = None
 
     def see(self, proposed: int, accepted: int) -> None:
-        """Take one judgement by the next level into account."""
+        """Take one verification by the next level into account."""
         self.proposed += proposed
         self.accepted += accepted
         self.accepted_lengths += [0] * (accepted + 1 - len(self.accepted_lengths))
@@ -82,7 +82,7 @@ class LevelStats:
 class Stats:
     """Counts and seconds of one generation; feed it every event.
 
-    A target pass is any pass through the target's last layers: the prefill, a token of its own, or a judgement.
+    A target pass is any pass through the target's last layers: the prefill, a token of its own, or a verification.
     """
 
     levels: list[LevelStats]
@@ -95,7 +95,7 @@ class Stats:
     time_to_first_token_s: float | None = None
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     _standing: str = field(default="", repr=False, compare=False)
-    """The level that proposed or judged last."""
+    """The level that proposed or verified last."""
 
     @classmethod
     def of(cls, hierarchy: "Hierarchy") -> "Stats":
@@ -123,7 +123,7 @@ class Stats:
                 self.target_passes += event.level == self.target
                 self._spend(event.level, event.seconds)
                 self._standing = event.level
-            case Judged():
+            case Verified():
                 self.target_passes += event.level == self.target
                 self._spend(event.level, event.seconds)
                 self._level(self._standing).see(event.proposed, event.accepted)
@@ -176,7 +176,7 @@ class Stats:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
     def _level(self, name: str) -> LevelStats:
-        """The level that stands behind what is judged: a policy may leave out those between it and the judge."""
+        """The level that stands behind what is verified: a policy may leave out those between it and the verify."""
         return next((level for level in self.levels if level.name == name), self.levels[-1])
 
 

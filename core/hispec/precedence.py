@@ -9,13 +9,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from hispec.counts import counted
 from hispec.errors import UsageError
-from hispec.limits import MOST
+from hispec.limits import MAX_INT
 from hispec.profile import Profile, exits_of_target, explain
 from hispec.settings import COOLEST, HOTTEST, SETTINGS, STRONGEST, WEAKEST, Quantization, Settings
 
 SCHEMA = TypeAdapter(Settings)
 NARROWEST = 1e-9
-"""A top-p that leaves only the likeliest token."""
+"""A top-p that leaves only the most probable token."""
 WARPERS = ("top_k", "top_p", "min_p")
 """Settings that narrow down what a token is drawn from."""
 LENGTHS = ("draft_tokens", "validate_every")
@@ -234,7 +234,7 @@ def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
     """
     found = []
     if settings.temperature == 0 and (ignored := _given(WARPERS, origins)):
-        found.append(f"{_change(ignored)} nothing at temperature 0: the likeliest token is always taken")
+        found.append(f"{_change(ignored)} nothing at temperature 0: the most probable token is always taken")
     lengths = _given(LENGTHS, origins)
     if settings.mode == "autoregressive":
         if lengths:
@@ -297,8 +297,8 @@ def _nearest(name: str, value: Any) -> Any:
         return min(1.0, value) or NARROWEST
     if name == "repetition_penalty" and value > 0:
         return min(max(value, WEAKEST), STRONGEST)
-    if name in ("top_k", "max_new_tokens") and value > MOST:
-        return MOST
+    if name in ("top_k", "max_new_tokens") and value > MAX_INT:
+        return MAX_INT
     return None
 
 

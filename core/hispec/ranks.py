@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from hispec.decoding.confidence import Confidence
-from hispec.decoding.policies import Draft, Judge, Policy, Step
 from hispec.errors import UsageError
 from hispec.launched import check_launched, started_by_torchrun
+from hispec.policies.base import Draft, Policy, Step, Verify
+from hispec.policies.confidence import Confidence
 
 NOBODY = -1
 """In the place of a level where there is none."""
@@ -88,25 +88,27 @@ class SharedPolicy(Policy):
         self._policy, self._ranks, self._leads = policy, ranks, ranks.rank == 0
         self.features = policy.features
 
-    def next_step(self, judged: Sequence[int], may_draft: bool) -> Step:
+    def next_step(self, verified: Sequence[int], may_draft: bool) -> Step:
         """See `Policy.next_step`."""
-        step = self._policy.next_step(judged, may_draft) if self._leads else Judge(0)
+        step = self._policy.next_step(verified, may_draft) if self._leads else Verify(0)
         drafts = (
-            (step.tokens, NOBODY if step.otherwise is None else step.otherwise) if isinstance(step, Draft) else (0, 0)
+            (step.tokens, NOBODY if step.fallback is None else step.fallback) if isinstance(step, Draft) else (0, 0)
         )
-        tokens, otherwise, level = self._ranks.share_numbers(*drafts, step.level)
-        return Draft(tokens, level, None if otherwise == NOBODY else otherwise) if tokens else Judge(level)
+        tokens, fallback, level = self._ranks.share_numbers(*drafts, step.level)
+        return Draft(tokens, level, None if fallback == NOBODY else fallback) if tokens else Verify(level)
 
-    def drafted(self, level: int, confidence: Confidence) -> bool:
-        """See `Policy.drafted`."""
-        return bool(self._ranks.share_numbers(self._leads and self._policy.drafted(level, confidence))[0])
+    def on_draft(self, level: int, confidence: Confidence) -> bool:
+        """See `Policy.on_draft`."""
+        return bool(self._ranks.share_numbers(self._leads and self._policy.on_draft(level, confidence))[0])
 
-    def judged(self, level: int, proposed: int, accepted: int, passed: int, confidence: Sequence[Confidence]) -> None:
-        """See `Policy.judged`."""
+    def on_verification(
+        self, level: int, proposed: int, accepted: int, passed: int, confidence: Sequence[Confidence]
+    ) -> None:
+        """See `Policy.on_verification`."""
         if self._leads:
-            self._policy.judged(level, proposed, accepted, passed, confidence)
+            self._policy.on_verification(level, proposed, accepted, passed, confidence)
 
-    def timed(self, step: Step, seconds: float) -> None:
-        """See `Policy.timed`."""
+    def on_timing(self, step: Step, seconds: float) -> None:
+        """See `Policy.on_timing`."""
         if self._leads:
-            self._policy.timed(step, seconds)
+            self._policy.on_timing(step, seconds)

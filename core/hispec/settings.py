@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from hispec.errors import BadValueError
-from hispec.limits import LARGEST_SEED, MOST, WIDEST_PASS
+from hispec.limits import MAX_INT, MAX_SEED, WIDEST_PASS
 
 PREFIX = "HISPEC_"
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -125,8 +125,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Graphs = Annotated[
     Literal["auto", "on", "off"], Read(lambda value: {"0": "off", "1": "on"}.get(value, value), first=True)
 ]
-Count = Annotated[int, Range(ge=1, le=MOST)]
-Seed = Annotated[int, Range(ge=0, le=LARGEST_SEED)]
+Count = Annotated[int, Range(ge=1, le=MAX_INT)]
+Seed = Annotated[int, Range(ge=0, le=MAX_SEED)]
 Share = Annotated[float, Range(gt=0, le=1)]
 Shares = Annotated[tuple[Share | tuple[str, Share], ...], Read(_shares, first=True)]
 Temperature = Annotated[float, Range(ge=0, le=HOTTEST), Read(_drawable)]
@@ -219,7 +219,7 @@ class Settings:
     mode: Literal["hispec", "single-layer", "autoregressive"] = _decoding(
         "hispec", "All levels, draft and target only, or the target alone.", section=None
     )
-    draft_tokens: Count = _decoding(2, "Tokens drafted before the intermediate level judges.", calibration="found")
+    draft_tokens: Count = _decoding(2, "Tokens drafted before the intermediate level verifies.", calibration="found")
     validate_every: Count = _decoding(4, "Waiting tokens at which the target validates.", calibration="found")
     policy: Literal["static", "adaptive"] = _decoding(
         "adaptive",
@@ -234,18 +234,20 @@ class Settings:
     )
     max_new_tokens: Count = _decoding(256, "Most tokens of an answer.", checkpoint="always")
     intermediate_top_k: Count = _decoding(
-        1, "The intermediate level accepts a token among its N likeliest.", panel=None, calibration="given"
+        1, "The intermediate level accepts a token among its N most probable.", panel=None, calibration="given"
     )
     temperature: Temperature = _sampling(
         0.0,
-        "0 always takes the likeliest token.",
+        "0 always takes the most probable token.",
         metavar="T",
         accepts=f"0, or a number from {COOLEST} to {HOTTEST:g}",
     )
-    top_k: Annotated[int, Range(ge=0, le=MOST)] = _sampling(0, "Draw from the N likeliest tokens; 0: from all.")
-    top_p: Share = _sampling(1.0, "Draw from the likeliest tokens that have this probability together.", metavar="P")
+    top_k: Annotated[int, Range(ge=0, le=MAX_INT)] = _sampling(0, "Draw from the N most probable tokens; 0: from all.")
+    top_p: Share = _sampling(
+        1.0, "Draw from the most probable tokens that have this probability together.", metavar="P"
+    )
     min_p: Annotated[float, Range(ge=0, le=1)] = _sampling(
-        0.0, "Draw from tokens this share as likely as the likeliest.", metavar="P"
+        0.0, "Draw from tokens this share as likely as the most probable.", metavar="P"
     )
     repetition_penalty: Annotated[float, Range(ge=WEAKEST, le=STRONGEST)] = _sampling(
         1.0, "Above 1 disfavours tokens already there.", checkpoint="always", metavar="X"

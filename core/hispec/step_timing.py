@@ -6,19 +6,18 @@ user's cache folder, so that a model is measured once.
 
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from itertools import combinations
 from time import perf_counter, thread_time
 
 import torch
 
 from hispec.curve import Curve
 from hispec.decoding.hierarchy import Hierarchy
-from hispec.decoding.knowledge import MOST, StepCosts
 from hispec.decoding.state import DecodingState
 from hispec.files import remember, remembered
 from hispec.machine import processor_name
+from hispec.policies.step_costs import MAX_WAITING, StepCosts
 
-ROWS = (1, 2, 8, 16, MOST)
+ROWS = (1, 2, 8, 16, MAX_WAITING)
 """Counts of rows that are timed; costs are linear in between."""
 
 CONTEXT = 32
@@ -27,13 +26,13 @@ CONTEXT = 32
 REPEATS = 2
 """The faster of so many counts, which leaves out what is done at a first call only."""
 
-MOST_SECONDS = 1.0
+MAX_SECONDS = 1.0
 """When these have passed, costs of more rows are taken from those of fewer."""
 
-GUESS = 2e-5
-"""Seconds of looking an n-gram up."""
+NGRAM_SECONDS = 2e-5
+"""The seconds of an n-gram look-up."""
 
-MOST_KNOWN = 200
+MAX_REMEMBERED = 200
 """Hierarchies whose costs are remembered; the first that were measured go first."""
 
 FILE = "steps.json"
@@ -64,7 +63,7 @@ def step_costs(hierarchy: Hierarchy, names: list[str]) -> StepCosts:
     alone = not cuda and torch.get_num_threads() == 1
     measured = measure(hierarchy, thread_time if alone else perf_counter)  # other processes shall not count
     known[key] = [[_listed(spans), _listed(heads)] for spans, heads in measured]
-    remember(FILE, dict(list(known.items())[-MOST_KNOWN:]))
+    remember(FILE, dict(list(known.items())[-MAX_REMEMBERED:]))
     return _costs_of(hierarchy, measured)
 
 
@@ -76,19 +75,19 @@ def measure(hierarchy: Hierarchy, clock: Callable[[], float] = perf_counter) -> 
         hierarchy: loaded and ready to run.
         clock: returns seconds.
     """
-    context = max(1, min(CONTEXT, *(stack.context - MOST for stack in hierarchy.stacks)))
+    context = max(1, min(CONTEXT, *(stack.context - MAX_WAITING for stack in hierarchy.stacks)))
     with ExitStack() as borrowed:
         for cache in {id(stack.cache): stack.cache for stack in hierarchy.stacks}.values():
             borrowed.enter_context(cache.lock)
-            borrowed.enter_context(cache.borrowed(context + MOST))
-        state = DecodingState(hierarchy, [0] * context, context + MOST)
+            borrowed.enter_context(cache.borrowed(context + MAX_WAITING))
+        state = DecodingState(hierarchy, [0] * context, context + MAX_WAITING)
         levels = [level for level in range(len(hierarchy)) if hierarchy.levels[level].stack is not None]
         for level in levels:
             state.advance(level, context)
         started = clock()
         found = [(Curve((), ()), Curve((), ()))] * len(hierarchy)
         for level in levels:
-            until = started + MOST_SECONDS * (level + 1) / len(hierarchy)
+            until = started + MAX_SECONDS * (level + 1) / len(hierarchy)
             found[level] = _curves(state, level, clock, until)
     return found
 
@@ -119,7 +118,7 @@ def _seconds(state: DecodingState, level: int, rows: int, clock: Callable[[], fl
         hidden = state.advance(level, length + rows)
         synchronize(device)
         between = clock()
-        state.read(level, hidden).best()
+        state.read(level, hidden).argmax()
         spans.append(between - begin)
         heads.append(clock() - between)
         state.rewind(length)
@@ -127,25 +126,12 @@ def _seconds(state: DecodingState, level: int, rows: int, clock: Callable[[], fl
 
 
 def _costs_of(hierarchy: Hierarchy, measured: list[tuple[Curve, Curve]]) -> StepCosts:
-    """Put steps together from spans and heads."""
-    levels = range(len(hierarchy))
-
-    def spans(level: int, rows: int, above: int = -1) -> float:
-        """Return the seconds of a level's layers and of those below it, down to the level `above`."""
-        if level <= above:
-            return 0.0
-        below = hierarchy.below[level]
-        return measured[level][0](rows) + (0.0 if below is None else spans(below, rows, above))
-
-    def drafting(level: int) -> float:
-        return GUESS if hierarchy.levels[level].stack is None else spans(level, 1) + measured[level][1](1)
-
-    def verifying(lower: int, upper: int, rows: int) -> float:
-        return spans(upper, rows, lower) + measured[upper][1](rows)
-
-    return StepCosts(
-        [drafting(level) for level in levels],
-        {pair: [verifying(*pair, rows) for rows in range(1, MOST + 1)] for pair in combinations(levels, 2)},
+    """Return the costs of steps from those of spans and heads."""
+    return StepCosts.from_spans(
+        hierarchy.below,
+        lambda level, rows: measured[level][0](rows),
+        lambda level, rows: measured[level][1](rows),
+        ngrams=None if hierarchy.ngrams is None else NGRAM_SECONDS,
     )
 
 

@@ -9,7 +9,7 @@ from hispec.chat_template import ChatTemplate, Message
 from hispec.counts import counted
 from hispec.detokenizer import Detokenizer
 from hispec.errors import UsageError
-from hispec.events import Committed, Drafted, Event, Judged, Likely, TokenLogprobs
+from hispec.events import Committed, Drafted, Event, Likely, TokenLogprobs, Verified
 from hispec.utf8 import check_utf8
 
 if TYPE_CHECKING:
@@ -250,12 +250,12 @@ class DraftText:
         match event:
             case Drafted():
                 return replace(event, texts=tuple(map(self._add, event.token_ids)))
-            case Judged():
+            case Verified():
                 self._keep(len(self._waiting) - event.proposed + event.accepted)
                 if event.correction is not None:
                     return replace(event, correction_text=self._add(event.correction))
             case Committed():
-                # The target has judged all that waited, so nothing waits behind what it validated.
+                # The target has verified all that waited, so nothing waits behind what it validated.
                 self._validate([*self._context, *event.token_ids][-self.CONTEXT :])
         return event
 

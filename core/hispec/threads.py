@@ -19,7 +19,7 @@ SECONDS = 0.02
 """For which each number of threads is measured, at least."""
 
 ROWS = (1, 4)
-"""Of the spans that are timed: drafting a token, judging some."""
+"""Of the spans that are timed: drafting a token, verifying some."""
 
 WORTH = 0.95
 """More threads must take less than this share of the time: they are taken from somebody else."""
@@ -36,22 +36,22 @@ def tune_threads(stack: LayerStack, environ: Mapping[str, str], known: int | Non
     Returns:
         Threads that torch computes with from now on.
     """
-    most = torch.get_num_threads()
+    max_threads = torch.get_num_threads()
     shared = environ.get("WORLD_SIZE", "1") != "1"  # with processes whose launcher has shared them out
-    if stack.device.type != "cpu" or most == 1 or shared or any(environ.get(name) for name in SET_BY_USERS):
-        return most
-    if known is None or not 1 <= known <= most:
-        known = fastest_threads(stack, most)
+    if stack.device.type != "cpu" or max_threads == 1 or shared or any(environ.get(name) for name in SET_BY_USERS):
+        return max_threads
+    if known is None or not 1 <= known <= max_threads:
+        known = fastest_threads(stack, max_threads)
     torch.set_num_threads(known)
     return known
 
 
-def fastest_threads(stack: LayerStack, most: int) -> int:
-    """Measure powers of two up to `most`, and `most`, until more make it slower; torch's own number stays as it is."""
+def fastest_threads(stack: LayerStack, max_threads: int) -> int:
+    """Measure powers of two up to `max_threads`, and `max_threads`, until more make it slower; torch's own number stays as it is."""
     before = torch.get_num_threads()
     best, seconds = 1, float("inf")
     try:
-        for threads in sorted({*(1 << power for power in range(most.bit_length())), most}):
+        for threads in sorted({*(1 << power for power in range(max_threads.bit_length())), max_threads}):
             torch.set_num_threads(threads)
             taken = _seconds(stack)
             if taken > seconds:

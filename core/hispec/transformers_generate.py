@@ -9,12 +9,10 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import BaseStreamer, GenerateDecoderOnlyOutput
 
-from hispec.adaptation import knowledge
+from hispec.adaptation import performance_model
 from hispec.counts import counted
-from hispec.decoding.adaptive import AdaptivePolicy
 from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy
-from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.decoding.processors import Processors
 from hispec.decoding.sampling import Sampling
 from hispec.errors import UsageError
@@ -23,6 +21,9 @@ from hispec.levels import build_hierarchy
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import TranslatorFile, digest_of_model
+from hispec.policies.adaptive import AdaptivePolicy
+from hispec.policies.base import Policy
+from hispec.policies.static import StaticPolicy
 from hispec.profile import check_depths, profile_for_model, without_copies
 from hispec.settings import Settings
 
@@ -188,7 +189,7 @@ def _generate(
 def _policy(hierarchy: Hierarchy, draft_tokens: int | None, validate_every: int | None) -> Callable[[], Policy]:
     """Return what makes a policy: a static one where lengths are given."""
     if draft_tokens is None and validate_every is None:
-        known = knowledge(hierarchy, None, measured=True)
+        known = performance_model(hierarchy, None, measured=True)
         return lambda: AdaptivePolicy(known)
     return lambda: StaticPolicy.of(
         hierarchy, draft_tokens or Settings.draft_tokens, validate_every or Settings.validate_every

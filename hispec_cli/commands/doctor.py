@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hispec.limits import MOST
+from hispec.limits import MAX_INT
 from hispec_cli.checks import asked, choose_profile, is_dummy, load_depth, prepare_hub, resolve
 from hispec_cli.help import examples
 from hispec_cli.options import (
@@ -21,7 +21,7 @@ from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
 
 if TYPE_CHECKING:
-    from hispec.profile import Target
+    from hispec.profile import TargetSection
 
 EXAMPLES = examples("hispec doctor", "hispec doctor --profile llama-3b-70b", "hispec doctor --model ./my-model --json")
 
@@ -32,7 +32,7 @@ def doctor(
     model: ProfileOptions,
     decoding: Annotated[Asked, Chosen(("mode", "max_new_tokens", "device", "dtype", "load_format"))],
     prompt_tokens: Annotated[
-        int | None, typer.Option(min=1, max=MOST, metavar="N", show_default="1024", help="Length of the prompt.")
+        int | None, typer.Option(min=1, max=MAX_INT, metavar="N", show_default="1024", help="Length of the prompt.")
     ] = None,
     json: Annotated[bool, output_option("--json", help="One JSON object.")] = False,
     common: CommonOptions,
@@ -64,7 +64,7 @@ def doctor(
     raise typer.Exit(verdict.exit_code if verdict else 0)
 
 
-def _ask_for_depth(target: "Target", dummy: bool) -> int:
+def _ask_for_depth(target: "TargetSection", dummy: bool) -> int:
     """Return a model's number of layers, 0 where the hub does not tell it in time."""
     from hispec.doctor import HUB_SECONDS
     from hispec.models.checkpoint import Checkpoint

@@ -8,7 +8,7 @@ import typer
 
 from hispec.budget import Budget
 from hispec.errors import UsageError
-from hispec.limits import LARGEST_SEED, MOST
+from hispec.limits import MAX_INT, MAX_SEED
 from hispec.settings import Dtype
 from hispec_cli.checks import check_model, depth_of, prepare_hub
 from hispec_cli.exit_codes import INTERRUPTED
@@ -20,7 +20,7 @@ from hispec_cli.ui.signals import ctrl_c
 from hispec_cli.values import seconds_of
 
 if TYPE_CHECKING:
-    from hispec.exits.request import Request
+    from hispec.exits.request import FitRequest
 
 EXAMPLES = examples("hispec fit-exits --model Qwen/Qwen3-0.6B --text corpus.txt --exits 7,14")
 
@@ -46,7 +46,7 @@ def fit_exits(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
-    steps: Annotated[int, typer.Option(min=1, max=MOST, metavar="N", help="The most updates.")] = 250,
+    steps: Annotated[int, typer.Option(min=1, max=MAX_INT, metavar="N", help="The most updates.")] = 250,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -54,14 +54,14 @@ def fit_exits(
         ),
     ] = None,
     row_tokens: Annotated[
-        int, typer.Option(min=16, max=MOST, metavar="N", help="Tokens of a row of text; fewer take less memory.")
+        int, typer.Option(min=16, max=MAX_INT, metavar="N", help="Tokens of a row of text; fewer take less memory.")
     ] = 512,
-    batch_tokens: Annotated[int, typer.Option(min=16, max=MOST, metavar="N", help="Tokens of an update.")] = 4096,
+    batch_tokens: Annotated[int, typer.Option(min=16, max=MAX_INT, metavar="N", help="Tokens of an update.")] = 4096,
     learning_rate: Annotated[
         float | None,
         typer.Option(min=1e-8, max=1.0, metavar="X", show_default="0.5 over the hidden size", help="Peak rate."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, metavar="N", help="Decides the order of the text.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="N", help="Decides the order of the text.")] = 0,
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of a hub model: a branch, tag or commit.")
     ] = None,
@@ -76,19 +76,19 @@ def fit_exits(
     """Teach a model's exits to speak for it: small maps fitted on your text, the weights untouched."""
     limit = Budget() if budget is None else Budget(seconds_of(budget))
     layers = None if exits is None else _layers(exits)
-    from hispec.exits.request import Request
+    from hispec.exits.request import FitRequest
 
     prepare_hub(ProfileOptions(offline=offline))
-    request = Request(model, text, layers, out, revision, row_tokens, batch_tokens, device, dtype, force)
+    request = FitRequest(model, text, layers, out, revision, row_tokens, batch_tokens, device, dtype, force)
     _check(request)
     with Loading("importing torch") as loading:
         from hispec.exits.fit import FitSettings
-        from hispec.exits.job import Job
+        from hispec.exits.job import FitJob
         from hispec_cli.ui.fit import show_fit
         from hispec_cli.ui.fit_progress import FitProgress
 
         loading.now("reading the text")
-        job = Job(request, FitSettings(steps=steps, learning_rate=learning_rate, seed=seed), limit)
+        job = FitJob(request, FitSettings(steps=steps, learning_rate=learning_rate, seed=seed), limit)
     say(
         f"fitting {' and '.join(f'exit {exit_}' for exit_ in job.exits)} on {job.rows.numel():,} tokens, "
         f"{job.held_out.numel():,} held out"
@@ -117,14 +117,14 @@ def _layers(exits: str) -> list[int]:
         raise UsageError(f"--exits is {exits!r}", "give layers like --exits 4,8") from None
 
 
-def _check(request: "Request") -> None:
+def _check(request: "FitRequest") -> None:
     """Refuse what files and the model's configuration tell, as far as they are on this machine."""
     from hispec.exits.request import check_exits
     from hispec.precedence import resolve_settings
-    from hispec.profile import Profile, Target
+    from hispec.profile import Profile, TargetSection
 
     check_model(request.model)
-    target = Target(model=request.model, revision=request.revision)
+    target = TargetSection(model=request.model, revision=request.revision)
     resolve_settings({"device": request.device}, Profile(name=request.model, target=target))
     request.check_files()
     if (depth := depth_of(target)) is not None:

@@ -29,7 +29,7 @@ from hispec_cli.options import (
 )
 from hispec_cli.ui.console import say
 from hispec_cli.ui.signals import ctrl_c
-from hispec_cli.ui.trace import Trace
+from hispec_cli.ui.trace import TraceFile
 from hispec_cli.ui.typeahead import typeahead_kept
 from hispec_cli.ui.views import check_view, choose_view, report
 
@@ -69,7 +69,7 @@ def generate(
         output_option(
             min=0,
             metavar="K",
-            help="In JSON, tell log-probabilities of each token and of the K likeliest, before and after sampling "
+            help="In JSON, tell log-probabilities of each token and of the K most probable, before and after sampling "
             "options.",
         ),
     ] = None,
@@ -106,7 +106,7 @@ def generate(
             ids = encode_prompt(tokenizer, text, system=system, raw=raw, template=choice.profile.chat_template)
             check_room(ids, context, choice.profile.name)
 
-    with Trace(trace if first else None) as traced:
+    with TraceFile(trace if first else None) as traced:
         engine = load_engine(choice, text or None, check_prompt)
         if engine.ranks is not None:
             text = engine.ranks.share(text)
@@ -135,7 +135,7 @@ def generate(
     report(generation.stats)
     if generation.complete is False and generation.finish_reason == "length":
         say(cut_off(generation), "yellow")
-    if generation.verified:
+    if generation.lossless:
         say(f"verified: {counted(len(generation.token_ids), 'token id')}, identical to the target's own")
     if problem is not None:
         raise problem
@@ -217,7 +217,7 @@ def read_prompt(argument: str | None) -> str:
 def check(engine: "Engine", generation: "Generation") -> Exception | None:
     """Compare with the target alone, and return what went wrong: it is told after the answer, which is not lost."""
     try:
-        engine.verify(generation)
+        engine.check_lossless(generation)
     except LosslessnessError as error:
         return error
     except Exception as error:
@@ -228,7 +228,7 @@ def check(engine: "Engine", generation: "Generation") -> Exception | None:
             "verify a shorter one, or see: hispec doctor",
         )
     except KeyboardInterrupt:
-        generation.verified = None
+        generation.lossless = None
         return typer.Exit(INTERRUPTED)
     return None
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from hispec.bench.record import Measurement
 from hispec.counts import counted
 from hispec_cli.ui.console import say, stderr
-from hispec_cli.ui.progress import Display, Pace, time_left
+from hispec_cli.ui.progress import Display, LineTimer, time_left
 
 
 class BenchProgress(Display):
@@ -35,7 +35,7 @@ class BenchProgress(Display):
         for measurement in done:
             self._answers[measurement.arm].append(measurement)
         self._before = self._done = len(self._answers[arms[0]])
-        self._began, self._pace = monotonic(), Pace(self._done / total if total else 0.0)
+        self._began, self._line_timer = monotonic(), LineTimer(self._done / total if total else 0.0)
         console = stderr()
         draws = console.is_terminal and not quiet
         self._live = Live(self._table(), console=console, auto_refresh=False, transient=True) if draws else None
@@ -54,7 +54,7 @@ class BenchProgress(Display):
             self._answers[measurement.arm].append(measurement)
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
-        elif not self._quiet and self._pace.due(self._done / self._total):
+        elif not self._quiet and self._line_timer.due(self._done / self._total):
             speeds = ", ".join(f"{arm} {_speed(self._answers[arm])}" for arm in self._arms)
             say(f"{self._done} of {counted(self._total, 'prompt')}, {self._left()}; tokens/s: {speeds}")
 

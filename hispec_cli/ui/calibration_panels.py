@@ -11,13 +11,13 @@ from rich.style import Style
 from rich.text import Text
 
 from hispec.bench.caveats import few_prompts
+from hispec.calibration.recording import LevelSpec
+from hispec.calibration.run import PHASES
 from hispec.calibration.search import PLAIN, Configuration
-from hispec.calibration.session import PHASES
 from hispec.calibration.timing import Speed
-from hispec.calibration.traces import Reader
 from hispec.counts import counted
 from hispec.metrics import exit_name
-from hispec_cli.ui.calibration_state import ADAPTIVE, CalibrationState, Drafter, Finalist, Place, Standing
+from hispec_cli.ui.calibration_state import ADAPTIVE, CalibrationState, CandidateStatus, CellKey, DraftExit, Finalist
 from hispec_cli.ui.safe_text import visible
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ _SHARE = 13
 _DIM, _BOLD = Style(dim=True), Style(bold=True)
 
 
-class Glyphs(NamedTuple):
+class MapGlyphs(NamedTuple):
     """The signs of the screen."""
 
     best: str = "★"
@@ -68,14 +68,14 @@ class Glyphs(NamedTuple):
     dot: str = "·"
     cut: str = "…"
 
-    def mark(self, standing: Standing) -> str:
+    def mark(self, status: CandidateStatus) -> str:
         """Of a cell or a finalist."""
-        mark: str = getattr(self, standing.value)
+        mark: str = getattr(self, status.value)
         return mark
 
 
-UNICODE = Glyphs()
-ASCII = Glyphs("*", "=", " ", "v", ".", "+", ">", "#", "", "|", "~")
+UNICODE = MapGlyphs()
+ASCII = MapGlyphs("*", "=", " ", "v", ".", "+", ">", "#", "", "|", "~")
 
 
 class Ramp(NamedTuple):
@@ -126,7 +126,7 @@ def heat(relative: float) -> int:
 
 
 def screen(
-    state: CalibrationState, at: float, target: str, width: int, height: int, glyphs: Glyphs, ramp: Ramp
+    state: CalibrationState, at: float, target: str, width: int, height: int, glyphs: MapGlyphs, ramp: Ramp
 ) -> list[Text]:
     """All rows of the live screen.
 
@@ -148,7 +148,7 @@ def screen(
     return [*rows, *lists][:height]
 
 
-def clock_row(state: CalibrationState, at: float, width: int, glyphs: Glyphs) -> Text:
+def clock_row(state: CalibrationState, at: float, width: int, glyphs: MapGlyphs) -> Text:
     """What is done, and how much of the budget is left."""
     left = state.budget - at
     time = f"{_clock(at)} of {_clock(state.budget)}, " + (
@@ -161,7 +161,7 @@ def clock_row(state: CalibrationState, at: float, width: int, glyphs: Glyphs) ->
     return _fit(Text.assemble((time, _BOLD), f" {glyphs.dot} {doing}"), width)
 
 
-def phases_row(state: CalibrationState, at: float, width: int, glyphs: Glyphs) -> Text:
+def phases_row(state: CalibrationState, at: float, width: int, glyphs: MapGlyphs) -> Text:
     """Every phase: how long it took, how far it is, or that it is to come."""
     said: list[tuple[str, str, Style]] = []
     for phase in PHASES:
@@ -177,7 +177,9 @@ def phases_row(state: CalibrationState, at: float, width: int, glyphs: Glyphs) -
     return _fit(Text("  ").join(Text(name + rest, style) for name, rest, style in said), width)
 
 
-def heat_map(state: CalibrationState, target: str, width: int, height: int, glyphs: Glyphs, ramp: Ramp) -> list[Text]:
+def heat_map(
+    state: CalibrationState, target: str, width: int, height: int, glyphs: MapGlyphs, ramp: Ramp
+) -> list[Text]:
     """The fastest replay of each (draft, period), as a share of the fastest of all, and how it does.
 
     Where there is no room for every row or column, neighbours share one, and the faster of them is shown.
@@ -198,37 +200,43 @@ def heat_map(state: CalibrationState, target: str, width: int, height: int, glyp
     for group, name in zip(rows, names, strict=True):
         row = Text(set_cell_size(name, label))
         for periods in columns:
-            place = _fastest(state, [Place(drafter, period) for drafter in group for period in periods])
+            place = _fastest(state, [CellKey(drafter, period) for drafter in group for period in periods])
             row.append_text(_cell(state, place, cell, glyphs, ramp))
         drawn.append(row)
     drawn.append(_legend(state, width, glyphs))
     return [_fit(row, width) for row in drawn]
 
 
-def _cell(state: CalibrationState, place: Place, width: int, glyphs: Glyphs, ramp: Ramp) -> Text:
-    score, best, standing = state.cells.get(place), state.best, state.standing(place)
-    mark = glyphs.mark(standing)
+def _cell(state: CalibrationState, place: CellKey, width: int, glyphs: MapGlyphs, ramp: Ramp) -> Text:
+    score, best, status = state.cells.get(place), state.best, state.status(place)
+    mark = glyphs.mark(status)
     if score is None or best is None:
         return Text(mark.rjust(width), _DIM)
     relative = score.speed / best.speed
     figure = f"{min(relative, 1):.0%}".removesuffix("%")
     said = (figure if len(figure) < width else "") + mark
-    marked = ramp.marked if standing in (Standing.best, Standing.tied) else Style()
+    marked = ramp.marked if status in (CandidateStatus.best, CandidateStatus.tied) else Style()
     return Text(said.rjust(width), ramp.styles[heat(relative)] + marked)
 
 
-def _fastest(state: CalibrationState, places: Sequence[Place]) -> Place:
+def _fastest(state: CalibrationState, places: Sequence[CellKey]) -> CellKey:
     """Of several cells the one to show: that which does best, by its standing and then by its speed."""
-    order = [Standing.pending, Standing.pruned, Standing.scored, Standing.tied, Standing.best]
+    order = [
+        CandidateStatus.pending,
+        CandidateStatus.pruned,
+        CandidateStatus.scored,
+        CandidateStatus.tied,
+        CandidateStatus.best,
+    ]
 
-    def rank(place: Place) -> tuple[int, float]:
+    def rank(place: CellKey) -> tuple[int, float]:
         score = state.cells.get(place)
-        return order.index(state.standing(place)), score.speed if score else 0.0
+        return order.index(state.status(place)), score.speed if score else 0.0
 
     return max(places, key=rank)
 
 
-def _legend(state: CalibrationState, width: int, glyphs: Glyphs) -> Text:
+def _legend(state: CalibrationState, width: int, glyphs: MapGlyphs) -> Text:
     best = state.best
     assert best is not None
     timed = any(one.speed is not None for one in state.finalists)
@@ -236,13 +244,13 @@ def _legend(state: CalibrationState, width: int, glyphs: Glyphs) -> Text:
     said = [f"{glyphs.best} fastest  {glyphs.tied} {ties}  {glyphs.pruned} left behind  {glyphs.pending} not replayed"]
     if PLAIN in state.scores:
         said.append(f"the target alone: {state.scores[PLAIN].speed / best.speed:.0%}")
-    said.append(f"% of {best.speed:,.0f} tokens/s by replay; columns: tokens at which the target judges")
+    said.append(f"% of {best.speed:,.0f} tokens/s by replay; columns: tokens at which the target verifies")
     while len(said) > 1 and len("  ".join(said)) > width:
         said.pop()
     return Text("  ".join(said), _DIM)
 
 
-def finalist_rows(listed: Sequence[Finalist], target: str, width: int, glyphs: Glyphs) -> list[Text]:
+def finalist_rows(listed: Sequence[Finalist], target: str, width: int, glyphs: MapGlyphs) -> list[Text]:
     """A table of those that are timed."""
     named = [
         visible(one.configuration.describe(target) if width >= _WIDE else brief(one.configuration, target))
@@ -255,47 +263,49 @@ def finalist_rows(listed: Sequence[Finalist], target: str, width: int, glyphs: G
     for name, one in zip(named, listed, strict=True):
         cut = name if cell_len(name) <= label else set_cell_size(name, label - 1) + glyphs.cut
         speed = f"{one.speed.value:.1f}" if one.speed else ""
-        row = f"{glyphs.mark(one.standing)} {set_cell_size(cut, label)}{speed:>9}{interval(one.speed, 0):>14}"
+        row = f"{glyphs.mark(one.status)} {set_cell_size(cut, label)}{speed:>9}{interval(one.speed, 0):>14}"
         if width >= 70:
             row += f"{one.predicted:9.1f}" if one.predicted is not None else " " * 9
-        looks = {Standing.best: _BOLD, Standing.pruned: _DIM, Standing.pending: _DIM}
-        rows.append(_fit(Text(row, looks.get(one.standing, Style())), width))
+        looks = {CandidateStatus.best: _BOLD, CandidateStatus.pruned: _DIM, CandidateStatus.pending: _DIM}
+        rows.append(_fit(Text(row, looks.get(one.status, Style())), width))
     if few := few_prompts(max(one.prompts for one in listed)):
         rows.append(_fit(Text(few, _DIM), width))
     return rows
 
 
 def brief(configuration: Configuration, target: str) -> str:
-    """A configuration in as few words as can be: `exit 1 (2) > exit 2/256 (12)`, with periods, and words of heads."""
+    """Return the shortest description: `exit 1 (2) > exit 2/256 (12)`, with periods and the sizes of reduced heads."""
     if configuration == PLAIN:
         return configuration.describe(target)
-    words = [f"{configuration.ngram[1]} guesses"] if configuration.ngram else []
-    for at, reader in enumerate(configuration.readers):
-        word = exit_name(reader.exit_layer, reader.weights) + (f"/{reader.words}" if reader.words else "")
-        word += "" if reader.model == target else f" of {reader.model}"
-        words.append(word + (f" ({configuration.periods[at]})" if configuration.periods else ""))
-    if configuration.periods and not configuration.readers:
-        words.append(f"target ({configuration.periods[-1]})")
-    return " > ".join(words) + (", adaptive" if configuration.adaptive else "")
+    names = [f"n-grams ({configuration.ngram[1]})"] if configuration.ngram else []
+    for at, spec in enumerate(configuration.specs):
+        name = exit_name(spec.exit_layer, spec.weights) + (f"/{spec.head_size}" if spec.head_size else "")
+        name += "" if spec.model == target else f" of {spec.model}"
+        names.append(name + (f" ({configuration.periods[at]})" if configuration.periods else ""))
+    if configuration.periods and not configuration.specs:
+        names.append(f"target ({configuration.periods[-1]})")
+    return " > ".join(names) + (", adaptive" if configuration.adaptive else "")
 
 
-def agreement_rows(agreement: Mapping[Reader, float], target: str, width: int, glyphs: Glyphs) -> list[Text]:
+def agreement_rows(agreement: Mapping[LevelSpec, float], target: str, width: int, glyphs: MapGlyphs) -> list[Text]:
     """How often each exit says what the target says: a bar for its whole head, numbers for reduced ones."""
-    depth = max(reader.exit_layer for reader in agreement if reader.model == target)
-    lower = [reader for reader in agreement if Drafter.of(reader) != Drafter(target, depth)]
-    drafters = sorted(set(map(Drafter.of, lower)), key=lambda d: (d.model != target, d.weights, d))
-    words = sorted({reader.words for reader in lower})
+    depth = max(spec.exit_layer for spec in agreement if spec.model == target)
+    lower = [spec for spec in agreement if DraftExit.of(spec) != DraftExit(target, depth)]
+    drafters = sorted(set(map(DraftExit.of, lower)), key=lambda d: (d.model != target, d.weights, d))
+    sizes = sorted({spec.head_size for spec in lower})
     names = [row_name([drafter], target, glyphs) for drafter in drafters]
     label = min(_NAME, max(map(cell_len, names), default=0)) + 1
-    columns = words[: max(1, (width - label) // _SHARE)]
+    columns = sizes[: max(1, (width - label) // _SHARE)]
     room = max(0, min(50, width - label - _SHARE * len(columns)))
-    head = "".join(f"{counted(size, 'word') if size else 'all words':>{_SHARE}}" for size in columns)
+    head = "".join(f"{counted(size, 'token') if size else 'whole':>{_SHARE}}" for size in columns)
     title = "agreement with the target, through heads of"
     rows = [Text(title, _BOLD), Text(" " * (label + room) + head, _BOLD)]
     if len(title) < label + room:
         rows = [Text(f"{title:<{label + room}}{head}", _BOLD)]
     for drafter, name in zip(drafters, names, strict=True):
-        shares = [agreement.get(Reader(drafter.model, drafter.exit_layer, size, drafter.weights)) for size in columns]
+        shares = [
+            agreement.get(LevelSpec(drafter.model, drafter.exit_layer, size, drafter.weights)) for size in columns
+        ]
         whole = shares[0] or 0.0
         halves = round(2 * room * whole) if glyphs.half else 2 * round(room * whole)
         bar = glyphs.bar * (halves // 2) + glyphs.half * (halves % 2)
@@ -311,13 +321,13 @@ def interval(speed: Speed | None, digits: int) -> str:
     return f"{speed.ci95[0]:.{digits}f}-{speed.ci95[1]:.{digits}f}"
 
 
-def _grouped(items: Sequence[T], most: int) -> list[list[T]]:
-    """Neighbours together, so that there are no more groups than `most`."""
-    size = -(-len(items) // max(1, most))
+def _grouped(items: Sequence[T], max_groups: int) -> list[list[T]]:
+    """Neighbours together, so that there are no more groups than `max_groups`."""
+    size = -(-len(items) // max(1, max_groups))
     return [list(items[at : at + size]) for at in range(0, len(items), size)]
 
 
-def row_name(group: Sequence[Drafter], target: str, glyphs: Glyphs) -> str:
+def row_name(group: Sequence[DraftExit], target: str, glyphs: MapGlyphs) -> str:
     """What neighbouring drafters are called."""
     first, last = group[0], group[-1]
     if first.model != target:

@@ -10,10 +10,10 @@ from functools import cached_property
 from math import isfinite
 from typing import NamedTuple
 
-from hispec.calibration.search import PLAIN, Configuration, Score, Space
-from hispec.calibration.session import ENDS, PHASES, Phase, Progress, Scored, Timed
+from hispec.calibration.recording import LevelSpec
+from hispec.calibration.run import ENDS, PHASES, Phase, Progress, Scored, Timed
+from hispec.calibration.search import PLAIN, Configuration, Score, SearchSpace
 from hispec.calibration.timing import Speed, Timings
-from hispec.calibration.traces import Reader
 
 ADAPTIVE = 0
 """Stands for the adaptive policy where else there is a period."""
@@ -21,7 +21,7 @@ NEAR = 0.97
 """Of the fastest: what replay takes for as fast."""
 
 
-class Drafter(NamedTuple):
+class DraftExit(NamedTuple):
     """Who drafts: an exit of a model or of a quantized copy of it, whatever its head."""
 
     model: str
@@ -29,26 +29,26 @@ class Drafter(NamedTuple):
     weights: str = ""
 
     @classmethod
-    def of(cls, reader: Reader) -> "Drafter":
+    def of(cls, spec: LevelSpec) -> "DraftExit":
         """Return a reader without its head."""
-        return cls(reader.model, reader.exit_layer, reader.weights)
+        return cls(spec.model, spec.exit_layer, spec.weights)
 
 
-class Place(NamedTuple):
-    """A cell of the heat map: who drafts, and at how many tokens the target judges."""
+class CellKey(NamedTuple):
+    """A cell of the heat map: who drafts, and at how many tokens the target verifies."""
 
-    drafter: Drafter
+    drafter: DraftExit
     period: int
 
 
-class Seen(NamedTuple):
+class TimedProgress(NamedTuple):
     """Progress, and when it was told: seconds since the start."""
 
     at: float
     progress: Progress
 
 
-class Standing(StrEnum):
+class CandidateStatus(StrEnum):
     """How a cell or a finalist does."""
 
     pending = "pending"
@@ -72,7 +72,7 @@ class Finalist:
         speed: as timed, None as long as it has no answer.
         answers: how many.
         prompts: how many different ones were answered.
-        standing: among the finalists.
+        status: among the finalists.
     """
 
     configuration: Configuration
@@ -80,7 +80,7 @@ class Finalist:
     speed: Speed | None
     answers: int
     prompts: int
-    standing: Standing
+    status: CandidateStatus
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class CalibrationState:
         winner: once it is known.
     """
 
-    drafters: tuple[Drafter, ...]
+    drafters: tuple[DraftExit, ...]
     periods: tuple[int, ...]
     budget: float
     phase: str = ""
@@ -114,7 +114,7 @@ class CalibrationState:
     ended: Mapping[str, float] = field(default_factory=dict)
     scored: int = 0
     scores: Mapping[Configuration, Score] = field(default_factory=dict)
-    cells: Mapping[Place, Score] = field(default_factory=dict)
+    cells: Mapping[CellKey, Score] = field(default_factory=dict)
     rounds: tuple[int, ...] = ()
     timings: Timings | None = None
     alive: tuple[int, ...] = ()
@@ -157,22 +157,22 @@ class CalibrationState:
             return []
         return figures_of(self.check, range(len(self.check.configurations)), self.scores)
 
-    def standing(self, place: Place) -> Standing:
+    def status(self, place: CellKey) -> CandidateStatus:
         """How a cell does: by timing as soon as there is some, else by replay."""
         score, best = self.cells.get(place), self.best
         if score is None or best is None:
-            return Standing.pending
+            return CandidateStatus.pending
         timed = [one for one in self.finalists if one.speed is not None]
         if timed:
-            found = {one.standing for one in timed if place_of(one.configuration) == place}
-            ranked = (Standing.best, Standing.tied, Standing.scored)
-            return next((each for each in ranked if each in found), Standing.pruned)
+            found = {one.status for one in timed if place_of(one.configuration) == place}
+            ranked = (CandidateStatus.best, CandidateStatus.tied, CandidateStatus.scored)
+            return next((each for each in ranked if each in found), CandidateStatus.pruned)
         if score is best:
-            return Standing.best
+            return CandidateStatus.best
         if score.texts < self.rounds[-1 if self.replayed else max(-2, -len(self.rounds))]:
-            return Standing.pruned
+            return CandidateStatus.pruned
         near = score.texts == best.texts and score.speed >= NEAR * best.speed
-        return Standing.tied if near else Standing.scored
+        return CandidateStatus.tied if near else CandidateStatus.scored
 
 
 def figures_of(
@@ -198,13 +198,13 @@ def figures_of(
     if winner in timings.configurations:
         best = timings.configurations.index(winner)
 
-    def standing(one: int) -> Standing:
+    def status(one: int) -> CandidateStatus:
         if one not in speeds or best is None:
-            return Standing.pending
+            return CandidateStatus.pending
         if one == best or one not in alive:
-            return Standing.best if one == best else Standing.pruned
+            return CandidateStatus.best if one == best else CandidateStatus.pruned
         shared = asked[one] & asked[best]
-        return Standing.tied if shared and timings.may_be_as_fast(one, best) else Standing.scored
+        return CandidateStatus.tied if shared and timings.may_be_as_fast(one, best) else CandidateStatus.scored
 
     found = [
         Finalist(
@@ -213,30 +213,36 @@ def figures_of(
             speeds.get(one),
             len(asked.get(one, ())),
             len({prompt for prompt, _ in asked.get(one, ())}),
-            standing(one),
+            status(one),
         )
         for one, configuration in enumerate(timings.configurations)
     ]
-    order = [Standing.best, Standing.tied, Standing.scored, Standing.pending, Standing.pruned]
-    return sorted(found, key=lambda one: (order.index(one.standing), -(one.speed.value if one.speed else 0.0)))
+    order = [
+        CandidateStatus.best,
+        CandidateStatus.tied,
+        CandidateStatus.scored,
+        CandidateStatus.pending,
+        CandidateStatus.pruned,
+    ]
+    return sorted(found, key=lambda one: (order.index(one.status), -(one.speed.value if one.speed else 0.0)))
 
 
-def initial(space: Space, budget: float) -> CalibrationState:
+def initial(space: SearchSpace, budget: float) -> CalibrationState:
     """Before anything was told."""
-    drafters = [Drafter.of(reader) for reader in space.readers]
+    drafters = [DraftExit.of(spec) for spec in space.specs]
     periods = tuple(sorted(space.validate_every)) + ((ADAPTIVE,) if space.adaptive else ())
     return CalibrationState(tuple(drafters), periods, budget)
 
 
-def place_of(configuration: Configuration) -> Place | None:
-    """Its cell; None of plain decoding and of guesses alone."""
-    if not configuration.readers:
+def place_of(configuration: Configuration) -> CellKey | None:
+    """Its cell; None of plain decoding and of n-grams alone."""
+    if not configuration.specs:
         return None
     period = configuration.periods[-1] if configuration.periods else ADAPTIVE
-    return Place(Drafter.of(configuration.readers[0]), period)
+    return CellKey(DraftExit.of(configuration.specs[0]), period)
 
 
-def reduce(state: CalibrationState, *seen: Seen) -> CalibrationState:
+def reduce(state: CalibrationState, *seen: TimedProgress) -> CalibrationState:
     """The state after some more progress, the same whether told one by one or together, which is cheaper."""
     scores, cells, rounds = dict(state.scores), dict(state.cells), set(state.rounds)
     began, ended = dict(state.began), dict(state.ended)

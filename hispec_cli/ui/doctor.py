@@ -1,13 +1,13 @@
 """What was found of a machine and a profile, as lines of text."""
 
-from hispec.doctor import Machine, Verdict
+from hispec.doctor import DoctorVerdict, Machine
 from hispec.memory import gigabytes
 
 OK, NO, NOTE = "ok", "no", "--"
 WIDTH = 14
 
 
-def lines_of(machine: Machine, verdict: Verdict | None) -> list[str]:
+def lines_of(machine: Machine, verdict: DoctorVerdict | None) -> list[str]:
     """Return the lines that describe a machine, and what stands in the way of a profile on it."""
     return _machine_lines(machine) + (_verdict_lines(verdict) if verdict is not None else [])
 
@@ -44,7 +44,7 @@ def _machine_lines(machine: Machine) -> list[str]:
     return lines
 
 
-def _verdict_lines(verdict: Verdict) -> list[str]:
+def _verdict_lines(verdict: DoctorVerdict) -> list[str]:
     lines = ["", f"profile {verdict.profile}: {'no' if verdict.problems else 'yes, it runs here'}"]
     need, device = verdict.need, verdict.device
     if need is not None and device is not None:

@@ -4,7 +4,7 @@ import shlex
 from typing import Any
 
 from hispec.exits.fit import Fit
-from hispec.exits.job import Job
+from hispec.exits.job import FitJob
 from hispec_cli.options import Format
 from hispec_cli.ui.console import say
 from hispec_cli.ui.output import write, write_json
@@ -19,7 +19,7 @@ MENDS = {
 """What helps exits that are too weak, by why the fit ended."""
 
 
-def show_fit(job: Job, fit: Fit, format_: Format) -> None:
+def show_fit(job: FitJob, fit: Fit, format_: Format) -> None:
     """Write the exits before and after, and say what was written and what would help."""
     record: dict[str, Any] = {"schema": "hispec.fit-exits/1", "model": job.request.model}
     record |= {"profile": str(job.profile_path), "translators": str(job.translators_path)} | job.describe(fit)

@@ -9,7 +9,7 @@ from hispec.counts import counted
 from hispec.exits.fit import Fit
 from hispec_cli.ui.budget import say_if_not_kept
 from hispec_cli.ui.console import say, stderr
-from hispec_cli.ui.progress import Display, Pace, time_left
+from hispec_cli.ui.progress import Display, LineTimer, time_left
 
 
 class FitProgress(Display):
@@ -22,7 +22,7 @@ class FitProgress(Display):
 
     def __init__(self, steps: int, budget: Budget) -> None:
         self._steps, self._budget = steps, budget
-        self._pace, self._doing = Pace(), ""
+        self._line_timer, self._doing = LineTimer(), ""
         self._console = console = stderr()
         self._warned = say_if_not_kept(budget, console)
         columns = BarColumn(), TextColumn("{task.description}", markup=False)
@@ -47,7 +47,7 @@ class FitProgress(Display):
             self._bar.update(self._task, total=1.0, completed=share, description=line)
             return
         begins = fit.looked is not None and not fit.step and doing != self._doing
-        if self._pace.due(share, news=begins or fit.ended is not None):
+        if self._line_timer.due(share, news=begins or fit.ended is not None):
             self._doing = doing
             say(line)
 

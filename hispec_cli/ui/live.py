@@ -43,7 +43,7 @@ from hispec_cli.ui.panels import (
     wrap,
 )
 from hispec_cli.ui.signals import end_on_request, stop
-from hispec_cli.ui.state import Standing, ViewState, reduce
+from hispec_cli.ui.state import TokenStatus, ViewState, reduce
 from hispec_cli.ui.theme import Palette, styles_of
 
 TAIL_ROWS = 12
@@ -166,10 +166,10 @@ class LiveView:
         if len(below) > rows - 2:
             below = below[-1:] if rows > 2 else []
         room = rows - len(below)
-        text, ends = self._pending, [(len(self._pending), Standing.validated)]
-        for piece, standing in stream_runs(self.state, self._glyphs):
+        text, ends = self._pending, [(len(self._pending), TokenStatus.validated)]
+        for piece, status in stream_runs(self.state, self._glyphs):
             text += piece
-            ends.append((len(text), standing))
+            ends.append((len(text), status))
         spans = list(wrap(text, width))
         spans = spans[self._release(text, spans, len(spans) - room) :][-room:]
         self._tail_rows = min(max(self._tail_rows, len(spans)), room)

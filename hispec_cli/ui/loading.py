@@ -18,7 +18,7 @@ from rich.text import Text
 
 from hispec.launched import is_first
 from hispec_cli.ui.console import say, stderr
-from hispec_cli.ui.progress import Pace
+from hispec_cli.ui.progress import LineTimer
 from hispec_cli.ui.typeahead import typeahead_kept
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Loading:
 
     def _begin(self, doing: str) -> None:
         self._doing, self._progress, self._short_s = doing, None, SHORT_S
-        self._began, self._pace = monotonic(), Pace()
+        self._began, self._line_timer = monotonic(), LineTimer()
 
     def _stop(self) -> None:
         self._ended.set()
@@ -138,9 +138,9 @@ class Loading:
         with self._lock:
             progress, seconds = self._progress, monotonic() - self._began
             if progress is None:
-                if self._pace.due():
+                if self._line_timer.due():
                     say(f"still {self._doing}, for {seconds:.0f} s")
-            elif self._pace.due(progress.done / max(progress.size, 1) if seconds >= self._short_s else 0.0):
+            elif self._line_timer.due(progress.done / max(progress.size, 1) if seconds >= self._short_s else 0.0):
                 of = f"{_shown(progress.done)} of {_shown(progress.size)}"
                 say(f"downloaded {of}" if progress.doing == "downloading" else f"{self._doing}: {of}")
 

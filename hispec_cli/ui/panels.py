@@ -15,7 +15,7 @@ from hispec.counts import counted
 from hispec.metrics import LevelStats, Stats, exit_name
 from hispec_cli.ui.output import is_unicode
 from hispec_cli.ui.safe_text import visible
-from hispec_cli.ui.state import Mark, Standing, ViewState
+from hispec_cli.ui.state import Mark, TokenStatus, ViewState
 
 Row = list[Segment]
 
@@ -31,7 +31,7 @@ _UNCERTAIN = re.compile("[\u200d\ufe0f\U0001f000-\U0001ffff]")
 """Signs to which terminals give different widths."""
 
 
-class Glyphs(NamedTuple):
+class PanelGlyphs(NamedTuple):
     """The signs of the panel."""
 
     proposed: str = "●"
@@ -44,11 +44,11 @@ class Glyphs(NamedTuple):
     newline: str = "↵"
 
 
-UNICODE = Glyphs()
-ASCII = Glyphs("o", "+", "x", ".", "-", "#", "|", "\\n")
+UNICODE = PanelGlyphs()
+ASCII = PanelGlyphs("o", "+", "x", ".", "-", "#", "|", "\\n")
 
 
-def glyphs_for(encoding: str) -> Glyphs:
+def glyphs_for(encoding: str) -> PanelGlyphs:
     """Signs that an encoding can write."""
     return UNICODE if is_unicode(encoding) else ASCII
 
@@ -125,20 +125,22 @@ def _ending(line: Line, width: int | None) -> str:
     return f"{_LAST_COLUMN} " if cell_len(line.text) < width else "\n"
 
 
-def stream_runs(state: ViewState, glyphs: Glyphs = UNICODE) -> list[tuple[str, Standing]]:
+def stream_runs(state: ViewState, glyphs: PanelGlyphs = UNICODE) -> list[tuple[str, TokenStatus]]:
     """What follows the settled text, with its standing. A struck line break is a sign: the text goes on."""
     runs = []
     for token in state.recent:
         text = printable(token.text)
-        struck = token.standing is Standing.struck
-        runs.append((text.replace("\n", glyphs.newline) if struck else text, token.standing))
+        struck = token.status is TokenStatus.struck
+        runs.append((text.replace("\n", glyphs.newline) if struck else text, token.status))
     if state.held:
         first_waiting = (at for at, token in enumerate(state.recent) if token.waiting)
-        runs.insert(next(first_waiting, len(runs)), (printable(state.held), Standing.accepted))
+        runs.insert(next(first_waiting, len(runs)), (printable(state.held), TokenStatus.accepted))
     return runs
 
 
-def stream_row(text: str, span: Span, runs: Iterable[tuple[int, Standing]], styles: Mapping[Standing, Style]) -> Row:
+def stream_row(
+    text: str, span: Span, runs: Iterable[tuple[int, TokenStatus]], styles: Mapping[TokenStatus, Style]
+) -> Row:
     """One row of the token stream.
 
     Args:
@@ -148,16 +150,18 @@ def stream_row(text: str, span: Span, runs: Iterable[tuple[int, Standing]], styl
         styles: of each standing.
     """
     row, at = [], span.start
-    for end, standing in runs:
+    for end, status in runs:
         if end > at:
-            row.append(Segment(text[at : min(end, span.end)], styles[standing]))
+            row.append(Segment(text[at : min(end, span.end)], styles[status]))
             at = end
         if at >= span.end:
             break
     return row
 
 
-def panel(state: ViewState, width: int, styles: Mapping[Standing, Style], glyphs: Glyphs = UNICODE) -> list[Row]:
+def panel(
+    state: ViewState, width: int, styles: Mapping[TokenStatus, Style], glyphs: PanelGlyphs = UNICODE
+) -> list[Row]:
     """The rows below the stream: a heading, each level's part of the cycle, the figures."""
     stats, width = state.stats, min(width, _WIDEST)
     labels = [*(_label(level, width) for level in stats.levels), visible(stats.target)]
@@ -170,11 +174,11 @@ def panel(state: ViewState, width: int, styles: Mapping[Standing, Style], glyphs
     total = stats.total_seconds
     for number, (name, label) in enumerate(zip(state.levels, labels, strict=True)):
         target = number == len(stats.levels)
-        standing = Standing.validated if target else Standing.accepted if number else Standing.draft
+        status = TokenStatus.validated if target else TokenStatus.accepted if number else TokenStatus.draft
         looks = {
-            Mark.proposed: Segment(glyphs.proposed, _color(styles[Standing.draft])),
-            Mark.accepted: Segment(glyphs.accepted, _color(styles[standing])),
-            Mark.corrected: Segment(glyphs.corrected, styles[Standing.correction]),
+            Mark.proposed: Segment(glyphs.proposed, _color(styles[TokenStatus.draft])),
+            Mark.accepted: Segment(glyphs.accepted, _color(styles[status])),
+            Mark.corrected: Segment(glyphs.corrected, styles[TokenStatus.correction]),
             Mark.dropped: Segment(glyphs.dropped, _DIM),
         }
         cycle = state.cycle[number][:cycle_width] if state.cycle else ""
@@ -182,7 +186,7 @@ def panel(state: ViewState, width: int, styles: Mapping[Standing, Style], glyphs
         seconds = stats.seconds.get(name, 0.0)
         rows.append(
             [
-                Segment(set_cell_size(label, label_width), styles[standing]),
+                Segment(set_cell_size(label, label_width), styles[status]),
                 Segment("  "),
                 *(looks[Mark(mark)] for mark in cycle),
                 Segment(" " * (cycle_width - len(cycle))),
@@ -191,7 +195,7 @@ def panel(state: ViewState, width: int, styles: Mapping[Standing, Style], glyphs
         )
         if bar_width and total:
             bar = glyphs.bar * round((bar_width - 2) * seconds / total)
-            rows[-1].append(Segment(f"  {bar}", _color(styles[standing])))
+            rows[-1].append(Segment(f"  {bar}", _color(styles[status])))
     rows.append(figures_row(state, width, glyphs))
     return rows
 
@@ -200,13 +204,13 @@ JUDGEABLE, ALONE = 16, 1.05
 """Tokens of an answer that tells whether speculation paid, and tokens per target pass below which it did not."""
 
 
-def figures_row(state: ViewState, width: int, glyphs: Glyphs = UNICODE) -> Row:
+def figures_row(state: ViewState, width: int, glyphs: PanelGlyphs = UNICODE) -> Row:
     """The row of figures, or what is going on before there are any."""
     text = summary(state.stats, glyphs) if state.stats.prompt_tokens else "reading the prompt"
     return [Segment(set_cell_size(text, min(width, cell_len(text))), _DIM)]
 
 
-def summary(stats: Stats, glyphs: Glyphs = UNICODE) -> str:
+def summary(stats: Stats, glyphs: PanelGlyphs = UNICODE) -> str:
     """One line that tells how it went."""
     parts = (
         counted(stats.new_tokens, "token"),
@@ -216,7 +220,7 @@ def summary(stats: Stats, glyphs: Glyphs = UNICODE) -> str:
     return f" {glyphs.dot} ".join(parts)
 
 
-def outcome(stats: Stats, glyphs: Glyphs = UNICODE) -> str:
+def outcome(stats: Stats, glyphs: PanelGlyphs = UNICODE) -> str:
     """Return the line on a finished answer: how it went, and whether speculation paid."""
     alone = stats.levels and stats.new_tokens >= JUDGEABLE and stats.tokens_per_target_pass < ALONE
     note = f" {glyphs.dot} speculation did not pay here: the target wrote alone" if alone else ""

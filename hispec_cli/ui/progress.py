@@ -8,7 +8,7 @@ EVERY_S, SHARE = 30.0, 0.1
 """After which a plain line is due."""
 
 
-class Pace:
+class LineTimer:
     """Tells when a plain line is due: after every 10 % and every 30 s, and once all is done.
 
     Args:

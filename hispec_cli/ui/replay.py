@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from hispec.errors import UsageError
-from hispec.events import Committed, Drafted, Event, Finished, FinishReason, Judged, Prefilled
+from hispec.events import Committed, Drafted, Event, Finished, FinishReason, Prefilled, Verified
 from hispec.metrics import LevelStats, Stats
 from hispec_cli.ui.state import ViewState, reduce
 
@@ -48,7 +48,7 @@ class Recorded:
 
 _ANSWER = TypeAdapter(_Answer)
 _EVENTS: dict[str, TypeAdapter[Any]] = {
-    kind.kind: TypeAdapter(kind) for kind in (Prefilled, Drafted, Judged, Committed, Finished)
+    kind.kind: TypeAdapter(kind) for kind in (Prefilled, Drafted, Verified, Committed, Finished)
 }
 
 

@@ -8,15 +8,15 @@ doubles as a check that the engine did what it says.
 from enum import StrEnum
 from typing import NamedTuple
 
-from hispec.events import Committed, Drafted, Event, Finished, FinishReason, Judged
+from hispec.events import Committed, Drafted, Event, Finished, FinishReason, Verified
 from hispec.metrics import Stats
 
 SHOWN_SECONDS = 0.25
 """How long struck tokens, and corrections that are already final, are shown as such, in event time; at the most until
-the target judges again."""
+the target verifies again."""
 
 
-class Standing(StrEnum):
+class TokenStatus(StrEnum):
     """How far a token has come."""
 
     draft = "draft"
@@ -43,15 +43,15 @@ class Token(NamedTuple):
     """A piece of text with its standing; `since` is the time of the event that gave it that, in seconds."""
 
     text: str
-    standing: Standing
+    status: TokenStatus
     since: float
     final: bool = False
     """Validated by the target; so may a correction be."""
 
     @property
     def waiting(self) -> bool:
-        """Whether the target has yet to judge it."""
-        return not self.final and self.standing is not Standing.struck
+        """Whether the target has yet to verify it."""
+        return not self.final and self.status is not TokenStatus.struck
 
 
 class ViewState(NamedTuple):
@@ -91,7 +91,7 @@ def reduce(state: ViewState, *events: Event) -> ViewState:
     """The state after some more events, the same whether they come one by one or together, which is cheaper.
 
     Raises:
-        ValueError: when an event cannot follow: an unknown level, a judgement of more tokens than wait.
+        ValueError: when an event cannot follow: an unknown level, a verification of more tokens than wait.
     """
     fold = _Fold(state)
     for event in events:
@@ -130,8 +130,8 @@ class _Fold:
         match event:
             case Drafted():
                 self.drafted(event)
-            case Judged():
-                self.judged(event)
+            case Verified():
+                self.verified(event)
             case Committed():
                 self.committed(event)
             case Finished():
@@ -143,11 +143,11 @@ class _Fold:
         texts = event.texts or ("",) * len(event.token_ids)
         if len(texts) != len(event.token_ids):
             raise ValueError("a draft has more or fewer texts than tokens")
-        standing = Standing.validated if event.level == self.levels[-1] else Standing.draft
+        status = TokenStatus.validated if event.level == self.levels[-1] else TokenStatus.draft
         self.mark(event.level, Mark.proposed * len(texts))
-        self.recent += [Token(text, standing, event.t) for text in texts]
+        self.recent += [Token(text, status, event.t) for text in texts]
 
-    def judged(self, event: Judged) -> None:
+    def verified(self, event: Verified) -> None:
         target = event.level == self.levels[-1]
         if target:
             self.age(0.0)
@@ -155,18 +155,18 @@ class _Fold:
         refused = event.proposed - event.accepted
         if not 0 <= event.accepted <= event.proposed <= len(waiting) or event.proposed == 0:
             raise ValueError(
-                f"{event.proposed} tokens are judged and {event.accepted} accepted, while {len(waiting)} wait"
+                f"{event.proposed} tokens are verified and {event.accepted} accepted, while {len(waiting)} wait"
             )
         if refused and event.correction is None:
             raise ValueError("a refusal has no correction")
-        accepted = Standing.validated if target else Standing.accepted
+        accepted = TokenStatus.validated if target else TokenStatus.accepted
         for number, at in enumerate(waiting[-event.proposed :]):
-            standing = accepted if number < event.accepted else Standing.struck
-            self.recent[at] = Token(self.recent[at].text, standing, event.t)
+            status = accepted if number < event.accepted else TokenStatus.struck
+            self.recent[at] = Token(self.recent[at].text, status, event.t)
         marks = Mark.accepted * event.accepted
         if refused:
             # It stands where the refused token stood: what follows was refused with it.
-            self.recent.append(Token(event.correction_text, Standing.correction, event.t))
+            self.recent.append(Token(event.correction_text, TokenStatus.correction, event.t))
             marks += Mark.corrected + Mark.dropped * (refused - 1)
         elif event.correction is not None:
             self.recent.append(Token(event.correction_text, accepted, event.t))
@@ -188,21 +188,19 @@ class _Fold:
         else:  # the target drew it itself, or decoding it in one go gives another text
             self.held, pieces = "", [event.text, *("" for _ in chosen)]
         for at, text in zip(chosen, pieces[1:], strict=True):
-            _, standing, since, _ = self.recent[at]
-            if standing is not Standing.correction:
-                standing = Standing.validated
-            self.recent[at] = Token(text, standing, since, final=True)
+            _, status, since, _ = self.recent[at]
+            if status is not TokenStatus.correction:
+                status = TokenStatus.validated
+            self.recent[at] = Token(text, status, since, final=True)
         if pieces[0]:
             first = chosen[0] if chosen else len(self.recent)
-            self.recent.insert(first, Token(pieces[0], Standing.validated, event.t, final=True))
+            self.recent.insert(first, Token(pieces[0], TokenStatus.validated, event.t, final=True))
         self.age(SHOWN_SECONDS)
 
     def waiting(self) -> list[int]:
-        """Where the tokens are that the target has yet to judge."""
+        """Where the tokens are that the target has yet to verify."""
         return [
-            at
-            for at, (_, standing, _, final) in enumerate(self.recent)
-            if not final and standing is not Standing.struck
+            at for at, (_, status, _, final) in enumerate(self.recent) if not final and status is not TokenStatus.struck
         ]
 
     def mark(self, level: str, marks: str) -> None:
@@ -220,11 +218,11 @@ class _Fold:
         recent: list[Token] = []
         for token in self.recent:
             if token.since <= self.now - shown:
-                if token.standing is Standing.struck:
+                if token.status is TokenStatus.struck:
                     continue
-                if token.final and token.standing is Standing.correction:
-                    token = token._replace(standing=Standing.validated)
-            if token.final and token.standing is Standing.validated and not recent:
+                if token.final and token.status is TokenStatus.correction:
+                    token = token._replace(status=TokenStatus.validated)
+            if token.final and token.status is TokenStatus.validated and not recent:
                 self.settled += token.text
             else:
                 recent.append(token)

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from rich.style import Style
 
-from hispec_cli.ui.state import Standing
+from hispec_cli.ui.state import TokenStatus
 
 
 class Palette(StrEnum):
@@ -24,22 +24,22 @@ class Palette(StrEnum):
 
 
 _SHAPES = {
-    Standing.draft: "italic",
-    Standing.accepted: "underline",
-    Standing.correction: "bold",
-    Standing.struck: "strike dim",
-    Standing.validated: "none",
+    TokenStatus.draft: "italic",
+    TokenStatus.accepted: "underline",
+    TokenStatus.correction: "bold",
+    TokenStatus.struck: "strike dim",
+    TokenStatus.validated: "none",
 }
-_COLORS: dict[Palette, dict[Standing, str]] = {
+_COLORS: dict[Palette, dict[TokenStatus, str]] = {
     Palette.default: {
-        Standing.draft: "#3B8EEA",
-        Standing.accepted: "#C27C00",
-        Standing.correction: "#C154C1",
+        TokenStatus.draft: "#3B8EEA",
+        TokenStatus.accepted: "#C27C00",
+        TokenStatus.correction: "#C154C1",
     },
     Palette.high_contrast: {
-        Standing.draft: "#000000 on #8FC7FF",
-        Standing.accepted: "#000000 on #FFC64D",
-        Standing.correction: "#FFFFFF on #7A1F7A",
+        TokenStatus.draft: "#000000 on #8FC7FF",
+        TokenStatus.accepted: "#000000 on #FFC64D",
+        TokenStatus.correction: "#FFFFFF on #7A1F7A",
     },
     Palette.mono: {},
 }
@@ -52,7 +52,7 @@ PROMPT_STYLES = {
 """How a person's own words look in a chat, for prompt_toolkit and rich. Bold alone has the most contrast there is."""
 
 
-def styles_of(palette: Palette) -> Mapping[Standing, Style]:
+def styles_of(palette: Palette) -> Mapping[TokenStatus, Style]:
     """The style of each standing."""
     colors = _COLORS[palette]
-    return {standing: Style.parse(f"{shape} {colors.get(standing, '')}") for standing, shape in _SHAPES.items()}
+    return {status: Style.parse(f"{shape} {colors.get(status, '')}") for status, shape in _SHAPES.items()}

@@ -9,7 +9,7 @@ from hispec.errors import UnavailableError, UsageError
 from hispec.events import Event, to_record
 
 
-class Trace:
+class TraceFile:
     """Writes events to a file, or nowhere without a path. A disk that fills up never costs the answer.
 
     Args:
@@ -27,7 +27,7 @@ class Trace:
         """An earlier trace of that name is overwritten only once there is something to write."""
         self._failure: OSError | None = None
 
-    def __enter__(self) -> "Trace":
+    def __enter__(self) -> "TraceFile":
         if self._path is not None:
             try:
                 self._file = self._path.open("a", encoding="utf-8")

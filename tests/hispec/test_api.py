@@ -148,29 +148,29 @@ def test_two_answers_at_once_on_one_engine_are_refused(engine):
 
 def test_verify_accepts_the_targets_own_and_nothing_else(engine, monkeypatch):
     answer = engine.generate(QUESTION)
-    engine.verify(answer)
-    assert answer.verified is True
+    engine.check_lossless(answer)
+    assert answer.lossless is True
     answer.token_ids[5] += 1
     with pytest.raises(LosslessnessError, match="token 5 differs"):
-        engine.verify(answer)
-    assert answer.verified is False
+        engine.check_lossless(answer)
+    assert answer.lossless is False
 
 
 def test_verify_notices_an_answer_cut_short_or_too_long(engine):
     answer = engine.generate(QUESTION)
     answer.token_ids.append(7)
     with pytest.raises(LosslessnessError, match=f"token {len(answer.token_ids) - 1} differs"):
-        engine.verify(answer)
+        engine.check_lossless(answer)
 
 
 def test_verify_notices_an_end_that_is_not_the_targets(engine):
     answer = engine.generate(QUESTION)
     del answer.token_ids[-3:]
     with pytest.raises(LosslessnessError, match=f"token {len(answer.token_ids)} differs"):
-        engine.verify(answer)
+        engine.check_lossless(answer)
     answer.finish_reason = "stop"  # a stop text may end it anywhere
-    engine.verify(answer)
-    assert answer.verified
+    engine.check_lossless(answer)
+    assert answer.lossless
 
 
 def test_a_rule_that_accepts_everything_is_found_out(engine, monkeypatch):
@@ -178,7 +178,7 @@ def test_a_rule_that_accepts_everything_is_found_out(engine, monkeypatch):
     monkeypatch.setattr(DecodeLoop, "accepted", lambda self, level, waiting, *_: len(waiting))
     answer = shallow.generate(QUESTION)
     with pytest.raises(LosslessnessError):
-        shallow.verify(answer)  # with the target alone, which verifies nothing
+        shallow.check_lossless(answer)  # with the target alone, which verifies nothing
 
 
 def test_a_prompt_fills_the_context_exactly_or_is_refused(engine):
@@ -223,9 +223,9 @@ def profile_with(tmp_path, **levels):
     ("draft", "intermediate", "names"),
     [
         ({"model": "SMALL"}, {"exit_layer": 4}, ["draft", "intermediate"]),
-        ({"exit_layer": 2, "ngram": {"max": 3, "tokens": 4}}, {"exit_layer": 4}, ["guesses", "draft", "intermediate"]),
-        ({"ngram": {"max": 3, "tokens": 4}}, None, ["guesses"]),
-        ({"ngram": {"max": 3, "tokens": 4}}, {"model": "SMALL", "exit_layer": 1}, ["guesses", "intermediate"]),
+        ({"exit_layer": 2, "ngram": {"max": 3, "tokens": 4}}, {"exit_layer": 4}, ["ngrams", "draft", "intermediate"]),
+        ({"ngram": {"max": 3, "tokens": 4}}, None, ["ngrams"]),
+        ({"ngram": {"max": 3, "tokens": 4}}, {"model": "SMALL", "exit_layer": 1}, ["ngrams", "intermediate"]),
         ({"exit_layer": 1}, {"model": "builtin:tiny", "exit_layer": 4}, ["draft", "intermediate"]),
         ({"model": "SMALL"}, {"model": "MEDIUM"}, ["draft", "intermediate"]),
     ],
@@ -262,11 +262,11 @@ def test_a_mode_whose_model_is_not_loaded_is_refused(tmp_path, small_model):
 def test_a_sampled_answer_is_verified_with_its_own_seed(engine, seed):
     sampled = engine.with_settings(temperature=1.0, seed=seed)
     answer = sampled.generate(QUESTION)
-    sampled.verify(answer)
-    assert answer.verified
+    sampled.check_lossless(answer)
+    assert answer.lossless
     answer.token_ids[3] ^= 1
     with pytest.raises(LosslessnessError, match="token 3 differs"):
-        sampled.verify(answer)
+        sampled.check_lossless(answer)
 
 
 def test_a_seed_gives_the_same_text_in_every_mode_and_under_every_policy(engine):

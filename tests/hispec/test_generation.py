@@ -14,7 +14,7 @@ from hispec.bench.arms import make_arms
 from hispec.errors import LosslessnessError
 from hispec.generation import MAKERS, read_generation_options
 from hispec.precedence import resolve_settings
-from hispec.profile import Profile, Target
+from hispec.profile import Profile, TargetSection
 from tests.support import hierarchy_of, random_model
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -290,13 +290,13 @@ def test_a_difference_is_measured_on_processed_scores(folder, plain):
 def test_verify_knows_where_an_interrupted_answer_would_have_ended(folder):
     engine = load(folder, {"forced_eos_token_id": 5, "no_repeat_ngram_size": 2})
     answer = Generation("p", "", PROMPT, "", ids_of(engine), "length", engine.new_stats(), {})
-    engine.verify(answer)
-    assert answer.token_ids[-1] == 5 and answer.verified
+    engine.check_lossless(answer)
+    assert answer.token_ids[-1] == 5 and answer.lossless
     part = replace(answer, token_ids=answer.token_ids[:7], finish_reason="interrupted")
-    engine.verify(part)
-    assert part.verified
+    engine.check_lossless(part)
+    assert part.lossless
     with pytest.raises(LosslessnessError):
-        engine.verify(replace(part, token_ids=[*part.token_ids[:6], 5]))
+        engine.check_lossless(replace(part, token_ids=[*part.token_ids[:6], 5]))
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_verify_knows_where_an_interrupted_answer_would_have_ended(folder):
     ],
 )
 def test_no_setting_in_a_generation_config_blocks_a_model(config, expected):
-    profile = Profile(name="p", target=Target(model="m"))
+    profile = Profile(name="p", target=TargetSection(model="m"))
     settings, _ = resolve_settings({}, profile, generation_config={"do_sample": True, **config})
     assert {name: getattr(settings, name) for name in expected} == expected
 

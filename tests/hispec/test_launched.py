@@ -3,7 +3,7 @@
 import pytest
 
 from hispec.errors import UsageError
-from hispec.launched import Place, check_launched, is_first, launched, started_by_torchrun
+from hispec.launched import LaunchedProcess, check_launched, is_first, launched, started_by_torchrun
 
 NAMES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "TORCHELASTIC_RUN_ID")
 
@@ -23,11 +23,11 @@ def environment(monkeypatch):
 @pytest.mark.parametrize(
     ("values", "place", "by_torchrun", "first"),
     [
-        ((None, None, None, None), Place(), 1, True),
-        (("1", "0", "0", "x"), Place(), 1, True),
-        (("4", "0", "0", "x"), Place(4, 0, 0), 4, True),
-        (("4", "3", "1", "x"), Place(4, 3, 1), 4, False),
-        (("4", "3", "1", None), Place(4, 3, 1), 1, False),
+        ((None, None, None, None), LaunchedProcess(), 1, True),
+        (("1", "0", "0", "x"), LaunchedProcess(), 1, True),
+        (("4", "0", "0", "x"), LaunchedProcess(4, 0, 0), 4, True),
+        (("4", "3", "1", "x"), LaunchedProcess(4, 3, 1), 4, False),
+        (("4", "3", "1", None), LaunchedProcess(4, 3, 1), 1, False),
     ],
 )
 def test_the_place_is_what_the_launcher_says(environment, values, place, by_torchrun, first):

@@ -5,10 +5,18 @@ import pytest
 from hispec import Engine
 from hispec.bench.arms import make_arms
 from hispec.decoding.drafters import NgramDrafter
-from hispec.decoding.past import Past
+from hispec.decoding.ngram_cache import NgramCache
 from hispec.errors import UsageError
 from hispec.precedence import resolve_settings, without_effect
-from hispec.profile import Draft, Intermediate, Ngram, Profile, SingleLayer, Target, ngram_of
+from hispec.profile import (
+    DraftSection,
+    IntermediateSection,
+    NgramSection,
+    Profile,
+    SingleLayerSection,
+    TargetSection,
+    ngram_of,
+)
 from hispec.text import encode_prompt
 
 QUESTION = "Ben has 12 cards. Mei gives Ben 5 more. Then Ben loses 3 of them. How many cards does Ben have now?"
@@ -38,11 +46,11 @@ def test_guesses_change_no_answer_in_any_mode(engine, temperature, policy):
 def test_lookup_adds_guesses_to_levels_without_them_and_takes_them_away(engine):
     assert names(engine) == ["draft", "intermediate", "target"]
     guessing = engine.with_settings(lookup=True)
-    assert names(guessing) == ["guesses", "draft", "intermediate", "target"]
-    assert names(guessing.with_settings(mode="single-layer")) == ["guesses", "draft", "target"]
+    assert names(guessing) == ["ngrams", "draft", "intermediate", "target"]
+    assert names(guessing.with_settings(mode="single-layer")) == ["ngrams", "draft", "target"]
     assert names(guessing.with_settings(mode="autoregressive")) == ["target"]
     assert names(guessing.with_settings(lookup=False)) == ["draft", "intermediate", "target"]
-    own = Ngram(max=2, tokens=3)
+    own = NgramSection(max=2, tokens=3)
     profile = engine.profile.model_copy(update={"draft": engine.profile.draft.model_copy(update={"ngram": own})})
     said = engine.with_profile(profile)
     assert names(said)[0] == "guesses" and said.hierarchy.ngrams.longest == 2
@@ -51,8 +59,8 @@ def test_lookup_adds_guesses_to_levels_without_them_and_takes_them_away(engine):
 
 
 def test_what_is_left_without_guesses_decodes(engine):
-    guesses = Draft(ngram=Ngram(max=3, tokens=4))
-    alone = engine.profile.model_copy(update={"draft": guesses, "intermediate": None, "single_layer": None})
+    ngrams = DraftSection(ngram=NgramSection(max=3, tokens=4))
+    alone = engine.profile.model_copy(update={"draft": ngrams, "intermediate": None, "single_layer": None})
     under = alone.model_copy(update={"intermediate": engine.profile.intermediate})
     expected = engine.with_settings(mode="autoregressive", max_new_tokens=20).generate(QUESTION).token_ids
     for profile, left in ((alone, ["target"]), (under, ["intermediate", "target"])):
@@ -63,22 +71,22 @@ def test_what_is_left_without_guesses_decodes(engine):
 
 
 def test_a_profile_says_what_is_guessed():
-    plain = Profile(name="p", target=Target(model="m"))
+    plain = Profile(name="p", target=TargetSection(model="m"))
     both = plain.model_copy(
         update={
-            "draft": Draft(exit_layer=1, ngram=Ngram(max=2, tokens=3)),
-            "intermediate": Intermediate(exit_layer=2),
-            "single_layer": SingleLayer(exit_layer=2, draft_tokens=3),
+            "draft": DraftSection(exit_layer=1, ngram=NgramSection(max=2, tokens=3)),
+            "intermediate": IntermediateSection(exit_layer=2),
+            "single_layer": SingleLayerSection(exit_layer=2, draft_tokens=3),
         }
     )
-    assert ngram_of(both, "hispec", None) == Ngram(max=2, tokens=3)
+    assert ngram_of(both, "hispec", None) == NgramSection(max=2, tokens=3)
     assert ngram_of(both, "single-layer", None) is None is ngram_of(both, "autoregressive", True)
-    assert ngram_of(both, "single-layer", True) == ngram_of(plain, "hispec", True) == Ngram(max=4, tokens=8)
+    assert ngram_of(both, "single-layer", True) == ngram_of(plain, "hispec", True) == NgramSection(max=4, tokens=8)
     assert ngram_of(plain, "hispec", None) is None is ngram_of(both, "hispec", False)
 
 
 def test_a_lookup_that_nothing_is_guessed_with_is_told_of():
-    profile = Profile(name="p", target=Target(model="m"))
+    profile = Profile(name="p", target=TargetSection(model="m"))
     asked = {"mode": "autoregressive", "lookup": True}
     assert any("lookup changes nothing" in told for told in without_effect(*resolve_settings(asked, profile)))
     for asked in ({"mode": "autoregressive", "lookup": False}, {"lookup": True}):
@@ -111,7 +119,7 @@ def test_an_answer_that_was_left_is_known_as_far_as_it_went(engine):
 
 def test_the_arm_recycling_has_guesses_alone_and_forgets_before_a_repeat(engine):
     arm = only_guesses(engine)
-    assert names(arm.engine) == ["guesses", "target"]
+    assert names(arm.engine) == ["ngrams", "target"]
     ids = [encode_prompt(engine.tokenizer, prompt) for prompt in (QUESTION, OTHER)]
     passes = [arm.answer(prompt, 60, (), seed=0).stats.target_passes for prompt in ids * 2]
     assert passes[:2] == passes[2:]
@@ -122,13 +130,13 @@ def test_logits_of_rejected_rows_are_recycled(engine, monkeypatch):
     """Without what levels say after rejected tokens, and of them, more passes are needed."""
     guessing = only_guesses(engine).engine
     passes = sum(guessing.generate(prompt).stats.target_passes for prompt in (QUESTION, OTHER))
-    monkeypatch.setattr(Past, "see", lambda *_: None)
+    monkeypatch.setattr(NgramCache, "record_argmax", lambda *_: None)
     monkeypatch.setattr(NgramDrafter, "rejected", lambda *_: None)
     bare = only_guesses(engine).engine
     assert sum(bare.generate(prompt).stats.target_passes for prompt in (QUESTION, OTHER)) > passes
 
 
 def test_a_value_that_is_neither_true_nor_false_is_refused_in_words():
-    profile = Profile(name="p", target=Target(model="m"))
+    profile = Profile(name="p", target=TargetSection(model="m"))
     with pytest.raises(UsageError, match="HISPEC_LOOKUP is 'maybe', which is not true or false"):
         resolve_settings({}, profile, environ={"HISPEC_LOOKUP": "maybe"})

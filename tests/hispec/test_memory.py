@@ -19,7 +19,7 @@ from hispec.models.fused_weights import FusedWeights
 from hispec.models.loading import load_stack
 from hispec.models.placement import Placement
 from hispec.precedence import resolve_settings
-from hispec.profile import Profile, Target, list_profiles, load_profile
+from hispec.profile import Profile, TargetSection, list_profiles, load_profile
 from hispec.settings import Settings
 from tests.support import random_model
 
@@ -117,7 +117,7 @@ def test_a_tied_head_is_counted_twice_only_where_it_is_packed(tmp_path, inner, d
     for tied in (False, True):
         folder = tmp_path / str(tied)
         random_model("llama", tie_word_embeddings=tied, intermediate_size=inner, vocab=1000).save_pretrained(folder)
-        profile = Profile(name="made-up", target=Target(model=str(folder)))
+        profile = Profile(name="made-up", target=TargetSection(model=str(folder)))
         (sizes[tied],) = need_of(profile, dtype=dtype, device="cpu").models
     stack = load_stack(Checkpoint(str(folder)), Placement(dtype=dtype))
     stack.prepare("free")
@@ -152,7 +152,7 @@ def test_a_quantized_checkpoint_is_counted_as_it_is_stored(tmp_path):
     values = json.loads((CONFIGS / "facebook--layerskip-llama2-7B.json").read_text())
     values["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    profile = Profile(name="quantized", target=Target(model=str(tmp_path)))
+    profile = Profile(name="quantized", target=TargetSection(model=str(tmp_path)))
     shape = read_config(values)
     (need,) = need_of(profile).models
     assert need.quantization == "stored"
@@ -169,7 +169,7 @@ def test_shards_are_read_by_their_headers_and_a_missing_one_leaves_the_formula(t
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     shards = sorted(tmp_path.glob("model-*.safetensors"))
     assert len(shards) > 1
-    profile = Profile(name="sharded", target=Target(model=str(tmp_path)))
+    profile = Profile(name="sharded", target=TargetSection(model=str(tmp_path)))
     (need,) = need_of(profile).models
     assert (need.source, need.download) == ("safetensors", 0)
     assert need.weights == sum(part.numel() * 4 for part in model.parameters())
@@ -186,15 +186,15 @@ def test_a_damaged_header_is_no_reason_to_fail_here(tmp_path):
 
 
 def test_a_model_without_a_configuration_is_unknown(tmp_path):
-    assert need_of(Profile(name="nothing", target=Target(model=str(tmp_path)))) is None
+    assert need_of(Profile(name="nothing", target=TargetSection(model=str(tmp_path)))) is None
     (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": "wide"}')
-    assert need_of(Profile(name="nothing", target=Target(model=str(tmp_path)))) is None
+    assert need_of(Profile(name="nothing", target=TargetSection(model=str(tmp_path)))) is None
 
 
 def test_a_foreign_family_is_counted_by_its_headers_alone(tmp_path):
     values = random_model("llama").config.to_dict() | {"model_type": "some_decoder"}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    profile = Profile(name="foreign", target=Target(model=str(tmp_path)))
+    profile = Profile(name="foreign", target=TargetSection(model=str(tmp_path)))
     assert need_of(profile) is None
     save_file({"layers.0.weight": torch.zeros(7, 5)}, tmp_path / "model.safetensors")
     assert need_of(profile).models[0].weights == 7 * 5 * 4
@@ -252,7 +252,7 @@ def test_weights_quantized_in_a_way_that_is_not_known_are_not_taken_for_the_fuse
     workspaces = []
     for stack, changes in (("transformers", {}), ("auto", {"quantization_config": {"quant_method": "new"}})):
         (tmp_path / "config.json").write_text(json.dumps(values | changes))
-        profile = Profile(name="made-up", target=Target(model=str(tmp_path)))
+        profile = Profile(name="made-up", target=TargetSection(model=str(tmp_path)))
         (need,) = need_of(profile, stack=stack, dtype="float16").models
         workspaces.append(need.workspace)
     assert len(set(workspaces)) == 1

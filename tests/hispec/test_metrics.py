@@ -3,7 +3,7 @@
 import pytest
 
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.events import Committed, Drafted, Finished, Judged, Prefilled, to_record
+from hispec.events import Committed, Drafted, Finished, Prefilled, Verified, to_record
 from hispec.metrics import LevelStats, Stats, exit_name
 from tests.support import fused_stack, hierarchy_of, random_model
 
@@ -12,8 +12,8 @@ EVENTS = [
     Committed(0.5, (7,), "a"),
     Drafted(0.6, "draft", (8,), seconds=0.1),
     Drafted(0.7, "draft", (9,), seconds=0.1),
-    Judged(0.9, "intermediate", 2, 1, 3, seconds=0.2),
-    Judged(1.3, "target", 2, 2, None, seconds=0.4),
+    Verified(0.9, "intermediate", 2, 1, 3, seconds=0.2),
+    Verified(1.3, "target", 2, 2, None, seconds=0.4),
     Committed(1.3, (8, 3), "bc"),
 ]
 
@@ -76,12 +76,12 @@ def test_tokens_that_skip_a_level_count_for_the_level_that_wrote_them():
     stats = Stats([LevelStats("draft", "m", 1), LevelStats("intermediate", "m", 2)], "target")
     for event in (
         Drafted(0.0, "draft", (1, 2, 3)),
-        Judged(0.0, "target", 3, 2, 9),
+        Verified(0.0, "target", 3, 2, 9),
         Drafted(0.0, "draft", (4,)),
-        Judged(0.0, "intermediate", 1, 1),
-        Judged(0.0, "target", 1, 0, 8),
+        Verified(0.0, "intermediate", 1, 1),
+        Verified(0.0, "target", 1, 0, 8),
         Drafted(0.0, "intermediate", (5, 6)),
-        Judged(0.0, "target", 2, 2),
+        Verified(0.0, "target", 2, 2),
     ):
         stats.see(event)
     assert [(level.proposed, level.accepted) for level in stats.levels] == [(4, 3), (3, 2)]

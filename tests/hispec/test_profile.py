@@ -1,28 +1,32 @@
 """Profiles are found where they should be, and refused with the key at fault."""
 
+import hashlib
+import json
 from datetime import date
 from pathlib import Path
 
 import pytest
 
-from hispec import profile as profiles
 from hispec.errors import ProfileError
 from hispec.profile import (
-    Draft,
-    Ngram,
+    DraftSection,
+    NgramSection,
     Profile,
-    Sampling,
-    Target,
+    SamplingSection,
+    TargetSection,
     check_depths,
+    digest_of,
     load_profile,
     models_of,
     parse_profile,
     profile_for_model,
     read_profile,
+    shipped_folder,
     to_yaml,
     with_exits,
     without_copies,
 )
+from hispec.profile import files as profiles
 
 GOOD = """
 schema: 1
@@ -118,8 +122,8 @@ def test_other_relative_models_are_too_and_all_are_found_from_anywhere(write, mo
 AWKWARD = Profile(
     name="no",
     description="two  blanks\t, 'quotes': # and \u2028 and é",
-    target=Target(model="~/a b", revision="0123", dtype="float16"),
-    sampling=Sampling(temperature=1e-4, top_p=1e-300),
+    target=TargetSection(model="~/a b", revision="0123", dtype="float16"),
+    sampling=SamplingSection(temperature=1e-4, top_p=1e-300),
     chat_template="{{ a }}\r\n  \x1b[31m\u202e \ud800 \n\n",
     calibrated={"none": None, "date": date(2026, 1, 2), "number": "1e3", "list": [[], {}], "large": 1e22},
 )
@@ -207,7 +211,7 @@ def test_two_exits_read_the_models_own_weights():
 
 def test_where_there_are_no_copies_exits_and_n_grams_are_left():
     ordinary, exits = (without_copies(profile_for_model("org/model", 16, draft, None)) for draft in (None, 2))
-    assert ordinary.draft == Draft(ngram=Ngram(max=4, tokens=8))
+    assert ordinary.draft == DraftSection(ngram=NgramSection(max=4, tokens=8))
     assert (exits.draft.exit_layer, exits.draft.weights, exits.intermediate) == (2, None, None)
 
 
@@ -215,3 +219,19 @@ def test_a_key_of_older_profiles_is_ignored_with_a_word(write):
     with pytest.warns(UserWarning, match=r"decoding\.verification is ignored"):
         profile = read_profile(write(GOOD + "decoding: {verification: blocks, draft_tokens: 3}"))
     assert profile.decoding.draft_tokens == 3
+
+
+def test_the_older_name_of_verification_costs_is_read_with_the_same_digest():
+    text = (shipped_folder() / "tiny-adaptive.yaml").read_text()
+    assert "verify_ms:" in text
+    older = parse_profile(text.replace("verify_ms:", "judge_ms:"), Path("older.yaml"))
+    newer = parse_profile(text, Path("newer.yaml"))
+    assert older.adaptive == newer.adaptive and older.adaptive.verify_ms
+    assert digest_of(older) == digest_of(newer)
+    assert "verify_ms" in to_yaml(older)
+
+
+def test_digests_of_older_versions_hold():
+    adaptive = {"draft_ms": {"1": 1.0}, "judge_ms": {"1 > 2": [1.0] * 6}}
+    made = Profile.model_validate({"name": "x", "target": {"model": "m"}, "adaptive": adaptive})
+    assert digest_of(made) == hashlib.sha256(json.dumps({"adaptive": adaptive}, sort_keys=True).encode()).hexdigest()

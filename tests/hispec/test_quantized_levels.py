@@ -5,17 +5,17 @@ import torch
 from transformers import GPTNeoXConfig
 
 from hispec import loading
-from hispec.adaptation import knowledge, level_key
+from hispec.adaptation import level_key, performance_model
 from hispec.api import Engine
-from hispec.decoding.adaptive import AdaptivePolicy
 from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.sampling import Sampling
 from hispec.errors import ProfileError, UnavailableError, UsageError
-from hispec.events import Judged
+from hispec.events import Verified
 from hispec.memory import estimate
 from hispec.models.graphs import with_graphs
+from hispec.policies.adaptive import AdaptivePolicy
+from hispec.policies.static import StaticPolicy
 from hispec.precedence import resolve_settings
 from hispec.profile import load_profile, parse_profile
 from hispec.text import encode_prompt
@@ -45,7 +45,7 @@ def policies(hierarchy):
     periods = (1, 2, 4, 4)[: len(hierarchy)]
     yield lambda: StaticPolicy(periods)
     yield lambda: StaticPolicy.of(hierarchy, 3, 9)
-    yield lambda: AdaptivePolicy(knowledge(hierarchy, None))
+    yield lambda: AdaptivePolicy(performance_model(hierarchy, None))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_no_token_differs(family, dtype):
                 events = list(Decoder(hierarchy, policy, lambda *_, s=sampling: s).decode(PROMPT, 30, seed))
                 ids = [token for event in events if event.kind == "committed" for token in event.token_ids]
                 assert ids == expected, (name, sampling)
-                rejected += sum(event.accepted < event.proposed for event in events if isinstance(event, Judged))
+                rejected += sum(event.accepted < event.proposed for event in events if isinstance(event, Verified))
     assert rejected > 20, "levels that never disagree show nothing"
 
 

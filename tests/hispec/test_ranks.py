@@ -24,7 +24,7 @@ from torch import distributed
 
 from hispec import Engine
 from hispec.decoding.engine import StopCriteria, decode
-from hispec.decoding.policies import StaticPolicy
+from hispec.policies.static import StaticPolicy
 from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.events import Committed

@@ -7,10 +7,10 @@ from pydantic import TypeAdapter
 
 from hispec.errors import UsageError
 from hispec.precedence import asked, resolve_settings, without_effect
-from hispec.profile import Decoding, Profile, Target, list_profiles, load_profile
+from hispec.profile import DecodingSection, Profile, TargetSection, list_profiles, load_profile
 from hispec.settings import SETTINGS, Settings
 
-PROFILE = Profile(name="p", target=Target(model="m", dtype="bfloat16"), decoding=Decoding(draft_tokens=3))
+PROFILE = Profile(name="p", target=TargetSection(model="m", dtype="bfloat16"), decoding=DecodingSection(draft_tokens=3))
 SOURCES = {
     "options": {"draft_tokens": 5},
     "environ": {"HISPEC_DRAFT_TOKENS": "4", "HISPEC_MODE": "single-layer", "OTHER": "1"},

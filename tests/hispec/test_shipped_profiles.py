@@ -51,8 +51,8 @@ def test_each_writes_what_its_target_alone_writes(name, tmp_path):
     answer = engine.generate("one two one two one")
     alone = engine.with_settings(mode="autoregressive").generate("one two one two one")
     assert answer.token_ids == alone.token_ids and len(alone.token_ids) == 24
-    judges = [level for level in answer.stats.levels if level.proposed]
-    assert len(judges) >= 1 + (profile.intermediate is not None)
+    verifies = [level for level in answer.stats.levels if level.proposed]
+    assert len(verifies) >= 1 + (profile.intermediate is not None)
 
 
 @pytest.mark.parametrize("name", OF_THE_HUB)

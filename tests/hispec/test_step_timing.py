@@ -6,18 +6,18 @@ from itertools import count
 import pytest
 
 from hispec import Engine, step_timing
-from hispec.adaptation import knowledge
+from hispec.adaptation import performance_model
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.sampling import Sampling
 from hispec.step_timing import measure, step_costs
 from tests.toy import ToyStack, exits_of, sampler_of, write
 
-NAMES = ["guesses", "1", "2", "4"]
+NAMES = ["ngrams", "1", "2", "4"]
 
 
 @pytest.fixture
 def hierarchy():
-    return Hierarchy(exits_of(ToyStack.random(4, 8, 1), 1, 2, guesses=(3, 4)))
+    return Hierarchy(exits_of(ToyStack.random(4, 8, 1), 1, 2, ngrams=(3, 4)))
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def measured(monkeypatch, folder):
 
 def test_a_step_costs_the_spans_that_are_not_done_yet_and_a_head(hierarchy, measured):
     costs = step_costs(hierarchy, NAMES)
-    assert costs.draft == [step_timing.GUESS, 2, 3, 4], "its own span, those below it, and a head"
-    one = {pair: rows[0] for pair, rows in costs.judge.items()}
+    assert costs.draft == [step_timing.NGRAM_SECONDS, 2, 3, 4], "its own span, those below it, and a head"
+    one = {pair: rows[0] for pair, rows in costs.verify.items()}
     assert one == {(0, 1): 2, (0, 2): 3, (0, 3): 4, (1, 2): 2, (1, 3): 3, (2, 3): 2}
 
 
@@ -52,14 +52,14 @@ def test_another_model_runs_all_of_its_layers(measured):
     other.name = "other"
     costs = step_costs(Hierarchy([Level("small", other, 3), *exits_of(ToyStack.random(4, 8, 1), 2)]), NAMES[1:])
     assert costs.draft == [2, 2, 3]
-    assert costs.judge[0, 2][0] == 3, "the exit below the target is not run yet"
+    assert costs.verify[0, 2][0] == 3, "the exit below the target is not run yet"
 
 
 def test_it_is_measured_once(hierarchy, measured, folder):
     first = step_costs(hierarchy, NAMES)
     assert step_costs(hierarchy, NAMES) == first
     assert len(measured) == 1
-    step_costs(hierarchy, ["guesses", "1/256", "2", "4"])
+    step_costs(hierarchy, ["ngrams", "1/256", "2", "4"])
     assert len(measured) == 2, "another head costs otherwise"
     assert len(json.loads((folder / step_timing.FILE).read_text())) == 2
 
@@ -89,17 +89,17 @@ def test_what_was_measured_leaves_nothing_behind(hierarchy):
 
 
 def test_only_what_no_calibration_has_measured_is_measured(hierarchy, measured):
-    assert knowledge(hierarchy, None).costs.draft[0] == 0.1
+    assert performance_model(hierarchy, None).costs.draft[0] == 0.1
     assert measured == []
-    assert knowledge(hierarchy, None, measured=True).costs.draft[0] == step_timing.GUESS
+    assert performance_model(hierarchy, None, measured=True).costs.draft[0] == step_timing.NGRAM_SECONDS
 
 
 def test_answers_share_what_they_have_learned(folder):
     engine = Engine.from_profile("tiny", policy="adaptive", max_new_tokens=30)
     engine.generate("How much is 3 plus 4?")
-    (known,) = engine.models.knowledge.values()
+    (known,) = engine.models.performance_model.values()
     seen = {pair: acceptance.mean for pair, acceptance in known.acceptance.items()}
     again = engine.with_settings(max_new_tokens=40)
     again.generate("Tom has 5 apples and buys 7 more. How many has he?")
-    assert list(engine.models.knowledge.values()) == [known]
+    assert list(engine.models.performance_model.values()) == [known]
     assert {pair: acceptance.mean for pair, acceptance in known.acceptance.items()} != seen

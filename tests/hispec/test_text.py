@@ -5,7 +5,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from hispec.errors import UsageError
-from hispec.events import Committed, Drafted, Judged
+from hispec.events import Committed, Drafted, Verified
 from hispec.text import DraftText, TextStream, encode_messages, encode_prompt
 
 
@@ -148,7 +148,7 @@ def test_corrections_get_their_text_in_the_place_of_the_token_they_replace(token
     events = [
         Committed(0, tuple(thumb[:1])),  # validated, and still no character
         Drafted(0, "draft", (word[0], word[0])),
-        Judged(0, "intermediate", 2, 0, thumb[1]),
+        Verified(0, "intermediate", 2, 0, thumb[1]),
         Drafted(0, "draft", tuple(thumb[2:])),
     ]
     assert pieces_of(tokenizer, events)[2].correction_text == ""
@@ -162,6 +162,6 @@ def test_drafts_add_up_to_the_validated_text_over_many_cycles(tokenizer):
     for start in range(0, len(ids), 5):
         cycle = tuple(ids[start : start + 5])
         written += "".join(drafts.see(Drafted(0, "draft", cycle)).texts)
-        drafts.see(Judged(0, "target", len(cycle), len(cycle)))
+        drafts.see(Verified(0, "target", len(cycle), len(cycle)))
         drafts.see(Committed(0, cycle))
     assert written == text

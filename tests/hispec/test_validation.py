@@ -82,7 +82,7 @@ def test_what_cannot_be_decoded_is_refused(check, model, text, message):
     assert message in caught.value.message
 
 
-def test_a_template_that_only_the_tokenizer_could_judge_is_left_alone(check):
+def test_a_template_that_only_the_tokenizer_could_verify_is_left_alone(check):
     assert check("target: {model: a/b}\nchat_template: '{{ bos_token + messages[0].content + strange }}'") == ["a/b"]
 
 

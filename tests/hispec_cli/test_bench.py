@@ -233,11 +233,11 @@ def test_a_killed_run_is_resumed_and_ends_as_an_undisturbed_one(process, hispec,
         return (*QUICK, "--limit", 8, "--dataset", questions, "-o", folder / "r.json")
 
     assert hispec(*arguments(tmp_path / "whole")).code == 0
-    killed, dice = tmp_path / "killed", random.Random(3)
+    killed, rng = tmp_path / "killed", random.Random(3)
     for attempt, lines in enumerate((2, 5)):
         child = process(*arguments(killed), *(["--resume"] if attempt else []))
         wait_for(killed / "r.json.rows.jsonl", lines, child)
-        time.sleep(dice.uniform(0, 0.1))
+        time.sleep(rng.uniform(0, 0.1))
         child.send_signal(signal.SIGKILL)
         child.wait()
     assert not (killed / "r.json").exists()

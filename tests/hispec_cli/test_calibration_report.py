@@ -10,13 +10,13 @@ import pytest
 from hispec.budget import Budget
 from hispec.calibration.adapting import Fitter
 from hispec.calibration.costs import WIDTHS, Costs, SpanCost
+from hispec.calibration.recording import LevelSpec, Prediction, RecordedText, RecordedTexts
 from hispec.calibration.replay import Outcome
-from hispec.calibration.search import PLAIN, Configuration, Found, Score, Scorer, Space, Workbench
-from hispec.calibration.session import Calibrated, agreement_of
+from hispec.calibration.run import CalibrationResult, agreement_of
+from hispec.calibration.search import PLAIN, Configuration, HierarchyBuilder, Score, Scorer, SearchResult, SearchSpace
 from hispec.calibration.timing import TimedAnswer, Timings
-from hispec.calibration.traces import Reader, Reading, Trace, Traces
 from hispec.curve import Curve
-from hispec_cli.ui.report.calibration import to_html, write_calibration_report
+from hispec_cli.ui.report.calibration_page import to_html, write_calibration_report
 from tests.hispec_cli.test_report import EVIL, Page
 from tests.toy import ToyStack
 
@@ -26,37 +26,41 @@ COMMAND = ["hispec", "calibrate", "--budget", "1 m"]
 
 def made(target="m"):
     """A job and what it came to: exit 2 drafts 4 before exit 1 drafts 4, after a fashion."""
-    dice = Random(3)
-    readers = [Reader(target, layer) for layer in (1, 2, 3)]
+    rng = Random(3)
+    specs = [LevelSpec(target, layer) for layer in (1, 2, 3)]
     one, two, chain = (
-        Configuration((readers[0],), (4,)), Configuration((readers[1],), (4,)), Configuration(tuple(readers[:2]), (2, 8))
+        Configuration((specs[0],), (4,)), Configuration((specs[1],), (4,)), Configuration(tuple(specs[:2]), (2, 8))
     )  # fmt: skip
-    texts = [_text(readers, dice) for _ in range(9)]
-    traces = Traces(texts, {reader: [] for reader in readers})
-    bench = Workbench({target: ToyStack.random(3, 4, seed=1)}, target)
+    texts = [_text(specs, rng) for _ in range(9)]
+    recorded = RecordedTexts(texts, {spec: [] for spec in specs})
+    bench = HierarchyBuilder({target: ToyStack.random(3, 4, seed=1)}, target)
     bench.stacks[target].name = target
     flat = tuple(Curve((0,), (1e-3,)) for _ in WIDTHS)
     costs = Costs({target: SpanCost(flat, flat)}, {(target, 0): Curve(WIDTHS, (1e-3,) * len(WIDTHS))})
-    scorer = Scorer(bench, traces, costs, (), Fitter(texts, ("margin",)))
+    scorer = Scorer(bench, recorded, costs, (), Fitter(texts, ("margin",)))
     speeds = {two: 300.0, one: 250.0, chain: 240.0, PLAIN: 100.0}
     scores = [Score(configuration, Outcome(900, 900 / speed, 9), 9) for configuration, speed in speeds.items()]
     timings, check = _answers({**speeds, one: 290.0}, noisy=one), _answers({two: 290.0, PLAIN: 100.0})
-    agreement = agreement_of(traces, readers[2])
-    result = Calibrated(two, [one], Found(scores, scores), timings, check, scorer, agreement, {"costs": 1.5})
-    job = SimpleNamespace(target=target, space=Space(tuple(readers[:2]), validate_every=(4, 8)), budget=Budget(60.0))
+    agreement = agreement_of(recorded, specs[2])
+    result = CalibrationResult(
+        two, [one], SearchResult(scores, scores), timings, check, scorer, agreement, {"costs": 1.5}
+    )
+    job = SimpleNamespace(
+        target=target, space=SearchSpace(tuple(specs[:2]), validate_every=(4, 8)), budget=Budget(60.0)
+    )
     return job, result
 
 
-def _text(readers, dice):
+def _text(specs, rng):
     """Exit 1 is right in one of two cases, exit 2 in nine of ten, and surer then."""
-    tokens = [dice.randrange(4) for _ in range(40)]
-    readings = {}
-    for reader, share in zip(readers, (0.5, 0.9, 1.0), strict=True):
-        right = [dice.random() < share for _ in tokens]
+    tokens = [rng.randrange(4) for _ in range(40)]
+    predictions = {}
+    for spec, share in zip(specs, (0.5, 0.9, 1.0), strict=True):
+        right = [rng.random() < share for _ in tokens]
         best = [token if was else (token + 1) % 4 for token, was in zip(tokens, right, strict=True)]
-        sure = [(dice.uniform(2, 9), -0.1, 0.2) if was else (dice.uniform(0, 3), -1.0, 1.0) for was in right]
-        readings[reader] = Reading(best, sure)
-    return Trace([0], tokens, readings)
+        sure = [(rng.uniform(2, 9), -0.1, 0.2) if was else (rng.uniform(0, 3), -1.0, 1.0) for was in right]
+        predictions[spec] = Prediction(best, sure)
+    return RecordedText([0], tokens, predictions)
 
 
 def _answers(speeds, noisy=None):
@@ -89,7 +93,7 @@ def test_the_page_is_well_formed_and_tells_what_was_found(page):
 def test_the_map_has_a_cell_for_each_draft_and_period(page):
     body = page.partition('<table class="map">')[2].partition("</table>")[0]
     rows = [re.findall(r'<td class="(\w+) (\w+)" title="([^"]*)">(\d*)', row) for row in body.split("<tr>")[2:]]
-    assert [[(standing, heat, figure) for standing, heat, _, figure in row] for row in rows] == [
+    assert [[(status, heat, figure) for status, heat, _, figure in row] for row in rows] == [
         [("tied", "heat2", "83"), ("pruned", "heat2", "80"), ("pending", "unknown", "")],
         [("best", "heat4", "100"), ("pending", "unknown", ""), ("pending", "unknown", "")],
     ]

@@ -186,7 +186,7 @@ def ask(process, hub, endpoint):
     return child.returncode, record["machine"]["hub"]["state"], record["profile"]
 
 
-def test_a_model_of_the_hub_is_judged_by_its_headers_without_being_downloaded(process, hub, shipped_model):
+def test_a_model_of_the_hub_is_verified_by_its_headers_without_being_downloaded(process, hub, shipped_model):
     with serve(hub / "hub") as (endpoint, _):
         code, state, profile = ask(process, hub, endpoint)
     assert (code, state, profile["runs"]) == (0, "reachable", True)

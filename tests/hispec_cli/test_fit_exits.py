@@ -9,9 +9,9 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hispec import profile as profiles
 from hispec.errors import UnavailableError
 from hispec.models.dummy import dummy_tokenizer
+from hispec.profile import files as profiles
 from hispec_cli.ui.fit_progress import FitProgress
 from tests.hispec.models.test_families import SMALL
 from tests.hispec_cli.conftest import assert_cause_and_cure
@@ -33,8 +33,8 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("texts") / "text.txt"
-    dice = torch.Generator().manual_seed(0)
-    path.write_bytes(bytes(torch.randint(32, 127, (12_000,), generator=dice).tolist()))
+    rng = torch.Generator().manual_seed(0)
+    path.write_bytes(bytes(torch.randint(32, 127, (12_000,), generator=rng).tolist()))
     return path
 
 

@@ -86,7 +86,7 @@ def test_ctrl_c_keeps_what_was_validated(process, endless):
 def test_ctrl_c_while_verifying_exits_130_and_loses_no_answer(hispec, monkeypatch):
     from hispec.api import Engine
 
-    verify = Engine.verify
+    verify = Engine.check_lossless
 
     def interrupted(self, generation):
         decoder = self.decoder

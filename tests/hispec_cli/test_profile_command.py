@@ -67,7 +67,7 @@ def test_list_says_what_the_free_memory_would_hold(hispec, monkeypatch):
 
 
 def test_list_tells_what_it_cannot_know(hispec, tmp_path, monkeypatch):
-    monkeypatch.setattr("hispec.profile.user_folder", lambda: tmp_path)
+    monkeypatch.setattr("hispec.profile.files.user_folder", lambda: tmp_path)
     (tmp_path / "unknown.yaml").write_text("target: {model: some-org/not-here}")
     (tmp_path / "broken.yaml").write_text("target: 3")
     rows = {row["name"]: row for row in json.loads(hispec("profile", "list", "--format", "json").out)}

@@ -35,7 +35,7 @@ def made():
 
 @pytest.fixture(scope="module")
 def context(made):
-    verdicts = [parse_gate(gate, ARMS).judge(made) for gate in ("speedup<1.2", "tokens_per_target_pass<90")]
+    verdicts = [parse_gate(gate, ARMS).apply(made) for gate in ("speedup<1.2", "tokens_per_target_pass<90")]
     return Context(verdicts, compare(report(ARMS, seed=3), made), ["hispec", "bench", "--fail-if", "speedup<1.2"])
 
 
@@ -163,7 +163,7 @@ def test_equal_reports_give_equal_pages(made, context, page):
 def test_hostile_text_is_text_on_the_page(evil):
     from hispec_cli.ui.report.html import to_html
 
-    verdict = parse_gate("tokens<1", ["hispec"]).judge(report(("hispec",), rows=2))
+    verdict = parse_gate("tokens<1", ["hispec"]).apply(report(("hispec",), rows=2))
     written = to_html(evil, Context([verdict], compare(evil, evil), ["hispec", EVIL]))
     parsed = Page(written)
     assert "script" not in parsed.tags
@@ -254,7 +254,7 @@ def test_every_output_warns_of_few_prompts(rows, status):
     outputs = [few.to_json(), to_markdown(few), line["caveats"], " ".join(shown.text), str(compare(few, few).warnings)]
     assert all(said in " ".join(output.split()) for output in outputs)
     assert f"on only {rows} prompt" in headline(few).text
-    assert f"on only {rows} prompt" in parse_gate("speedup<1.2", ARMS).judge(few).message or rows == 1
+    assert f"on only {rows} prompt" in parse_gate("speedup<1.2", ARMS).apply(few).message or rows == 1
     assert Report.model_validate_json(few.to_json()) == few
 
 

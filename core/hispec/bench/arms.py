@@ -21,7 +21,7 @@ from hispec.models.loading import draw_modules, load_stack
 from hispec.models.placement import Placement
 from hispec.models.stack import LayerStack
 from hispec.models.transformers_stack import TransformersStack
-from hispec.profile import GUESSES, Draft, Profile, Target, models_of, published
+from hispec.profile import DEFAULT_NGRAM, DraftSection, Profile, TargetSection, models_of, published
 from hispec.text import TextStream
 
 LOOKUP_TOKENS = 10
@@ -66,20 +66,20 @@ class OwnArm:
 
     def __init__(self, name: str, engine: Engine) -> None:
         self.name, self.engine = name, engine
-        self._past = engine.new_past()
+        self._ngram_cache = engine.new_ngram_cache()
         self._asked: set[tuple[int, ...]] = set()
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int, stop: Sequence[str], seed: int) -> Answer:
         """See `Arm.answer`; guesses know earlier answers, but to other prompts."""
         engine, moments, reason = self.engine, [], "length"
         if tuple(prompt_ids) in self._asked:  # else it would copy what it wrote when it was asked before
-            self._past = engine.new_past()
+            self._ngram_cache = engine.new_ngram_cache()
             self._asked.clear()
         self._asked.add(tuple(prompt_ids))
         stats, ended = Stats.of(engine.hierarchy), _StopText(engine.tokenizer, stop)
         ids: list[int] = []
         began = perf_counter()
-        for event in engine.decoder().decode(prompt_ids, max_new_tokens, seed, past=self._past):
+        for event in engine.decoder().decode(prompt_ids, max_new_tokens, seed, ngram_cache=self._ngram_cache):
             stats.see(event)
             if isinstance(event, Committed):
                 new = ended.take(event.token_ids)
@@ -159,7 +159,12 @@ def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
     if name in PUBLISHED_ARMS:
         return OwnArm(name, _as_published(engine, name.removesuffix("-published")))
     if name == RECYCLING:
-        levels = {"draft": Draft(ngram=GUESSES), "intermediate": None, "single_layer": None, "adaptive": None}
+        levels = {
+            "draft": DraftSection(ngram=DEFAULT_NGRAM),
+            "intermediate": None,
+            "single_layer": None,
+            "adaptive": None,
+        }
         alone = engine.with_profile(engine.profile.model_copy(update=levels))
         return OwnArm(name, alone.with_settings(mode="hispec", policy="static", lookup=True))
     draft, assistant = engine.profile.draft, None
@@ -209,7 +214,9 @@ class _Modules:
             return draw_modules(Checkpoint(model, revision, dummy=True), stack)
         dtype = str(stack.dtype).removeprefix("torch.")
         if not self._force:
-            alone = Profile(name=f"{model} for the arms of transformers", target=Target(model=model, revision=revision))
+            alone = Profile(
+                name=f"{model} for the arms of transformers", target=TargetSection(model=model, revision=revision)
+            )
             changes: dict[str, Any] = {"mode": "autoregressive", "dtype": dtype, "stack": "transformers"}
             check_profile(alone, replace(settings, **changes, device=str(stack.device)))
         loaded = load_stack(Checkpoint(model, revision), Placement(stack.device, dtype, "transformers"))

@@ -40,7 +40,7 @@ _CHOICES = {"speedup": "BASELINE", "levels": "LEVEL", "phase_seconds": "PHASE"}
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateVerdict:
     """What a gate says of a report.
 
     Attributes:
@@ -81,7 +81,7 @@ class Gate:
         """The figure's full name."""
         return ".".join((self.arm, *self.path) if self.arm else self.path)
 
-    def judge(self, report: Report) -> Verdict:
+    def apply(self, report: Report) -> GateVerdict:
         """Apply the gate.
 
         A figure that a complete run lacks fails: a gate that checks nothing must not look kept. In an interrupted run
@@ -95,26 +95,26 @@ class Gate:
             value, ci95 = float(figure), None
         else:
             outcome: Literal["failed", "inconclusive"] = "failed" if report.status == "complete" else "inconclusive"
-            return Verdict(self.expression, outcome, None, None, f"{self.key} has no value in this run")
+            return GateVerdict(self.expression, outcome, None, None, f"{self.key} has no value in this run")
         shown = f"{self.key} is {value:.4g}"
         if interval_due and ci95 is None:
             why = "one prompt gives no interval" if fewest_prompts(report.arms) == 1 else "it has no interval"
-            return Verdict(self.expression, "inconclusive", value, None, f"{shown}, and {why}: measure more")
+            return GateVerdict(self.expression, "inconclusive", value, None, f"{shown}, and {why}: measure more")
         if ci95 is None:
             failed = OPERATORS[self.op](value, self.limit)
             relation = "which is" if failed else "which is not"
             message = f"{shown}, {relation} {self.op} {self.limit:g}"
-            return Verdict(self.expression, "failed" if failed else "passed", value, None, message)
+            return GateVerdict(self.expression, "failed" if failed else "passed", value, None, message)
         shown += f", 95 % interval {ci95[0]:.4g} to {ci95[1]:.4g}"
         prompts = fewest_prompts(report.arms)
         if prompts is not None and prompts < FEW:
             shown += f" on only {counted(prompts, 'prompt')}"
         if self._holds_throughout(*ci95):
-            return Verdict(self.expression, "failed", value, ci95, f"{shown}, all of it {self.op} {self.limit:g}")
+            return GateVerdict(self.expression, "failed", value, ci95, f"{shown}, all of it {self.op} {self.limit:g}")
         if self._holds_nowhere(*ci95):
-            return Verdict(self.expression, "passed", value, ci95, f"{shown}, none of it {self.op} {self.limit:g}")
+            return GateVerdict(self.expression, "passed", value, ci95, f"{shown}, none of it {self.op} {self.limit:g}")
         message = f"{shown}, with {self.limit:g} inside: more rows or repeats would tell"
-        return Verdict(self.expression, "inconclusive", value, ci95, message)
+        return GateVerdict(self.expression, "inconclusive", value, ci95, message)
 
     def _holds_throughout(self, low: float, high: float) -> bool:
         if self.op == "!=":

@@ -16,7 +16,7 @@ from hispec.errors import UnavailableError, UsageError
 from hispec.files import hold
 
 SUFFIX = ".rows.jsonl"
-MOST = 3
+MAX_SHOWN = 3
 """Differences that a refusal names."""
 WIDTH = 60
 """Characters of a value that it shows."""
@@ -117,9 +117,11 @@ class Journal:
             raise UsageError(f"{self.path} is not a benchmark's journal", "run without --resume") from None
         if differing := list(differences("", before, config)):
             shown = [
-                f"{key} was {was}, is {now}" for key, *values in differing[:MOST] for was, now in [_clipped(*values)]
+                f"{key} was {was}, is {now}"
+                for key, *values in differing[:MAX_SHOWN]
+                for was, now in [_clipped(*values)]
             ]
-            more = f"; and {len(differing) - MOST} more" if len(differing) > MOST else ""
+            more = f"; and {len(differing) - MAX_SHOWN} more" if len(differing) > MAX_SHOWN else ""
             raise UsageError(
                 f"{self.path} measured something else: {'; '.join(shown)}{more}",
                 "repeat that run with the same options and files, or run without --resume",

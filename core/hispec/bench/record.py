@@ -37,9 +37,9 @@ class LevelCounts(_Record):
     proposed: Count
     accepted: Count
     accepted_lengths: list[Count]
-    """Histogram: item k is the number of judgements that accepted exactly k tokens."""
+    """Histogram: item k is the number of verifications that accepted exactly k tokens."""
     proposed_at: list[Count]
-    """Item i is how often a judged run had a token at position i, counted from 0."""
+    """Item i is how often a verified run had a token at position i, counted from 0."""
     accepted_at: list[Count]
     """Item i is how often that token was accepted."""
 
@@ -50,8 +50,8 @@ class LevelCounts(_Record):
         return self
 
     @property
-    def judgements(self) -> int:
-        """How often the next level judged."""
+    def verifications(self) -> int:
+        """How often the next level verified."""
         return sum(self.accepted_lengths)
 
 
@@ -165,8 +165,8 @@ class ArmFigures(_Record):
     tokens_per_target_pass: float | None
     """New tokens over passes of the target, its prefills included."""
     mean_acceptance_length: float | None
-    """Tokens committed per judgement by the target: new tokens, less one for each target pass that judges nothing
-    (a prefill, a token the target wrote itself), over the target's judgements. None where it judged nothing."""
+    """Tokens committed per verification by the target: new tokens, less one for each target pass that verifies nothing
+    (a prefill, a token the target wrote itself), over the target's verifications. None where it verified nothing."""
     draft_acceptance_rate: float | None
     """Share of the cheapest level's tokens that the next level accepted."""
     levels: list[LevelFigures]

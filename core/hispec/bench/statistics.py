@@ -211,13 +211,13 @@ def _tokens_per_target_pass(answers: Sequence[Measurement]) -> float | None:
 
 def _mean_acceptance_length(answers: Sequence[Measurement]) -> float | None:
     """See `ArmFigures.mean_acceptance_length`."""
-    judgements = committed = 0
+    verifications = committed = 0
     for answer in answers:
         if answer.target_passes is not None and answer.levels:
-            judged = answer.levels[-1].judgements
-            judgements += judged
-            committed += len(answer.token_ids) - (answer.target_passes - judged)
-    return ratio(committed, judgements)
+            verified = answer.levels[-1].verifications
+            verifications += verified
+            committed += len(answer.token_ids) - (answer.target_passes - verified)
+    return ratio(committed, verifications)
 
 
 def _levels(answers: Sequence[Measurement]) -> list[LevelFigures]:

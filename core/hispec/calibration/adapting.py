@@ -4,52 +4,34 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 
 from hispec.calibration.fitting import fit, samples_of
-from hispec.calibration.replay import Replay, readers_of
-from hispec.calibration.traces import Reader, Trace
-from hispec.decoding.adaptive import AdaptivePolicy
+from hispec.calibration.recording import LevelSpec, RecordedText
+from hispec.calibration.replay import Replay, specs_of
 from hispec.decoding.hierarchy import Hierarchy
-from hispec.decoding.knowledge import MOST, Knowledge, Pair, StepCosts, all_teams
-from hispec.decoding.prediction import Predictor
+from hispec.policies.adaptive import AdaptivePolicy
+from hispec.policies.performance_model import PerformanceModel
+from hispec.policies.prediction import Predictor
+from hispec.policies.step_costs import Pair, StepCosts, all_active_levels
 
 CONTEXT = 256
 """The context length whose costs the policy takes for all."""
 
 
 def step_costs(replay: Replay) -> StepCosts:
-    """Milliseconds of drafting and judging with a hierarchy, what the policy's own features take included."""
-    hierarchy, tables = replay.hierarchy, replay.tables(CONTEXT)
-    levels = range(len(hierarchy))
-    target = levels[-1]
-    sure = replay.costs.confidence
+    """Return the milliseconds of steps of a hierarchy, those of the policy's own features included."""
+    hierarchy, tables, costs = replay.hierarchy, replay.tables(CONTEXT), replay.costs
+    target = len(hierarchy) - 1
 
-    def spans(level: int, rows: int, above: int = -1) -> float:
-        """Of a level and those below it on the same stack, down to `above`."""
-        if level <= above:
-            return 0.0
-        below = hierarchy.below[level]
-        return tables[level][0][rows] + (0.0 if below is None else spans(below, rows, above))
+    def confidence(level: int) -> float:
+        return costs.confidence if level < target else 0.0
 
-    def judged_by(pair: Pair, rows: int) -> float:
-        lower, upper = pair
-        seconds = spans(upper, rows, _nearest(hierarchy, lower, upper)) + tables[upper][1][rows]
-        return seconds + replay.judging[upper] + (sure if upper < target else 0.0)
-
-    draft = [
-        replay.costs.guess
-        if hierarchy.levels[level].stack is None
-        else spans(level, 1) + tables[level][1][1] + replay.drafting[level] + (sure if level < target else 0.0)
-        for level in levels
-    ]
-    return StepCosts(
-        [1e3 * seconds for seconds in draft],
-        {pair: [1e3 * judged_by(pair, rows) for rows in range(1, MOST + 1)] for pair in combinations(levels, 2)},
-    )
-
-
-def _nearest(hierarchy: Hierarchy, lower: int, upper: int) -> int:
-    """The highest level of the upper one's stack, not above the lower one: its spans are done already."""
-    stack = hierarchy.levels[upper].stack
-    return max((level for level in range(lower + 1) if hierarchy.levels[level].stack is stack), default=-1)
+    return StepCosts.from_spans(
+        hierarchy.below,
+        lambda level, rows: tables[level][0][rows],
+        lambda level, rows: tables[level][1][rows],
+        ngrams=None if hierarchy.ngrams is None else costs.ngram_lookup,
+        draft_overhead=lambda level: replay.drafting[level] + confidence(level),
+        verify_overhead=lambda level: replay.verifying[level] + confidence(level),
+    ).scaled(1e3)
 
 
 class Fitter:
@@ -63,29 +45,29 @@ class Fitter:
         unseen: the texts that nothing is fitted to.
     """
 
-    def __init__(self, texts: Sequence[Trace], features: tuple[str, ...]) -> None:
+    def __init__(self, texts: Sequence[RecordedText], features: tuple[str, ...]) -> None:
         self.features = features
         self._own = [text for at, text in enumerate(texts) if at % 3]
         self.unseen = [text for at, text in enumerate(texts) if at % 3 == 0]
-        self._known: dict[tuple[Reader, Reader], Predictor] = {}
+        self._known: dict[tuple[LevelSpec, LevelSpec], Predictor] = {}
 
     def predictors(self, hierarchy: Hierarchy) -> dict[Pair, Predictor]:
         """By pair of levels."""
-        readers = readers_of(hierarchy)
+        specs = specs_of(hierarchy)
         fitted: dict[Pair, Predictor] = {}
-        for lower, upper in combinations(range(len(readers)), 2):
-            if readers[lower].model:  # n-gram drafts are judged at once, predicted by nobody
-                fitted[lower, upper] = self._fit(readers[lower], readers[upper])
+        for lower, upper in combinations(range(len(specs)), 2):
+            if specs[lower].model:  # n-gram drafts are verified at once, predicted by nobody
+                fitted[lower, upper] = self._fit(specs[lower], specs[upper])
         return fitted
 
-    def _fit(self, lower: Reader, upper: Reader) -> Predictor:
+    def _fit(self, lower: LevelSpec, upper: LevelSpec) -> Predictor:
         if (lower, upper) not in self._known:
             own, unseen = (samples_of(lower, upper, part) for part in (self._own, self.unseen))
             self._known[lower, upper], _ = fit(own, unseen or own, self.features)
         return self._known[lower, upper]
 
 
-def knowledge_of(replay: Replay, fitter: Fitter, texts: Sequence[Trace]) -> Knowledge:
+def performance_model_of(replay: Replay, fitter: Fitter, texts: Sequence[RecordedText]) -> PerformanceModel:
     """What the policy should know of a hierarchy, with the paces of its teams found by replay.
 
     Args:
@@ -97,13 +79,13 @@ def knowledge_of(replay: Replay, fitter: Fitter, texts: Sequence[Trace]) -> Know
     costs, predictors = step_costs(replay), fitter.predictors(hierarchy)
     levels = len(hierarchy)
     bonus = [level for level in range(1, levels) if hierarchy.below[level] is None]
-    paces = {
-        team: replay.pace(texts, _maker(Knowledge(levels, costs, predictors, None, [team], bonus)))
-        for team in all_teams(levels)
-        if len(team) > 1
+    throughputs = {
+        active: replay.throughput(texts, _maker(PerformanceModel(levels, costs, predictors, None, [active], bonus)))
+        for active in all_active_levels(levels)
+        if len(active) > 1
     }
-    return Knowledge(levels, costs, predictors, paces, bonus=bonus)
+    return PerformanceModel(levels, costs, predictors, throughputs, bonus=bonus)
 
 
-def _maker(knowledge: Knowledge) -> Callable[[], AdaptivePolicy]:
-    return lambda: AdaptivePolicy(knowledge)
+def _maker(performance_model: PerformanceModel) -> Callable[[], AdaptivePolicy]:
+    return lambda: AdaptivePolicy(performance_model)

@@ -62,14 +62,14 @@ class Costs:
         heads: by (model, words of a reduced head or 0), by width.
         steps: by kind of step, see `kind_of`: seconds beside those of its spans and heads.
         confidence: seconds of finding a row's confidence.
-        guess: seconds of looking up an n-gram.
+        ngram_lookup: seconds of looking up an n-gram.
     """
 
     spans: Mapping[str, SpanCost]
     heads: Mapping[tuple[str, int], Curve]
     steps: Mapping[str, float] = field(default_factory=dict)
     confidence: float = 0.0
-    guess: float = 2e-5
+    ngram_lookup: float = 2e-5
 
 
 def seconds_alone(costs: Costs, model: str, depth: int, prompt: int) -> tuple[float, float]:
@@ -87,9 +87,9 @@ def seconds_alone(costs: Costs, model: str, depth: int, prompt: int) -> tuple[fl
 
 
 def kind_of(level: int, levels: int, *, drafts: bool) -> str:
-    """Steps that cost alike: drafted tokens, judgements by lower levels, those of the target."""
+    """Steps that cost alike: drafted tokens, verifications by lower levels, those of the target."""
     last = level == levels - 1
-    return ("target drafts" if last else "draft") if drafts else ("target judges" if last else "judge")
+    return ("target drafts" if last else "draft") if drafts else ("target verifies" if last else "verify")
 
 
 def measure(
@@ -134,10 +134,10 @@ def measure(
             layers.append(Curve(known, tuple(layer for _, layer in rows)))
         spans[name] = SpanCost(tuple(calls), tuple(layers))
     curves, sure = {}, 0.0
-    for (name, words), head in heads.items():
+    for (name, head_size), head in heads.items():
         late = out_of_time()
         rows_of = WIDTHS[:FEWEST_WIDTHS] if late else WIDTHS
-        curves[name, words], sure = _time_head(stacks[name], head, features, SEVERAL if late else repeats, rows_of)
+        curves[name, head_size], sure = _time_head(stacks[name], head, features, SEVERAL if late else repeats, rows_of)
     progress(1.0)
     return Costs(spans, curves, confidence=sure)
 
@@ -182,7 +182,7 @@ def _time_head(
 
     def best(width: int) -> Callable[[], object]:
         logits = read(width)
-        return lambda: logits().best()
+        return lambda: logits().argmax()
 
     seconds = tuple(_median_seconds(stack.device, best(width), repeats) for width in widths)
     one = read(1)()

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 
-from hispec.calibration.traces import Reader, Trace
-from hispec.decoding.confidence import FEATURES, Confidence
-from hispec.decoding.prediction import Logistic, Predictor, Table, bounded, chance_of, terms
+from hispec.calibration.recording import LevelSpec, RecordedText
+from hispec.policies.confidence import FEATURES, Confidence
+from hispec.policies.prediction import Logistic, Predictor, Table, clamped, probability_of, terms
 
 Sample = tuple[Confidence, bool]
 """How sure a level was, with all features, and whether the next one accepted."""
@@ -24,13 +24,16 @@ RIDGE = 1e-2
 """Of a logistic regression, against weights without limit where all was accepted."""
 
 
-def samples_of(lower: Reader, upper: Reader, texts: Sequence[Trace]) -> list[Sample]:
+def samples_of(lower: LevelSpec, upper: LevelSpec, texts: Sequence[RecordedText]) -> list[Sample]:
     """Every token of the texts: how sure the lower reader was, and whether the upper one says the same."""
     return [
         (sure, own == other)
         for text in texts
         for sure, own, other in zip(
-            text.readings[lower].confidence, text.readings[lower].best, text.readings[upper].best, strict=True
+            text.predictions[lower].confidence,
+            text.predictions[lower].argmax,
+            text.predictions[upper].argmax,
+            strict=True,
         )
     ]
 
@@ -55,7 +58,7 @@ def fit(samples: Sequence[Sample], held_out: Sequence[Sample], features: Sequenc
 
 def log_likelihood(predictor: Predictor, samples: Iterable[Sample]) -> float:
     """Mean, in nats per token; `samples` hold its features only."""
-    logs = [log(chance_of(predictor.log_odds(sure) * (1 if accepted else -1))) for sure, accepted in samples]
+    logs = [log(probability_of(predictor.log_odds(sure) * (1 if accepted else -1))) for sure, accepted in samples]
     return sum(logs) / len(logs)
 
 
@@ -78,7 +81,7 @@ def fit_table(samples: Sequence[Sample], feature: str) -> Table:
         while len(pools) > 1 and pools[-2].rate >= pools[-1].rate:
             last, before = pools.pop(), pools.pop()
             pools.append(_Pool(before.first, last.last, before.accepted + last.accepted, before.tokens + last.tokens))
-    knots = {round(x, 4): round(bounded(pool.rate), 5) for pool in pools for x in (pool.first, pool.last)}
+    knots = {round(x, 4): round(clamped(pool.rate), 5) for pool in pools for x in (pool.first, pool.last)}
     return Table(tuple(knots), tuple(knots.values()), round(mean_acceptance(samples), 5), (feature,))
 
 

@@ -13,9 +13,9 @@ import torch
 from hispec.api import Engine
 from hispec.bench.runner import describe_machine
 from hispec.budget import Budget
-from hispec.calibration.search import Space
-from hispec.calibration.session import Job
-from hispec.calibration.traces import Reader
+from hispec.calibration.recording import LevelSpec
+from hispec.calibration.run import CalibrationJob
+from hispec.calibration.search import SearchSpace
 from hispec.counts import counted
 from hispec.errors import ProfileError, UnavailableError, UsageError
 from hispec.frequencies import frequent_ids
@@ -24,13 +24,13 @@ from hispec.memory import estimate, place_of
 from hispec.models.digest import digests_of_profile
 from hispec.models.dtypes import GROUP, bits_per_weight
 from hispec.models.stack import LayerStack, ReducedHead
-from hispec.profile import Draft, Profile
+from hispec.profile import DraftSection, Profile
 from hispec.settings import SETTINGS, Quantization
 
-MOST_EXITS = 16
+MAX_EXITS = 16
 """Exits that are looked at where nobody says which."""
 
-SHALLOW, MOST_SHALLOW = 4, 4
+SHALLOW, MAX_SHALLOW = 4, 4
 """Of a copy: exits up to this part of the depth are looked at, and how many of them at most."""
 
 LEVELS = {"target", "draft", "intermediate"}
@@ -39,7 +39,7 @@ LEVELS = {"target", "draft", "intermediate"}
 GIVEN = tuple(name for name, setting in SETTINGS.items() if setting.calibration == "given")
 """Settings that measurements depend on, beside those that the weights were loaded with."""
 
-WORDS = (256, 1024, 4096, 16384)
+HEAD_SIZES = (256, 1024, 4096, 16384)
 """Sizes of reduced heads, those of at most half the vocabulary."""
 
 
@@ -51,20 +51,20 @@ def job_of(
     exits: Sequence[int] = (),
     draft_tokens: Sequence[int] = (),
     validate_every: Sequence[int] = (),
-    most: int = 256,
+    max_new_tokens: int = 256,
     seed: int = 0,
-) -> Job:
+) -> CalibrationJob:
     """What is to be calibrated.
 
     Args:
         engine: loaded with the profile, in mode `hispec`.
         prompts: token ids.
         budget: of the command.
-        exits: to look at; by default up to `MOST_EXITS`, evenly spaced in the lower three quarters of the depth, and
+        exits: to look at; by default up to `MAX_EXITS`, evenly spaced in the lower three quarters of the depth, and
             those that have translators.
         draft_tokens: N_d to look at.
         validate_every: N_i to look at.
-        most: tokens of an answer.
+        max_new_tokens: tokens of an answer.
         seed: of all that is drawn.
 
     Raises:
@@ -85,12 +85,14 @@ def job_of(
             f"{counted(len(prompts), 'prompt')}: too few to calibrate on",
             "give at least 6: more --limit, or another dataset",
         )
-    drafters = tuple(Reader(other.name, other.num_layers) for model, other in engine.stacks.items() if model != target)
+    drafters = tuple(
+        LevelSpec(other.name, other.num_layers) for model, other in engine.stacks.items() if model != target
+    )
     copies = copies_here(engine)
     space = replace(space_of(stack.name, stack.num_layers, chosen, list(copies)), drafters=drafters)
     stacks: dict[str, LayerStack] = {stack.name: stack for stack in (*engine.stacks.values(), *copies.values())}
     heads = _heads(engine, stacks, [*drafters, *space.exits, *space.copies])
-    space = replace(space, words=tuple(sorted({reader.words for reader in heads})))
+    space = replace(space, head_sizes=tuple(sorted({spec.head_size for spec in heads})))
     if draft_tokens:
         space = replace(space, draft_tokens=tuple(sorted(set(draft_tokens))))
     if validate_every:
@@ -100,10 +102,12 @@ def job_of(
         for exit_layer in chosen
         if file is not None and (found := file.read(exit_layer)) is not None
     }
-    return Job(stacks, stack.name, heads, space, list(prompts), engine.eos_ids, most, budget, seed, translators)
+    return CalibrationJob(
+        stacks, stack.name, heads, space, list(prompts), engine.eos_ids, max_new_tokens, budget, seed, translators
+    )
 
 
-def space_of(target: str, depth: int, exits: Sequence[int], formats: Sequence[str]) -> Space:
+def space_of(target: str, depth: int, exits: Sequence[int], formats: Sequence[str]) -> SearchSpace:
     """Return what is looked at of a target: its exits, and the shallow ones and the whole of its copies.
 
     Args:
@@ -112,11 +116,11 @@ def space_of(target: str, depth: int, exits: Sequence[int], formats: Sequence[st
         exits: of the full weights, ascending.
         formats: of the copies.
     """
-    shallow = [exit_layer for exit_layer in exits if SHALLOW * exit_layer <= depth][:MOST_SHALLOW] or exits[:1]
-    return Space(
-        tuple(Reader(target, exit_layer) for exit_layer in exits),
-        copies=tuple(Reader(target, exit_layer, weights=each) for each in formats for exit_layer in shallow),
-        whole=tuple(Reader(target, depth, weights=each) for each in formats),
+    shallow = [exit_layer for exit_layer in exits if SHALLOW * exit_layer <= depth][:MAX_SHALLOW] or exits[:1]
+    return SearchSpace(
+        tuple(LevelSpec(target, exit_layer) for exit_layer in exits),
+        copies=tuple(LevelSpec(target, exit_layer, weights=each) for each in formats for exit_layer in shallow),
+        whole=tuple(LevelSpec(target, depth, weights=each) for each in formats),
     )
 
 
@@ -126,7 +130,7 @@ def copies_here(engine: Engine) -> dict[str, LayerStack]:
     own = engine.settings.quantization
     found: dict[str, LayerStack] = {}
     for weights in formats_below(own):
-        levels = Profile(name="copies", target=engine.profile.target, draft=Draft(weights=weights))
+        levels = Profile(name="copies", target=engine.profile.target, draft=DraftSection(weights=weights))
         need = estimate(levels, replace(engine.settings, mode="hispec"))
         if need is not None and place is not None and sum(model.copies for model in need.models) > place.free:
             continue
@@ -141,38 +145,40 @@ def formats_below(quantization: str) -> list[Quantization]:
     """Return the formats of copies that take less memory than weights which are quantized so, or not (`none`)."""
     formats: tuple[Quantization, ...] = get_args(Quantization)
     bits = {each: bits_per_weight(each, GROUP, "cuda") for each in formats}
-    most = bits_per_weight(quantization, GROUP, "cuda") if quantization != "none" else inf
-    return sorted((each for each in formats if bits[each] < most), key=lambda each: bits[each])
+    max_new_tokens = bits_per_weight(quantization, GROUP, "cuda") if quantization != "none" else inf
+    return sorted((each for each in formats if bits[each] < max_new_tokens), key=lambda each: bits[each])
 
 
 def default_exits(depth: int) -> list[int]:
     """Evenly spaced, from the first layer to three quarters of the depth."""
     deepest = max(1, min(depth - 1, round(0.75 * depth)))
-    count = min(MOST_EXITS, deepest)
+    count = min(MAX_EXITS, deepest)
     return sorted({max(1, round((at + 1) * deepest / count)) for at in range(count)})
 
 
-def _heads(engine: Engine, stacks: Mapping[str, LayerStack], readers: Sequence[Reader]) -> dict[Reader, ReducedHead]:
+def _heads(
+    engine: Engine, stacks: Mapping[str, LayerStack], specs: Sequence[LevelSpec]
+) -> dict[LevelSpec, ReducedHead]:
     """Reduced heads of all readers, where the profile or the target's folder says which words are frequent."""
     by_model: dict[tuple[str, int], ReducedHead] = {}
     vocab = engine.hierarchy.stack_of(-1).vocab_size
-    for words in (size for size in WORDS if size <= vocab // 2):
+    for head_size in (size for size in HEAD_SIZES if size <= vocab // 2):
         try:
-            ids = frequent_ids(engine.profile, words)
+            ids = frequent_ids(engine.profile, head_size)
         except ProfileError:
             break
         for name, stack in stacks.items():
             own = sorted(id_ for id_ in ids if id_ < min(stack.vocab_size, vocab))
-            by_model[name, words] = stack.reduce_head(torch.tensor(own))
+            by_model[name, head_size] = stack.reduce_head(torch.tensor(own))
     return {
-        replace(reader, words=len(head.ids)): head
-        for reader in readers
+        replace(spec, head_size=len(head.ids)): head
+        for spec in specs
         for (name, _), head in by_model.items()
-        if name == reader.stack
+        if name == spec.stack
     }
 
 
-def fingerprint(engine: Engine, job: Job, dataset: str, processes: int) -> str:
+def fingerprint(engine: Engine, job: CalibrationJob, dataset: str, processes: int) -> str:
     """Return a digest of everything that measurements depend on: only an equal calibration is resumed."""
     described: dict[str, Any] = {
         "machine": describe_machine(engine, processes),
@@ -183,7 +189,7 @@ def fingerprint(engine: Engine, job: Job, dataset: str, processes: int) -> str:
         "dataset": dataset,
         "prompts": job.prompts,
         "ends": sorted(job.eos_ids),
-        "most": job.most,
+        "most": job.max_new_tokens,
         "seed": job.seed,
         "settings": {name: getattr(engine.settings, name) for name in GIVEN},
     }

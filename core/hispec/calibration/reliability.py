@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import sqrt
 
 from hispec.calibration.fitting import Sample
-from hispec.decoding.confidence import FEATURES
-from hispec.decoding.prediction import Predictor, chance_of, reading
+from hispec.policies.confidence import FEATURES
+from hispec.policies.prediction import Predictor, log_odds_from, probability_of
 
 BINS = 10
 """The most bins."""
@@ -36,11 +36,11 @@ def reliability(predictor: Predictor, samples: Sequence[Sample]) -> list[Bin]:
     """Predicted against observed acceptance, in bins of equal count, from doubtful to sure.
 
     Args:
-        predictor: to judge.
+        predictor: to verify.
         samples: with all features; none that it was fitted to, or it looks better than it is.
     """
-    odds = reading(predictor, list(FEATURES))
-    ordered = sorted((chance_of(odds(sure)), accepted) for sure, accepted in samples)
+    odds = log_odds_from(predictor, list(FEATURES))
+    ordered = sorted((probability_of(odds(sure)), accepted) for sure, accepted in samples)
     size = max(FEWEST, -(-len(ordered) // BINS))
     parts = [ordered[start : start + size] for start in range(0, len(ordered), size)]
     if len(parts) > 1 and len(parts[-1]) < FEWEST:
@@ -51,7 +51,7 @@ def reliability(predictor: Predictor, samples: Sequence[Sample]) -> list[Bin]:
 
 def _bin(part: Sequence[tuple[float, bool]]) -> Bin:
     count = len(part)
-    predicted = sum(chance for chance, _ in part) / count
+    predicted = sum(probability for probability, _ in part) / count
     accepted = sum(was for _, was in part) / count
     return Bin(count, predicted, accepted, wilson(accepted, count))
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from random import Random
 
 from hispec.calibration.costs import Costs, kind_of
-from hispec.calibration.traces import Reader, Reading, Trace, Traces
+from hispec.calibration.recording import LevelSpec, Prediction, RecordedText, RecordedTexts
 from hispec.decoding.drafters import NgramDrafter
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.policies import Draft, Judge, Policy
+from hispec.policies.base import Draft, Policy, Verify
 
 NEAR = 128
 """Contexts that are apart by less share their costs."""
@@ -49,20 +49,20 @@ class Replay:
 
     Args:
         hierarchy: its levels; no model is run.
-        traces: with a reading of every level.
+        recorded: with a reading of every level.
         costs: of the models that it reads.
         eos_ids: tokens that end a text.
-        dice: draws the detour that a mistake leads to.
+        rng: draws the detour that a mistake leads to.
     """
 
     def __init__(
-        self, hierarchy: Hierarchy, traces: Traces, costs: Costs, eos_ids: Collection[int], dice: Random
+        self, hierarchy: Hierarchy, recorded: RecordedTexts, costs: Costs, eos_ids: Collection[int], rng: Random
     ) -> None:
-        self.hierarchy, self.traces, self.costs, self.eos_ids, self.dice = hierarchy, traces, costs, eos_ids, dice
-        self.readers = readers_of(hierarchy)
+        self.hierarchy, self.recorded, self.costs, self.eos_ids, self.rng = hierarchy, recorded, costs, eos_ids, rng
+        self.specs = specs_of(hierarchy)
         levels = len(hierarchy)
         self.drafting = [costs.steps.get(kind_of(level, levels, drafts=True), 0.0) for level in range(levels)]
-        self.judging = [costs.steps.get(kind_of(level, levels, drafts=False), 0.0) for level in range(levels)]
+        self.verifying = [costs.steps.get(kind_of(level, levels, drafts=False), 0.0) for level in range(levels)]
         self._tables: dict[int, list[tuple[list[float], list[float]]]] = {}
 
     def tables(self, position: float) -> list[tuple[list[float], list[float]]]:
@@ -72,18 +72,18 @@ class Replay:
             self._tables[near] = [self._table(level, NEAR * (near + 0.5)) for level in range(len(self.hierarchy))]
         return self._tables[near]
 
-    def run(self, text: Trace, policy: Policy) -> Outcome:
+    def run(self, text: RecordedText, policy: Policy) -> Outcome:
         """Replay one text with a fresh policy."""
         return _Decoding(self, text, policy).run()
 
-    def run_all(self, texts: Sequence[Trace], policy: Callable[[], Policy]) -> Outcome:
+    def run_all(self, texts: Sequence[RecordedText], policy: Callable[[], Policy]) -> Outcome:
         """Replay several texts, each with a fresh policy."""
         total = Outcome()
         for text in texts:
             total.add(self.run(text, policy()))
         return total
 
-    def pace(self, texts: Sequence[Trace], policy: Callable[[], Policy]) -> float:
+    def throughput(self, texts: Sequence[RecordedText], policy: Callable[[], Policy]) -> float:
         """Tokens per millisecond, the prompts and the tokens that come with them left out."""
         total = self.run_all(texts, policy)
         prompts = sum(self.prefill_seconds(len(text.prompt)) for text in texts)
@@ -92,19 +92,19 @@ class Replay:
     def prefill_seconds(self, prompt: int) -> float:
         """Seconds of running a prompt through all levels of the target's model, and its first token."""
         target = len(self.hierarchy) - 1
-        own, name = self.hierarchy.stack_of(target), self.readers[target].model
+        own, name = self.hierarchy.stack_of(target), self.specs[target].model
         call, layer = self.costs.spans[name].at(prompt / 2)
         spans = sum(level.stack is own for level in self.hierarchy.levels)
         seconds = spans * call(prompt) + own.num_layers * layer(prompt) + self.costs.heads[name, 0](1)
         return seconds + self.costs.steps.get("prefill", 0.0)
 
     def _table(self, level: int, position: float) -> tuple[list[float], list[float]]:
-        reader = self.readers[level]
-        if not reader.model:
+        spec = self.specs[level]
+        if not spec.model:
             return [], []
-        call, layer = self.costs.spans[reader.stack].at(position)
-        layers = reader.exit_layer - self.hierarchy.first_layer(level)
-        head = self.costs.heads[reader.stack, reader.words]
+        call, layer = self.costs.spans[spec.stack].at(position)
+        layers = spec.exit_layer - self.hierarchy.first_layer(level)
+        head = self.costs.heads[spec.stack, spec.head_size]
         return _listed(lambda rows: call(rows) + layers * layer(rows)), _listed(head)
 
 
@@ -113,7 +113,7 @@ def _listed(curve: Callable[[int], float]) -> list[float]:
     return [0.0, *(curve(rows) for rows in range(1, 129))]
 
 
-def readers_of(hierarchy: Hierarchy) -> list[Reader]:
+def specs_of(hierarchy: Hierarchy) -> list[LevelSpec]:
     """What each level reads; a level of n-grams reads nothing."""
     target = hierarchy.stack_of(-1).name
 
@@ -121,7 +121,7 @@ def readers_of(hierarchy: Hierarchy) -> list[Reader]:
         return "" if level.stack is None else target if level.weights else level.stack.name
 
     return [
-        Reader(
+        LevelSpec(
             model_of(level),
             level.exit_layer,
             0 if level.reduced is None else len(level.reduced.ids),
@@ -134,18 +134,18 @@ def readers_of(hierarchy: Hierarchy) -> list[Reader]:
 class _Decoding:
     """One text under way. Indexes count from the first token after the prompt."""
 
-    def __init__(self, replay: Replay, text: Trace, policy: Policy) -> None:
+    def __init__(self, replay: Replay, text: RecordedText, policy: Policy) -> None:
         self.replay, self.text, self.policy = replay, text, policy
         ngrams = replay.hierarchy.ngrams
         self.ngrams = NgramDrafter(ngrams.longest, ngrams.tokens, replay.eos_ids) if ngrams else None
         hierarchy, levels = replay.hierarchy, len(replay.hierarchy)
         self.target = levels - 1
-        self.own = [text.readings[reader] if reader.model else None for reader in replay.readers]
-        self.away: list[Reading | None] = []
+        self.own = [text.predictions[spec] if spec.model else None for spec in replay.specs]
+        self.away: list[Prediction | None] = []
         self.left: int | None = None
         """Index of the first token that is not the target's own; from the next on, `away` is what readers say."""
         self.tokens = [text.tokens[0]]
-        self.judged = [1] * levels
+        self.verified = [1] * levels
         beneath = (*hierarchy.beneath[-1], self.target)
         self.frontier = [0 if level in beneath else -len(text.prompt) for level in range(levels)]
         self.tables = replay.tables(len(text.prompt) + len(text.tokens) / 2)
@@ -154,68 +154,71 @@ class _Decoding:
 
     def run(self) -> Outcome:
         """Until the last token of the text is committed."""
-        limit, judged = len(self.text.tokens), self.judged
-        while judged[-1] < limit:
-            match self.policy.next_step(judged, self.may_draft()):
+        limit, verified = len(self.text.tokens), self.verified
+        while verified[-1] < limit:
+            match self.policy.next_step(verified, self.may_draft()):
                 case Draft() as step:
                     self.draft(step, limit)
-                case Judge() as step:
-                    self.judge(step)
+                case Verify() as step:
+                    self.verify(step)
         self.outcome.tokens = limit
         return self.outcome
 
     def may_draft(self) -> bool:
         """See `DecodeLoop.may_draft`."""
         tokens = self.tokens
-        waiting = len(tokens) > self.judged[-1]
+        waiting = len(tokens) > self.verified[-1]
         return len(tokens) < len(self.text.tokens) and not (waiting and tokens[-1] in self.replay.eos_ids)
 
     def draft(self, chosen: Draft, limit: int) -> None:
         """See `DecodeLoop.draft`."""
         tokens, wanted, level, before = self.tokens, chosen.tokens, chosen.level, self.outcome.seconds
         if self.ngrams is not None and level == 0:
-            self.outcome.seconds += self.replay.costs.guess
+            self.outcome.seconds += self.replay.costs.ngram_lookup
             found = self.ngrams.propose(
-                self.text.prompt + tokens, limit - len(tokens), len(self.text.prompt) + self.judged[-1], chosen.least
+                self.text.prompt + tokens,
+                limit - len(tokens),
+                len(self.text.prompt) + self.verified[-1],
+                chosen.min_probability,
             )
             for token in found:
                 self.append(token, 0)
             if found:
                 return
-            level, wanted = chosen.otherwise or 1, 1
+            level, wanted = chosen.fallback or 1, 1
         count = 1 if level == self.target else min(wanted, limit - len(tokens))
         step, told, drafted = self.replay.drafting[level], self.told and level < self.target, len(tokens)
         head = self.tables[level][1][1]
         for _ in range(count):
             at = len(tokens)
             cost = step + self.advance(level, at) + head
-            best, reading, index = self.read(level, at)
+            best, prediction, index = self.read(level, at)
             self.append(best, level)
-            goes_on = best not in self.replay.eos_ids
+            keep_drafting = best not in self.replay.eos_ids
             if told:
                 cost += self.replay.costs.confidence
-                goes_on &= self.policy.drafted(level, reading.of(self.policy.features)[index])
+                keep_drafting &= self.policy.on_draft(level, prediction.of(self.policy.features)[index])
             self.outcome.seconds += cost
-            if not goes_on:
+            if not keep_drafting:
                 break
-        self.policy.timed(Draft(len(tokens) - drafted, level), self.outcome.seconds - before)
+        self.policy.on_timing(Draft(len(tokens) - drafted, level), self.outcome.seconds - before)
         if level == self.target:
             self.outcome.target_passes += 1
 
-    def judge(self, chosen: Judge) -> None:
+    def verify(self, chosen: Verify) -> None:
         """See `DecodeLoop.verify`."""
         level = chosen.level
-        tokens, since, told = self.tokens, self.judged[level], self.told
+        tokens, since, told = self.tokens, self.verified[level], self.told
         proposed = len(tokens) - since
         rows = proposed + (self.replay.hierarchy.below[level] is None and self.may_draft())
-        cost = self.replay.judging[level] + self.advance(level, since - 1 + rows) + self._head(level, rows)
+        cost = self.replay.verifying[level] + self.advance(level, since - 1 + rows) + self._head(level, rows)
         accepted, own, sure = 0, None, []
         said: list[int] = []
         for at in range(since, since + rows):
-            best, reading, index = self.read(level, at)
+            best, prediction, index = self.read(level, at)
             said.append(best)
             if told and level < self.target:
-                sure.append(reading.of(self.policy.features)[index])
+                sure.append(prediction.of(self.policy.features)[index])
             if at == len(tokens) or best != tokens[at]:
                 own = best
                 break
@@ -224,7 +227,7 @@ class _Decoding:
             cost += self.replay.costs.confidence
         kept = since + accepted
         if self.ngrams is not None:
-            self.ngrams.past.see(tokens[since - 1 :], said)
+            self.ngrams.cache.record_argmax(tokens[since - 1 :], said)
         self.accept(kept, level)
         if accepted < proposed:
             tail = tokens[kept + 1 :]
@@ -234,38 +237,38 @@ class _Decoding:
         if own is not None:
             self.append(own, level)
         if told:
-            self.policy.judged(level, proposed, accepted, accepted + (own is not None), sure)
-        self.policy.timed(chosen, cost)
+            self.policy.on_verification(level, proposed, accepted, accepted + (own is not None), sure)
+        self.policy.on_timing(chosen, cost)
         self.outcome.seconds += cost
         self.outcome.target_passes += level == self.target
 
-    def read(self, level: int, at: int) -> tuple[int, Reading, int]:
+    def read(self, level: int, at: int) -> tuple[int, Prediction, int]:
         """A level's view of the token at an index, given those before: (its best, the reading, the index there)."""
-        reading = self.own[level]
+        prediction = self.own[level]
         if self.left is not None and at > self.left:
-            reading, at = self.away[level], at - self.left - 1
-            assert reading is not None
-            at %= len(reading.best)
-        assert reading is not None
-        return reading.best[at], reading, at
+            prediction, at = self.away[level], at - self.left - 1
+            assert prediction is not None
+            at %= len(prediction.argmax)
+        assert prediction is not None
+        return prediction.argmax[at], prediction, at
 
     def append(self, token: int, level: int) -> None:
         """See `DecodingState.append`; notices where the target's own text is left."""
         at = len(self.tokens)
         if self.left is None and token != self.text.tokens[at]:
-            self.left, self.away = at, self._detour(level)
+            self.left, self.away = at, self._branch(level)
         self.tokens.append(token)
         self.accept(at + 1, level)
 
     def accept(self, upto: int, level: int) -> None:
         """See `DecodingState.accept`."""
         for j in range(level + 1):
-            self.judged[j] = max(self.judged[j], upto)
+            self.verified[j] = max(self.verified[j], upto)
 
     def rewind(self, length: int) -> None:
         """See `DecodingState.rewind`."""
         del self.tokens[length:]
-        self.judged[:] = [min(count, length) for count in self.judged]
+        self.verified[:] = [min(count, length) for count in self.verified]
         self.frontier[:] = [min(count, length) for count in self.frontier]
         if self.left is not None and length <= self.left:
             self.left = None
@@ -287,10 +290,10 @@ class _Decoding:
         heads = self.tables[level][1]
         return heads[min(rows, len(heads) - 1)]
 
-    def _detour(self, level: int) -> list[Reading | None]:
+    def _branch(self, level: int) -> list[Prediction | None]:
         """What readers say after a mistake of a level."""
-        reader = self.replay.readers[level]
-        known = self.replay.traces.detours
-        detours = known.get(reader) or next(detours for detours in known.values() if detours)
-        readings: Mapping[Reader, Reading] = self.replay.dice.choice(detours).readings
-        return [readings[other] if other.model else None for other in self.replay.readers]
+        spec = self.replay.specs[level]
+        known = self.replay.recorded.branches
+        branches = known.get(spec) or next(branches for branches in known.values() if branches)
+        predictions: Mapping[LevelSpec, Prediction] = self.replay.rng.choice(branches).predictions
+        return [predictions[other] if other.model else None for other in self.replay.specs]

@@ -5,18 +5,19 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from random import Random
 
-from hispec.calibration.adapting import Fitter, knowledge_of
+from hispec.calibration.adapting import Fitter, performance_model_of
 from hispec.calibration.costs import Costs
+from hispec.calibration.recording import LevelSpec, RecordedText, RecordedTexts
 from hispec.calibration.replay import Outcome, Replay
-from hispec.calibration.traces import Reader, Trace, Traces
 from hispec.counts import counted
-from hispec.decoding.adaptive import AdaptivePolicy
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.knowledge import Knowledge
-from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.metrics import exit_name
 from hispec.models.stack import LayerStack, ReducedHead
 from hispec.models.translator import Translator
+from hispec.policies.adaptive import AdaptivePolicy
+from hispec.policies.base import Policy
+from hispec.policies.performance_model import PerformanceModel
+from hispec.policies.static import StaticPolicy
 
 NAMES = ("draft", "intermediate")
 
@@ -26,53 +27,53 @@ class Configuration:
     """One way of decoding.
 
     Attributes:
-        readers: below the target, the cheapest first; none is plain decoding.
-        periods: tokens at which each next level judges, the target last; empty for the adaptive policy.
-        ngram: (longest, tokens) of guesses beneath all levels, or None.
+        specs: below the target, the cheapest first; none is plain decoding.
+        periods: tokens at which each next level verifies, the target last; empty for the adaptive policy.
+        ngram: (longest, tokens) of n-gram drafts below all levels, or None.
     """
 
-    readers: tuple[Reader, ...] = ()
+    specs: tuple[LevelSpec, ...] = ()
     periods: tuple[int, ...] = ()
     ngram: tuple[int, int] | None = None
 
     @property
     def adaptive(self) -> bool:
         """Whether the adaptive policy decides."""
-        return bool(self.readers or self.ngram) and not self.periods
+        return bool(self.specs or self.ngram) and not self.periods
 
     @property
     def quantized(self) -> bool:
         """Whether a level reads a quantized copy of the target."""
-        return any(reader.weights for reader in self.readers)
+        return any(spec.weights for spec in self.specs)
 
     @property
     def mode(self) -> str:
         """The mode of the engine that it is."""
-        return ("autoregressive", "single-layer", "hispec")[min(2, len(self.readers))]
+        return ("autoregressive", "single-layer", "hispec")[min(2, len(self.specs))]
 
     def describe(self, target: str) -> str:
-        """In a few words: `exit 1 drafts 2, exit 2 drafts 12`; the target's own exits go without its name."""
-        if not self.readers and self.ngram is None:
+        """Return a short description: `exit 1 drafts 2, exit 2 drafts 12`; exits of the target go without its name."""
+        if not self.specs and self.ngram is None:
             return "the target alone"
-        words = [_name(reader, target) for reader in self.readers]
-        guesses = f"{counted(self.ngram[1], 'guess')} of {self.ngram[0]}-grams, " if self.ngram else ""
+        names = [_name(spec, target) for spec in self.specs]
+        ngrams = f"n-grams of up to {self.ngram[0]} draft {self.ngram[1]}, " if self.ngram else ""
         if self.adaptive:
-            return guesses + " > ".join([*words, "target"]) + ", adaptive"
-        lengths = [f"{word} drafts {length}" for word, length in zip(words, self.periods, strict=False)]
-        return guesses + ", ".join(lengths or [f"target judges {self.periods[-1]}"])
+            return ngrams + " > ".join([*names, "target"]) + ", adaptive"
+        lengths = [f"{name} drafts {length}" for name, length in zip(names, self.periods, strict=False)]
+        return ngrams + ", ".join(lengths or [f"target verifies {self.periods[-1]}"])
 
 
-def _name(reader: Reader, target: str) -> str:
-    words = f" of {counted(reader.words, 'word')}" if reader.words else ""
-    exit_ = exit_name(reader.exit_layer, reader.weights)
-    return (exit_ if reader.model == target else f"{exit_} of {reader.model}") + words
+def _name(spec: LevelSpec, target: str) -> str:
+    head = f" with a head of {counted(spec.head_size, 'token')}" if spec.head_size else ""
+    exit_ = exit_name(spec.exit_layer, spec.weights)
+    return (exit_ if spec.model == target else f"{exit_} of {spec.model}") + head
 
 
 PLAIN = Configuration()
 
 
 @dataclass(frozen=True)
-class Space:
+class SearchSpace:
     """What may be chosen from.
 
     Attributes:
@@ -82,38 +83,38 @@ class Space:
         whole: whole copies, which may draft, and verify what any exit or other model drafts.
         draft_tokens: N_d.
         validate_every: N_i.
-        words: sizes of reduced heads to try with the better configurations.
-        ngrams: guesses to try with these.
+        head_sizes: sizes of reduced heads to try with the better configurations.
+        ngrams: n-gram look-ups to try with these.
         adaptive: whether the adaptive policy is tried.
     """
 
-    exits: tuple[Reader, ...]
-    drafters: tuple[Reader, ...] = ()
-    copies: tuple[Reader, ...] = ()
-    whole: tuple[Reader, ...] = ()
+    exits: tuple[LevelSpec, ...]
+    drafters: tuple[LevelSpec, ...] = ()
+    copies: tuple[LevelSpec, ...] = ()
+    whole: tuple[LevelSpec, ...] = ()
     draft_tokens: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
     validate_every: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32)
-    words: tuple[int, ...] = ()
+    head_sizes: tuple[int, ...] = ()
     ngrams: tuple[tuple[int, int], ...] = ((3, 4), (4, 8))
     adaptive: bool = True
 
     @property
-    def readers(self) -> tuple[Reader, ...]:
+    def specs(self) -> tuple[LevelSpec, ...]:
         """All that may draft."""
         return (*self.drafters, *self.exits, *self.copies, *self.whole)
 
-    def chains(self) -> Iterator[tuple[Reader, ...]]:
+    def chains(self) -> Iterator[tuple[LevelSpec, ...]]:
         """One level below the target, or two."""
-        yield from ((reader,) for reader in self.readers)
+        yield from ((spec,) for spec in self.specs)
         yield from combinations(self.exits, 2)
         yield from product(self.drafters, self.exits)
         yield from product((*self.drafters, *self.exits, *self.copies), self.whole)
 
-    def without(self, weights: Collection[str]) -> "Space":
+    def without(self, weights: Collection[str]) -> "SearchSpace":
         """Return the space without the copies of some formats."""
 
-        def left(readers: Iterable[Reader]) -> tuple[Reader, ...]:
-            return tuple(reader for reader in readers if reader.weights not in weights)
+        def left(specs: Iterable[LevelSpec]) -> tuple[LevelSpec, ...]:
+            return tuple(spec for spec in specs if spec.weights not in weights)
 
         return replace(self, copies=left(self.copies), whole=left(self.whole))
 
@@ -126,7 +127,7 @@ class Space:
                     yield Configuration(chain, lengths)
 
 
-class Workbench:
+class HierarchyBuilder:
     """Makes hierarchies of configurations, on loaded models.
 
     Args:
@@ -140,22 +141,22 @@ class Workbench:
         self,
         stacks: Mapping[str, LayerStack],
         target: str,
-        heads: Mapping[Reader, ReducedHead] | None = None,
+        heads: Mapping[LevelSpec, ReducedHead] | None = None,
         translators: Mapping[tuple[str, int], Translator] | None = None,
     ) -> None:
         self.stacks, self.target, self.heads, self.translators = stacks, target, heads or {}, translators or {}
-        self._known: dict[tuple[tuple[Reader, ...], tuple[int, int] | None], Hierarchy] = {}
+        self._known: dict[tuple[tuple[LevelSpec, ...], tuple[int, int] | None], Hierarchy] = {}
 
     def hierarchy(self, configuration: Configuration) -> Hierarchy:
         """Its levels, the same object for the same levels."""
-        key = configuration.readers, configuration.ngram
+        key = configuration.specs, configuration.ngram
         if key not in self._known:
             levels = [Level.of_ngrams(*configuration.ngram)] if configuration.ngram else []
-            for name, reader in zip(NAMES, configuration.readers, strict=False):
-                translator = self.translators.get((reader.model, reader.exit_layer))
-                stack, head = self.stacks[reader.stack], self.heads.get(reader)
-                weights = reader.weights or None
-                levels.append(Level(name, stack, reader.exit_layer, head, translator, weights=weights))
+            for name, spec in zip(NAMES, configuration.specs, strict=False):
+                translator = self.translators.get((spec.model, spec.exit_layer))
+                stack, head = self.stacks[spec.stack], self.heads.get(spec)
+                weights = spec.weights or None
+                levels.append(Level(name, stack, spec.exit_layer, head, translator, weights=weights))
             own = self.stacks[self.target]
             self._known[key] = Hierarchy([*levels, Level("target", own, own.num_layers)])
         return self._known[key]
@@ -187,7 +188,7 @@ class Scorer:
 
     Attributes:
         bench: makes their hierarchies.
-        traces: recorded.
+        recorded: recorded.
         costs: measured.
         eos_ids: that end texts.
         fitter: of predictors of acceptance.
@@ -195,21 +196,21 @@ class Scorer:
         scored: how many replays there were.
     """
 
-    bench: Workbench
-    traces: Traces
+    builder: HierarchyBuilder
+    recorded: RecordedTexts
     costs: Costs
     eos_ids: Collection[int]
     fitter: Fitter
     seed: int = 0
     scored: int = 0
     _replays: dict[Hierarchy, Replay] = field(default_factory=dict)
-    _known: dict[Hierarchy, Knowledge] = field(default_factory=dict)
+    _known: dict[Hierarchy, PerformanceModel] = field(default_factory=dict)
 
-    def score(self, configuration: Configuration, texts: Sequence[Trace]) -> Score:
+    def score(self, configuration: Configuration, texts: Sequence[RecordedText]) -> Score:
         """Replay one configuration on some texts."""
         self.scored += 1
         replay = self._replay(configuration)
-        replay.dice = Random(self.seed)
+        replay.rng = Random(self.seed)
         policy = self.policy(configuration)
         outcome = replay.run_all(texts, policy)
         return Score(configuration, outcome, len(texts))
@@ -217,29 +218,29 @@ class Scorer:
     def policy(self, configuration: Configuration) -> Callable[[], Policy]:
         """What makes its policies."""
         if configuration.adaptive:
-            known = self.knowledge(configuration)
+            known = self.performance_model(configuration)
             return lambda: AdaptivePolicy(known)
         periods = (1, *configuration.periods)
         if configuration.ngram is not None:
             periods = (1, 1, *configuration.periods)
         return lambda: StaticPolicy(periods)
 
-    def knowledge(self, configuration: Configuration) -> Knowledge:
+    def performance_model(self, configuration: Configuration) -> PerformanceModel:
         """What the adaptive policy knows of its hierarchy."""
-        hierarchy = self.bench.hierarchy(configuration)
+        hierarchy = self.builder.hierarchy(configuration)
         if hierarchy not in self._known:
-            self._known[hierarchy] = knowledge_of(self._replay(configuration), self.fitter, self.traces.texts)
+            self._known[hierarchy] = performance_model_of(self._replay(configuration), self.fitter, self.recorded.texts)
         return self._known[hierarchy]
 
     def _replay(self, configuration: Configuration) -> Replay:
-        hierarchy = self.bench.hierarchy(configuration)
+        hierarchy = self.builder.hierarchy(configuration)
         if hierarchy not in self._replays:
-            self._replays[hierarchy] = Replay(hierarchy, self.traces, self.costs, self.eos_ids, Random(self.seed))
+            self._replays[hierarchy] = Replay(hierarchy, self.recorded, self.costs, self.eos_ids, Random(self.seed))
         return self._replays[hierarchy]
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What the search by replay came to.
 
     Attributes:
@@ -261,16 +262,16 @@ FEWEST = 1000
 """Configurations that are scored, however short the time."""
 
 CHAINS = 12
-"""Chains of levels that the adaptive policy, heads and guesses are tried on."""
+"""Chains of levels that the adaptive policy, heads and n-grams are tried on."""
 
 
 def search(
-    space: Space,
+    space: SearchSpace,
     scorer: Scorer,
     finalists: int = 8,
     seen: Callable[[Score], None] = lambda score: None,
     out_of_time: Callable[[], bool] = lambda: False,
-) -> Found:
+) -> SearchResult:
     """Score everything by replay, in rounds on ever more texts, then refine what is best.
 
     Args:
@@ -280,7 +281,7 @@ def search(
         seen: told every score.
         out_of_time: asked now and then; the rest of the round under way is left out then.
     """
-    texts, scores = scorer.traces.texts, dict[Configuration, Score]()
+    texts, scores = scorer.recorded.texts, dict[Configuration, Score]()
 
     def score_all(configurations: Iterable[Configuration], share: float) -> list[Score]:
         part = texts[: max(1, round(share * len(texts)))]
@@ -296,13 +297,13 @@ def search(
     ranked = score_all([PLAIN, *static], SHARES[0])
     for share, kept in zip(SHARES[1:], KEPT, strict=True):
         ranked = score_all(_survivors(ranked, kept), share)
-    chains = list(dict.fromkeys(score.configuration.readers for score in ranked if score.configuration.readers))
+    chains = list(dict.fromkeys(score.configuration.specs for score in ranked if score.configuration.specs))
     best = [*chains[:CHAINS], *[chain for chain in chains if len(chain) == 1][:CHAINS]]
     if space.adaptive:
         ranked = score_all([Configuration(chain) for chain in dict.fromkeys(best)], 1.0)
     ranked = score_all(_variants(space, ranked), 1.0)
     exact = [score for score in ranked if score.texts == ranked[0].texts]
-    return Found(sorted(scores.values(), key=lambda score: -score.speed), _finalists(exact, finalists))
+    return SearchResult(sorted(scores.values(), key=lambda score: -score.speed), _finalists(exact, finalists))
 
 
 def _survivors(ranked: Sequence[Score], share: float) -> list[Configuration]:
@@ -310,20 +311,20 @@ def _survivors(ranked: Sequence[Score], share: float) -> list[Configuration]:
     latest = [score for score in ranked if score.texts == ranked[0].texts]
     kept = {score.configuration for score in latest[: max(24, round(share * len(latest)))]}
     for levels in (0, 1, 2):
-        kind = [score.configuration for score in latest if len(score.configuration.readers) == levels]
+        kind = [score.configuration for score in latest if len(score.configuration.specs) == levels]
         kept.update(kind[:8])
     return [score.configuration for score in latest if score.configuration in kept]
 
 
-def _variants(space: Space, ranked: Sequence[Score]) -> list[Configuration]:
-    """The best ones with smaller heads and with guesses beneath."""
+def _variants(space: SearchSpace, ranked: Sequence[Score]) -> list[Configuration]:
+    """Return the best configurations with smaller heads, and with n-gram drafts below."""
     varied: dict[Configuration, None] = {}
     for score in ranked[:CHAINS]:
         chosen = score.configuration
-        for words in space.words if chosen.readers else ():
-            reduced = [one if one in space.whole else replace(one, words=words) for one in chosen.readers]
-            varied[replace(chosen, readers=tuple(reduced))] = None
-        for ngram in space.ngrams if chosen.readers else ():
+        for head_size in space.head_sizes if chosen.specs else ():
+            reduced = [one if one in space.whole else replace(one, head_size=head_size) for one in chosen.specs]
+            varied[replace(chosen, specs=tuple(reduced))] = None
+        for ngram in space.ngrams if chosen.specs else ():
             varied[replace(chosen, ngram=ngram)] = None
     return list(varied)
 
@@ -337,8 +338,8 @@ def _finalists(exact: Sequence[Score], count: int) -> list[Score]:
     for score in ordered:
         one = score.configuration
         if one.ngram is None:
-            best.setdefault((len(one.readers), one.adaptive), one)
+            best.setdefault((len(one.specs), one.adaptive), one)
             if not one.adaptive and not one.quantized:
-                published.setdefault(len(one.readers), one)
+                published.setdefault(len(one.specs), one)
     chosen.update(best.values(), published.values())
     return [score for score in ordered if score.configuration in chosen]

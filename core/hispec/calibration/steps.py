@@ -13,9 +13,9 @@ from hispec.calibration.costs import Costs, kind_of
 from hispec.curve import Curve
 from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.policies import StaticPolicy
-from hispec.events import Drafted, Judged, Prefilled
-from hispec.models.stack import LayerStack, Reader, ReducedHead, write_stepwise
+from hispec.events import Drafted, Prefilled, Verified
+from hispec.models.stack import ArgmaxHead, LayerStack, ReducedHead, write_stepwise
+from hispec.policies.static import StaticPolicy
 
 FIRST = (2, 0, 1)
 """Exits of the first answers, which are timed however short the time: with them each kind of step happens."""
@@ -61,12 +61,12 @@ class MeteredStack:
 
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
         """See `LayerStack.head`."""
-        words = 0 if reduced is None else len(reduced.ids)
-        self.modelled += self._costs.heads[self._stack.name, words](len(hidden))
+        head_size = 0 if reduced is None else len(reduced.ids)
+        self.modelled += self._costs.heads[self._stack.name, head_size](len(hidden))
         return self._stack.head(hidden, reduced)
 
     def write_run(
-        self, token: Tensor, end_layer: int, position: int, count: int, read: Reader
+        self, token: Tensor, end_layer: int, position: int, count: int, read: ArgmaxHead
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `LayerStack.write_run`; every step of it is metered."""
         return write_stepwise(self, token, end_layer, position, count, read)
@@ -76,7 +76,7 @@ class MeteredStack:
 
 
 def time_steps(
-    levels: Sequence[Level], costs: Costs, periods: Sequence[int], prompt: Sequence[int], most: int
+    levels: Sequence[Level], costs: Costs, periods: Sequence[int], prompt: Sequence[int], max_tokens: int
 ) -> list[TimedStep]:
     """Decode once and time every step.
 
@@ -85,7 +85,7 @@ def time_steps(
         costs: of spans and heads.
         periods: of a static policy.
         prompt: token ids.
-        most: tokens of the answer.
+        max_tokens: tokens of the answer.
     """
     metered: dict[str, MeteredStack] = {}
     for level in levels:
@@ -95,7 +95,7 @@ def time_steps(
     names = [level.name for level in levels]
     timed: list[TimedStep] = []
     begin = perf_counter()
-    for event in Decoder(hierarchy, lambda: StaticPolicy(periods)).decode(prompt, most):
+    for event in Decoder(hierarchy, lambda: StaticPolicy(periods)).decode(prompt, max_tokens):
         now, modelled = perf_counter(), sum(stack.modelled for stack in metered.values())
         match event:
             case Prefilled():
@@ -103,7 +103,7 @@ def time_steps(
             case Drafted():
                 kind = kind_of(names.index(event.level), len(levels), drafts=True)
                 timed.append(TimedStep(kind, modelled, now - begin, len(event.token_ids)))
-            case Judged():
+            case Verified():
                 kind = kind_of(names.index(event.level), len(levels), drafts=False)
                 timed.append(TimedStep(kind, modelled, now - begin))
         for stack in metered.values():
@@ -130,9 +130,9 @@ def with_steps(
     stack: LayerStack,
     heads: Mapping[int, ReducedHead | None],
     prompts: Sequence[Sequence[int]],
-    most: int,
+    max_tokens: int,
     rounds: int,
-    dice: Random,
+    rng: Random,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> Costs:
     """Costs of steps added, from decoding by the target's own exits, drawn at random.
@@ -142,9 +142,9 @@ def with_steps(
         stack: the target.
         heads: by words, those that may be drawn.
         prompts: token ids, taken in turn.
-        most: tokens of each answer.
+        max_tokens: tokens of each answer.
         rounds: how many answers.
-        dice: draws exits, heads and periods.
+        rng: draws exits, heads and periods.
         out_of_time: asked before every answer; only the `FIRST` are given then, short ones to short prompts.
     """
     timed: list[TimedStep] = []
@@ -153,25 +153,25 @@ def with_steps(
         late = out_of_time()
         if late and at >= len(FIRST):
             break
-        count = min(stack.num_layers - 1, FIRST[at] if at < len(FIRST) else dice.choice((0, 1, 1, 2, 2)))
+        count = min(stack.num_layers - 1, FIRST[at] if at < len(FIRST) else rng.choice((0, 1, 1, 2, 2)))
         prompt = prompts[at % len(prompts)]
-        exits = sorted(_shallow(stack.num_layers, count, dice))
-        head = heads[dice.choice(sorted(heads))]
+        exits = sorted(_shallow(stack.num_layers, count, rng))
+        head = heads[rng.choice(sorted(heads))]
         levels = [Level(f"exit {exit_}", stack, exit_, head) for exit_ in exits]
-        periods = [1, *(dice.choice((1, 2, 3, 4, 6, 8)) for _ in exits[:-1]), dice.choice((2, 4, 8, 12, 16))]
+        periods = [1, *(rng.choice((1, 2, 3, 4, 6, 8)) for _ in exits[:-1]), rng.choice((2, 4, 8, 12, 16))]
         timed += time_steps(
             [*levels, target],
             costs,
             periods[: count + 1] if count else [1],
             prompt[:SHORT_PROMPT] if late else prompt,
-            min(most, SHORT) if late else most,
+            min(max_tokens, SHORT) if late else max_tokens,
         )
     return replace(costs, steps=fit_steps(timed))
 
 
-def _shallow(depth: int, count: int, dice: Random) -> set[int]:
+def _shallow(depth: int, count: int, rng: Random) -> set[int]:
     """Distinct exits, shallow ones more often: those are what decoding will use."""
     exits: set[int] = set()
     while len(exits) < count:
-        exits.add(1 + min(int(dice.random() ** 2 * (depth - 1)), depth - 2))
+        exits.add(1 + min(int(rng.random() ** 2 * (depth - 1)), depth - 2))
     return exits

@@ -12,9 +12,9 @@ import numpy as np
 
 from hispec.bench.processes import Processes
 from hispec.bench.statistics import interval95, resampled_sums
-from hispec.calibration.search import Configuration, Workbench
+from hispec.calibration.search import Configuration, HierarchyBuilder
 from hispec.decoding.decoder import Decoder
-from hispec.decoding.policies import Policy
+from hispec.policies.base import Policy
 from hispec.step_timing import synchronize
 
 RESAMPLES = 2000
@@ -57,25 +57,25 @@ class Timer:
         bench: makes hierarchies.
         policies: makes policies.
         eos_ids: that end answers.
-        most: tokens of an answer.
+        max_new_tokens: tokens of an answer.
         context: of the target.
     """
 
-    bench: Workbench
+    builder: HierarchyBuilder
     policies: Policies
     eos_ids: Collection[int]
-    most: int
+    max_new_tokens: int
     context: int
 
     def answer(self, configuration: Configuration, prompt: Sequence[int]) -> tuple[list[int], float]:
         """One answer: (token ids, seconds)."""
         decoder = Decoder(
-            self.bench.hierarchy(configuration), self.policies.policy(configuration), eos_ids=self.eos_ids
+            self.builder.hierarchy(configuration), self.policies.policy(configuration), eos_ids=self.eos_ids
         )
         device = decoder.hierarchy.stack_of(-1).device
         synchronize(device)
         begin = perf_counter()
-        ids = decoder.token_ids(prompt, min(self.most, self.context - len(prompt)))
+        ids = decoder.token_ids(prompt, min(self.max_new_tokens, self.context - len(prompt)))
         synchronize(device)
         return ids, perf_counter() - begin
 
@@ -168,7 +168,7 @@ def halving(
     prompts: Sequence[Sequence[int]],
     keep: Sequence[int],
     each: int,
-    dice: Random,
+    rng: Random,
     out_of_time: Callable[[], bool],
     done: Callable[[TimedAnswer], None] = lambda answer: None,
     processes: Processes | None = None,
@@ -184,7 +184,7 @@ def halving(
         prompts: token ids.
         keep: configurations that are never dropped, for comparison.
         each: prompts of a round.
-        dice: draws the order within each prompt.
+        rng: draws the order within each prompt.
         out_of_time: asked before every prompt but the first two.
         done: told each answer.
         processes: that take part.
@@ -200,7 +200,7 @@ def halving(
                 break
             prompt, repeat = at % len(prompts), at // len(prompts)
             wanted = [one for one in alive if (one, prompt, repeat) not in known]
-            for one in dice.sample(wanted, len(wanted)):
+            for one in rng.sample(wanted, len(wanted)):
                 ids, seconds = timer.answer(timings.configurations[one], prompts[prompt])
                 own.append(TimedAnswer(one, prompt, repeat, len(ids), seconds, digest_of(ids)))
                 if together.count == 1:

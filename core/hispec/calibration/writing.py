@@ -7,10 +7,10 @@ from typing import Any
 import yaml
 
 from hispec.adaptation import adaptation_of
+from hispec.calibration.recording import LevelSpec
+from hispec.calibration.run import CalibrationResult
 from hispec.calibration.search import PLAIN, Configuration
-from hispec.calibration.session import Calibrated
 from hispec.calibration.timing import Speed
-from hispec.calibration.traces import Reader
 from hispec.files import write_whole
 from hispec.profile import MEASURED, Profile, digest_of, read_profile
 from hispec.settings import SETTINGS
@@ -22,7 +22,7 @@ HEADER = """\
 """
 COMMENTS = {
     "draft": "The level that writes, and what it guesses before.",
-    "intermediate": "The level that judges drafts before the target does.",
+    "intermediate": "The level that verifies drafts before the target does.",
     "single_layer": "Mode single-layer: the best exit and the best fixed length that were found for it.",
     "decoding": "The policy, and the fixed lengths that the static one takes.",
     "adaptive": "What the adaptive policy knows: milliseconds, acceptance by confidence, and what to expect of levels.",
@@ -30,7 +30,7 @@ COMMENTS = {
 }
 
 
-def calibrated_profile(profile: Profile, result: Calibrated, environment: Mapping[str, Any], name: str) -> str:
+def calibrated_profile(profile: Profile, result: CalibrationResult, environment: Mapping[str, Any], name: str) -> str:
     """The profile of a calibration's winner, as YAML.
 
     Args:
@@ -47,7 +47,7 @@ def calibrated_profile(profile: Profile, result: Calibrated, environment: Mappin
         "tokens_per_second": _figures(result.speed(result.winner)),
         "over": {
             kind: {
-                "what": baseline.describe(result.scorer.bench.target),
+                "what": baseline.describe(result.scorer.builder.target),
                 **_figures(result.ratio(result.winner, baseline)),
             }
             for kind, baseline in result.baselines().items()
@@ -55,69 +55,71 @@ def calibrated_profile(profile: Profile, result: Calibrated, environment: Mappin
         },
         "prompts_checked": result.prompts_checked,
         **({"caveat": result.caveat} if result.caveat else {}),
-        "ties": [tie.describe(result.scorer.bench.target) for tie in result.ties],
+        "ties": [tie.describe(result.scorer.builder.target) for tie in result.ties],
     }
     # First what says that something was measured, last what was: a file that is cut off anywhere is found out.
     measured = {key: data.pop(key) for key in MEASURED if key in data}
     data = {"schema": 1, "calibrated": calibrated} | data | measured
     header = HEADER.format(
-        **environment, winner=result.winner.describe(result.scorer.bench.target), verdict=verdict(result)
+        **environment, winner=result.winner.describe(result.scorer.builder.target), verdict=verdict(result)
     )
     return header + _commented(data)
 
 
-def profile_of(profile: Profile, result: Calibrated, configuration: Configuration, name: str) -> Profile:
+def profile_of(profile: Profile, result: CalibrationResult, configuration: Configuration, name: str) -> Profile:
     """A profile that decodes as a configuration does."""
     data = profile.model_dump(by_alias=True, exclude_unset=True)
     for section in ("draft", "intermediate", "single_layer", "decoding", "adaptive", "calibrated"):
         data.pop(section, None)
     data["name"] = name
-    target = result.scorer.bench.target
+    target = result.scorer.builder.target
     keep = {
         key: value
         for key, value in profile.decoding.model_dump(exclude_none=True).items()
         if SETTINGS[key].calibration != "found"
     }
     if configuration != PLAIN:
-        whole = Reader(target, result.scorer.bench.stacks[target].num_layers)
-        data["draft"] = _level(configuration.readers[0], whole) if configuration.readers else {}
+        whole = LevelSpec(target, result.scorer.builder.stacks[target].num_layers)
+        data["draft"] = _level(configuration.specs[0], whole) if configuration.specs else {}
         if configuration.ngram:
             data["draft"]["ngram"] = {"max": configuration.ngram[0], "tokens": configuration.ngram[1]}
-        if len(configuration.readers) == 2:
-            data["intermediate"] = _level(configuration.readers[1], whole)
+        if len(configuration.specs) == 2:
+            data["intermediate"] = _level(configuration.specs[1], whole)
         periods = configuration.periods or _best_lengths(result, configuration)
         keep["draft_tokens"], keep["validate_every"] = periods[0], periods[-1]
         keep["policy"] = "adaptive" if configuration.adaptive else "static"
         single = result.baselines().get("single-layer")
-        if single is not None and single.readers[0].words == 0:
-            data["single_layer"] = _level(single.readers[0], whole) | {"draft_tokens": single.periods[0]}
+        if single is not None and single.specs[0].head_size == 0:
+            data["single_layer"] = _level(single.specs[0], whole) | {"draft_tokens": single.periods[0]}
     data["decoding"] = keep
     if configuration.adaptive:
-        known = adaptation_of(result.scorer.bench.hierarchy(configuration), result.scorer.knowledge(configuration))
+        known = adaptation_of(
+            result.scorer.builder.hierarchy(configuration), result.scorer.performance_model(configuration)
+        )
         data["adaptive"] = known.model_dump(exclude_none=True, exclude_unset=True)
     return Profile.model_validate(data)
 
 
-def _best_lengths(result: Calibrated, configuration: Configuration) -> tuple[int, ...]:
+def _best_lengths(result: CalibrationResult, configuration: Configuration) -> tuple[int, ...]:
     """Fixed lengths for who takes the static policy with an adaptive configuration's levels."""
     same = [
         score.configuration.periods
         for score in result.found.scores
-        if score.configuration.readers == configuration.readers and score.configuration.periods
+        if score.configuration.specs == configuration.specs and score.configuration.periods
     ]
-    return same[0] if same else (2, 4)[-max(1, len(configuration.readers)) :]
+    return same[0] if same else (2, 4)[-max(1, len(configuration.specs)) :]
 
 
-def _level(reader: Reader, target: Reader) -> dict[str, Any]:
-    level: dict[str, Any] = {"weights": reader.weights} if reader.weights else {}
-    if reader.model != target.model:
-        level = {"model": reader.model}
-    elif reader.exit_layer != target.exit_layer:
-        level = {"exit_layer": reader.exit_layer} | level
-    return level | ({"head": reader.words} if reader.words else {})
+def _level(spec: LevelSpec, target: LevelSpec) -> dict[str, Any]:
+    level: dict[str, Any] = {"weights": spec.weights} if spec.weights else {}
+    if spec.model != target.model:
+        level = {"model": spec.model}
+    elif spec.exit_layer != target.exit_layer:
+        level = {"exit_layer": spec.exit_layer} | level
+    return level | ({"head": spec.head_size} if spec.head_size else {})
 
 
-def verdict(result: Calibrated) -> str:
+def verdict(result: CalibrationResult) -> str:
     """Say what the check on unseen prompts found, and how far it can be trusted."""
     few = f" {result.caveat}" if result.caveat else ""
     if result.winner == PLAIN:
@@ -136,7 +138,7 @@ def verdict(result: Calibrated) -> str:
         one = baselines.get(kind)
         if one is not None and one != result.winner:
             over = result.ratio(result.winner, one)
-            what = one.describe(result.scorer.bench.target) + known_as
+            what = one.describe(result.scorer.builder.target) + known_as
             said += f", {over.value:.2f} times as fast as {what}{_within(over)}"
     if single == result.winner:
         said += "; no hierarchy and no adaptive policy was faster"

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy
+from hispec.decoding.ngram_cache import NgramCache
 from hispec.decoding.noise import GumbelNoise
-from hispec.decoding.past import Past
-from hispec.decoding.policies import Policy
 from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import PrefixCache
 from hispec.events import Committed, Event
+from hispec.policies.base import Policy
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Decoder:
         max_new_tokens: int,
         seed: int = 0,
         prefix: PrefixCache | None = None,
-        past: Past | None = None,
+        ngram_cache: NgramCache | None = None,
         logprobs: int | None = None,
     ) -> Generator[Event]:
         """Decode a prompt; see `hispec.decoding.engine.decode`.
@@ -49,14 +49,14 @@ class Decoder:
             max_new_tokens: at least 1.
             seed: of the sampling noise.
             prefix: remembers from answer to answer what has been run already.
-            past: remembers from answer to answer what guesses are made from; by default they know this text only.
-            logprobs: how many of the likeliest tokens to tell beside each committed one; None: no log-probabilities.
+            ngram_cache: remembers from answer to answer what guesses are made from; by default they know this text only.
+            logprobs: how many of the most probable tokens to tell beside each committed one; None: no log-probabilities.
         """
         policy = self.policy()  # which may measure costs first, with the caches that the state will take
         capacity = len(prompt_ids) + max_new_tokens
         state = (prefix or PrefixCache()).begin(self.hierarchy, list(prompt_ids), capacity)
         stop = StopCriteria(max_new_tokens, self.eos_ids, self.interrupted)
-        return decode(state, policy, self.sampler(seed, prompt_ids, max_new_tokens), stop, past, logprobs)
+        return decode(state, policy, self.sampler(seed, prompt_ids, max_new_tokens), stop, ngram_cache, logprobs)
 
     def token_ids(self, prompt_ids: Sequence[int], max_new_tokens: int, seed: int = 0) -> list[int]:
         """Return the token ids of a whole answer; arguments as `decode`."""

@@ -6,10 +6,10 @@ from typing import Protocol
 
 from hispec.decoding.logits import Logits
 from hispec.decoding.mask import Mask
-from hispec.decoding.past import RECYCLED, REST, Kind, Past
-from hispec.decoding.policies import LEAST, Draft
+from hispec.decoding.ngram_cache import AFTER_REJECTION, RECYCLED, Kind, NgramCache
 from hispec.decoding.sampling import Sampler
 from hispec.decoding.state import DecodingState
+from hispec.policies.base import MIN_PROBABILITY, Draft
 
 
 class Drafter(Protocol):
@@ -37,28 +37,28 @@ class LevelDrafter:
     Attributes:
         level: that drafts.
         sampler: chooses its tokens.
-        ends: tokens after which it stops.
-        goes_on: told the scores of each token, whether there is to be another; None to draft what is wanted.
+        eos_ids: tokens after which it stops.
+        keep_drafting: told the scores of each token, whether there is to be another; None to draft what is wanted.
     """
 
     level: int
     sampler: Sampler
-    ends: Collection[int] = ()
-    goes_on: Callable[[Logits], bool] | None = None
+    eos_ids: Collection[int] = ()
+    keep_drafting: Callable[[Logits], bool] | None = None
 
     def draft(self, state: DecodingState, step: Draft, room: int) -> tuple[int, ...]:
         """See `Drafter.draft`."""
         before, count = len(state.tokens), min(step.tokens, room)
-        if self.sampler.takes_argmax and self.goes_on is None and count > 1:
-            state.write(self.level, count, self.ends)
+        if self.sampler.takes_argmax and self.keep_drafting is None and count > 1:
+            state.write(self.level, count, self.eos_ids)
             return tuple(state.tokens[before:])
         for _ in range(count):
             at = len(state.tokens)
             scores = self.sampler.scores(state.logits(self.level, at - 1, at), state.tokens)
-            another = self.goes_on is None or self.goes_on(scores)
-            (token,) = scores.best()
+            another = self.keep_drafting is None or self.keep_drafting(scores)
+            (token,) = scores.argmax()
             state.append(token, self.level)
-            if token in self.ends or not another:
+            if token in self.eos_ids or not another:
                 break
         return tuple(state.tokens[before:])
 
@@ -74,30 +74,30 @@ class NgramDrafter:
 
     Args:
         longest: tokens of the longest n-gram that is looked up.
-        most: the most tokens of one draft.
-        ends: tokens after which it stops.
-        past: of the session, with the same `longest`; none by default.
+        max_tokens: the most tokens of one draft.
+        eos_ids: tokens after which it stops.
+        cache: of the session, with the same `longest`; none by default.
         mask: which tokens may follow a text; drafts end before the first that may not.
     """
 
     def __init__(
         self,
         longest: int,
-        most: int,
-        ends: Collection[int] = (),
-        past: Past | None = None,
+        max_tokens: int,
+        eos_ids: Collection[int] = (),
+        cache: NgramCache | None = None,
         mask: Mask | None = None,
     ) -> None:
-        self.most, self.ends, self.past, self.mask = most, ends, past or Past(longest), mask
+        self.max_tokens, self.eos_ids, self.cache, self.mask = max_tokens, eos_ids, cache or NgramCache(longest), mask
         self._rest: list[int] = []
         self._read: int | None = None
         """Tokens of the text that are in the past; None before any is."""
-        self._proposed: tuple[int, Kind, list[int]] = 0, REST, []
+        self._proposed: tuple[int, Kind, list[int]] = 0, AFTER_REJECTION, []
         """The last draft: where in the text, of which kind, and the tokens."""
 
     def draft(self, state: DecodingState, step: Draft, room: int) -> tuple[int, ...]:
         """See `Drafter.draft`; all that it finds, or nothing."""
-        found = self.propose(state.tokens, room, state.committed, step.least)
+        found = self.propose(state.tokens, room, state.committed, step.min_probability)
         for token in found:
             state.append(token, 0)
         return tuple(found)
@@ -109,13 +109,13 @@ class NgramDrafter:
     def remember(self, tokens: Sequence[int], committed: int) -> None:
         """Add a text to the past, as far as it is committed."""
         if self._read is None:
-            self.past.begin(tokens[:committed])
+            self.cache.start_text(tokens[:committed])
         else:
-            self.past.extend(tokens[self._read : committed])
+            self.cache.extend(tokens[self._read : committed])
         self._read = committed
 
     def propose(
-        self, tokens: Sequence[int], room: int, committed: int | None = None, least: float = LEAST
+        self, tokens: Sequence[int], room: int, committed: int | None = None, min_probability: float = MIN_PROBABILITY
     ) -> list[int]:
         """Return at most `room` tokens that may follow `tokens`, none past an end of text.
 
@@ -123,15 +123,15 @@ class NgramDrafter:
             tokens: the text.
             room: the most that may be added.
             committed: tokens that stay as they are, never fewer than before; all by default.
-            least: of the probability that all of them are right.
+            min_probability: of the probability that all of them are right.
         """
         self._learn(tokens)
         self.remember(tokens, len(tokens) if committed is None else committed)
         (kind, found), self._rest = self._find(tokens), []
-        found = found[: max(0, min(self.most, room))]
-        count = next((at for at, token in enumerate(found, 1) if token in self.ends), len(found))
-        chance = self.past.chance(kind)
-        while count and chance**count < least:
+        found = found[: max(0, min(self.max_tokens, room))]
+        count = next((at for at, token in enumerate(found, 1) if token in self.eos_ids), len(found))
+        probability = self.cache.acceptance(kind)
+        while count and probability**count < min_probability:
             count -= 1
         self._proposed = len(tokens), kind, found[:count]
         return found[:count]
@@ -139,20 +139,20 @@ class NgramDrafter:
     def _find(self, tokens: Sequence[int]) -> tuple[Kind, list[int]]:
         """Return guesses of the kind that was right most often, and which it is."""
         kinds = [
-            self.past.follow(tokens, tokens[self._read :], self.most),
-            (REST, self._rest),
-            (RECYCLED, self.past.recycle(tokens[-1], self.most)),
+            self.cache.continuation(tokens, tokens[self._read :], self.max_tokens),
+            (AFTER_REJECTION, self._rest),
+            (RECYCLED, self.cache.recycled(tokens[-1], self.max_tokens)),
         ]
         if self.mask is not None:
-            kinds = [(kind, guesses[: self.mask.fitting(tokens, guesses)]) for kind, guesses in kinds]
-        found = [(kind, guesses) for kind, guesses in kinds if guesses]
-        return max(found, key=lambda one: self.past.chance(one[0]), default=(REST, []))
+            kinds = [(kind, drafts[: self.mask.fitting(tokens, drafts)]) for kind, drafts in kinds]
+        found = [(kind, drafts) for kind, drafts in kinds if drafts]
+        return max(found, key=lambda one: self.cache.acceptance(one[0]), default=(AFTER_REJECTION, []))
 
     def _learn(self, tokens: Sequence[int]) -> None:
         """See which of the last guesses the text has kept."""
         at, kind, proposed = self._proposed
         kept = tokens[at : at + len(proposed)]
-        wrong = (i for i, (token, guess) in enumerate(zip(kept, proposed, strict=False)) if token != guess)
+        wrong = (i for i, (token, draft) in enumerate(zip(kept, proposed, strict=False)) if token != draft)
         right = next(wrong, len(kept))
         if seen := min(len(kept), right + 1):
-            self.past.judge(kind, right, seen)
+            self.cache.record_acceptance(kind, right, seen)

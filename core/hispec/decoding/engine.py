@@ -10,11 +10,11 @@ from hispec.decoding.drafters import Drafter, LevelDrafter, NgramDrafter
 from hispec.decoding.logits import Logits
 from hispec.decoding.logprobs import RecordingSampler
 from hispec.decoding.ngram_drafters import drafter_of
-from hispec.decoding.past import Past
-from hispec.decoding.policies import Draft, Judge, Policy
+from hispec.decoding.ngram_cache import NgramCache
+from hispec.policies.base import Draft, Verify, Policy
 from hispec.decoding.sampling import Sampler
 from hispec.decoding.state import DecodingState
-from hispec.events import Committed, Drafted, Event, Finished, FinishReason, Judged, Prefilled
+from hispec.events import Committed, Drafted, Event, Finished, FinishReason, Verified, Prefilled
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def decode(
     policy: Policy,
     sampler: Sampler,
     stop: StopCriteria,
-    past: Past | None = None,
+    cache: NgramCache | None = None,
     logprobs: int | None = None,
 ) -> Generator[Event]:
     """Decode from the prompt in `state`, yielding events as they happen.
@@ -50,10 +50,10 @@ def decode(
         policy: chooses each step.
         sampler: chooses the tokens of every level.
         stop: when to end.
-        past: what guesses are made from beside the text itself, and to what it is added.
-        logprobs: give committed tokens their log-probabilities, and those of so many of the likeliest beside each.
+        cache: what guesses are made from beside the text itself, and to what it is added.
+        logprobs: give committed tokens their log-probabilities, and those of so many of the most probable beside each.
     """
-    return DecodeLoop(state, policy, sampler, stop, past, logprobs).run()
+    return DecodeLoop(state, policy, sampler, stop, cache, logprobs).run()
 
 
 class DecodeLoop:
@@ -65,7 +65,7 @@ class DecodeLoop:
         policy: Policy,
         sampler: Sampler,
         stop: StopCriteria,
-        past: Past | None = None,
+        cache: NgramCache | None = None,
         logprobs: int | None = None,
     ) -> None:
         self.state, self.policy, self.sampler, self.stop = state, policy, sampler, stop
@@ -79,14 +79,14 @@ class DecodeLoop:
         self.recorder = None if logprobs is None else RecordingSampler(sampler, logprobs)
         self.samplers = [*[sampler] * self.target, self.recorder or sampler]
         self.drafters: list[Drafter] = [
-            LevelDrafter(level, own, stop.eos_ids, self.goes_on(level)) for level, own in enumerate(self.samplers)
+            LevelDrafter(level, own, stop.eos_ids, self.keep_drafting(level)) for level, own in enumerate(self.samplers)
         ]
-        self.guesses: NgramDrafter | None = None
+        self.ngram_drafter: NgramDrafter | None = None
         if hierarchy.ngrams is not None:
             ngrams, mask = hierarchy.ngrams, sampler.sampling.mask
             drafter = drafter_of(ngrams.drafter)
-            self.guesses = drafter(ngrams.longest, ngrams.tokens, stop.eos_ids, past, mask)
-            self.drafters[0] = self.guesses
+            self.ngram_drafter = drafter(ngrams.longest, ngrams.tokens, stop.eos_ids, cache, mask)
+            self.drafters[0] = self.ngram_drafter
         self.started = perf_counter()
 
     def run(self) -> Generator[Event]:
@@ -94,8 +94,8 @@ class DecodeLoop:
         try:
             yield from self.steps()
         finally:
-            if self.guesses is not None:
-                self.guesses.remember(self.state.tokens, self.state.committed)
+            if self.ngram_drafter is not None:
+                self.ngram_drafter.remember(self.state.tokens, self.state.committed)
 
     def steps(self) -> Generator[Event]:
         """Prefill, then step until the end; every step may commit."""
@@ -129,17 +129,17 @@ class DecodeLoop:
     def draft_or_verify(self) -> Event:
         """Do what the policy wants next."""
         begin = perf_counter()
-        match self.policy.next_step(self.state.judged, self.may_draft()):
+        match self.policy.next_step(self.state.verified, self.may_draft()):
             case Draft() as step:
                 level, tokens = self.draft(step)
                 seconds = perf_counter() - begin
-                self.policy.timed(Draft(len(tokens), level), seconds)
+                self.policy.on_timing(Draft(len(tokens), level), seconds)
                 return Drafted(self.now(), self.names[level], tokens, seconds)
-            case Judge(level) as step:
+            case Verify(level) as step:
                 proposed, accepted, own = self.verify(level)
                 seconds = perf_counter() - begin
-                self.policy.timed(step, seconds)
-                return Judged(self.now(), self.names[level], proposed, accepted, own, seconds)
+                self.policy.on_timing(step, seconds)
+                return Verified(self.now(), self.names[level], proposed, accepted, own, seconds)
 
     def draft(self, step: Draft) -> tuple[int, tuple[int, ...]]:
         """Let a level draft, or another one where it has nothing to propose: (level, tokens)."""
@@ -150,20 +150,20 @@ class DecodeLoop:
             return level, self.drafters[level].draft(self.state, Draft(), 1)
         room = min(self.reach, self.limit) - length
         tokens = self.drafters[level].draft(self.state, step, room)
-        return (level, tokens) if tokens else self.draft(Draft(1, step.otherwise or level + 1))
+        return (level, tokens) if tokens else self.draft(Draft(1, step.fallback or level + 1))
 
     def verify(self, level: int) -> tuple[int, int, int | None]:
         """Let a level verify what it has not verified: (proposed, accepted, its own token after them).
 
         That token is its correction or, where it accepted all, a bonus; there may be none.
         """
-        state, since = self.state, self.state.judged[level]
+        state, since = self.state, self.state.verified[level]
         waiting = state.tokens[since:]
         logits = state.logits(level, since - 1, len(state.tokens) - 1 + self.takes_bonus(level))
         scores = self.samplers[level].scores(logits, state.tokens[:since], waiting)
-        own = scores.best()
-        if self.guesses is not None:
-            self.guesses.past.see(state.tokens[since - 1 :], own)
+        own = scores.argmax()
+        if self.ngram_drafter is not None:
+            self.ngram_drafter.cache.record_argmax(state.tokens[since - 1 :], own)
         accepted = self.accepted(level, waiting, own, scores)
         state.accept(since + accepted, level)
         if accepted < len(waiting):
@@ -174,7 +174,7 @@ class DecodeLoop:
             state.append(token, level)
         if self.policy.features:
             sure = scores.confidence(self.policy.features) if level < self.target else []
-            self.policy.judged(level, len(waiting), accepted, accepted + (token is not None), sure[: accepted + 1])
+            self.policy.on_verification(level, len(waiting), accepted, accepted + (token is not None), sure[: accepted + 1])
         return len(waiting), accepted, token
 
     def takes_bonus(self, level: int) -> bool:
@@ -191,9 +191,9 @@ class DecodeLoop:
             allowed = scores.top(self.sampler.lower_top_k)
         return next((at for at, token in enumerate(waiting) if token not in allowed[at]), len(waiting))
 
-    def goes_on(self, level: int) -> Callable[[Logits], bool] | None:
+    def keep_drafting(self, level: int) -> Callable[[Logits], bool] | None:
         """Return what tells the policy how sure a level is of a token; None where it does not want to know."""
-        drafted, features = self.policy.drafted, self.policy.features
+        drafted, features = self.policy.on_draft, self.policy.features
         if not features or level == self.target:
             return None
         return lambda scores: drafted(level, scores.confidence(features)[0])

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hispec.decoding.confidence import Confidence, confidence_of, margin_of
 from hispec.errors import UsageError
+from hispec.policies.confidence import Confidence, confidence_of, margin_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,8 +19,8 @@ class Logits:
     """Logits of some rows, over a level's own tokens only; what it lacks has probability 0.
 
     Attributes:
-        values: [n, words].
-        ids: of these tokens, ascending, [words]; None: the tokens are 0, 1, 2...
+        values: [n, vocab].
+        ids: of these tokens, ascending, [vocab]; None: the tokens are 0, 1, 2...
         vocab_size: of the target; the number of tokens by default.
         level: whose they are, for error messages.
     """
@@ -32,45 +32,45 @@ class Logits:
 
     @cached_property
     def own(self) -> Tensor:
-        """The logits of the tokens that the target has too, [n, words]: another model may have more."""
+        """The logits of the tokens that the target has too, [n, vocab]: another model may have more."""
         if self.ids is None and 0 < self.vocab_size < self.values.shape[-1]:
             return self.values[:, : self.vocab_size]
         return self.values
 
-    def best(self) -> list[int]:
+    def argmax(self) -> list[int]:
         """Return the argmax of each row as a token id, the first of equals.
 
         Raises:
             UsageError: a row without one.
         """
-        if "_two" in vars(self):  # already looked for
-            two, words = self._two
+        if "_top_two" in vars(self):  # already looked for
+            two, words = self._top_two
             highest, best = [first for first, _ in two], [first for first, _ in words]
             if not all(map(math.isfinite, highest)):
                 raise not_numbers(self.level)
             return best if self.ids is None else self.ids[best].tolist()
-        return known(*self.best_unknown(), self.level)
+        return wait_for_argmax(*self.argmax_async(), self.level)
 
-    def best_unknown(self) -> tuple[Tensor, Tensor]:
+    def argmax_async(self) -> tuple[Tensor, Tensor]:
         """Return the same as the device has it, without waiting for it: (logits [n], token ids [n])."""
         highest, best = self.own.max(-1)
         return highest, best if self.ids is None else self.ids[best]
 
     def top(self, count: int) -> list[list[int]]:
         """Return the token ids of the `count` highest logits of each row, fewer where the level has fewer tokens."""
-        self.best()
+        self.argmax()
         best = self.own.topk(min(count, self.own.shape[-1])).indices
         return (best if self.ids is None else self.ids[best]).tolist()
 
-    def gap(self) -> tuple[float, float]:
+    def top_two(self) -> tuple[float, float]:
         """Return the two highest logits of the first row."""
-        first, second = self._two[0][0]
+        first, second = self._top_two[0][0]
         return first, second
 
     def confidence(self, features: Sequence[str]) -> list[Confidence]:
-        """Return how sure the level is of each row's argmax; see `hispec.decoding.confidence`."""
+        """Return how sure the level is of each row's argmax; see `hispec.policies.confidence`."""
         if tuple(features) == ("margin",):
-            return [(margin_of(first, second),) for first, second in self._two[0]]
+            return [(margin_of(first, second),) for first, second in self._top_two[0]]
         return confidence_of(self.own, features)
 
     def full(self) -> Tensor:
@@ -82,8 +82,8 @@ class Logits:
             pad(self.own, (0, vocab - self.own.shape[-1]), value=-torch.inf) if self.own.shape[-1] < vocab else self.own
         )
 
-    def over(self, row: Tensor) -> Tensor:
-        """Take of a row [vocab] what belongs to the level's tokens, [words]."""
+    def select(self, row: Tensor) -> Tensor:
+        """Take of a row [vocab] what belongs to the level's tokens, [vocab]."""
         return row[: self.own.shape[-1]] if self.ids is None else row[self.ids]
 
     def check(self) -> None:
@@ -92,15 +92,15 @@ class Logits:
             raise not_numbers(self.level)
 
     @cached_property
-    def _two(self) -> tuple[list[list[float]], list[list[int]]]:
+    def _top_two(self) -> tuple[list[list[float]], list[list[int]]]:
         """The two highest logits of each row and their places, [n, 2] each; -inf is second where there is only one."""
         values, indices = self.own.topk(min(2, self.own.shape[-1]))
         if values.shape[-1] == 1:
             values, indices = pad(values, (0, 1), value=-torch.inf), pad(indices, (0, 1))
-        return on_host(values, indices)
+        return to_host(values, indices)
 
 
-def known(highest: Tensor, tokens: Tensor, level: str) -> list[int]:
+def wait_for_argmax(highest: Tensor, tokens: Tensor, level: str) -> list[int]:
     """Return the argmax of each row once the device has found them.
 
     Args:
@@ -111,12 +111,12 @@ def known(highest: Tensor, tokens: Tensor, level: str) -> list[int]:
     Raises:
         UsageError: logits that are no numbers.
     """
-    numbers, found = on_host(highest, tokens)
+    numbers, found = to_host(highest, tokens)
     check_numbers(numbers, level)
     return found
 
 
-def on_host(numbers: Tensor, indices: Tensor) -> tuple[list[Any], list[Any]]:
+def to_host(numbers: Tensor, indices: Tensor) -> tuple[list[Any], list[Any]]:
     """Return two tensors of one shape as lists, waiting for another device once.
 
     Args:

@@ -1,4 +1,4 @@
-"""Logits processors of `transformers`, applied to drafts and judgements alike."""
+"""Logits processors of `transformers`, applied to drafts and verifications alike."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -25,9 +25,9 @@ class Sampling:
 
     Attributes:
         temperature: 0 is greedy: the argmax, always.
-        top_k: keep the k likeliest tokens; 0 keeps all.
-        top_p: keep the fewest likeliest tokens that together have this probability; 1 keeps all.
-        min_p: keep tokens at least this share as likely as the likeliest; 0 keeps all.
+        top_k: keep the k most probable tokens; 0 keeps all.
+        top_p: keep the fewest most probable tokens that together have this probability; 1 keeps all.
+        min_p: keep tokens at least this share as likely as the most probable; 0 keeps all.
         processors: applied to the logits before all else, in greedy decoding too.
         mask: excludes tokens next, in greedy decoding too; None excludes none.
     """
@@ -65,7 +65,7 @@ class Sampling:
         It takes one row, so that its sums run in the same order however many rows are computed together.
 
         Args:
-            logits: of one token, [words].
+            logits: of one token, [vocab].
         """
         scores = logits.float() / self.temperature
         if 0 < self.top_k < len(scores):
@@ -126,22 +126,22 @@ class Sampler:
         return replace(logits, values=torch.stack([self.sampling.warp(row) for row in logits.own]))
 
     def _with_noise(self, scores: Tensor, logits: Logits, position: int) -> Tensor:
-        """Add the noise of a position to scores [words]; only to those that can win, where they are few."""
+        """Add the noise of a position to scores [vocab]; only to those that can win, where they are few."""
         assert self.noise is not None
         if not self.sampling.excludes:
-            return scores + logits.over(self.noise.at(position))
+            return scores + logits.select(self.noise.at(position))
         places = scores.isfinite().nonzero()[:, 0]
         ids = places if logits.ids is None else logits.ids[places]
         return scores.index_add(0, places, self.noise.at(position, ids))
 
 
 def _keep_nucleus(scores: Tensor, top_p: float) -> Tensor:
-    """Exclude what is beyond the fewest likeliest tokens that together have probability `top_p`.
+    """Exclude what is beyond the fewest most probable tokens that together have probability `top_p`.
 
     Of equally likely tokens at its edge those are kept that `transformers` keeps, whose sort decides.
 
     Args:
-        scores: log-probabilities up to a constant, [words].
+        scores: log-probabilities up to a constant, [vocab].
         top_p: in [0, 1).
     """
     count, total = len(scores), scores.logsumexp(-1)

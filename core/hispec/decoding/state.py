@@ -1,4 +1,4 @@
-"""The state of one decoding: the tokens, how far each level has judged them, and how far it has run them."""
+"""The state of one decoding: the tokens, how far each level has verified them, and how far it has run them."""
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.logits import Logits, check_numbers, on_host
+from hispec.decoding.logits import Logits, check_numbers, to_host
 from hispec.errors import UsageError
 from hispec.models.stack import LayerStack
 
@@ -16,9 +16,9 @@ from hispec.models.stack import LayerStack
 class DecodingState:
     """Tokens x[0:T] and, for every level j, two counts of leading tokens.
 
-    - `judged[j]`: those that level j stands behind. It falls from the draft's T to the target's, which is what is
+    - `verified[j]`: those that level j stands behind. It falls from the draft's T to the target's, which is what is
       committed.
-    - `frontier[j]`: those that level j need not run, as it or a higher level on its KV cache has. Judging x[i] takes the
+    - `frontier[j]`: those that level j need not run, as it or a higher level on its KV cache has. Verifying x[i] takes the
       logits at i-1, so the newest token never has to be run: `frontier[j] < T` always.
 
     So a level runs only what no higher level on its cache has run: a row of the cache is of the highest level that has
@@ -43,7 +43,7 @@ class DecodingState:
         self.hierarchy = hierarchy
         self.tokens = list(prompt_ids)
         self.prompt_length = len(prompt_ids)
-        self.judged = [len(prompt_ids)] * len(hierarchy)
+        self.verified = [len(prompt_ids)] * len(hierarchy)
         self.frontier = [0] * len(hierarchy)
         self._carried: list[Tensor | None] = [None] * len(hierarchy)
         """Per level, the hidden states at its exit for tokens frontier[above]..frontier[level]-1."""
@@ -53,7 +53,7 @@ class DecodingState:
                 f"token id {strange[0]} of the prompt is not in the vocabulary of {vocab_size} that the model has",
                 "use the tokenizer that belongs to the model",
             )
-        self._readers = [_Reader(level, vocab_size) for level in hierarchy.levels]
+        self._heads = [_LevelHead(level, vocab_size) for level in hierarchy.levels]
         self._lease = object()
         with self._locked():
             if earlier is not None:
@@ -65,7 +65,7 @@ class DecodingState:
     @property
     def committed(self) -> int:
         """The number of leading tokens that the target stands behind."""
-        return self.judged[-1]
+        return self.verified[-1]
 
     def advance(self, level: int, upto: int) -> Tensor:
         """Run tokens frontier[level]..upto-1 through a level's own span, and lower levels of its stack first.
@@ -93,9 +93,9 @@ class DecodingState:
 
     def read(self, level: int, hidden: Tensor) -> Logits:
         """Return what a level reads from hidden states at its exit, [n, hidden]."""
-        return self._readers[level].logits(hidden)
+        return self._heads[level].logits(hidden)
 
-    def write(self, level: int, count: int, ends: Collection[int]) -> None:
+    def write(self, level: int, count: int, eos_ids: Collection[int]) -> None:
         """Let a level add the argmax of its logits, `count` times; tokens after an end are forgotten.
 
         All are written before any is looked at, so that a device is waited for once.
@@ -103,10 +103,10 @@ class DecodingState:
         Args:
             level: that writes.
             count: at least 1.
-            ends: tokens after which nothing is kept.
+            eos_ids: tokens after which nothing is kept.
         """
         with self._owned():
-            self._write(level, count, ends)
+            self._write(level, count, eos_ids)
 
     def discard(self) -> None:
         """Give up the caches that are this decoding's: what is in them may not be a number."""
@@ -124,13 +124,13 @@ class DecodingState:
     def accept(self, upto: int, level: int) -> None:
         """Let `level` stand behind x[0:upto], and with it the levels below, whether they were asked or skipped."""
         for j in range(level + 1):
-            self.judged[j] = max(self.judged[j], upto)
+            self.verified[j] = max(self.verified[j], upto)
 
     def rewind(self, length: int) -> None:
         """Forget x[length:]. The caches keep stale rows beyond the frontiers; they are overwritten before being seen."""
         del self.tokens[length:]
         for j in range(len(self.hierarchy)):
-            self.judged[j] = min(self.judged[j], length)
+            self.verified[j] = min(self.verified[j], length)
             self.frontier[j] = min(self.frontier[j], length)
         for j, above in enumerate(self.hierarchy.above):
             kept = self._carried[j]
@@ -174,21 +174,21 @@ class DecodingState:
         """The hidden states kept at a level's exit, None where none are, for the inspection of the state."""
         return self._carried[level]
 
-    def _write(self, level: int, count: int, ends: Collection[int]) -> None:
+    def _write(self, level: int, count: int, eos_ids: Collection[int]) -> None:
         """See `write`. All tokens but the last are run through the level's span and those below it."""
         at, name = len(self.tokens), self.hierarchy.levels[level].name
         logits = self.logits(level, at - 1, at)
         if count == 1:
-            self.append(logits.best()[0], level)
+            self.append(logits.argmax()[0], level)
             return
-        highest, token = logits.best_unknown()
+        highest, token = logits.argmax_async()
         stack, exit_layer = self.hierarchy.stack_of(level), self.hierarchy.levels[level].exit_layer
-        tokens, others, hidden = stack.write_run(token, exit_layer, at, count - 1, self._readers[level])
-        numbers, written = on_host(torch.cat((highest, others)), torch.cat((token, tokens)))
-        count = next((i for i, word in enumerate(written, 1) if word in ends), count)
+        tokens, others, hidden = stack.write_run(token, exit_layer, at, count - 1, self._heads[level])
+        numbers, written = to_host(torch.cat((highest, others)), torch.cat((token, tokens)))
+        count = next((i for i, token in enumerate(written, 1) if token in eos_ids), count)
         check_numbers(numbers[:count], name)
-        for word in written[:count]:
-            self.append(word, level)
+        for token in written[:count]:
+            self.append(token, level)
         if self.hierarchy.above[level] is not None and count > 1:  # not all was kept
             self._carry(level, hidden[: count - 1])
         self._reach(level, at + count - 1)
@@ -234,7 +234,7 @@ class DecodingState:
         below = self.hierarchy.below[level]
         if below is None:
             stack = self.hierarchy.stack_of(level)
-            # A model with a smaller vocabulary reads ids that it lacks as its last one: a poorer draft, judged as any.
+            # A model with a smaller vocabulary reads ids that it lacks as its last one: a poorer draft, verified as any.
             return stack.embed([min(token, stack.vocab_size - 1) for token in self.tokens[start:upto]])
         if self.frontier[below] < upto:
             self.advance(below, upto)
@@ -265,7 +265,7 @@ class PrefixCache:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
+class _LevelHead:
     """What a level reads from hidden states at its exit; levels that are equal read alike."""
 
     level: Level
@@ -281,5 +281,5 @@ class _Reader:
         return Logits(stack.head(hidden, reduced), ids, self.vocab_size, self.level.name)
 
     def __call__(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """See `hispec.models.stack.Reader`."""
-        return self.logits(hidden).best_unknown()
+        """See `hispec.models.stack.ArgmaxHead`."""
+        return self.logits(hidden).argmax_async()

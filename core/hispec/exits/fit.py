@@ -58,7 +58,7 @@ class Quality:
 
     Attributes:
         kl: KL(final || exit), nats per token.
-        agreement: share of the positions where both have the same likeliest token.
+        agreement: share of the positions where both have the same most probable token.
     """
 
     kl: float
@@ -184,7 +184,7 @@ def _first_look(
     budget: Budget,
 ) -> dict[int, Quality]:
     """Look at the held-out text through the plain exits: at as much of it as the budget allows, at least one row."""
-    began, most = time.monotonic(), LOOK_SHARE * budget.left
+    began, max_seconds = time.monotonic(), LOOK_SHARE * budget.left
 
     def goes_on(looked: int) -> bool:
         if interrupted():
@@ -192,7 +192,7 @@ def _first_look(
         taken = time.monotonic() - began
         if looked == 1:
             fit.least = UPDATE_COST * taken + taken
-        if looked and taken / looked * (looked + 1) > most:
+        if looked and taken / looked * (looked + 1) > max_seconds:
             fit.looks_at = looked
         _tell(fit, looked, see)
         return looked < fit.looks_at
@@ -314,6 +314,6 @@ def _share_done(fit: Fit, settings: FitSettings, budget: Budget) -> float:
 
 def _endless(count: int, seed: int) -> Iterator[int]:
     """Numbers below `count` in random order, all of them before any comes again."""
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     while True:
-        yield from torch.randperm(count, generator=dice).tolist()
+        yield from torch.randperm(count, generator=rng).tolist()

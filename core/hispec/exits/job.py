@@ -14,7 +14,7 @@ import yaml
 
 from hispec.budget import Budget
 from hispec.exits.fit import Fit, FitSettings, fit_exits
-from hispec.exits.request import Request, check_exits
+from hispec.exits.request import FitRequest, check_exits
 from hispec.exits.text import read_rows, split
 from hispec.exits.verdict import WORTH, best_speedup
 from hispec.files import write_whole
@@ -25,15 +25,15 @@ from hispec.models.placement import Placement, choose_device
 from hispec.models.tokenizer import load_tokenizer
 from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import Provenance, digest_of_model, save_translators
-from hispec.profile import BUILTIN, Draft, Intermediate, Profile, Target
+from hispec.profile import BUILTIN, DraftSection, IntermediateSection, Profile, TargetSection
 from hispec.progress import Watch, unwatched
 
-MOST_HELD_OUT_TOKENS = 16_384
+MAX_HELD_OUT_TOKENS = 16_384
 READING_SHARE = 0.2
 """Of the budget, at which enough of the text has been read."""
 
 
-class Job:
+class FitJob:
     """A request that has been checked, its text read.
 
     Args:
@@ -52,7 +52,7 @@ class Job:
         UnavailableError: a device or a model that is not to be had.
     """
 
-    def __init__(self, request: Request, settings: FitSettings, budget: Budget | None = None) -> None:
+    def __init__(self, request: FitRequest, settings: FitSettings, budget: Budget | None = None) -> None:
         self.request, self.budget = request, budget or Budget()
         self.profile_path, self.translators_path = request.check_files()
         # The modules of `transformers` are what gradients can pass; what is fitted on them serves every stack.
@@ -64,8 +64,8 @@ class Job:
         batch_rows = max(1, request.batch_tokens // row_tokens)
         self.settings = FitSettings(**asdict(settings) | {"batch_rows": batch_rows})
         tokenizer = load_tokenizer(self._checkpoint)
-        most_held_out = max(1, MOST_HELD_OUT_TOKENS // row_tokens)
-        enough = settings.steps * batch_rows + most_held_out
+        max_held_out = max(1, MAX_HELD_OUT_TOKENS // row_tokens)
+        enough = settings.steps * batch_rows + max_held_out
         text = read_rows(
             request.text,
             tokenizer,
@@ -74,7 +74,7 @@ class Job:
             enough,
             lambda: self.budget.over(READING_SHARE),
         )
-        self.rows, self.held_out = split(text, most_held_out)
+        self.rows, self.held_out = split(text, max_held_out)
         self._text_digest = hashlib.sha256(text.numpy().tobytes()).hexdigest()
 
     def load(self, watch: Watch = unwatched) -> TransformersStack:
@@ -121,15 +121,15 @@ class Job:
         profile = Profile(
             name=self.profile_path.stem,
             description=f"{request.model} with translators at {_listed(self.exits)}, by hispec fit-exits",
-            target=Target.model_validate(
+            target=TargetSection.model_validate(
                 {
                     "model": str(path.resolve()) if local else request.model,
                     "revision": commit or request.revision,
                     "dtype": request.dtype,
                 }
             ),
-            draft=Draft(exit_layer=self.exits[0]),
-            intermediate=Intermediate(exit_layer=self.exits[1]) if len(self.exits) > 1 else None,
+            draft=DraftSection(exit_layer=self.exits[0]),
+            intermediate=IntermediateSection(exit_layer=self.exits[1]) if len(self.exits) > 1 else None,
             translators=self.translators_path.name,
         )
         text = yaml.safe_dump(_plain(profile), sort_keys=False, allow_unicode=True, width=100)

@@ -12,7 +12,7 @@ from hispec.settings import Dtype
 
 
 @dataclass(frozen=True)
-class Request:
+class FitRequest:
     """What to fit.
 
     Attributes:
@@ -65,7 +65,7 @@ def default_exits(num_layers: int) -> tuple[int, ...]:
     return (draft, half) if draft < half else (draft,)
 
 
-def check_exits(request: Request, num_layers: int) -> tuple[int, ...]:
+def check_exits(request: FitRequest, num_layers: int) -> tuple[int, ...]:
     """Return the exits to fit, ascending.
 
     Raises:
@@ -85,7 +85,7 @@ def check_exits(request: Request, num_layers: int) -> tuple[int, ...]:
     return tuple(sorted(set(request.exits)))
 
 
-def _profile_path(request: Request) -> Path:
+def _profile_path(request: FitRequest) -> Path:
     if request.out is None:
         name = Path(request.model.removeprefix(BUILTIN)).expanduser().name or "model"
         return user_folder() / f"{name.lower()}-exits.yaml"

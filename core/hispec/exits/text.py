@@ -25,7 +25,7 @@ def read_rows(
     tokenizer: "PreTrainedTokenizerBase",
     vocab_size: int,
     row_tokens: int,
-    most_rows: int,
+    max_rows: int,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> Tensor:
     """A text file as rows of tokens, each begun as the tokenizer begins every text; what is over is left out.
@@ -35,7 +35,7 @@ def read_rows(
         tokenizer: the model's.
         vocab_size: of the model.
         row_tokens: length of a row.
-        most_rows: no more of the file is read than these take.
+        max_rows: no more of the file is read than these take.
         out_of_time: whether to do with what is read so far, once that is enough; asked now and then.
 
     Returns:
@@ -54,14 +54,14 @@ def read_rows(
         whole = len(waiting) // body
         rows += [start + waiting[at * body : (at + 1) * body] for at in range(whole)]
         waiting = waiting[whole * body :]
-        if len(rows) >= (FEWEST_ROWS if out_of_time() else most_rows):
+        if len(rows) >= (FEWEST_ROWS if out_of_time() else max_rows):
             break
     if len(rows) < FEWEST_ROWS:
         raise UsageError(
             f"{path} has {counted(len(rows) * body + len(waiting), 'token')}, which is too little text",
             f"give at least {FEWEST_ROWS} times {row_tokens} tokens, better 500,000, or lower --row-tokens",
         )
-    ids = torch.tensor(rows[:most_rows])
+    ids = torch.tensor(rows[:max_rows])
     if int(ids.max()) >= vocab_size:
         raise UsageError(
             f"the tokenizer writes id {int(ids.max())}, and the model has a vocabulary of {vocab_size}",
@@ -70,13 +70,13 @@ def read_rows(
     return ids
 
 
-def split(rows: Tensor, most_held_out: int) -> tuple[Tensor, Tensor]:
+def split(rows: Tensor, max_held_out: int) -> tuple[Tensor, Tensor]:
     """Rows to fit on and rows that are held out: every so manieth, so that both are of the whole text.
 
     Returns:
         Both, [rows, row_tokens] each.
     """
-    count = min(most_held_out, max(1, round(len(rows) * HELD_OUT_SHARE)))
+    count = min(max_held_out, max(1, round(len(rows) * HELD_OUT_SHARE)))
     held_out = torch.linspace(0, len(rows) - 1, count + 2)[1:-1].round().long()
     fitted = torch.ones(len(rows), dtype=torch.bool)
     fitted[held_out] = False

@@ -1,6 +1,6 @@
 """Whether an exit is good enough to draft: what its agreement can gain, set against what its layers cost."""
 
-MOST_DRAFTED = 16
+MAX_DRAFTED = 16
 """Tokens in a row that are considered."""
 WORTH = 1.05
 """Times the target's own speed from which drafting counts as paying."""
@@ -21,5 +21,5 @@ def best_speedup(agreement: float, exit_layer: int, num_layers: int) -> float:
     share = exit_layer / num_layers
     return max(
         sum(agreement**power for power in range(drafted + 1)) / (1 + drafted * share)
-        for drafted in range(1, MOST_DRAFTED + 1)
+        for drafted in range(1, MAX_DRAFTED + 1)
     )

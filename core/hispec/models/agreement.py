@@ -1,7 +1,7 @@
 """Random weights whose exits and copies agree with the whole model as often as asked: real costs meet a chosen acceptance.
 
 Every matrix keeps its size and stays dense. For exits only their scales change: what the layers between two exits add to
-the hidden state shrinks until it changes the likeliest token at the wanted share of positions. Which positions these are
+the hidden state shrinks until it changes the most probable token at the wanted share of positions. Which positions these are
 depends on how close the two best tokens are there, hence on the whole text. For a quantized copy the weights move
 towards the numbers that it can hold, until it agrees often enough.
 """
@@ -49,9 +49,9 @@ STEPS = 16
 
 @torch.inference_mode()
 def set_agreement(stack: LayerStack, parts: Mapping[str, Tensor], wanted: Agreement) -> Agreement:
-    """Change random weights in place until exits and copies name the whole model's likeliest token as often as asked.
+    """Change random weights in place until exits and copies name the whole model's most probable token as often as asked.
 
-    The head's rows are scaled too, so that the words that are ever likeliest are about as unequally distributed as
+    The head's rows are scaled too, so that the words that are ever most probable are about as unequally distributed as
     those of a language: word t comes about as often as Zipf's law has it, in the order of ids, and reduced heads have
     something to leave out.
 
@@ -140,12 +140,12 @@ class _Segments:
         """Find the scale after exit `at` at which it agrees with the last layer on the wanted share of positions."""
         exit_layer = self._ends[at]
         states = [self._run(self._stack.embed(text.tolist()), 0, exit_layer) for text in texts]
-        guesses = [self._best(state) for state in states]
+        guesses = [self._argmax(state) for state in states]
 
         def excess(log_scale: float) -> float:
             self.scale(at, 2.0**log_scale)
             same = [
-                self._best(self._run(state, exit_layer, self._ends[-1])) == guess
+                self._argmax(self._run(state, exit_layer, self._ends[-1])) == guess
                 for state, guess in zip(states, guesses, strict=True)
             ]
             return _share(same) - wanted
@@ -153,13 +153,13 @@ class _Segments:
         self.scale(at, 2.0 ** _root(excess, log2(self._scales[at])))
 
     def agreements(self, texts: Sequence[Tensor]) -> list[float]:
-        """For each exit, the share of positions at which it and the last layer have the same likeliest token."""
+        """For each exit, the share of positions at which it and the last layer have the same most probable token."""
         same: list[list[Tensor]] = [[] for _ in self._branches]
         for text in texts:
             hidden, begin, best = self._stack.embed(text.tolist()), 0, []
             for end in self._ends:
                 hidden, begin = self._run(hidden, begin, end), end
-                best.append(self._best(hidden))
+                best.append(self._argmax(hidden))
             for at, own in enumerate(best[:-1]):
                 same[at].append(own == best[-1])
         return [_share(tensors) for tensors in same]
@@ -167,8 +167,8 @@ class _Segments:
     def _run(self, hidden: Tensor, begin: int, end: int) -> Tensor:
         return self._stack.run(hidden, begin, end, 0)
 
-    def _best(self, hidden: Tensor) -> Tensor:
-        return _best(self._stack, hidden)
+    def _argmax(self, hidden: Tensor) -> Tensor:
+        return _argmax(self._stack, hidden)
 
 
 class _Copies:
@@ -201,15 +201,15 @@ class _Copies:
         _root(excess, -1.0, CLOSE_COPY)
 
     def agreement(self, quantization: Quantization, texts: Sequence[Tensor]) -> float:
-        """The share of positions at which a copy and the full weights have the same likeliest token."""
+        """The share of positions at which a copy and the full weights have the same most probable token."""
         begun = [self._stack.embed(text.tolist()) for text in texts]
-        own = [_best(self._stack, self._stack.run(states, 0, self._stack.num_layers, 0)) for states in begun]
+        own = [_argmax(self._stack, self._stack.run(states, 0, self._stack.num_layers, 0)) for states in begun]
         states = begun
         for layer, parts in enumerate(self._layers):
             with _in_place(parts, quantization):
                 states = [self._stack.run(each, layer, layer + 1, 0) for each in states]
         with _in_place(self._head, quantization):
-            return _share([_best(self._stack, each) == best for each, best in zip(states, own, strict=True)])
+            return _share([_argmax(self._stack, each) == best for each, best in zip(states, own, strict=True)])
 
     def _move(self, quantization: Quantization, to: float) -> None:
         """Scale how far each weight is from the number that the copy holds."""
@@ -235,8 +235,8 @@ def _pieces(part: Tensor) -> Iterable[Tensor]:
     return torch.split(part, max(1, PIECE // part.shape[1]))
 
 
-def _best(stack: LayerStack, hidden: Tensor) -> Tensor:
-    """The likeliest token of each row."""
+def _argmax(stack: LayerStack, hidden: Tensor) -> Tensor:
+    """The most probable token of each row."""
     return torch.cat([stack.head(hidden[at : at + CHUNK]).argmax(-1) for at in range(0, len(hidden), CHUNK)])
 
 
@@ -265,9 +265,9 @@ def _root(excess: Callable[[float], float], start: float, close: float = CLOSE) 
 
 
 def _flatten_head(parts: Mapping[str, Tensor]) -> None:
-    """Scale the head's rows so that word t is likeliest about (1 + t / FREQUENT) ** -2 times as often as the first.
+    """Scale the head's rows so that word t is most probable about (1 + t / FREQUENT) ** -2 times as often as the first.
 
-    Logits are about normal. A row with deviation s exceeds m, about what the likeliest token has, at odds that fall as
+    Logits are about normal. A row with deviation s exceeds m, about what the most probable token has, at odds that fall as
     exp(-m^2 / 2 s^2): hence s = (1 + 4 ln(1 + t / FREQUENT) / m^2) ** -1/2, with m the largest of FREQUENT draws.
     """
     head = _head_of(parts)
@@ -280,11 +280,11 @@ def _head_of(parts: Mapping[str, Tensor]) -> Tensor:
     return parts.get("lm_head.weight", parts["model.embed_tokens.weight"])
 
 
-def _texts(count: int, length: int, words: int) -> list[Tensor]:
+def _texts(count: int, length: int, vocab_size: int) -> list[Tensor]:
     """Texts of random words, distributed as such a model writes them: [length] each."""
-    dice = torch.Generator().manual_seed(0)
-    weights = (1 + torch.arange(words) / FREQUENT) ** -2
-    return list(torch.multinomial(weights, count * length, replacement=True, generator=dice).view(count, length))
+    rng = torch.Generator().manual_seed(0)
+    weights = (1 + torch.arange(vocab_size) / FREQUENT) ** -2
+    return list(torch.multinomial(weights, count * length, replacement=True, generator=rng).view(count, length))
 
 
 def _share(same: Sequence[Tensor]) -> float:

@@ -80,14 +80,14 @@ def fill(parts: Mapping[str, Tensor], seed: int = 0) -> None:
 
     Every branch then adds about as much to the hidden state as every other, and logits have about unit variance.
     """
-    dice: dict[torch.device, torch.Generator] = {}
+    rng: dict[torch.device, torch.Generator] = {}
     for name, part in parts.items():
         if name.endswith("bias"):
             part.zero_()
         elif part.dim() == 1:
             part.fill_(SHARPNESS if name.endswith(("q_norm.weight", "k_norm.weight")) else 1.0)
         else:
-            generator = dice.setdefault(part.device, torch.Generator(part.device).manual_seed(seed))
+            generator = rng.setdefault(part.device, torch.Generator(part.device).manual_seed(seed))
             sharp = SHARPNESS if name.endswith(("q_proj.weight", "k_proj.weight")) else 1.0
             part.normal_(0, sharp * part.shape[1] ** -0.5, generator=generator)
 
@@ -107,8 +107,8 @@ def dummy_tokenizer(vocab_size: int) -> "PreTrainedTokenizerBase":
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = alphabet + [f"\u0120{id_}" for id_ in range(BYTES, vocab_size)]  # U+0120 is a space in this alphabet
-    backend = Tokenizer(models.BPE(vocab={word: id_ for id_, word in enumerate(words)}, merges=[]))
+    vocabulary = alphabet + [f"\u0120{id_}" for id_ in range(BYTES, vocab_size)]  # U+0120 is a space in this alphabet
+    backend = Tokenizer(models.BPE(vocab={word: id_ for id_, word in enumerate(vocabulary)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(tokenizer_object=backend)

@@ -29,7 +29,7 @@ from hispec.models.rows import (
     pad_rows,
     prompt_rows,
 )
-from hispec.models.stack import Reader, ReducedHead, name_of_copy, write_stepwise
+from hispec.models.stack import ArgmaxHead, ReducedHead, name_of_copy, write_stepwise
 from hispec.settings import Quantization
 
 
@@ -212,7 +212,7 @@ class FusedStack:
     def _pass(self, hidden: Tensor, padded: int, start_layer: int, end_layer: int, position: int) -> Tensor:
         """Run rows [n, hidden] through layers in one pass of `padded` rows."""
         rows = len(hidden)
-        place = Place(
+        place = PassPlace(
             self._shared.cos.narrow(0, position, padded),
             self._shared.sin.narrow(0, position, padded),
             position,
@@ -236,12 +236,14 @@ class FusedStack:
         )
 
     def write_run(
-        self, token: Tensor, end_layer: int, position: int, count: int, read: Reader
+        self, token: Tensor, end_layer: int, position: int, count: int, read: ArgmaxHead
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `LayerStack.write_run`."""
         return write_stepwise(self, token, end_layer, position, count, read)
 
-    def _run_layers(self, hidden: Tensor, buffers: "Buffers", place: "Place", start_layer: int, end_layer: int) -> None:
+    def _run_layers(
+        self, hidden: Tensor, buffers: "Buffers", place: "PassPlace", start_layer: int, end_layer: int
+    ) -> None:
         """Run `hidden` [n, hidden] through layers, in place."""
         with without_cudnn(self.device):
             layers = self._weights.layers[start_layer - self.first : end_layer - self.first]
@@ -249,7 +251,7 @@ class FusedStack:
                 self._attention(layer, hidden, buffers, place, cache)
                 self._mlp(layer, hidden, buffers)
 
-    def _attention(self, layer: Layer, hidden: Tensor, buffers: "Buffers", place: "Place", cache: Tensor) -> None:
+    def _attention(self, layer: Layer, hidden: Tensor, buffers: "Buffers", place: "PassPlace", cache: Tensor) -> None:
         """Add a layer's attention to `hidden` [n, hidden], and its keys and values to `cache`."""
         layer.qkv(buffers.norm(hidden, layer.attention_norm), buffers.qkv)
         rotated = buffers.queries_keys
@@ -291,7 +293,7 @@ class FusedStack:
         layer.down.add_to(hidden, F.silu(buffers.gate, inplace=True).mul_(buffers.up))
 
     def _is_grouped(self, rows: int, position: int) -> bool:
-        """Return whether query heads that read the same keys are taken as rows of one head, see `Place`.
+        """Return whether query heads that read the same keys are taken as rows of one head, see `PassPlace`.
 
         The start of a text is not, where it is so wide that its heads keep a device busy: it needs no mask, with which
         kernels on CUDA that know shared keys can do it, in half precision. Later chunks of a prompt do need one.
@@ -340,7 +342,7 @@ class Window(NamedTuple):
 
 
 @dataclass(slots=True)
-class Place:
+class PassPlace:
     """Where the rows of a pass lie in the text, and what they see of it.
 
     Attributes:

@@ -617,7 +617,7 @@ def _as_one(name: str) -> str:
     return PARTNERS.sub(lambda part: f".{part[1].rpartition('.')[0]}.", name)
 
 
-def listed(names: list[str], most: int = 3) -> str:
+def listed(names: list[str], max_shown: int = 3) -> str:
     """Return the first of some names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - max_shown} more" if len(names) > max_shown else ""
+    return ", ".join(names[:max_shown]) + more

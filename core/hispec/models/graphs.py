@@ -16,10 +16,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from hispec.limits import WIDEST_FIXED
 from hispec.models.config import ModelConfig
-from hispec.models.fused_stack import Buffers, FusedStack, Place, Window
+from hispec.models.fused_stack import Buffers, FusedStack, PassPlace, Window
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.rows import Width, choose_rows, prompt_rows
-from hispec.models.stack import LayerStack, Reader
+from hispec.models.stack import ArgmaxHead, LayerStack
 from hispec.models.staged_stack import StagedStack
 
 WIDTHS = (1, 2, 4, 8, 16, WIDEST_FIXED)
@@ -31,7 +31,7 @@ SHORTEST = 256
 LONGEST_RUN = 32
 """Tokens of the longest run of drafts that is one graph; a longer run is several."""
 
-MOST_RECORDED = 128
+MAX_RECORDED = 128
 """Graphs that are kept; beyond, the one that was not used for longest is given up."""
 
 Work = Callable[[], None]
@@ -148,7 +148,7 @@ class GraphedStack(FusedStack):
         return done[0] if len(done) == 1 else torch.cat(done)
 
     def write_run(
-        self, token: Tensor, end_layer: int, position: int, count: int, read: Reader
+        self, token: Tensor, end_layer: int, position: int, count: int, read: ArgmaxHead
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `LayerStack.write_run`; without waiting for any token."""
         self._token.copy_(token)
@@ -174,7 +174,7 @@ class GraphedStack(FusedStack):
         mask = self._zeros(width, length).masked_fill_(beyond, -torch.inf)
         # Kernels of attention want masks whose rows lie in memory, which the view of a single row would not.
         by_group = mask[:, None].expand(width, group, length).reshape(width * group, length).contiguous()
-        place = Place(
+        place = PassPlace(
             self._shared.cos.index_select(0, positions),
             self._shared.sin.index_select(0, positions),
             positions,
@@ -184,7 +184,7 @@ class GraphedStack(FusedStack):
         )
         self._run_layers(self._rows[:width], self._buffers_of_width[width], place, start_layer, end_layer)
 
-    def _run_steps(self, read: Reader, end_layer: int, steps: int, length: int) -> None:
+    def _run_steps(self, read: ArgmaxHead, end_layer: int, steps: int, length: int) -> None:
         """Run `steps` tokens one after the other, each read from the one before, in passes of one row and padding."""
         width = next(width for width in WIDTHS if width >= self.rows.padded(1))
         self._rows[:width].zero_()
@@ -220,7 +220,7 @@ class GraphedStack(FusedStack):
                 replay = self._try_to_record(self._record, work)
             if self._fixed:
                 self._recorded[key] = replay  # the last used is the last
-            if len(self._recorded) > MOST_RECORDED:
+            if len(self._recorded) > MAX_RECORDED:
                 del self._recorded[next(iter(self._recorded))]
             replay()
 

@@ -35,7 +35,7 @@ ROWS = (1, 2, 4, 8, 16)
 REPEATS = 5
 """The fastest of so many passes counts."""
 
-READ, MOST_COPIES = 16_000_000, 64
+READ, MAX_COPIES = 16_000_000, 64
 """Weights that a pass reads, so that the nearer caches do not hold them, in at most so many copies of the matrix."""
 
 CANDIDATES = 2
@@ -180,7 +180,7 @@ def _seconds(
     """Return the seconds of one product by count of rows; infinite where the kernel cannot do it."""
     found = {}
     try:
-        copies = [make() for _ in range(max(1, min(MOST_COPIES, READ // (inputs * outputs))))]
+        copies = [make() for _ in range(max(1, min(MAX_COPIES, READ // (inputs * outputs))))]
         for rows in ROWS:
             given = torch.ones(rows, inputs, dtype=dtype, device=device)
             found[rows] = min(_pass(copies, given) for _ in range(REPEATS + 1)) / len(copies)

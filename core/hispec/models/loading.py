@@ -22,7 +22,7 @@ from hispec.models.dummy import build_dummy, modules_on
 from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.placement import Placement
-from hispec.models.reading import Reading
+from hispec.models.read_progress import ReadProgress
 from hispec.models.stack import LayerStack
 from hispec.models.staged_stack import StagedStack
 from hispec.models.tensors import Tensors
@@ -60,7 +60,7 @@ def load_stack(checkpoint: Checkpoint, placement: Placement, watch: Watch = unwa
         if not own_only and not names <= tensors.stored.keys():
             del stages  # two copies never exist at once
             return _load_transformers_stack(checkpoint, placement, watch)  # may know the names
-        reading = Reading("reading", name, tensors.files, watch)
+        reading = ReadProgress("reading", name, tensors.files, watch)
         absent = [missing for stage in stages for missing in stage.fill(tensors, reading.add)]
     _check_complete(absent, checkpoint)
     _tell_unused(tensors.stored.keys() - names - {HEAD}, name)
@@ -139,7 +139,7 @@ def _load_transformers_stack(checkpoint: Checkpoint, placement: Placement, watch
         tensors = checkpoint.tensors()  # names what is wrong with them, which the library does not always
         options = placement.options(original, name, getattr(torch, config.settle_dtype(asked, tensors.dtype)))
         doing: Doing = "reading" if placement.quantization == "none" else "quantizing"
-        with Reading(doing, name, tensors.files, watch).by_transformers():
+        with ReadProgress(doing, name, tensors.files, watch).by_transformers():
             loaded, report = AutoModelForCausalLM.from_pretrained(
                 **_source_of(checkpoint),
                 config=original,

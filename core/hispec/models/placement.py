@@ -231,7 +231,7 @@ def plan(
 
     `accelerate` divides the layers evenly among GPUs; what they cannot hold goes to the CPU and then to the disk. Unlike
     its own `auto`, everything that every exit needs (embedding, final norm, head) is on the first device, and so are the
-    layers of the shallow exits, as far as they fit: to draft and to judge early, nothing leaves that device.
+    layers of the shallow exits, as far as they fit: to draft and to verify early, nothing leaves that device.
 
     Args:
         config: of `transformers`.

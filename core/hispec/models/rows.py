@@ -1,6 +1,6 @@
 """How many rows a pass computes, so that a row comes out the same however many are computed together.
 
-Kernels for one row and for several add in different orders, so that in half precision the likeliest token may differ.
+Kernels for one row and for several add in different orders, so that in half precision the most probable token may differ.
 Most kernels, however, compute a row in one way for a whole range of row counts. `equal_counts` finds these counts by
 trying; passes are padded to one of them, and every mode then computes the very same numbers (docs/exactness.md).
 """
@@ -124,9 +124,9 @@ def in_passes(counts: RowCounts, compute: Callable[[Tensor], Tensor], hidden: Te
     return done[0] if len(done) == 1 else torch.cat(done)
 
 
-def _cut(rows: int, most: int) -> Iterator[int]:
-    for begin in range(0, rows, most):
-        yield min(most, rows - begin)
+def _cut(rows: int, max_rows: int) -> Iterator[int]:
+    for begin in range(0, rows, max_rows):
+        yield min(max_rows, rows - begin)
 
 
 class Triable(Protocol):
@@ -162,10 +162,10 @@ def choose_rows(stack: "Triable", width: Width, candidates: Sequence[int], promp
         return RowCounts((width,), prompt)
     bases = [base for base in TRIED_AT if base + 2 * BUCKET <= stack.context] or TRIED_AT[:1]
     own, own_rows = stack.cache, stack.rows
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
 
     def random(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=dice).to(like)
+        return torch.randn(like.shape, generator=rng).to(like)
 
     try:
         stack.rows, stack.cache = RowCounts((max(candidates),)), own.scratch()

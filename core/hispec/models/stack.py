@@ -18,16 +18,16 @@ class ReducedHead:
     """The rows of a model's head that belong to some words; made by `LayerStack.reduce_head`.
 
     Attributes:
-        ids: of these words, ascending, [words].
-        linear: a copy of their rows, held as their stack holds its head: normed hidden states -> logits [n, words].
+        ids: of these words, ascending, [vocab].
+        linear: a copy of their rows, held as their stack holds its head: normed hidden states -> logits [n, vocab].
     """
 
     ids: Tensor
     linear: Linear
 
 
-Reader = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Reads hidden states [n, hidden]: the logits of the likeliest words [n], and these words [n]; of no host's knowledge."""
+ArgmaxHead = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Reads hidden states [n, hidden]: the logits of the most probable words [n], and these words [n]; of no host's knowledge."""
 
 
 class LayerStack(Protocol):
@@ -86,11 +86,11 @@ class LayerStack(Protocol):
         ...
 
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
-        """Final norm and LM head: [n, hidden] -> logits [n, vocab_size], or [n, words] of a reduced head."""
+        """Final norm and LM head: [n, hidden] -> logits [n, vocab_size], or [n, vocab] of a reduced head."""
         ...
 
     def reduce_head(self, ids: Tensor) -> ReducedHead:
-        """A head of the words `ids` only, ascending [words]; a copy of their rows."""
+        """A head of the words `ids` only, ascending [vocab]; a copy of their rows."""
         ...
 
     def quantized(self, quantization: Quantization, layers: int | None = None) -> "LayerStack":
@@ -108,7 +108,7 @@ class LayerStack(Protocol):
         ...
 
     def write_run(
-        self, token: Tensor, end_layer: int, position: int, count: int, read: Reader
+        self, token: Tensor, end_layer: int, position: int, count: int, read: ArgmaxHead
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run a token through layers 0..end_layer-1, then the token read from it, and so on.
 
@@ -132,7 +132,7 @@ def name_of_copy(model: str, weights: str) -> str:
 
 
 def write_stepwise(
-    stack: LayerStack, token: Tensor, end_layer: int, position: int, count: int, read: Reader
+    stack: LayerStack, token: Tensor, end_layer: int, position: int, count: int, read: ArgmaxHead
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Do what `LayerStack.write_run` promises, one call of `run` for each token."""
     tokens, highest, hidden = [], [], []

@@ -12,7 +12,7 @@ from torch import Tensor
 from hispec.models.cache import KVCache
 from hispec.models.fused_stack import FusedStack
 from hispec.models.rows import RowCounts, Width
-from hispec.models.stack import Reader, ReducedHead, write_stepwise
+from hispec.models.stack import ArgmaxHead, ReducedHead, write_stepwise
 from hispec.settings import Quantization
 
 
@@ -116,7 +116,7 @@ class StagedStack:
         return self.stages[0].reduce_head(ids)
 
     def write_run(
-        self, token: Tensor, end_layer: int, position: int, count: int, read: Reader
+        self, token: Tensor, end_layer: int, position: int, count: int, read: ArgmaxHead
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `LayerStack.write_run`; as one where no layer beyond the first stage takes part."""
         first = self.stages[0]

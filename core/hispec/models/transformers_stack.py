@@ -14,7 +14,7 @@ from hispec.models.families import FAMILIES
 from hispec.models.linear import Linear
 from hispec.models.parts import find_parts, not_in_spans
 from hispec.models.rows import CANDIDATES, RowCounts, Width, choose_rows, in_passes, pad_rows, prompt_rows
-from hispec.models.stack import LayerStack, Reader, ReducedHead, write_stepwise
+from hispec.models.stack import ArgmaxHead, LayerStack, ReducedHead, write_stepwise
 from hispec.settings import Quantization
 
 PROBE = 12
@@ -158,7 +158,7 @@ class TransformersStack:
             return ReducedHead(ids, Linear(head.weight.index_select(0, ids).t()))
 
     def write_run(
-        self, token: Tensor, end_layer: int, position: int, count: int, read: Reader
+        self, token: Tensor, end_layer: int, position: int, count: int, read: ArgmaxHead
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `LayerStack.write_run`."""
         return write_stepwise(self, token, end_layer, position, count, read)

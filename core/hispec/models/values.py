@@ -15,7 +15,7 @@ HINT = "correct config.json, or download or save the model again"
 class Kind(NamedTuple):
     """What a value must be: in words, and as a test."""
 
-    words: str
+    description: str
     fits: Callable[[Any], bool]
 
 
@@ -32,7 +32,7 @@ def _are_ids(value: Any) -> bool:
 
 
 def _or_null(kind: Kind) -> Kind:
-    return Kind(f"{kind.words}, or null", lambda value: value is None or kind.fits(value))
+    return Kind(f"{kind.description}, or null", lambda value: value is None or kind.fits(value))
 
 
 SIZE = Kind("a whole number above 0", _is_size)
@@ -86,7 +86,7 @@ READ: dict[str, Kind] = {
     "transformers_weights": ABSENT,
 }
 """Keys of all families that shape what a model computes."""
-_SIZE_ELSEWHERE = Kind(SIZE.words, lambda value: not isinstance(value, int | str) or _is_size(value))
+_SIZE_ELSEWHERE = Kind(SIZE.description, lambda value: not isinstance(value, int | str) or _is_size(value))
 READ_ELSEWHERE: dict[str, Kind] = {
     **dict.fromkeys(
         ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"), _SIZE_ELSEWHERE
@@ -217,4 +217,4 @@ def _check(key: str, value: Any, kind: Kind, name: str) -> None:
 
 
 def _wrong(key: str, value: Any, kind: Kind, name: str) -> UsageError:
-    return UsageError(f"config.json of {name}: {key} must be {kind.words}, not {json.dumps(value)[:60]}", HINT)
+    return UsageError(f"config.json of {name}: {key} must be {kind.description}, not {json.dumps(value)[:60]}", HINT)

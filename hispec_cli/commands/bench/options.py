@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hispec.bench.names import ARMS
-from hispec.limits import MOST
+from hispec.limits import MAX_INT
 from hispec_cli.completion import arms as completed_arms
 from hispec_cli.completion import formats
 from hispec_cli.options import Format, dataset_option, output_option
@@ -25,9 +25,9 @@ class RunOptions:
         str | None,
         _run(metavar="NAME", autocompletion=formats, help="Read the file as this dataset's: its prompts and scores."),
     ] = None
-    limit: Annotated[int, _run(min=0, max=MOST, metavar="N", help="Rows to answer; 0 takes all.")] = 32
+    limit: Annotated[int, _run(min=0, max=MAX_INT, metavar="N", help="Rows to answer; 0 takes all.")] = 32
     repeats: Annotated[int, _run(min=1, max=10_000, metavar="N", help="How often each row is answered.")] = 1
-    warmup: Annotated[int, _run(min=0, max=MOST, metavar="N", help="Rows answered before, not measured.")] = 2
+    warmup: Annotated[int, _run(min=0, max=MAX_INT, metavar="N", help="Rows answered before, not measured.")] = 2
     arms: Annotated[
         str | None,
         _run(

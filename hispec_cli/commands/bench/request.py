@@ -23,7 +23,7 @@ from hispec_cli.ui.report.files import check_output
 
 
 @dataclass(frozen=True)
-class Request:
+class BenchRequest:
     """A benchmark that can begin.
 
     Attributes:
@@ -47,7 +47,7 @@ class Request:
     journal: Path
 
 
-def prepare(run: RunOptions, model: ModelOptions, decoding: DecodingOptions, reports: ReportOptions) -> Request:
+def prepare(run: RunOptions, model: ModelOptions, decoding: DecodingOptions, reports: ReportOptions) -> BenchRequest:
     """Check all that can be known before the model is loaded, and read the dataset.
 
     Raises:
@@ -67,7 +67,7 @@ def prepare(run: RunOptions, model: ModelOptions, decoding: DecodingOptions, rep
         rows = load(
             run.dataset, format_as=run.format_as, offline=model.offline, allow_code_execution=run.allow_code_execution
         )
-    return Request(run, reports, choice, arms, rows, gates, old, journal)
+    return BenchRequest(run, reports, choice, arms, rows, gates, old, journal)
 
 
 def _arms(text: str) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hispec.api import Engine
 from hispec.bench.compare import compare
-from hispec.bench.gates import Verdict
+from hispec.bench.gates import GateVerdict
 from hispec.bench.journal import Journal
 from hispec.bench.processes import Processes
 from hispec.bench.record import DatasetInfo, Measurement, Report, Setup
@@ -21,7 +21,7 @@ from hispec.datasets.humaneval import HumanEval
 from hispec.errors import UnavailableError, UsageError
 from hispec_cli.checks import resolve
 from hispec_cli.commands.bench.options import ReportOptions
-from hispec_cli.commands.bench.request import Request
+from hispec_cli.commands.bench.request import BenchRequest
 from hispec_cli.engine import load_engine, on_own_device, say_left_out
 from hispec_cli.exit_codes import DIFFERS, GATE_FAILED, INTERRUPTED
 from hispec_cli.options import Format
@@ -36,14 +36,14 @@ from hispec_cli.ui.report.terminal import write_to_stdout
 from hispec_cli.ui.signals import ctrl_c
 
 
-def carry_out(request: Request) -> int:
+def carry_out(request: BenchRequest) -> int:
     """Run the benchmark, write and show the report, and return the exit code."""
     report, interrupted = measure(request)
     if report is None:
         return INTERRUPTED if interrupted else 0
-    verdicts = [gate.judge(report) for gate in request.gates]
-    judged = _judge(report, verdicts)
-    code = INTERRUPTED if interrupted else judged
+    verdicts = [gate.apply(report) for gate in request.gates]
+    verified = _report_gates(report, verdicts)
+    code = INTERRUPTED if interrupted else verified
     context = Context(verdicts, compare(request.old, report) if request.old else None, ["hispec", *sys.argv[1:]])
     _write_files(report, context, request.reports)
     try:
@@ -54,7 +54,7 @@ def carry_out(request: Request) -> int:
     return code
 
 
-def measure(request: Request) -> tuple[Report | None, bool]:
+def measure(request: BenchRequest) -> tuple[Report | None, bool]:
     """Return the report, None in processes that do not report, and whether the run was interrupted."""
     run, rows, arms = request.run, request.rows, request.arms
     if run.allow_code_execution and isinstance(rows.dataset, HumanEval):
@@ -96,13 +96,13 @@ def _stream(measurements: Sequence[Measurement]) -> None:
             write_json(measurement.model_dump())
 
 
-def _answer_limit(request: Request, engine: Engine) -> int:
+def _answer_limit(request: BenchRequest, engine: Engine) -> int:
     """Return the most tokens of an answer: what the user asked for, else the dataset's convention."""
     asked = resolve(request.choice.profile, request.choice.decoding)[1]["max_new_tokens"] in ("option", "environment")
     return engine.settings.max_new_tokens if asked else request.rows.dataset.max_new_tokens
 
 
-def _choose(request: Request, runner: Runner) -> tuple[list[Row], list[Row]]:
+def _choose(request: BenchRequest, runner: Runner) -> tuple[list[Row], list[Row]]:
     """Return rows to measure and rows to warm up with; prompts that do not fit the context are left out, audibly."""
     run, rows = request.run, request.rows
     wanted = run.limit + run.warmup if run.limit else len(rows.rows)
@@ -125,7 +125,7 @@ def _choose(request: Request, runner: Runner) -> tuple[list[Row], list[Row]]:
     return chosen, (fitting[len(chosen) :] or chosen)[: run.warmup]
 
 
-def _setup(request: Request, engine: Engine, chosen: Sequence[Row], limit: int, processes: Processes) -> Setup:
+def _setup(request: BenchRequest, engine: Engine, chosen: Sequence[Row], limit: int, processes: Processes) -> Setup:
     """Return everything about the run that is not a measurement."""
     run, rows = request.run, request.rows
     dataset = DatasetInfo(
@@ -151,7 +151,7 @@ def _setup(request: Request, engine: Engine, chosen: Sequence[Row], limit: int, 
     )
 
 
-def _judge(report: Report, verdicts: Sequence[Verdict]) -> int:
+def _report_gates(report: Report, verdicts: Sequence[GateVerdict]) -> int:
     """Say what the gates found, and whether answers differ; returns the exit code of that."""
     for verdict in verdicts:
         style = "red" if verdict.outcome == "failed" else "dim"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hispec.limits import LARGEST_SEED, MOST
+from hispec.limits import MAX_INT, MAX_SEED
 from hispec_cli.completion import formats
 from hispec_cli.options import Asked, Chosen, dataset_option
 
@@ -28,7 +28,7 @@ class SearchOptions:
     periods: Annotated[
         str | None,
         _search(
-            metavar="A,B,...", help="Tokens at which the target validates; up to 8 of them also at which to judge."
+            metavar="A,B,...", help="Tokens at which the target validates; up to 8 of them also at which to verify."
         ),
     ] = None
     dataset: Annotated[str, dataset_option(_search)] = "sample"
@@ -39,13 +39,13 @@ class SearchOptions:
     limit: Annotated[
         int,
         _search(
-            min=FEWEST_PROMPTS, max=MOST, metavar="N", help="Prompts to take; a third of them is only checked with."
+            min=FEWEST_PROMPTS, max=MAX_INT, metavar="N", help="Prompts to take; a third of them is only checked with."
         ),
     ] = 90
-    max_new_tokens: Annotated[int | None, _search(min=2, max=MOST, metavar="N", help="Most tokens of an answer.")] = (
-        None
-    )
-    seed: Annotated[int, _search(min=0, max=LARGEST_SEED, metavar="N", help="Of all that is drawn.")] = 0
+    max_new_tokens: Annotated[
+        int | None, _search(min=2, max=MAX_INT, metavar="N", help="Most tokens of an answer.")
+    ] = None
+    seed: Annotated[int, _search(min=0, max=MAX_SEED, metavar="N", help="Of all that is drawn.")] = 0
 
 
 LoadingOptions = Annotated[Asked, Chosen(("device", "dtype", "stack"))]

@@ -17,7 +17,7 @@ from hispec_cli.values import exits_of, numbers_of, seconds_of
 
 
 @dataclass(frozen=True)
-class Request:
+class CalibrateRequest:
     """A calibration that can begin.
 
     Attributes:
@@ -43,7 +43,7 @@ class Request:
 
 def prepare(
     model: ModelOptions, search: SearchOptions, loading: LoadingOptions, profile: Path | None, report: Path | None
-) -> Request:
+) -> CalibrateRequest:
     """Check all that can be known before the model is loaded, and read the dataset.
 
     Args:
@@ -76,7 +76,7 @@ def prepare(
             f"{search.dataset} has {counted(len(rows.rows), 'prompt')}, too few to calibrate on",
             f"give a file of at least {FEWEST_PROMPTS}, or another dataset",
         )
-    return Request(choice, search, budget, exits, periods, rows, profile, report)
+    return CalibrateRequest(choice, search, budget, exits, periods, rows, profile, report)
 
 
 def check_exit_layers(exits: Sequence[int], model: str, depth: int | None) -> None:

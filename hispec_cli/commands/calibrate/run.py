@@ -11,8 +11,8 @@ from platformdirs import user_state_path
 from hispec.api import Engine
 from hispec.bench.processes import Processes
 from hispec.calibration.job import default_exits, fingerprint, formats_below, job_of, space_of
-from hispec.calibration.search import PLAIN, Space
-from hispec.calibration.session import Calibrated, Job, Session
+from hispec.calibration.run import CalibrationJob, CalibrationResult, CalibrationRun
+from hispec.calibration.search import PLAIN, SearchSpace
 from hispec.calibration.writing import calibrated_profile, verdict, write_profile
 from hispec.counts import counted
 from hispec.datasets import Loaded
@@ -20,10 +20,10 @@ from hispec.errors import UsageError
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.placement import Placement
 from hispec.text import encode_prompt
-from hispec_cli.commands.calibrate.request import Request, check_exit_layers
+from hispec_cli.commands.calibrate.request import CalibrateRequest, check_exit_layers
 from hispec_cli.engine import load_engine, on_own_device, say_left_out
 from hispec_cli.exit_codes import INTERRUPTED
-from hispec_cli.ui.calibration import CalibrationView, show_result
+from hispec_cli.ui.calibration_view import CalibrationView, show_result
 from hispec_cli.ui.console import say
 from hispec_cli.ui.loading import Loading
 from hispec_cli.ui.signals import ctrl_c
@@ -32,7 +32,7 @@ SMALL_PERIODS = 8
 """Of `--periods`, those up to it are also tried as draft lengths of a hierarchy."""
 
 
-def plan(request: Request) -> None:
+def plan(request: CalibrateRequest) -> None:
     """Say what a calibration would do; the model's configuration is read, no weights."""
     profile, rows = request.choice.profile, request.rows
     config = Checkpoint(profile.target.model, profile.target.revision).config
@@ -45,7 +45,7 @@ def plan(request: Request) -> None:
     say(f"profile {profile.name}: {profile.target.model}, {counted(depth, 'layer')}")
     say(f"exits: {', '.join(map(str, chosen))}")
     if formats:
-        shallow = sorted({reader.exit_layer for reader in space.copies})
+        shallow = sorted({spec.exit_layer for spec in space.copies})
         say(
             f"copies in {' and '.join(formats)}, where they fit and are faster: whole, exits {', '.join(map(str, shallow))}"
         )
@@ -56,7 +56,7 @@ def plan(request: Request) -> None:
     say(f"budget: {request.budget.seconds:.0f} s; nothing was loaded or written")
 
 
-def run(request: Request, *, resume: bool) -> int:
+def run(request: CalibrateRequest, *, resume: bool) -> int:
     """Calibrate, write and show what was found, and return the exit code.
 
     Args:
@@ -79,7 +79,7 @@ def run(request: Request, *, resume: bool) -> int:
         view = CalibrationView(job, quiet=not processes.reports)
         try:
             with ctrl_c(), view:
-                result = Session(job, folder, view.see, resume=resume, processes=processes).run()
+                result = CalibrationRun(job, folder, view.see, resume=resume, processes=processes).run()
         except KeyboardInterrupt:
             say("interrupted; go on with the same command and --resume")
             return INTERRUPTED
@@ -88,9 +88,9 @@ def run(request: Request, *, resume: bool) -> int:
     return 0
 
 
-def _job(request: Request, engine: Engine) -> Job:
+def _job(request: CalibrateRequest, engine: Engine) -> CalibrationJob:
     """Return what is to be calibrated."""
-    narrowed = _narrowed(Space(()), request.periods)
+    narrowed = _narrowed(SearchSpace(()), request.periods)
     return job_of(
         engine,
         _prompts(engine, request.rows),
@@ -98,19 +98,19 @@ def _job(request: Request, engine: Engine) -> Job:
         exits=request.exits,
         draft_tokens=narrowed.draft_tokens if request.periods else (),
         validate_every=narrowed.validate_every if request.periods else (),
-        most=request.search.max_new_tokens or request.rows.dataset.max_new_tokens,
+        max_new_tokens=request.search.max_new_tokens or request.rows.dataset.max_new_tokens,
         seed=request.search.seed,
     )
 
 
-def _finish(request: Request, engine: Engine, job: Job, result: Calibrated) -> None:
+def _finish(request: CalibrateRequest, engine: Engine, job: CalibrationJob, result: CalibrationResult) -> None:
     """Show the result, then write the profile and the report: a full disk must not hide what was found."""
     show_result(job, result)
     say(verdict(result))
     path, report, environment = request.profile, request.report, _environment(engine, job, request.rows)
     write_profile(path, calibrated_profile(engine.profile, result, environment, path.stem))
     if report is not None:
-        from hispec_cli.ui.report.calibration import write_calibration_report
+        from hispec_cli.ui.report.calibration_page import write_calibration_report
 
         write_calibration_report(report, job, result, environment, ["hispec", *sys.argv[1:]])
         say(f"written: {report}")
@@ -119,7 +119,7 @@ def _finish(request: Request, engine: Engine, job: Job, result: Calibrated) -> N
         say("its mode is autoregressive: it has no levels below the target", "yellow")
 
 
-def _environment(engine: Engine, job: Job, rows: Loaded) -> dict[str, Any]:
+def _environment(engine: Engine, job: CalibrationJob, rows: Loaded) -> dict[str, Any]:
     """Return what the figures hold for."""
     told = {
         key: value if isinstance(value, int) else str(value)
@@ -151,7 +151,7 @@ def _prompts(engine: Engine, rows: Loaded) -> list[list[int]]:
     return fitting
 
 
-def _narrowed(space: Space, periods: Sequence[int]) -> Space:
+def _narrowed(space: SearchSpace, periods: Sequence[int]) -> SearchSpace:
     """Return the space with periods of the user's choice."""
     if not periods:
         return space

@@ -39,7 +39,7 @@ class Leave(Exception):  # noqa: N818 (not an error)
 
 
 @dataclass(frozen=True)
-class Command:
+class SlashCommand:
     """A command.
 
     Attributes:
@@ -205,7 +205,7 @@ def _stats(chat: "Chat", _: str) -> None:
     said = f"prompt: {counted(stats.prompt_tokens, 'token')}, {stats.cached_tokens} of them already in the cache"
     say(said + (f"; first token after {first * 1000:.0f} ms" if first is not None else ""), "none")
     for level in stats.levels:
-        rate = "nothing judged" if level.acceptance_rate is None else f"{level.acceptance_rate:.0%} accepted"
+        rate = "nothing verified" if level.acceptance_rate is None else f"{level.acceptance_rate:.0%} accepted"
         say(f"{level.name}: {level.proposed} proposed, {rate}", "none")
     speed = chat.tokens / chat.seconds if chat.seconds else 0.0
     say(f"all answers since the start: {chat.answers}, {counted(chat.tokens, 'token')}, {speed:.1f} tokens/s", "none")
@@ -259,17 +259,17 @@ def _short(text: str) -> str:
 COMMANDS = {
     command.name: command
     for command in (
-        Command("help", "", "list commands and keys", _help),
-        Command("reset", "", "begin a new conversation", _reset),
-        Command("undo", "", "take the last turn back", _undo),
-        Command("retry", "", "answer the last prompt anew", _retry),
-        Command("system", "TEXT", "give a system message; off removes it", _system),
-        Command("set", "KEY VALUE", "change how to decode; alone, list all keys", _set, _setting_choices),
-        Command("show", "", "model, settings and size of the conversation", _show),
-        Command("stats", "", "figures of the last answer and of all", _stats),
-        Command("spec", "on|off", "speculate, or let the target write alone", _spec, lambda _: SWITCH),
-        Command("save", "FILE", "write the conversation to a file", _save, lambda _: FILES),
-        Command("load", "FILE", "go on with a conversation from a file", _load, lambda _: FILES),
-        Command("quit", "", "leave", _quit),
+        SlashCommand("help", "", "list commands and keys", _help),
+        SlashCommand("reset", "", "begin a new conversation", _reset),
+        SlashCommand("undo", "", "take the last turn back", _undo),
+        SlashCommand("retry", "", "answer the last prompt anew", _retry),
+        SlashCommand("system", "TEXT", "give a system message; off removes it", _system),
+        SlashCommand("set", "KEY VALUE", "change how to decode; alone, list all keys", _set, _setting_choices),
+        SlashCommand("show", "", "model, settings and size of the conversation", _show),
+        SlashCommand("stats", "", "figures of the last answer and of all", _stats),
+        SlashCommand("spec", "on|off", "speculate, or let the target write alone", _spec, lambda _: SWITCH),
+        SlashCommand("save", "FILE", "write the conversation to a file", _save, lambda _: FILES),
+        SlashCommand("load", "FILE", "go on with a conversation from a file", _load, lambda _: FILES),
+        SlashCommand("quit", "", "leave", _quit),
     )
 }

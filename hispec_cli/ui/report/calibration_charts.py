@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from hispec.calibration.fitting import samples_of
+from hispec.calibration.recording import LevelSpec
 from hispec.calibration.reliability import Bin, reliability
-from hispec.calibration.replay import readers_of
-from hispec.calibration.session import Calibrated
-from hispec.calibration.traces import Reader
+from hispec.calibration.replay import specs_of
+from hispec.calibration.run import CalibrationResult
 from hispec.counts import counted
 from hispec.metrics import exit_name
-from hispec_cli.ui.calibration_state import Finalist, Standing
+from hispec_cli.ui.calibration_state import CandidateStatus, Finalist
 from hispec_cli.ui.report.drawing import (
     ACCENT,
     COLORS,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _LINES = ("draft", "intermediate", "target", "prefill", "other")
 
 
-def draw_calibration(result: Calibrated, finalists: list[Finalist]) -> list[Chart]:
+def draw_calibration(result: CalibrationResult, finalists: list[Finalist]) -> list[Chart]:
     """All charts that there are figures for.
 
     Args:
@@ -48,38 +48,38 @@ def draw_calibration(result: Calibrated, finalists: list[Finalist]) -> list[Char
         return [chart for chart in charts if chart is not None]
 
 
-def _agreement(result: Calibrated) -> Chart | None:
-    target = result.scorer.bench.target
-    depth = max(reader.exit_layer for reader in result.agreement if reader.model == target)
-    lower = {reader: share for reader, share in result.agreement.items() if reader != Reader(target, depth)}
+def _agreement(result: CalibrationResult) -> Chart | None:
+    target = result.scorer.builder.target
+    depth = max(spec.exit_layer for spec in result.agreement if spec.model == target)
+    lower = {spec: share for spec, share in result.agreement.items() if spec != LevelSpec(target, depth)}
     if not lower:
         return None
     figure = Figure((HALF, 3.2))
     axes = figure.subplots()
     looks = cycle(zip(_LINES, MARKERS * 2, strict=False))
-    for weights, words in sorted({(reader.weights, reader.words) for reader in lower}):
+    for weights, head_size in sorted({(spec.weights, spec.head_size) for spec in lower}):
         own = sorted(
             (r.exit_layer, share)
             for r, share in lower.items()
-            if (r.model, r.weights, r.words) == (target, weights, words)
+            if (r.model, r.weights, r.head_size) == (target, weights, head_size)
         )
         color, marker = next(looks)
         if own:
             name = (f"{weights}, " if weights else "") + (
-                f"head of {counted(words, 'word')}" if words else "whole head"
+                f"head of {counted(head_size, 'token')}" if head_size else "whole head"
             )
-            dashes = (0, (4, 3)) if words else "solid"  # lines often coincide
+            dashes = (0, (4, 3)) if head_size else "solid"  # lines often coincide
             axes.plot(
                 *zip(*own, strict=True),
                 color=COLORS[color],
                 linestyle=dashes,
                 marker=marker,
-                markersize=4 if words else 7,
+                markersize=4 if head_size else 7,
                 label=name,
             )
-    for reader, share in sorted(lower.items()):
-        if reader.model != target and not reader.words:
-            axes.axhline(share, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), label=short(reader.model))
+    for spec, share in sorted(lower.items()):
+        if spec.model != target and not spec.head_size:
+            axes.axhline(share, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), label=short(spec.model))
     axes.set_xlabel(f"exit, of {counted(depth, 'layer')}")
     axes.set_ylabel("share of tokens")
     axes.set_ylim(0, 1.04)
@@ -90,7 +90,7 @@ def _agreement(result: Calibrated) -> Chart | None:
     return Chart(
         "agreement",
         "Agreement by depth",
-        "Along texts that the target wrote, the share of tokens for which an exit's best word is the target's.",
+        "Along texts that the target wrote, the share of tokens for which an exit's argmax is the target's.",
         to_svg(figure, "agreement", "Share of tokens on which each exit agrees with the target"),
     )
 
@@ -104,7 +104,7 @@ def _prediction(finalists: list[Finalist]) -> Chart | None:
     highest = 0.0
     for one, predicted, speed in timed:
         low, high = speed.ci95 or (speed.value, speed.value)
-        best = one.standing is Standing.best
+        best = one.status is CandidateStatus.best
         color = ACCENT if best else MUTED
         axes.vlines(predicted, low, high, color=color, linewidth=1.6, alpha=0.6)
         axes.plot(predicted, speed.value, "D" if best else "o", color=color, markersize=7 if best else 5)
@@ -125,7 +125,7 @@ def _prediction(finalists: list[Finalist]) -> Chart | None:
     )
 
 
-def _reliability(result: Calibrated) -> Chart | None:
+def _reliability(result: CalibrationResult) -> Chart | None:
     panels = [(name, bins) for name, bins in curves(result) if bins]
     if not panels:
         return None
@@ -150,32 +150,32 @@ def _reliability(result: Calibrated) -> Chart | None:
         "reliability",
         "Acceptance by confidence",
         "Tokens in groups of equal number, by the chance of acceptance that the adaptive policy predicts from how sure "
-        "the lower level is, on texts that nothing was fitted to (exit 2/256: its head of 256 words). Lines: 95 % interval (Wilson). On the dashed line "
+        "the lower level is, on texts that nothing was fitted to (exit 2/256: its head of 256 tokens). Lines: 95 % interval (Wilson). On the dashed line "
         "predictions hold.",
         to_svg(figure, "reliability", "Predicted against observed acceptance, for every pair of levels"),
         wide=len(panels) > 1,
     )
 
 
-def curves(result: Calibrated) -> Iterator[tuple[str, list[Bin]]]:
+def curves(result: CalibrationResult) -> Iterator[tuple[str, list[Bin]]]:
     """For every pair of levels of the winner, or else of the fastest finalist that speculates: (names, its curve)."""
     finalists = [score.configuration for score in result.found.finalists]
-    shown = next((one for one in (result.winner, *finalists) if one.readers), None)
+    shown = next((one for one in (result.winner, *finalists) if one.specs), None)
     fitter = result.scorer.fitter
     if shown is None or not fitter.unseen:
         return
-    hierarchy = result.scorer.bench.hierarchy(shown)
-    predictors, readers = fitter.predictors(hierarchy), readers_of(hierarchy)
-    for lower, upper in combinations(range(len(readers)), 2):
-        if readers[lower].model:  # guesses are not predicted
-            samples = samples_of(readers[lower], readers[upper], fitter.unseen)
-            names = (_exit_name(readers[place], place == len(readers) - 1) for place in (lower, upper))
-            yield " judged by ".join(names), reliability(predictors[lower, upper], samples)
+    hierarchy = result.scorer.builder.hierarchy(shown)
+    predictors, specs = fitter.predictors(hierarchy), specs_of(hierarchy)
+    for lower, upper in combinations(range(len(specs)), 2):
+        if specs[lower].model:  # n-gram drafts are not predicted
+            samples = samples_of(specs[lower], specs[upper], fitter.unseen)
+            names = (_exit_name(specs[place], place == len(specs) - 1) for place in (lower, upper))
+            yield " verified by ".join(names), reliability(predictors[lower, upper], samples)
 
 
-def _exit_name(reader: Reader, target: bool) -> str:
+def _exit_name(spec: LevelSpec, target: bool) -> str:
     return (
         "target"
         if target
-        else exit_name(reader.exit_layer, reader.weights) + (f"/{reader.words}" if reader.words else "")
+        else exit_name(spec.exit_layer, spec.weights) + (f"/{spec.head_size}" if spec.head_size else "")
     )

@@ -148,13 +148,13 @@ def _acceptance(report: Report) -> Chart | None:
             ]
             if points:
                 axes.plot(*zip(*points, strict=True), color=color, marker=marker, label=short(level.name))
-        axes.set_xlabel("position in the judged run")
+        axes.set_xlabel("position in the verified run")
         axes.set_ylim(0, 1.04)
     legend(figure, all_axes)
     return Chart(
         "acceptance",
         "Acceptance by position",
-        "Of the tokens at each position of a judged run, the share that the next level accepted. A token after a "
+        "Of the tokens at each position of a verified run, the share that the next level accepted. A token after a "
         "rejected one counts as rejected.",
         to_svg(figure, "acceptance", "Share of accepted tokens by position, for every level"),
         wide=True,
@@ -162,24 +162,24 @@ def _acceptance(report: Report) -> Chart | None:
 
 
 def _lengths(report: Report) -> Chart | None:
-    panels = [arm for arm in _panels(report) if any(level.judgements for level in arm.levels)]
+    panels = [arm for arm in _panels(report) if any(level.verifications for level in arm.levels)]
     if not panels:
         return None
-    figure, all_axes = _row(panels, "share of judgements")
+    figure, all_axes = _row(panels, "share of verifications")
     for arm, axes in zip(panels, all_axes, strict=True):
-        judged = [styled for styled in _styled(arm) if styled[0].judgements]
-        width = 0.8 / len(judged)
-        for offset, (level, color, _) in enumerate(judged):
-            shift = (offset - (len(judged) - 1) / 2) * width
+        verified = [styled for styled in _styled(arm) if styled[0].verifications]
+        width = 0.8 / len(verified)
+        for offset, (level, color, _) in enumerate(verified):
+            shift = (offset - (len(verified) - 1) / 2) * width
             places = [length + shift for length in range(len(level.accepted_lengths))]
-            shares = [times / level.judgements for times in level.accepted_lengths]
+            shares = [times / level.verifications for times in level.accepted_lengths]
             axes.bar(places, shares, 0.92 * width, color=color, label=short(level.name))
         axes.set_xlabel("tokens accepted at once")
     legend(figure, all_axes)
     return Chart(
         "lengths",
         "Accepted lengths",
-        "How many of the tokens of one level the next one accepted in a judgement. Weight at the right: longer runs pay.",
+        "How many of the tokens of one level the next one accepted in a verification. Weight at the right: longer runs pay.",
         to_svg(figure, "lengths", "Histogram of accepted lengths, for every level"),
         wide=True,
     )

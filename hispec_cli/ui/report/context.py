@@ -6,7 +6,7 @@ from typing import Literal
 
 from hispec.bench.caveats import FEW
 from hispec.bench.compare import Change, Comparison
-from hispec.bench.gates import Verdict
+from hispec.bench.gates import GateVerdict
 from hispec.bench.names import BASELINES, REFERENCE
 from hispec.bench.record import ArmFigures, Interval, LevelFigures, Report
 from hispec.counts import counted
@@ -27,7 +27,7 @@ class Context:
         command: the command line that repeats the run, as arguments.
     """
 
-    verdicts: Sequence[Verdict] = ()
+    verdicts: Sequence[GateVerdict] = ()
     comparison: Comparison | None = None
     command: Sequence[str] | None = None
 

@@ -48,16 +48,16 @@ def measurement(**changes):
 
 
 def level(name, exit_layer, lengths, run):
-    """Counts of a level whose runs of up to `run` tokens were judged: `lengths[k]` of them had k tokens accepted."""
-    judgements = sum(lengths)
+    """Counts of a level whose runs of up to `run` tokens were verified: `lengths[k]` of them had k tokens accepted."""
+    verifications = sum(lengths)
     return LevelCounts(
         name=name,
         model="builtin:tiny",
         exit_layer=exit_layer,
-        proposed=judgements * run,
+        proposed=verifications * run,
         accepted=sum(k * times for k, times in enumerate(lengths)),
         accepted_lengths=lengths,
-        proposed_at=[judgements] * run,
+        proposed_at=[verifications] * run,
         accepted_at=[sum(lengths[at + 1 :]) for at in range(run)],
     )
 
@@ -90,13 +90,13 @@ def _answer(rng, arm, row, repeat, tokens, seconds):
     step = 1
     if arm in ("hispec", "single-layer", "prompt-lookup"):
         step = 6
-        judgements = max(1, tokens // step)
-        passes = 1 + judgements
-        lengths = rng.multinomial(judgements, [0.05, 0.05, 0.05, 0.1, 0.1, 0.15, 0.5]).tolist()
+        verifications = max(1, tokens // step)
+        passes = 1 + verifications
+        lengths = rng.multinomial(verifications, [0.05, 0.05, 0.05, 0.1, 0.1, 0.15, 0.5]).tolist()
         phases = {"prefill": 0.1, "draft": 0.5, "target": 0.4}
         levels = [level("draft", 2, lengths, 6)]
     if arm == "hispec":
-        drafts = rng.multinomial(3 * judgements, [0.2, 0.2, 0.6]).tolist()
+        drafts = rng.multinomial(3 * verifications, [0.2, 0.2, 0.6]).tolist()
         levels = [level("draft", 1, drafts, 2), level("intermediate", 2, lengths, 6)]
         phases = {"prefill": 0.1, "draft": 0.3, "intermediate": 0.25, "target": 0.35}
     ids = list(range(tokens))

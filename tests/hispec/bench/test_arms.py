@@ -10,7 +10,7 @@ from hispec import Engine
 from hispec.bench.arms import check_arms, make_arms
 from hispec.bench.names import ARMS, default_arms
 from hispec.errors import UsageError
-from hispec.profile import Draft, Ngram, Profile, SingleLayer, published
+from hispec.profile import DraftSection, NgramSection, Profile, SingleLayerSection, published
 from hispec.settings import Settings
 from hispec.text import encode_prompt
 from tests.support import random_model
@@ -96,14 +96,14 @@ def test_sampled_arms_repeat_with_their_seed(engine, prompt):
 
 
 def test_the_exit_of_single_layer_is_a_draft_exit_too(engine):
-    guesses, other = Draft(ngram=Ngram(max=4, tokens=8)), Draft(model="other/model")
-    for draft in (guesses, other, None):
+    ngrams, other = DraftSection(ngram=NgramSection(max=4, tokens=8)), DraftSection(model="other/model")
+    for draft in (ngrams, other, None):
         profile = engine.profile.model_copy(update={"draft": draft, "intermediate": None, "single_layer": None})
         with pytest.raises(UsageError, match="arm hf-early-exit needs a draft exit"):
             check_arms(["hf-early-exit"], profile, Settings())
-        tuned = profile.model_copy(update={"single_layer": SingleLayer(exit_layer=2, draft_tokens=4)})
+        tuned = profile.model_copy(update={"single_layer": SingleLayerSection(exit_layer=2, draft_tokens=4)})
         check_arms(["hf-early-exit", "single-layer"], tuned, Settings())
-        copied = profile.model_copy(update={"single_layer": SingleLayer(weights="int4", draft_tokens=4)})
+        copied = profile.model_copy(update={"single_layer": SingleLayerSection(weights="int4", draft_tokens=4)})
         check_arms(["single-layer"], copied, Settings())
         with pytest.raises(UsageError, match="arm hf-early-exit needs a draft exit"):
             check_arms(["hf-early-exit"], copied, Settings())

@@ -27,7 +27,7 @@ def made():
 
 
 def outcome(expression, report):
-    return parse_gate(expression, [arm.name for arm in report.arms]).judge(report).outcome
+    return parse_gate(expression, [arm.name for arm in report.arms]).apply(report).outcome
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_the_verdict_is_that_of_every_point_of_the_interval(made, operator, limi
     ],
 )
 def test_keys_are_paths_of_the_report(made, expression, value):
-    assert parse_gate(expression, ARMS).judge(made).value == value
+    assert parse_gate(expression, ARMS).apply(made).value == value
 
 
 @pytest.mark.parametrize("key", accepted_keys())
@@ -102,7 +102,7 @@ def test_every_advertised_key_is_accepted_and_every_one_finds_its_number(made, k
         key = key.replace(word, stand_in)
     key = key.replace("config.KEY", "config.draft_tokens").replace("environment.KEY", "environment.threads")
     arm = "hispec." if key.split(".")[0] in type(made.arms[0]).model_fields else ""
-    assert parse_gate(arm + key + ">-1", ARMS).judge(made).value is not None
+    assert parse_gate(arm + key + ">-1", ARMS).apply(made).value is not None
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_speedup_over_an_arm_that_is_not_run_is_refused_before_the_run():
 
 
 def test_a_figure_that_a_complete_run_lacks_fails_and_says_so(made):
-    verdict = parse_gate("hf.tokens_per_target_pass<2", ARMS).judge(made)
+    verdict = parse_gate("hf.tokens_per_target_pass<2", ARMS).apply(made)
     assert (verdict.outcome, verdict.value) == ("failed", None)
     assert "no value in this run" in verdict.message
     assert outcome("config.prompt<1", made) == "failed"
@@ -162,11 +162,11 @@ def test_a_figure_that_an_interrupted_run_lacks_is_inconclusive(made):
 def test_one_prompt_is_never_sure_of_a_speed():
     single = report(ARMS, rows=1)
     for expression in ("speedup<100", "tokens_per_second<1e9"):
-        verdict = parse_gate(expression, ARMS).judge(single)
+        verdict = parse_gate(expression, ARMS).apply(single)
         assert verdict.outcome == "inconclusive" and "no interval" in verdict.message
 
 
 def test_the_message_tells_value_interval_and_limit(made):
-    assert parse_gate("speedup<2.4", ARMS).judge(made).message == (
+    assert parse_gate("speedup<2.4", ARMS).apply(made).message == (
         "hispec.speedup.autoregressive is 2.5, 95 % interval 2 to 3, with 2.4 inside: more rows or repeats would tell"
     )

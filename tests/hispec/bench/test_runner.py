@@ -107,7 +107,7 @@ def test_later_turns_are_asked_after_the_answers_to_earlier_ones(engine, runner)
 
 
 def test_a_run_killed_at_twenty_moments_loses_nothing_and_repeats_nothing(runner, undisturbed, tmp_path):
-    path, dice = tmp_path / "rows", random.Random(5)
+    path, rng = tmp_path / "rows", random.Random(5)
     Journal(path, CONFIG, KEYS, ARMS, resume=False).__exit__(None, None, None)
     for _ in range(20):
         child = os.fork()
@@ -118,7 +118,7 @@ def test_a_run_killed_at_twenty_moments_loses_nothing_and_repeats_nothing(runner
                         pass
             finally:
                 os._exit(0)
-        time.sleep(dice.uniform(0, 0.15))
+        time.sleep(rng.uniform(0, 0.15))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     with Journal(path, CONFIG, KEYS, ARMS, resume=True) as journal:

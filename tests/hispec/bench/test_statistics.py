@@ -75,7 +75,7 @@ def test_one_prompt_has_a_speed_and_no_interval_however_often_it_is_repeated():
 
 
 def test_acceptance_by_hand():
-    # Each answer: a prefill (1 token), then two judgements of runs of three that accept 3 and 1, the latter with a
+    # Each answer: a prefill (1 token), then two verifications of runs of three that accept 3 and 1, the latter with a
     # correction: 3 + 2 tokens. Six tokens in three passes.
     counts = level("draft", 1, [0, 1, 0, 1], 3)
     answers = [answer("hispec", row, 6, 1.0, target_passes=3, levels=[counts]) for row in "ab"]
@@ -101,7 +101,7 @@ def test_levels_are_added_item_by_item_whatever_their_lengths():
     assert (draft.proposed_at, draft.accepted_at) == ([4, 2, 2], [2, 1, 1])
 
 
-def test_the_target_judgements_are_those_of_the_level_below_it():
+def test_the_target_verifications_are_those_of_the_level_below_it():
     levels = [level("draft", 1, [0, 0, 9], 2), level("intermediate", 2, [0, 0, 0, 0, 2], 4)]
     arm = summary(answer("hispec", "a", 9, 1.0, target_passes=3, levels=levels)).arms[0]
     assert arm.mean_acceptance_length == 4.0

@@ -5,10 +5,10 @@ from random import Random
 import pytest
 
 from hispec.calibration.costs import WIDTHS, Costs, SpanCost
-from hispec.calibration.traces import Reader, Recorder, record_all
+from hispec.calibration.recording import LevelSpec, Recorder, record_all
 from hispec.curve import Curve
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.policies import StaticPolicy
+from hispec.policies.static import StaticPolicy
 from tests.support import decode_ids, fused_stack, random_model
 
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2], [6, 5, 3, 5, 8], [9, 7]]
@@ -38,13 +38,13 @@ def hierarchy_at(stack):
 
 
 @pytest.fixture(scope="package")
-def traces(stack, hierarchy_at):
-    recorder = Recorder({"random": stack}, [Reader("random", exit_) for exit_ in range(1, 7)], {}, "random")
+def recorded(stack, hierarchy_at):
+    recorder = Recorder({"random": stack}, [LevelSpec("random", exit_) for exit_ in range(1, 7)], {}, "random")
 
     def write(prompt):
         return decode_ids(hierarchy_at(), (1,), prompt=list(prompt), max_new_tokens=LENGTH)
 
-    return record_all(recorder, PROMPTS, write, Random(0), detours=40)
+    return record_all(recorder, PROMPTS, write, Random(0), branches=40)
 
 
 @pytest.fixture

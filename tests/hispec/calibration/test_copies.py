@@ -10,27 +10,27 @@ import torch
 from hispec import Engine
 from hispec.budget import Budget
 from hispec.calibration import job as jobs
-from hispec.calibration import session as sessions
+from hispec.calibration import run as sessions
 from hispec.calibration.costs import WIDTHS, Costs, SpanCost
 from hispec.calibration.job import copies_here, formats_below, space_of
+from hispec.calibration.recording import WINDOW, LevelSpec, Recorder, record_all
 from hispec.calibration.replay import Replay
+from hispec.calibration.run import CalibrationJob, CalibrationRun, baselines_among
 from hispec.calibration.search import PLAIN, Configuration
-from hispec.calibration.session import Job, Session, baselines_among
 from hispec.calibration.steps import MeteredStack
-from hispec.calibration.traces import WINDOW, Reader, Recorder, record_all
 from hispec.curve import Curve
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState
+from hispec.policies.static import StaticPolicy
 from tests.hispec.calibration.conftest import LENGTH, PROMPTS
 from tests.support import decode_ids, fused_stack, random_model
 
 DEPTH = 6
 READERS = [
-    *(Reader("random", exit_) for exit_ in range(1, DEPTH + 1)),
-    *(Reader("random", exit_, weights="int4") for exit_ in (1, 2, DEPTH)),
+    *(LevelSpec("random", exit_) for exit_ in range(1, DEPTH + 1)),
+    *(LevelSpec("random", exit_, weights="int4") for exit_ in (1, 2, DEPTH)),
 ]
 
 
@@ -41,13 +41,13 @@ def target():
     return stack
 
 
-def recorded(stacks, readers=READERS):
+def recorded(stacks, specs=READERS):
     last = Level("target", stacks["random"], DEPTH)
 
     def write(prompt):
         return decode_ids(Hierarchy([last]), (1,), prompt=list(prompt), max_new_tokens=LENGTH)
 
-    return record_all(Recorder(stacks, readers, {}, "random"), PROMPTS, write, Random(0), detours=20)
+    return record_all(Recorder(stacks, specs, {}, "random"), PROMPTS, write, Random(0), branches=20)
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +90,11 @@ def decoded(stacks, costs, levels, periods):
 @pytest.mark.parametrize("length", [1, 3, 7])
 @pytest.mark.parametrize("exit_layer", [1, 2, DEPTH])
 def test_a_replay_counts_what_a_copy_runs_and_that_the_target_overwrites_it(equal, costs, exit_layer, length):
-    stacks, traces = equal
+    stacks, recorded = equal
     levels = [level("draft", stacks, exit_layer, "int4"), level("target", stacks, DEPTH)]
     real = decoded(stacks, costs, levels, (1, length))
-    outcome = Replay(Hierarchy(levels), traces, costs, (), Random(0)).run_all(
-        traces.texts, lambda: StaticPolicy((1, length))
+    outcome = Replay(Hierarchy(levels), recorded, costs, (), Random(0)).run_all(
+        recorded.texts, lambda: StaticPolicy((1, length))
     )
     assert outcome.target_passes == real[0]
     # The call of a prompt is counted for each level of the target's own stack alone.
@@ -103,11 +103,11 @@ def test_a_replay_counts_what_a_copy_runs_and_that_the_target_overwrites_it(equa
 
 @pytest.mark.parametrize("draft", [(1, None), (2, "int4")])
 def test_a_replay_of_a_copy_that_verifies_is_near(equal, costs, draft):
-    stacks, traces = equal
+    stacks, recorded = equal
     levels = [level("draft", stacks, *draft), level("copy", stacks, DEPTH, "int4"), level("target", stacks, DEPTH)]
     real = decoded(stacks, costs, levels, (1, 2, 8))
-    outcome = Replay(Hierarchy(levels), traces, costs, (), Random(0)).run_all(
-        traces.texts, lambda: StaticPolicy((1, 2, 8))
+    outcome = Replay(Hierarchy(levels), recorded, costs, (), Random(0)).run_all(
+        recorded.texts, lambda: StaticPolicy((1, 2, 8))
     )
     assert outcome.seconds == pytest.approx(real[1], rel=0.12)
 
@@ -115,22 +115,22 @@ def test_a_replay_of_a_copy_that_verifies_is_near(equal, costs, draft):
 @pytest.fixture(scope="module")
 def copied(target):
     stacks = {"random": target} | {f"random {each}": target.quantized(each) for each in ("int8", "int4")}
-    return stacks, recorded(stacks, [*READERS, Reader("random", 3, weights="int8")])
+    return stacks, recorded(stacks, [*READERS, LevelSpec("random", 3, weights="int8")])
 
 
 def test_what_is_recorded_of_a_copy_is_what_it_says_after_tokens_of_the_target(copied):
-    stacks, traces = copied
+    stacks, recorded = copied
     differing = 0
-    for text in traces.texts:
-        for reader in (reader for reader in READERS if reader.weights):
+    for text in recorded.texts:
+        for spec in (spec for spec in READERS if spec.weights):
             for at in (0, WINDOW, 2 * WINDOW):
-                levels = [level("copy", stacks, reader.exit_layer, "int4"), level("target", stacks, DEPTH)]
+                levels = [level("copy", stacks, spec.exit_layer, "int4"), level("target", stacks, DEPTH)]
                 known = [*text.prompt, *text.tokens[:at]]
                 state = DecodingState(Hierarchy(levels), known, len(known) + 4)
                 with torch.inference_mode():
                     state.logits(1, len(known) - 2, len(known) - 1)  # the target has run all but the last
                     state.write(0, 1, ())
-                assert text.readings[reader].best[at] == state.tokens[-1]
+                assert text.predictions[spec].argmax[at] == state.tokens[-1]
                 differing += text.tokens[at] != state.tokens[-1]
     assert differing, "or the target would have been recorded in its place"
 
@@ -149,17 +149,17 @@ def test_no_pass_that_records_a_copy_is_so_wide_that_it_reads_the_full_weights(t
             return getattr(copy, name)
 
     wide, thin = (
-        Recorder({"random": target, "random int4": one}, READERS, {}, "random").record(PROMPTS[0], tokens).readings
+        Recorder({"random": target, "random int4": one}, READERS, {}, "random").record(PROMPTS[0], tokens).predictions
         for one in (copy, Watched())
     )
     assert max(widths) == 3
     assert thin.keys() == wide.keys()
-    assert sum(a == b for a, b in zip(wide[READERS[-1]].best, thin[READERS[-1]].best, strict=True)) > 15
+    assert sum(a == b for a, b in zip(wide[READERS[-1]].argmax, thin[READERS[-1]].argmax, strict=True)) > 15
 
 
 def test_after_recording_the_cache_holds_the_rows_of_the_target(copied):
-    stacks, traces = copied
-    text = traces.texts[0]
+    stacks, recorded = copied
+    text = recorded.texts[0]
     Recorder(stacks, READERS, {}, "random").record(text.prompt, text.tokens)
     ids = [*text.prompt, *text.tokens][:-1]
     held = [layer[..., : len(ids), :].clone() for layer in stacks["random"].cache.layers]
@@ -170,47 +170,47 @@ def test_after_recording_the_cache_holds_the_rows_of_the_target(copied):
 
 
 def test_a_mistake_of_a_copy_is_followed_by_what_the_copy_writes(copied):
-    _, traces = copied
-    reader = READERS[-2]
-    assert reader.weights and traces.detours[reader]
-    for detour in traces.detours[reader]:
-        same = sum(a == b for a, b in zip(detour.readings[reader].best, detour.tokens, strict=True))
-        assert same >= len(detour.tokens) - 1, "but for near ties, which passes of other widths may decide otherwise"
+    _, recorded = copied
+    spec = READERS[-2]
+    assert spec.weights and recorded.branches[spec]
+    for branch in recorded.branches[spec]:
+        same = sum(a == b for a, b in zip(branch.predictions[spec].argmax, branch.tokens, strict=True))
+        assert same >= len(branch.tokens) - 1, "but for near ties, which passes of other widths may decide otherwise"
 
 
 def test_a_whole_calibration_looks_at_copies_that_pay_and_leaves_the_others(target, tmp_path, monkeypatch):
     space = space_of("random", DEPTH, [1, 2, 3], ["int4", "int8"])
     stacks = {"random": target} | {f"random {each}": target.quantized(each) for each in ("int4", "int8")}
     prompts = [[3, 1, 4, at] for at in range(12)]
-    job = Job(stacks, "random", {}, replace(space, ngrams=()), prompts, frozenset(), 24, budget=Budget(3.0))
+    job = CalibrationJob(stacks, "random", {}, replace(space, ngrams=()), prompts, frozenset(), 24, budget=Budget(3.0))
     monkeypatch.setattr(sessions, "seconds_alone", lambda costs, stack, *_: (0.0, 1e-4 if "int4" in stack else 1e-3))
-    result = Session(job, tmp_path).run()
-    asked = {reader.weights for text in result.scorer.traces.texts for reader in text.readings}
+    result = CalibrationRun(job, tmp_path).run()
+    asked = {spec.weights for text in result.scorer.recorded.texts for spec in text.predictions}
     assert asked == {"", "int4"}
-    chains = [score.configuration.readers for score in result.found.scores]
-    assert (Reader("random", 1, weights="int4"), Reader("random", DEPTH, weights="int4")) in chains
-    assert any(not one.quantized and len(one.readers) == 2 for one in result.timings.configurations)
+    chains = [score.configuration.specs for score in result.found.scores]
+    assert (LevelSpec("random", 1, weights="int4"), LevelSpec("random", DEPTH, weights="int4")) in chains
+    assert any(not one.quantized and len(one.specs) == 2 for one in result.timings.configurations)
     assert result.timings.differing() == result.check.differing() == 0
-    again = Session(job, tmp_path, resume=True)
-    assert again.traces().texts == result.scorer.traces.texts
+    again = CalibrationRun(job, tmp_path, resume=True)
+    assert again.recorded().texts == result.scorer.recorded.texts
 
 
 def test_copies_are_looked_at_whole_and_at_shallow_exits():
     space = space_of("m", 16, [*range(1, 13)], ["int4"])
-    assert [reader.exit_layer for reader in space.copies] == [1, 2, 3, 4]
-    assert space.whole == (Reader("m", 16, weights="int4"),)
+    assert [spec.exit_layer for spec in space.copies] == [1, 2, 3, 4]
+    assert space.whole == (LevelSpec("m", 16, weights="int4"),)
     chains = list(space.chains())
     assert len(chains) == len(set(chains)) == 12 + 4 + 1 + 66 + (12 + 4)
-    assert space.without({"int4"}).readers == space.exits
-    assert [reader.exit_layer for reader in space_of("m", 16, [9, 12], ["int8"]).copies] == [9]
+    assert space.without({"int4"}).specs == space.exits
+    assert [spec.exit_layer for spec in space_of("m", 16, [9, 12], ["int8"]).copies] == [9]
 
 
 def test_published_baselines_have_exits_of_the_full_weights():
-    full, copy = Reader("m", 2), Reader("m", 2, weights="int4")
+    full, copy = LevelSpec("m", 2), LevelSpec("m", 2, weights="int4")
     bench = SimpleNamespace(target="m")
     single, quick = Configuration((full,), (4,)), Configuration((copy,), (6,))
-    chain = Configuration((Reader("m", 1), full), (2, 8))
-    whole = Configuration((copy, Reader("m", 16, weights="int4")), (2, 8))
+    chain = Configuration((LevelSpec("m", 1), full), (2, 8))
+    whole = Configuration((copy, LevelSpec("m", 16, weights="int4")), (2, 8))
     assert baselines_among([whole, quick, single, chain, PLAIN], bench) == {
         "single-layer": quick,
         "single-layer-published": single,

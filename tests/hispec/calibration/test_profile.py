@@ -7,42 +7,44 @@ from random import Random
 import pytest
 import yaml
 
-from hispec.adaptation import adaptation_of, knowledge
+from hispec.adaptation import adaptation_of, performance_model
 from hispec.calibration.adapting import Fitter
-from hispec.calibration.search import PLAIN, Configuration, Found, Scorer, Workbench
-from hispec.calibration.session import Calibrated
+from hispec.calibration.recording import LevelSpec
+from hispec.calibration.run import CalibrationResult
+from hispec.calibration.search import PLAIN, Configuration, HierarchyBuilder, Scorer, SearchResult
 from hispec.calibration.timing import TimedAnswer, Timings
-from hispec.calibration.traces import Reader
 from hispec.calibration.writing import calibrated_profile, verdict, write_profile
 from hispec.errors import ProfileError
-from hispec.profile import Profile, Target, calibrated_elsewhere, read_profile
+from hispec.profile import Profile, TargetSection, calibrated_elsewhere, read_profile
 
-SINGLE = Configuration((Reader("random", 2),), (6,))
-STATIC = Configuration((Reader("random", 1), Reader("random", 3)), (2, 8))
-ADAPTIVE = Configuration((Reader("random", 1), Reader("random", 3)))
-PROFILE = Profile(name="mine", target=Target(model="random"), description="a: [test]")
+SINGLE = Configuration((LevelSpec("random", 2),), (6,))
+STATIC = Configuration((LevelSpec("random", 1), LevelSpec("random", 3)), (2, 8))
+ADAPTIVE = Configuration((LevelSpec("random", 1), LevelSpec("random", 3)))
+PROFILE = Profile(name="mine", target=TargetSection(model="random"), description="a: [test]")
 HERE = {"date": "2026-01-01", "device": "cpu", "dtype": "float32", "stack": "fused", "threads": 2}
 
 
 @pytest.fixture
-def result_of(stack, traces, costs):
+def result_of(stack, recorded, costs):
     """Makes the result of a calibration that some configuration won."""
 
     def make(winner, faster=2.0, prompts=12):
-        scorer = Scorer(Workbench({"random": stack}, "random"), traces, costs, (), Fitter(traces.texts, ("margin",)))
-        scores = [scorer.score(one, traces.texts) for one in (PLAIN, SINGLE, STATIC, ADAPTIVE)]
+        scorer = Scorer(
+            HierarchyBuilder({"random": stack}, "random"), recorded, costs, (), Fitter(recorded.texts, ("margin",))
+        )
+        scores = [scorer.score(one, recorded.texts) for one in (PLAIN, SINGLE, STATIC, ADAPTIVE)]
         configurations = list(dict.fromkeys([winner, SINGLE, PLAIN]))
         speed = {PLAIN: 1.0, SINGLE: 1.5} | {winner: faster}
-        dice = Random(0)
+        rng = Random(0)
         check = Timings(
             configurations,
             [
-                TimedAnswer(at, prompt, 0, 10, 10 / speed[one] * dice.uniform(0.98, 1.02), 7)
+                TimedAnswer(at, prompt, 0, 10, 10 / speed[one] * rng.uniform(0.98, 1.02), 7)
                 for at, one in enumerate(configurations)
                 for prompt in range(prompts)
             ],
         )
-        return Calibrated(winner, [], Found(scores, scores), check, check, scorer, {})
+        return CalibrationResult(winner, [], SearchResult(scores, scores), check, check, scorer, {})
 
     return make
 
@@ -61,8 +63,8 @@ def written(result_of, tmp_path):
 def copied(result_of, stack):
     """The result of a calibration that levels of copies won."""
     result = result_of(STATIC)
-    copies = Configuration((Reader("random", 1, weights="int4"), Reader("random", 6, weights="int4")), (3, 9))
-    quick = Configuration((Reader("random", 6, weights="int8"),), (5,))
+    copies = Configuration((LevelSpec("random", 1, weights="int4"), LevelSpec("random", 6, weights="int4")), (3, 9))
+    quick = Configuration((LevelSpec("random", 6, weights="int8"),), (5,))
     result.winner, result.check.configurations[:] = copies, [copies, SINGLE, PLAIN, quick]
     result.check.answers += [
         replace(one, configuration=3, seconds=one.seconds * 0.9)
@@ -103,14 +105,14 @@ def test_what_is_written_says_the_winner(written, winner):
 def test_the_adaptive_policy_knows_again_what_was_measured(written, result_of, stack):
     _, _, profile = written(ADAPTIVE)
     result = result_of(ADAPTIVE)
-    hierarchy = result.scorer.bench.hierarchy(ADAPTIVE)
-    known, read = result.scorer.knowledge(ADAPTIVE), knowledge(hierarchy, profile.adaptive)
+    hierarchy = result.scorer.builder.hierarchy(ADAPTIVE)
+    known, read = result.scorer.performance_model(ADAPTIVE), performance_model(hierarchy, profile.adaptive)
     assert read.costs.draft == pytest.approx(known.costs.draft, rel=1e-4)
-    assert read.paces == pytest.approx(known.paces, rel=1e-4)
+    assert read.throughputs == pytest.approx(known.throughputs, rel=1e-4)
     for pair, predictor in known.predictors.items():
         for margin in (0.0, 0.7, 3.0, 12.0):
             assert read.predictors[pair].log_odds((margin,)) == pytest.approx(predictor.log_odds((margin,)), abs=1e-3)
-        assert read.costs.judge[pair][0] == pytest.approx(known.costs.judge[pair][0], rel=1e-4)
+        assert read.costs.verify[pair][0] == pytest.approx(known.costs.verify[pair][0], rel=1e-4)
     assert adaptation_of(hierarchy, read) == profile.adaptive
 
 

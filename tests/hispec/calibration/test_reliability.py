@@ -5,19 +5,19 @@ from random import Random
 import pytest
 
 from hispec.calibration.reliability import FEWEST, reliability, wilson
-from hispec.decoding.prediction import Table, chance_of
+from hispec.policies.prediction import Table, probability_of
 
 PREDICTOR = Table((0.0, 10.0), (0.2, 0.9), 0.5)
 
 
 def samples(count, true_chance):
-    dice = Random(5)
-    margins = [dice.uniform(0, 10) for _ in range(count)]
-    return [((margin, 0.0, 0.0), dice.random() < true_chance(PREDICTOR, margin)) for margin in margins]
+    rng = Random(5)
+    margins = [rng.uniform(0, 10) for _ in range(count)]
+    return [((margin, 0.0, 0.0), rng.random() < true_chance(PREDICTOR, margin)) for margin in margins]
 
 
 def predicted(predictor, margin):
-    return chance_of(predictor.log_odds((margin,)))
+    return probability_of(predictor.log_odds((margin,)))
 
 
 def test_where_predictions_hold_shares_are_as_predicted():

@@ -2,13 +2,13 @@
 
 import warnings
 
+from hispec.calibration.recording import LevelSpec
 from hispec.calibration.search import PLAIN, Configuration
 from hispec.calibration.timing import TimedAnswer, Timings
-from hispec.calibration.traces import Reader
 
 
 def test_intervals_hold_where_few_prompts_were_answered_again():
-    other = Configuration((Reader("m", 1),), (4,))
+    other = Configuration((LevelSpec("m", 1),), (4,))
     timings = Timings([PLAIN, other])
     for one, speed in ((0, 10.0), (1, 20.0)):
         for prompt in range(8):

@@ -12,16 +12,16 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from hispec.adaptation import knowledge
+from hispec.adaptation import performance_model
 from hispec.decoding import noise
-from hispec.decoding.adaptive import AdaptivePolicy
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.processors import Processors
 from hispec.decoding.sampling import Sampling
 from hispec.decoding.state import DecodingState
-from hispec.events import Judged
+from hispec.events import Verified
+from hispec.policies.adaptive import AdaptivePolicy
+from hispec.policies.static import StaticPolicy
 from tests.toy import ToyStack, chi_square, draw_many, draw_windows, exits_of, joint, sampler_of, transitions, write
 
 ALARM = 1e-4
@@ -49,8 +49,8 @@ def hierarchies(vocab):
         "four exits": exits_of(target, 1, 2, 3),
         "model, exit, target": [Level("small", small, 2), *exits_of(target, 2)],
         "model, model, target": [Level("small", small, 2), Level("middle", middle, 3), *exits_of(target)],
-        "n-grams, target": exits_of(target, guesses=(3, 3)),
-        "n-grams, exit, exit, target": exits_of(target, 1, 2, guesses=(3, 3)),
+        "n-grams, target": exits_of(target, ngrams=(3, 3)),
+        "n-grams, exit, exit, target": exits_of(target, 1, 2, ngrams=(3, 3)),
         # The draft's logits are the negative of the target's.
         "opposed exit, exit, target": exits_of(ToyStack.random(3, vocab, seed=2, scale=1.0, opposed=True), 1, 2),
         # Words that some level lacks: the draft, both, or each another one.
@@ -67,11 +67,11 @@ def hierarchies(vocab):
         "exit, copy, target": [*exits_of(target, 1)[:-1], Level("copy", copy, 4), *exits_of(target)],
         "exit of a copy, exit, target": [*exits_of(copy, 1)[:-1], *exits_of(target, 2)],
         "n-grams, exit of a copy, two exits of another, target": [
-            *exits_of(copy, 1, guesses=(3, 3))[:-1],
+            *exits_of(copy, 1, ngrams=(3, 3))[:-1],
             *exits_of(finer, 2, 3)[:-1],
             *exits_of(target),
         ],
-        "n-grams, one word, target": exits_of(target, 2, guesses=(3, 3), words=[[2]]),
+        "n-grams, one word, target": exits_of(target, 2, ngrams=(3, 3), words=[[2]]),
     }
 
 
@@ -90,7 +90,7 @@ def draws(request):
 @torch.inference_mode()
 def test_every_hierarchy_writes_what_the_target_alone_draws(kind, name, adaptive):
     levels, sampling = KINDS[kind], SAMPLINGS[name]
-    policy_of = (lambda hierarchy: AdaptivePolicy(knowledge(hierarchy, None))) if adaptive else None
+    policy_of = (lambda hierarchy: AdaptivePolicy(performance_model(hierarchy, None))) if adaptive else None
     for seed, eos, n_d, n_i in ((0, (), 2, 3), (1, (3,), 1, 2), (2, (), 4, 9)):
         sampler = sampler_of(levels, sampling, seed)
         alone = write(levels[-1:], sampler, PROMPT, 40, eos=eos)
@@ -115,9 +115,9 @@ def test_levels_that_think_alike_draw_alike(name):
         state = DecodingState(Hierarchy(levels), PROMPT, len(PROMPT) + 40)
         policy = StaticPolicy.of(state.hierarchy, 3, 6)
         events = list(decode(state, policy, sampler_of(levels, SAMPLINGS[name], seed), StopCriteria(40)))
-        judged = [event for event in events if isinstance(event, Judged)]
-        assert judged
-        assert all(event.accepted == event.proposed for event in judged)
+        verified = [event for event in events if isinstance(event, Verified)]
+        assert verified
+        assert all(event.accepted == event.proposed for event in verified)
 
 
 def test_other_seeds_give_other_texts():

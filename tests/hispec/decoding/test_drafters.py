@@ -3,12 +3,12 @@
 import pytest
 
 from hispec.decoding.drafters import NgramDrafter
-from hispec.decoding.past import RECYCLED, REST, Past
+from hispec.decoding.ngram_cache import AFTER_REJECTION, RECYCLED, NgramCache
 
 
 def test_the_longest_match_wins_and_the_latest_of_equals():
-    assert NgramDrafter(longest=3, most=2).propose([1, 2, 3, 9, 9, 2, 3, 7, 7, 1, 2, 3], 10) == [9, 9]
-    assert NgramDrafter(longest=3, most=2).propose([5, 1, 8, 5, 1, 9, 5, 1], 10) == [9, 5]
+    assert NgramDrafter(longest=3, max_tokens=2).propose([1, 2, 3, 9, 9, 2, 3, 7, 7, 1, 2, 3], 10) == [9, 9]
+    assert NgramDrafter(longest=3, max_tokens=2).propose([5, 1, 8, 5, 1, 9, 5, 1], 10) == [9, 5]
 
 
 def test_nothing_comes_to_mind():
@@ -25,10 +25,10 @@ def test_room_and_length_bound_a_draft():
 
 def test_what_was_said_after_a_rejected_token_is_proposed_once():
     drafter = NgramDrafter(2, 3)
-    drafter.past.judge(1, 0, 9)
+    drafter.cache.record_acceptance(1, 0, 9)
     drafter.rejected([4, 5, 6, 7])
     assert drafter.propose([1, 2, 1], 10) == [4, 5, 6]
-    assert drafter.propose([1, 2, 1], 10, least=0) == [2, 1, 2]
+    assert drafter.propose([1, 2, 1], 10, min_probability=0) == [2, 1, 2]
 
 
 @pytest.mark.parametrize("kind", ["n-gram", "rest", "recycled"])
@@ -39,7 +39,7 @@ def test_nothing_is_proposed_past_an_end_of_text(kind):
         if kind == "rest":
             drafter.rejected([2, 3, 4, 5])
         if kind == "recycled":
-            drafter.past.see([1, 2, 3, 4], [2, 3, 4, 5])
+            drafter.cache.record_argmax([1, 2, 3, 4], [2, 3, 4, 5])
         return drafter.propose(text, room)
 
     assert propose(10) == [2, 3, 4, 5]
@@ -52,50 +52,50 @@ def test_nothing_is_proposed_past_an_end_of_text(kind):
 def test_the_kind_that_was_right_most_often_is_proposed():
     def propose(wrong):
         drafter = NgramDrafter(1, 2)
-        drafter.past.see([1, 7], [7, 8])
+        drafter.cache.record_argmax([1, 7], [7, 8])
         drafter.rejected([5, 6])
         for kind in wrong:
-            drafter.past.judge(kind, 0, 20)
-        return drafter.propose([1, 2, 1], 10, least=0)
+            drafter.cache.record_acceptance(kind, 0, 20)
+        return drafter.propose([1, 2, 1], 10, min_probability=0)
 
-    assert propose([RECYCLED, REST]) == [2, 1]
+    assert propose([RECYCLED, AFTER_REJECTION]) == [2, 1]
     assert propose([RECYCLED, 1]) == [5, 6]
-    assert propose([REST, 1]) == [7, 8]
+    assert propose([AFTER_REJECTION, 1]) == [7, 8]
 
 
 def test_guesses_that_are_not_worth_their_rows_are_not_proposed():
     text, lengths = [1, 2, 3, 4, 5, 6, 1], []
     for wrong in (0, 4, 400):
         drafter = NgramDrafter(1, 5)
-        drafter.past.judge(1, 0, wrong)
-        lengths.append(len(drafter.propose(text, 10, least=0.12)))
+        drafter.cache.record_acceptance(1, 0, wrong)
+        lengths.append(len(drafter.propose(text, 10, min_probability=0.12)))
     assert 5 == lengths[0] > lengths[1] > lengths[2] == 0
-    assert len(drafter.propose(text, 10, least=0)) == 5, "they cost nothing where rows cost nothing"
+    assert len(drafter.propose(text, 10, min_probability=0)) == 5, "they cost nothing where rows cost nothing"
 
 
-def test_a_kind_is_judged_by_what_the_text_kept_of_it():
+def test_a_kind_is_verified_by_what_the_text_kept_of_it():
     drafter, text = NgramDrafter(1, 3), [1, 2, 3, 4, 1]
-    before = drafter.past.chance(1)
+    before = drafter.cache.acceptance(1)
     assert drafter.propose(text, 10, 5) == [2, 3, 4]
     assert drafter.propose([*text, 2, 3, 4], 10, 5) == [1, 2, 3]
-    better = drafter.past.chance(1)
+    better = drafter.cache.acceptance(1)
     assert drafter.propose([*text, 2, 3, 4, 9, 9, 1], 10, 5) == [2, 3, 4]
-    assert before < better > drafter.past.chance(1)
+    assert before < better > drafter.cache.acceptance(1)
 
 
 def test_a_guess_that_was_taken_back_with_what_led_to_it_says_nothing():
     drafter = NgramDrafter(1, 3)
-    before = drafter.past.chance(1)
+    before = drafter.cache.acceptance(1)
     assert drafter.propose([1, 2, 3, 4, 5, 1], 10, 4) == [2, 3, 4]
     drafter.propose([1, 2, 3, 4, 7], 10, 4)
-    assert drafter.past.chance(1) == before
+    assert drafter.cache.acceptance(1) == before
 
 
 def test_only_what_is_committed_is_remembered():
-    past = Past(2)
-    drafter = NgramDrafter(2, 2, past=past)
+    cache = NgramCache(2)
+    drafter = NgramDrafter(2, 2, cache=cache)
     drafter.propose([1, 2, 3, 4], 10, 2)
     drafter.propose([1, 2, 5, 6, 7], 10, 3)
     drafter.remember([1, 2, 5, 6, 7], 4)
-    assert NgramDrafter(2, 2, past=past).propose([0, 1, 2], 10) == [5, 6]
-    assert NgramDrafter(2, 2, past=past).propose([0, 3], 10) == []
+    assert NgramDrafter(2, 2, cache=cache).propose([0, 1, 2], 10) == [5, 6]
+    assert NgramDrafter(2, 2, cache=cache).propose([0, 3], 10) == []

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hispec.decoding.logits import Logits, on_host
+from hispec.decoding.logits import Logits, to_host
 
 INF = float("inf")
 
@@ -20,7 +20,7 @@ INF = float("inf")
 )
 def test_best_and_full(values, ids, vocab_size, best, full):
     logits = Logits(torch.tensor(values), None if ids is None else torch.tensor(ids), vocab_size)
-    assert logits.best() == best
+    assert logits.argmax() == best
     assert logits.full().tolist() == full
 
 
@@ -38,5 +38,5 @@ def test_another_device_is_waited_for_once(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(1) or cpu(tensor.as_subclass(torch.Tensor)))
     numbers = torch.tensor([0.1, -torch.inf, 3.0], dtype=torch.float32)
     ids = torch.tensor([2**24 + 1, 0, 2**40 + 3])
-    assert on_host(numbers.as_subclass(Elsewhere), ids) == (numbers.tolist(), ids.tolist())
+    assert to_host(numbers.as_subclass(Elsewhere), ids) == (numbers.tolist(), ids.tolist())
     assert copies == [1]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hispec.decoding.policies import StaticPolicy
 from transformers import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
@@ -12,7 +13,6 @@ from transformers import (
 
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.noise import GumbelNoise
-from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.processors import Processors
 from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState

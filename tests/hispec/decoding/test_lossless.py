@@ -6,20 +6,21 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from hispec.adaptation import knowledge
+from hispec.adaptation import performance_model
 from hispec.decoding import engine
-from hispec.decoding.adaptive import AdaptivePolicy
 from hispec.decoding.drafters import LevelDrafter, NgramDrafter
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.noise import GumbelNoise
-from hispec.decoding.policies import Judge, StaticPolicy
 from hispec.decoding.processors import Processors
 from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.errors import UsageError
-from hispec.events import Committed, Drafted, Finished, Judged
+from hispec.events import Committed, Drafted, Finished, Verified
 from hispec.models.transformers_stack import TransformersStack
+from hispec.policies.adaptive import AdaptivePolicy
+from hispec.policies.base import Verify
+from hispec.policies.static import StaticPolicy
 from tests.support import GREEDY, PROMPT, decode_ids, greedy_by_hand, hierarchy_of, random_model
 
 LENGTH = 12
@@ -46,7 +47,7 @@ def test_levels_disagree_so_that_rejections_happen(model):
     seen = {"accepted": 0, "rejected": 0}
 
     def count(_, event):
-        if isinstance(event, Judged):
+        if isinstance(event, Verified):
             seen["accepted"] += event.accepted
             seen["rejected"] += event.accepted < event.proposed
 
@@ -86,7 +87,7 @@ def test_every_small_length(model, reference):
 
 @pytest.mark.parametrize("drafts", ["all right", "all wrong", "alternating"])
 def test_drafts_forced_right_and_wrong(model, reference, drafts, monkeypatch):
-    """Whatever is drafted, and however rarely it is judged, the target decides."""
+    """Whatever is drafted, and however rarely it is verified, the target decides."""
     right = dict(enumerate(reference, start=len(PROMPT)))
 
     class Forced(LevelDrafter):
@@ -110,16 +111,16 @@ def test_drafts_forced_right_and_wrong(model, reference, drafts, monkeypatch):
         assert ids == reference, (exits, periods)
 
 
-def test_a_policy_may_skip_the_intermediate_and_let_any_level_judge_at_any_time(model, reference):
+def test_a_policy_may_skip_the_intermediate_and_let_any_level_verify_at_any_time(model, reference):
     class Whimsical(StaticPolicy):
-        def next_step(self, judged, may_draft):
-            waiting = [j for j in range(1, len(judged)) if judged[j] < judged[0]]
-            if waiting and (not may_draft or torch.rand((), generator=dice) < 0.4):
-                return Judge(waiting[int(torch.randint(len(waiting), (), generator=dice))])
-            return super().next_step(judged, may_draft)
+        def next_step(self, verified, may_draft):
+            waiting = [j for j in range(1, len(verified)) if verified[j] < verified[0]]
+            if waiting and (not may_draft or torch.rand((), generator=rng) < 0.4):
+                return Verify(waiting[int(torch.randint(len(waiting), (), generator=rng))])
+            return super().next_step(verified, may_draft)
 
     for seed, exits in product(range(10), [(1, 2), (1, 2, 3)]):
-        dice = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(seed)
         state = DecodingState(hierarchy_of(model, *exits), PROMPT, len(PROMPT) + LENGTH)
         ids = []
         for event in decode(state, Whimsical((1, 9, 9, 9)[: len(exits) + 1]), GREEDY, StopCriteria(LENGTH)):
@@ -161,7 +162,7 @@ def test_a_frontier_that_is_not_lowered_is_caught(monkeypatch):
 
     def forgetful(self, length):
         del self.tokens[length:]
-        self.judged = [min(count, length) for count in self.judged]
+        self.verified = [min(count, length) for count in self.verified]
 
     model = random_model("llama", seed=0)
     monkeypatch.setattr(DecodingState, "rewind", forgetful)
@@ -178,7 +179,7 @@ def assert_fresh(state, event):
     assert max(state.frontier) < len(state.tokens), event
     lowest = int(hierarchy.ngrams is not None)
     assert state.frontier[lowest:] == sorted(state.frontier[lowest:], reverse=True)
-    assert state.judged == sorted(state.judged, reverse=True)
+    assert state.verified == sorted(state.verified, reverse=True)
     if not state.frontier[lowest]:
         return
     fresh = TransformersStack(stack.model, "fresh")
@@ -201,7 +202,7 @@ def assert_fresh(state, event):
 def test_guesses_and_lenient_lower_levels_change_nothing(model, reference):
     for exits, periods in all_settings():
         for rule in (GREEDY, Sampler(Sampling(), lower_top_k=3)):
-            hierarchy = hierarchy_of(model, *exits, guesses=(2, 4))
+            hierarchy = hierarchy_of(model, *exits, ngrams=(2, 4))
             state = DecodingState(hierarchy, PROMPT, len(PROMPT) + LENGTH)
             policy = StaticPolicy((1, 1, *periods[1:]))
             ids = []
@@ -222,7 +223,7 @@ def test_guesses_past_an_end_of_text_are_never_written(model, reference, drafted
     monkeypatch.setattr(engine, "NgramDrafter", Knows)
     for exits, periods in all_settings():
         for eos in set(reference):
-            state = DecodingState(hierarchy_of(model, *exits, guesses=(2, 4)), PROMPT, len(PROMPT) + LENGTH)
+            state = DecodingState(hierarchy_of(model, *exits, ngrams=(2, 4)), PROMPT, len(PROMPT) + LENGTH)
             events = list(decode(state, StaticPolicy((1, 1, *periods[1:])), GREEDY, StopCriteria(LENGTH, (eos,))))
             for event in events:
                 assert not isinstance(event, Drafted) or eos not in event.token_ids[:-1]
@@ -281,15 +282,15 @@ def test_guesses_are_taken_from_a_text_that_repeats():
     """A prompt that says everything twice: some guess must be accepted, or the level does nothing."""
     model = random_model("llama", seed=0)
     prompt = [*PROMPT, *greedy_by_hand(model, 20), *PROMPT]
-    state = DecodingState(hierarchy_of(model, 2, guesses=(3, 4)), prompt, len(prompt) + 12)
+    state = DecodingState(hierarchy_of(model, 2, ngrams=(3, 4)), prompt, len(prompt) + 12)
     events = list(decode(state, StaticPolicy((1, 1, 4)), GREEDY, StopCriteria(12)))
-    accepted = sum(event.accepted for event in events if isinstance(event, Judged) and event.level == "draft")
+    accepted = sum(event.accepted for event in events if isinstance(event, Verified) and event.level == "draft")
     ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
     assert accepted and ids == greedy_by_hand(model, 12, prompt)
 
 
 @pytest.mark.parametrize("vocab", [20, 24, 30])
-def test_other_models_draft_and_judge(model, reference, vocab):
+def test_other_models_draft_and_verify(model, reference, vocab):
     """Smaller and larger vocabularies than the target's: what one lacks has no chance, what is cut is never drawn."""
     small, middle = (TransformersStack(random_model("llama", seed=s, layers=2, vocab=vocab), "other") for s in (7, 8))
     for n_d, n_i in PERIODS:
@@ -345,7 +346,7 @@ def test_a_head_of_one_token_decodes_under_the_adaptive_policy(model, sampling):
     texts = []
     for own in (hierarchy, Hierarchy([hierarchy.target])):
         state = DecodingState(own, PROMPT, len(PROMPT) + LENGTH)
-        policy = AdaptivePolicy(knowledge(own, None)) if len(own) > 1 else StaticPolicy((1,))
+        policy = AdaptivePolicy(performance_model(own, None)) if len(own) > 1 else StaticPolicy((1,))
         list(decode(state, policy, sampler, StopCriteria(LENGTH)))
         texts.append(state.tokens)
     assert texts[0] == texts[1]

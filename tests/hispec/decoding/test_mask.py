@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from hispec.adaptation import knowledge
-from hispec.decoding.adaptive import AdaptivePolicy
+from hispec.adaptation import performance_model
 from hispec.decoding.drafters import NgramDrafter
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy
 from hispec.decoding.logits import Logits
 from hispec.decoding.noise import GumbelNoise
-from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.processors import Processors
 from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.events import Committed, Drafted
+from hispec.policies.adaptive import AdaptivePolicy
+from hispec.policies.static import StaticPolicy
 from tests.support import PROMPT, hierarchy_of, random_model
 
 VOCAB, LENGTH = 24, 30
@@ -71,7 +71,7 @@ def test_every_hierarchy_writes_what_the_target_alone_writes_under_the_mask(mode
     for policy, top in (
         (StaticPolicy.of(hierarchy, 2, 3), 1),
         (StaticPolicy.of(hierarchy, 4, 9), 3),
-        (AdaptivePolicy(knowledge(hierarchy, None)), 1),
+        (AdaptivePolicy(performance_model(hierarchy, None)), 1),
     ):
         ids, drafts = written(hierarchy, sampling, policy, top)
         assert ids == expected, (policy, top)
@@ -100,14 +100,14 @@ def test_what_processors_and_mask_leave_nothing_of_follows_the_mask():
 
     logits = torch.arange(VOCAB, dtype=torch.float32)[None]
     sampling = Sampling(processors=Processors([bad]), mask=Only())
-    assert Sampler(sampling).scores(Logits(logits), [0]).best() == [7]
+    assert Sampler(sampling).scores(Logits(logits), [0]).argmax() == [7]
     only.append(5)
-    assert Sampler(sampling).scores(Logits(logits), [0]).best() == [5]  # which the processor leaves
+    assert Sampler(sampling).scores(Logits(logits), [0]).argmax() == [5]  # which the processor leaves
 
 
 def test_a_level_without_an_allowed_token_drafts_one_all_the_same():
     lacking = Logits(torch.tensor([[1.0, 2.0]]), torch.tensor([1, 4]), VOCAB)
-    (token,) = Sampler(Sampling(mask=EveryThird())).scores(lacking, [1]).best()
+    (token,) = Sampler(Sampling(mask=EveryThird())).scores(lacking, [1]).argmax()
     assert EveryThird().allowed([1])[token] and token not in (1, 4)
 
 

@@ -60,14 +60,14 @@ def test_logits_are_left_as_they_are_and_processed_in_float32():
 
 def test_an_endless_score_means_its_word_and_no_number_is_still_an_error():
     forced = Sampler(Sampling(processors=Processors([Scores(word_4=torch.inf)])))
-    assert forced.scores(Logits(LOGITS[:2]), [0], [4, 1]).best() == [4, 4]
+    assert forced.scores(Logits(LOGITS[:2]), [0], [4, 1]).argmax() == [4, 4]
     both = Sampling(1.0, processors=Processors([Scores(word_4=torch.inf, word_2=torch.inf)]))
     noise = GumbelNoise(0, 10, torch.device("cpu"))
-    drawn = [Sampler(both, noise).scores(Logits(LOGITS), [0] * at, [1] * 5).best() for at in range(0, 60, 6)]
+    drawn = [Sampler(both, noise).scores(Logits(LOGITS), [0] * at, [1] * 5).argmax() for at in range(0, 60, 6)]
     assert {token for tokens in drawn for token in tokens} == {2, 4}
     for bad in (Scores(word_4=torch.nan), SuppressTokensLogitsProcessor(range(10))):
         with pytest.raises(UsageError, match="not numbers"):
-            Sampler(Sampling(processors=Processors([bad]))).scores(Logits(LOGITS[:1]), [0]).best()
+            Sampler(Sampling(processors=Processors([bad]))).scores(Logits(LOGITS[:1]), [0]).argmax()
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,9 @@ def test_an_endless_score_means_its_word_and_no_number_is_still_an_error():
     ids=lambda p: type(p).__name__,
 )
 def test_a_reduced_head_gives_numbers_whatever_the_processor(processor):
-    """Also where what is forced or left over is a word that the head lacks: the levels above judge it."""
+    """Also where what is forced or left over is a word that the head lacks: the levels above verify it."""
     logits = Logits(LOGITS[:1, :3], torch.tensor([2, 3, 5]), 10)
     processors = Processors([processor])
-    (token,) = Sampler(Sampling(processors=processors)).scores(logits, [1]).best()
+    (token,) = Sampler(Sampling(processors=processors)).scores(logits, [1]).argmax()
     p = Sampling(0.8).warp(processors(logits.full(), [1])[0]).softmax(-1)
     assert p.isfinite().all() and float(p.sum()) == pytest.approx(1) and p[token] > 0

@@ -79,7 +79,7 @@ def test_draws_follow_the_distribution_and_never_pick_what_cannot_be(sampling):
     expected = sampling.warp(logits[0]).softmax(-1)
     one, counts, draws = sampler(sampling), torch.zeros(16), 4_000
     for position in range(draws):
-        (token,) = one.scores(Logits(logits), [0] * position).best()
+        (token,) = one.scores(Logits(logits), [0] * position).argmax()
         counts[token] += 1
     assert counts[expected == 0].sum() == 0
     # Five standard deviations: a false alarm in a million.
@@ -98,7 +98,7 @@ def test_rows_are_scored_alike_alone_and_together_and_by_levels_that_have_the_to
     reduced = sampler(Sampling(0.9)).scores(Logits(logits[:, ids], ids, 16), text, [4] * 5)
     whole = sampler(Sampling(0.9)).scores(Logits(logits), text, [4] * 5)
     assert torch.equal(reduced.own, whole.own[:, ids])
-    assert reduced.best() == [ids[whole.own[row, ids].argmax()].item() for row in range(6)]
+    assert reduced.argmax() == [ids[whole.own[row, ids].argmax()].item() for row in range(6)]
 
 
 def test_the_highest_scores_are_taken_after_the_noise():
@@ -106,7 +106,7 @@ def test_the_highest_scores_are_taken_after_the_noise():
     found = {tuple(sampler(Sampling(1.0), seed).scores(logits, [1]).top(3)[0]) for seed in range(20)}
     assert len(found) > 10
     scores = sampler(Sampling(1.0), 3).scores(logits, [1])
-    assert scores.top(3)[0][0] == scores.best()[0]
+    assert scores.top(3)[0][0] == scores.argmax()[0]
     assert scores.top(99)[0][:3] == scores.top(3)[0]
 
 
@@ -115,7 +115,7 @@ def test_the_highest_scores_are_taken_after_the_noise():
 def test_extreme_settings_give_a_token(temperature, limits):
     logits = torch.tensor([[1.0, 5.0, -3.0, 4.9]])
     scores = sampler(Sampling(temperature, **limits), 1, 4).scores(Logits(logits), [0])
-    (token,) = scores.best()
+    (token,) = scores.argmax()
     if temperature < 1 or limits in ({"top_p": 0.0}, {"top_k": 1}, {"min_p": 1.0}):
         assert token == 1
 
@@ -126,7 +126,7 @@ def test_logits_that_are_not_numbers_name_their_level(bad, sampling):
     logits = torch.zeros(2, 16)
     logits[1, 3] = bad
     with pytest.raises(UsageError, match="the draft level gives no token"):
-        sampler(sampling).scores(Logits(logits, level="draft"), [0], [1]).best()
+        sampler(sampling).scores(Logits(logits, level="draft"), [0], [1]).argmax()
 
 
 def test_sampling_needs_noise():

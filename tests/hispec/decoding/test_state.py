@@ -5,12 +5,12 @@ import torch
 
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState
-from hispec.events import Judged
+from hispec.events import Verified
 from hispec.models.rows import RowCounts
 from hispec.models.transformers_stack import TransformersStack
+from hispec.policies.static import StaticPolicy
 from tests.support import GREEDY, PROMPT, decode_ids, greedy_by_hand, hierarchy_of, random_model
 from tests.toy import ToyStack, exits_of
 
@@ -29,9 +29,9 @@ def copies_of(model, *seeds):
 def test_a_new_decoding_takes_over_what_the_target_has_run_and_no_more(model):
     hierarchy = hierarchy_of(model, 1, 2)
     earlier = DecodingState(hierarchy, PROMPT, 40)
-    earlier.append(earlier.logits(2, len(PROMPT) - 1, len(PROMPT)).best()[0], 2)
+    earlier.append(earlier.logits(2, len(PROMPT) - 1, len(PROMPT)).argmax()[0], 2)
     for _ in range(4):  # drafted, and never verified
-        earlier.append(earlier.logits(0, len(earlier.tokens) - 1, len(earlier.tokens)).best()[0], 0)
+        earlier.append(earlier.logits(0, len(earlier.tokens) - 1, len(earlier.tokens)).argmax()[0], 0)
     assert earlier.frontier[0] > earlier.frontier[2] == len(PROMPT)
     later = DecodingState(hierarchy, [*earlier.tokens, 3], 40, earlier)
     assert later.frontier == [len(PROMPT)] * 3
@@ -91,7 +91,7 @@ def test_a_row_of_the_target_is_never_written_over_by_another_precision(model, k
         state = DecodingState(hierarchy, PROMPT, len(PROMPT) + LENGTH)
         known, rejected = None, 0
         for event in decode(state, StaticPolicy(periods[: len(levels)]), GREEDY, StopCriteria(LENGTH)):
-            rejected += isinstance(event, Judged) and event.accepted < event.proposed
+            rejected += isinstance(event, Verified) and event.accepted < event.proposed
             rows = state.frontier[-1]
             cache = torch.stack([torch.stack(target.cache.read(layer, rows)) for layer in range(4)])
             if known is not None:
@@ -123,7 +123,7 @@ def test_a_verifier_that_shares_no_layers_with_the_level_below_adds_a_token_of_i
         events = [
             event
             for event in decode(state, StaticPolicy((1, drafts)), Sampler(Sampling()), StopCriteria(40))
-            if isinstance(event, Judged)
+            if isinstance(event, Verified)
         ]
         all_accepted = [event for event in events if event.accepted == event.proposed]
         assert all_accepted

@@ -7,7 +7,7 @@ import torch
 
 from hispec.api import Engine
 from hispec.errors import UsageError
-from hispec.events import Committed, Judged
+from hispec.events import Committed, Verified
 from hispec.models.agreement import COPY_TOLERANCE, FREQUENT, TOLERANCE, set_agreement
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.loading import draw_stack
@@ -39,15 +39,15 @@ def dummy(folder, agreement, **options):
 
 
 def prompts(count):
-    dice = torch.Generator().manual_seed(1)
-    return torch.randint(0, 600, (count, 40), generator=dice).tolist()
+    rng = torch.Generator().manual_seed(1)
+    return torch.randint(0, 600, (count, 40), generator=rng).tolist()
 
 
 def outcomes(engine, prompt):
-    """The text, and per level each of its judgements on a token: whether it accepted."""
+    """The text, and per level each of its verifications on a token: whether it accepted."""
     verdicts, ids = {}, []
     for event in engine.decoder().decode(prompt, 200):
-        if isinstance(event, Judged):
+        if isinstance(event, Verified):
             verdicts.setdefault(event.level, []).extend(
                 [True] * event.accepted + [False] * (event.accepted < event.proposed)
             )
@@ -62,11 +62,11 @@ def outcomes(engine, prompt):
 def test_the_acceptance_that_decoding_measures_is_the_chosen_one(folder, engine, agreement, stack):
     chosen = engine if (agreement, stack) == ((0.55, 0.75), "fused") else dummy(folder, agreement, stack=stack)
     alone = chosen.with_settings(mode="single-layer")
-    judged = {"draft": [], "intermediate": []}
+    verified = {"draft": [], "intermediate": []}
     for prompt in prompts(4):
-        judged["draft"] += outcomes(alone, prompt)[1]["target"]
-        judged["intermediate"] += outcomes(chosen, prompt)[1]["target"]
-    for share, verdicts in zip(agreement, judged.values(), strict=True):
+        verified["draft"] += outcomes(alone, prompt)[1]["target"]
+        verified["intermediate"] += outcomes(chosen, prompt)[1]["target"]
+    for share, verdicts in zip(agreement, verified.values(), strict=True):
         assert len(verdicts) > 400
         assert sum(verdicts) / len(verdicts) == pytest.approx(share, abs=0.08)
     told = chosen.environment["agreement"]
@@ -142,15 +142,15 @@ def test_the_agreement_of_a_copy_is_chosen_too(folder):
     assert json.loads(json.dumps(told["asked"])) == [0.6, ["int4", 0.95]]
     assert told["measured"][0] == pytest.approx(0.6, abs=TOLERANCE)
     assert told["measured"][1] == ["int4", pytest.approx(0.95, abs=COPY_TOLERANCE)]
-    judged = {"intermediate": [], "target": []}
+    verified = {"intermediate": [], "target": []}
     for prompt in prompts(4):
         ids, verdicts = outcomes(engine, prompt)
         assert ids == outcomes(engine.with_settings(mode="autoregressive"), prompt)[0]
         for level, found in verdicts.items():
-            judged[level] += found
+            verified[level] += found
     for level, share, near in (("intermediate", 0.6, 0.09), ("target", 0.95, 0.03)):
-        assert len(judged[level]) > 400
-        assert sum(judged[level]) / len(judged[level]) == pytest.approx(share, abs=near)
+        assert len(verified[level]) > 400
+        assert sum(verified[level]) / len(verified[level]) == pytest.approx(share, abs=near)
 
 
 def test_exits_are_named_by_number_whoever_reads_them(folder):

@@ -13,7 +13,7 @@ from hispec import files
 from hispec.models import digest
 from hispec.models.digest import digests_of_profile
 from hispec.models.dummy import dummy_tokenizer
-from hispec.profile import Draft, Profile, Target
+from hispec.profile import DraftSection, Profile, TargetSection
 from tests.support import random_model
 
 
@@ -38,8 +38,8 @@ def folder(tmp_path):
 def digests(folder, **changes):
     profile = Profile(
         name="mine",
-        target=Target(model=str(folder)),
-        draft=Draft(exit_layer=1),
+        target=TargetSection(model=str(folder)),
+        draft=DraftSection(exit_layer=1),
         translators=str(folder.parent / "own.safetensors"),
         **changes,
     )
@@ -144,7 +144,9 @@ def test_files_in_the_hubs_cache_go_by_their_name(tmp_path):
 
 
 def test_random_weights_have_none(folder):
-    profile = Profile(name="mine", target=Target(model=str(folder)), draft=Draft(exit_layer=1))
+    profile = Profile(name="mine", target=TargetSection(model=str(folder)), draft=DraftSection(exit_layer=1))
     assert "weights" not in digests_of_profile(profile, dummy=True)[str(folder)]
-    hub = Profile(name="mine", target=Target(model="facebook/layerskip-llama3.2-1B"), draft=Draft(exit_layer=1))
+    hub = Profile(
+        name="mine", target=TargetSection(model="facebook/layerskip-llama3.2-1B"), draft=DraftSection(exit_layer=1)
+    )
     assert list(digests_of_profile(hub, dummy=True)["facebook/layerskip-llama3.2-1B"]) == ["config.json"]

@@ -20,7 +20,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_an_architecture_is_judged_by_the_configuration(name, tmp_path):
+def test_an_architecture_is_verified_by_the_configuration(name, tmp_path):
     config, message = CONFIGS[name]
     (tmp_path / "config.json").write_text(json.dumps(config))
     for error in (ValueError("worded otherwise some day"), KeyError("made_up")):

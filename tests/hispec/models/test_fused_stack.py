@@ -13,7 +13,6 @@ from transformers import AutoConfig
 
 from hispec import Engine
 from hispec.decoding.engine import StopCriteria, decode
-from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.state import DecodingState
 from hispec.errors import UnavailableError, UsageError
 from hispec.limits import WIDEST
@@ -26,6 +25,7 @@ from hispec.models.loading import load_stack
 from hispec.models.placement import Placement
 from hispec.models.rows import RowCounts
 from hispec.models.transformers_stack import TransformersStack
+from hispec.policies.static import StaticPolicy
 from tests.support import GREEDY, PROMPT, decode_ids, fused_stack, greedy_by_hand, hierarchy_of, random_model
 from training.evaluate import held_out_problems
 
@@ -110,13 +110,13 @@ def test_spans_of_every_width_equal_those_of_transformers(stacks, variant_model)
 
 
 def test_rewinding_anywhere_leaves_nothing_behind(stacks):
-    dice = Random(1)
+    rng = Random(1)
     run_both(stacks, 0, 40, text=[7] * 40)
     position = 0
     for _ in range(25):
-        width = dice.randint(1, 8)
+        width = rng.randint(1, 8)
         run_both(stacks, position, position + width, [(0, 2), (2, 4)])
-        position = dice.randint(0, min(position + width, len(TEXT) - 8))
+        position = rng.randint(0, min(position + width, len(TEXT) - 8))
 
 
 @pytest.mark.parametrize("start", [0, 3])
@@ -140,7 +140,7 @@ def test_hierarchical_decoding_writes_the_same_ids(variant_model):
     stack = fused_stack(variant_model)
     for exits, periods in [((), (1,)), ((1,), (1, 3)), ((1, 2), (1, 2, 4)), ((1, 2, 3), (1, 2, 3, 5))]:
         assert decode_ids(hierarchy_of(stack, *exits), periods, max_new_tokens=24) == expected
-    hierarchy = hierarchy_of(stack, 1, 2, guesses=(2, 4), words=[range(0, 24, 2)])
+    hierarchy = hierarchy_of(stack, 1, 2, ngrams=(2, 4), words=[range(0, 24, 2)])
     state = DecodingState(hierarchy, PROMPT, len(PROMPT) + 24)
     for _ in decode(state, StaticPolicy((1, 1, 2, 4)), GREEDY, StopCriteria(24)):
         pass

@@ -16,7 +16,7 @@ from hispec.models.placement import Placement
 from hispec.models.rotary import inverse_frequencies
 from hispec.models.tokenizer import load_tokenizer
 from hispec.models.translator import digest_of_model
-from hispec.profile import Profile, Target
+from hispec.profile import Profile, TargetSection
 from hispec.settings import Settings
 from tests.gguf_files import TEMPLATE, small_model, write
 from tests.support import PROMPT, decode_ids, hierarchy_of
@@ -160,7 +160,7 @@ def test_digests_change_with_the_file(tmp_path):
     path = write(tmp_path / "model.gguf", small_model())
 
     def digests():
-        profile = Profile(name="x", target=Target(model=str(path)))
+        profile = Profile(name="x", target=TargetSection(model=str(path)))
         return digests_of_profile(profile, dummy=False), digest_of_model(Checkpoint(str(path)), 4)
 
     before = digests()
@@ -216,7 +216,7 @@ def test_a_file_without_four_bits_is_quantized_as_any_other(tmp_path):
 
 def test_the_estimate_counts_what_stays_packed(tmp_path):
     path = write(tmp_path / "model.gguf", small_model())
-    profile = Profile(name="x", target=Target(model=str(path)))
+    profile = Profile(name="x", target=TargetSection(model=str(path)))
     for quantization in ("none", "int4"):
         (need,) = estimate(profile, Settings(quantization=quantization, dtype="float32", device="cpu")).models
         stack = load(path, "fused", quantization=quantization)

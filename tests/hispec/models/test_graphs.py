@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves
 from hispec import Engine
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.policies import Draft, Judge, Policy, StaticPolicy
 from hispec.decoding.state import DecodingState
 from hispec.errors import UsageError
 from hispec.limits import CACHE_STEP as STEP
@@ -20,6 +19,8 @@ from hispec.models.fused_weights import FusedWeights
 from hispec.models.graphs import LONGEST_RUN, WIDTHS, GraphedStack, with_graphs
 from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import Translator
+from hispec.policies.base import Draft, Policy, Verify
+from hispec.policies.static import StaticPolicy
 from tests.hispec.models.test_fused_stack import TEXT, assert_same, model_of, run_both
 from tests.support import GREEDY, PROMPT, decode_ids, fused_stack, greedy_by_hand, hierarchy_of, random_model
 
@@ -98,15 +99,15 @@ def test_spans_of_every_width_and_length_equal_those_of_the_fused_stack(pair):
 
 @torch.inference_mode()
 def test_rewinding_anywhere_leaves_nothing_behind(pair):
-    dice = Random(1)
+    rng = Random(1)
     run_both(pair, 0, 40, text=[7] * 40)
     for layer in pair[0].cache.layers:
         layer[:, :, :, 40:] = 1e30  # as if a longer text had been there
     position = 0
     for _ in range(40):
-        width = dice.randint(1, 8)
+        width = rng.randint(1, 8)
         run_both(pair, position, position + width, [(0, 2), (2, 4)])
-        position = dice.randint(0, min(position + width, len(TEXT) - 8))
+        position = rng.randint(0, min(position + width, len(TEXT) - 8))
 
 
 @torch.inference_mode()
@@ -192,7 +193,7 @@ def test_hierarchical_decoding_writes_the_same_ids(variant_model, recorded):
     stack, recording = fixed(variant_model, recorded=recorded)
     for exits, periods in [((), (1,)), ((1,), (1, 3)), ((1, 2), (1, 2, 4)), ((1, 2, 3), (1, 4, 2, 5))]:
         assert decode_ids(hierarchy_of(stack, *exits), periods, max_new_tokens=24) == expected
-    hierarchy = hierarchy_of(stack, 1, 2, guesses=(2, 4), words=[range(0, 24, 2)])
+    hierarchy = hierarchy_of(stack, 1, 2, ngrams=(2, 4), words=[range(0, 24, 2)])
     state = DecodingState(hierarchy, PROMPT, len(PROMPT) + 24)
     for _ in decode(state, StaticPolicy((1, 1, 2, 4)), GREEDY, StopCriteria(24)):
         pass
@@ -201,16 +202,16 @@ def test_hierarchical_decoding_writes_the_same_ids(variant_model, recorded):
 
 
 class Wandering(Policy):
-    """Drafts runs of any length at any level and judges at any, at random."""
+    """Drafts runs of any length at any level and verifies at any, at random."""
 
     def __init__(self, levels, seed):
-        self.levels, self.dice = levels, Random(seed)
+        self.levels, self.rng = levels, Random(seed)
 
-    def next_step(self, judged, may_draft):
-        waiting = [j for j in range(1, self.levels) if judged[j] < judged[j - 1]]
-        if may_draft and (not waiting or self.dice.random() < 0.5):
-            return Draft(self.dice.randint(1, 6), self.dice.randrange(self.levels - 1))
-        return Judge(self.dice.choice(waiting))
+    def next_step(self, verified, may_draft):
+        waiting = [j for j in range(1, self.levels) if verified[j] < verified[j - 1]]
+        if may_draft and (not waiting or self.rng.random() < 0.5):
+            return Draft(self.rng.randint(1, 6), self.rng.randrange(self.levels - 1))
+        return Verify(self.rng.choice(waiting))
 
 
 def decode_wandering(stack, words, seed, ends, count=30):
@@ -220,7 +221,7 @@ def decode_wandering(stack, words, seed, ends, count=30):
     seen = []
     for event in decode(state, Wandering(len(hierarchy), seed), GREEDY, StopCriteria(count, ends)):
         told = {name: getattr(event, name, None) for name in ("level", "token_ids", "accepted", "correction")}
-        seen.append((type(event).__name__, told, list(state.tokens), list(state.judged), list(state.frontier)))
+        seen.append((type(event).__name__, told, list(state.tokens), list(state.verified), list(state.frontier)))
         for level in range(len(hierarchy)):
             assert_as_fresh(state, level)
     return seen
@@ -288,9 +289,9 @@ def test_tokens_after_an_end_are_forgotten(count):
         for end in {*free[:6], free[-1]}:
             expected = write(fused_stack(MODEL), level, (end,))
             found = write(fixed(MODEL)[0], level, (end,))
-            assert (found.tokens, found.judged, found.frontier) == (
+            assert (found.tokens, found.verified, found.frontier) == (
                 expected.tokens,
-                expected.judged,
+                expected.verified,
                 expected.frontier,
             )
             assert_as_fresh(found, level)
@@ -317,10 +318,10 @@ class Watched(Policy):
     def __init__(self):
         self.static, self.told = StaticPolicy((1, 4, 4)), 0
 
-    def next_step(self, judged, may_draft):
-        return self.static.next_step(judged, may_draft)
+    def next_step(self, verified, may_draft):
+        return self.static.next_step(verified, may_draft)
 
-    def drafted(self, level, confidence):
+    def on_draft(self, level, confidence):
         self.told += 1
         return self.told % 3 != 0
 

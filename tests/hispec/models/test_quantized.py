@@ -75,10 +75,10 @@ def test_a_code_of_4_bits_is_within_a_step_of_its_weight_where_it_is_not_clipped
 
 def test_a_grid_of_4_bits_is_kept_as_it_is():
     """Weights that are on such a grid come out unchanged: those of a file in 4 bits."""
-    dice = torch.Generator().manual_seed(0)
-    codes = torch.randint(0, 16, (32, 64), generator=dice, dtype=torch.uint8)
+    rng = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 16, (32, 64), generator=rng, dtype=torch.uint8)
     codes[:, ::GROUP], codes[:, 1::GROUP] = 0, 15  # the whole range, as these files have it
-    scales, zeros = (torch.rand(32, 2, generator=dice).bfloat16() for _ in range(2))
+    scales, zeros = (torch.rand(32, 2, generator=rng).bfloat16() for _ in range(2))
     linear = Int4Linear(codes, scales, zeros)
     weights = linear.dense().t()
     expected = (codes.view(32, 2, GROUP) - 8.0) * scales.float()[..., None] + zeros.float()[..., None]

@@ -8,7 +8,6 @@ from safetensors.torch import save_file
 
 from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy, Level
-from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.sampling import Sampling
 from hispec.models import fused_weights
 from hispec.models.checkpoint import Checkpoint
@@ -24,6 +23,7 @@ from hispec.models.quantized import QuantizedLinear
 from hispec.models.rows import RowCounts
 from hispec.models.tensors import Stored, Tensors
 from hispec.models.tokenizer import load_tokenizer
+from hispec.policies.static import StaticPolicy
 from tests.hispec.models.test_graphs import Recording
 from tests.hispec.models.test_rows import LENGTH, TEXT, logits_of, pieces
 from tests.support import fused_stack, random_model

@@ -8,7 +8,6 @@ import torch
 from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.noise import GumbelNoise
-from hispec.decoding.policies import StaticPolicy
 from hispec.decoding.sampling import Sampling
 from hispec.decoding.state import PrefixCache
 from hispec.limits import WIDEST
@@ -16,6 +15,7 @@ from hispec.models import rows
 from hispec.models.graphs import with_graphs
 from hispec.models.rows import BUCKET, CANDIDATES, RowCounts, equal_counts
 from hispec.models.transformers_stack import TransformersStack
+from hispec.policies.static import StaticPolicy
 from tests.support import fused_stack, random_model
 
 KINDS = ("fused", "graphed", "transformers")
@@ -49,9 +49,9 @@ def logits_of(stack, pieces):
 
 def pieces(seed, most):
     """Sizes that add up to the text's."""
-    dice, left = Random(seed), LENGTH
+    rng, left = Random(seed), LENGTH
     while left:
-        size = min(left, dice.randint(1, most))
+        size = min(left, rng.randint(1, most))
         yield size
         left -= size
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from hispec import Engine, custom_generate
 from hispec.calibration.job import job_of
+from hispec.calibration.recording import LevelSpec, Recorder
 from hispec.calibration.search import Configuration
-from hispec.calibration.traces import Reader, Recorder
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.errors import HispecError, ProfileError, UnavailableError
 from hispec.events import Drafted
@@ -28,8 +28,8 @@ STACKS = {"transformers": lambda model: TransformersStack(model, "random"), "fus
 
 
 def random_translator(hidden=32, seed=0, scale=0.1):
-    dice = torch.Generator().manual_seed(seed)
-    return Translator(scale * torch.randn(hidden, hidden, generator=dice), scale * torch.randn(hidden, generator=dice))
+    rng = torch.Generator().manual_seed(seed)
+    return Translator(scale * torch.randn(hidden, hidden, generator=rng), scale * torch.randn(hidden, generator=rng))
 
 
 def provenance(**changes):
@@ -93,9 +93,9 @@ def test_a_translator_decides_what_its_level_says_through_whole_and_reduced_head
         hierarchy = Hierarchy([Level("draft", stack, 1, reduced, one), Level("target", stack, 4)])
         assert decode_ids(hierarchy, (3, 3), after_event=see) == greedy_by_hand(random_model(), 12)
     assert set(drafted) == {longest}
-    recorder = Recorder({"m": stack}, [Reader("m", 1), Reader("m", 2)], {}, "m", {("m", 1): one})
-    readings = recorder.record(PROMPT, [7, 8, 9]).readings
-    assert set(readings[Reader("m", 1)].best) == {longest} != set(readings[Reader("m", 2)].best)
+    recorder = Recorder({"m": stack}, [LevelSpec("m", 1), LevelSpec("m", 2)], {}, "m", {("m", 1): one})
+    predictions = recorder.record(PROMPT, [7, 8, 9]).predictions
+    assert set(predictions[LevelSpec("m", 1)].argmax) == {longest} != set(predictions[LevelSpec("m", 2)].argmax)
 
 
 def test_the_target_has_none(stack):
@@ -193,8 +193,8 @@ def test_engines_read_the_exits_of_a_profile_through_its_translators(folder, tmp
     torch.testing.assert_close(draft.translator.weight, random_translator(seed=1).weight)
     torch.testing.assert_close(intermediate.translator.weight, random_translator(seed=2).weight)
     answer = engine.generate("hello")
-    engine.verify(answer)
-    assert answer.verified
+    engine.check_lossless(answer)
+    assert answer.lossless
     # An exit that has none is read as it is, and one of another model never through those of the target.
     other = engine.with_profile(profile_of(folder, path, intermediate={"exit_layer": 3}))
     assert [level.translator is None for level in other.hierarchy.levels] == [False, True, True]
@@ -202,8 +202,8 @@ def test_engines_read_the_exits_of_a_profile_through_its_translators(folder, tmp
     # `calibrate` looks at the exits as they will be read.
     job = job_of(engine, [PROMPT] * 6, budget=1.0)
     assert job.translators.keys() == {(str(folder), 1), (str(folder), 2)}
-    chosen = Configuration((Reader(str(folder), 1), Reader(str(folder), 3)), (1, 2))
-    assert [level.translator is None for level in job.bench.hierarchy(chosen).levels] == [False, True, True]
+    chosen = Configuration((LevelSpec(str(folder), 1), LevelSpec(str(folder), 3)), (1, 2))
+    assert [level.translator is None for level in job.builder.hierarchy(chosen).levels] == [False, True, True]
 
 
 def test_exits_of_a_copy_are_read_through_the_translators_of_the_target(folder, tmp_path):
@@ -215,8 +215,8 @@ def test_exits_of_a_copy_are_read_through_the_translators_of_the_target(folder, 
     torch.testing.assert_close(draft.translator.weight, random_translator(seed=1).weight)
     assert whole.translator is None
     answer = engine.generate("hello")
-    engine.verify(answer)
-    assert answer.verified
+    engine.check_lossless(answer)
+    assert answer.lossless
 
 
 def test_translators_of_other_shapes_and_other_weights_are_refused(folder, tmp_path):

@@ -1,7 +1,7 @@
 """The real program, held at the step that a test names in a file: `python -m tests.hispec_cli.chat.held chat ...`.
 
 The file says `LEVEL` or `LEVEL COUNT` (prefill, draft, intermediate, target), the step that is held, once; `memory` in
-the place of the level lets the memory end at a judgement of the target. While it is held the file is named `held`. A
+the place of the level lets the memory end at a verification of the target. While it is held the file is named `held`. A
 step that is `stuck LEVEL COUNT` does not end when it is asked to, as one of a big model may not. `slow` makes all steps
 take a tenth of a second.
 """

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from hispec.events import Committed, Drafted, Finished, Judged
+from hispec.events import Committed, Drafted, Finished, Verified
 from hispec.metrics import LevelStats, Stats
 from hispec_cli.ui.live import LiveView
 from hispec_cli.ui.panels import wrap
@@ -337,7 +337,7 @@ def test_it_shows_events_on_their_way():
     events = [
         Committed(0, (1,), "a"),
         Drafted(0, "draft", (2,), texts=("b",)),
-        Judged(0, "target", 1, 1),
+        Verified(0, "target", 1, 1),
         Committed(0, (2,), "b"),
         Finished(0, "eos"),
     ]

@@ -3,7 +3,7 @@
 import pytest
 
 from hispec_cli.ui import progress
-from hispec_cli.ui.progress import Display, Pace, time_left
+from hispec_cli.ui.progress import Display, LineTimer, time_left
 
 
 @pytest.fixture
@@ -14,35 +14,35 @@ def clock(monkeypatch):
 
 
 def test_a_line_is_due_after_every_tenth(clock):
-    pace = Pace()
-    due = [percent for percent in range(1, 101) if pace.due(percent / 100)]
+    line_timer = LineTimer()
+    due = [percent for percent in range(1, 101) if line_timer.due(percent / 100)]
     assert due == list(range(10, 101, 10))
 
 
 def test_a_line_is_due_after_thirty_seconds_whatever_is_done(clock):
-    pace, due = Pace(), []
+    line_timer, due = LineTimer(), []
     for second in range(100):
         clock["now"] = second
-        if pace.due():
+        if line_timer.due():
             due.append(second)
     assert due == [30, 60, 90]
 
 
 def test_news_are_due_at_once_and_begin_the_pace_anew(clock):
-    pace = Pace()
+    line_timer = LineTimer()
     clock["now"] = 29
-    assert pace.due(0.05, news=True)
+    assert line_timer.due(0.05, news=True)
     clock["now"] = 58
-    assert not pace.due(0.14)
-    assert pace.due(0.15)
+    assert not line_timer.due(0.14)
+    assert line_timer.due(0.15)
 
 
 def test_the_end_is_due_once_however_small_the_last_step_was(clock):
-    pace = Pace(0.95)
-    assert not pace.due(0.99)
-    assert pace.due(1.0)
-    assert not pace.due(1.0)
-    assert not Pace(1.0).due(1.0)
+    line_timer = LineTimer(0.95)
+    assert not line_timer.due(0.99)
+    assert line_timer.due(1.0)
+    assert not line_timer.due(1.0)
+    assert not LineTimer(1.0).due(1.0)
 
 
 @pytest.mark.parametrize(

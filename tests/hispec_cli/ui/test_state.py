@@ -4,13 +4,13 @@ import random
 
 import pytest
 
-from hispec.events import Committed, Drafted, Finished, Judged, Prefilled
+from hispec.events import Committed, Drafted, Finished, Prefilled, Verified
 from hispec.metrics import LevelStats, Stats
 from hispec_cli.ui.replay import read_trace
-from hispec_cli.ui.state import Standing, ViewState, reduce
+from hispec_cli.ui.state import TokenStatus, ViewState, reduce
 from tests.hispec_cli.ui.conftest import ANSWER, TRACE
 
-SIGNS = {Standing.draft: "?", Standing.accepted: "+", Standing.correction: "!", Standing.struck: "-"}
+SIGNS = {TokenStatus.draft: "?", TokenStatus.accepted: "+", TokenStatus.correction: "!", TokenStatus.struck: "-"}
 
 
 def begin(*levels):
@@ -19,7 +19,7 @@ def begin(*levels):
 
 def shown(state):
     """Settled text, then every recent token with the sign of its standing."""
-    return state.settled, [token.text + SIGNS.get(token.standing, "") for token in state.recent]
+    return state.settled, [token.text + SIGNS.get(token.status, "") for token in state.recent]
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,9 @@ def test_one_by_one_or_together_gives_the_same_and_changes_no_earlier_state(reco
     states = [ViewState(recording.stats)]
     for event in recording.events:
         states.append(reduce(states[-1], event))
-    dice = random.Random(0)
+    rng = random.Random(0)
     for _ in range(50):
-        start, end = sorted(dice.choices(range(len(states)), k=2))
+        start, end = sorted(rng.choices(range(len(states)), k=2))
         assert reduce(states[start], *recording.events[start:end]) == states[end]
     assert states[0] == ViewState(recording.stats) and states[0].stats.new_tokens == 0
 
@@ -78,7 +78,7 @@ def test_validated_text_only_grows_and_settled_text_is_part_of_it(recording):
 
 
 def test_struck_tokens_vanish_after_a_quarter_of_a_second():
-    events = [Drafted(0.0, "draft", (1,), texts=("a",)), Judged(0.1, "middle", 1, 0, 2, correction_text="b")]
+    events = [Drafted(0.0, "draft", (1,), texts=("a",)), Verified(0.1, "middle", 1, 0, 2, correction_text="b")]
     state = reduce(begin("draft", "middle"), *events)
     assert shown(state) == ("", ["a-", "b!"])
     assert shown(reduce(state, Drafted(0.3, "draft", (3,), texts=("c",)))) == ("", ["a-", "b!", "c?"])
@@ -86,7 +86,7 @@ def test_struck_tokens_vanish_after_a_quarter_of_a_second():
 
 
 def test_the_targets_own_correction_is_marked_for_a_while_although_it_is_final():
-    events = [Drafted(0.0, "draft", (1,), texts=("a",)), Judged(0.1, "target", 1, 0, 2, correction_text="b")]
+    events = [Drafted(0.0, "draft", (1,), texts=("a",)), Verified(0.1, "target", 1, 0, 2, correction_text="b")]
     state = reduce(begin("draft"), *events, Committed(0.1, (2,), "b"))
     assert shown(state) == ("", ["a-", "b!"]) and state.validated == "b"
     assert shown(reduce(state, Drafted(0.5, "draft", (3,), texts=("c",)))) == ("b", ["c?"])
@@ -97,13 +97,13 @@ def test_four_exits():
         begin("one", "two", "three"),
         Drafted(0, "one", (1,), texts=("a",)),
         Drafted(0, "one", (2,), texts=("b",)),
-        Judged(0, "two", 2, 1, 3, correction_text="c"),
-        Judged(0, "three", 2, 2),
+        Verified(0, "two", 2, 1, 3, correction_text="c"),
+        Verified(0, "three", 2, 2),
         Drafted(0, "one", (4,), texts=("d",)),
     )
     assert shown(state) == ("", ["a+", "b-", "c+", "d?"])
     assert state.cycle == ("ppp", "ac", "aa", "")
-    state = reduce(state, Judged(0, "target", 3, 3), Committed(0, (1, 3, 4), "acd"))
+    state = reduce(state, Verified(0, "target", 3, 3), Committed(0, (1, 3, 4), "acd"))
     assert state.validated == "acd" and state.closed and state.cycle[-1] == "aaa"
 
 
@@ -111,33 +111,35 @@ def test_guesses_and_a_target_that_writes_alone():
     state = reduce(begin("guesses"), Prefilled(0, 5), Committed(0, (1,), "a"))
     state = reduce(state, Drafted(0, "target", (2,), texts=("b",)), Committed(0, (2,), "b"))
     assert shown(state) == ("ab", []) and state.stats.target_passes == 2
-    state = reduce(state, Drafted(0, "guesses", (3, 4), texts=("c", "d")), Judged(0, "target", 2, 2))
+    state = reduce(state, Drafted(0, "guesses", (3, 4), texts=("c", "d")), Verified(0, "target", 2, 2))
     assert state.cycle == ("pp", "aa")
     alone = reduce(begin(), Prefilled(0, 5), Committed(0, (1,), "a"), Drafted(0, "target", (2,), texts=("b",)))
     assert reduce(alone, Committed(0, (2,), "b")).cycle == ("p",)
 
 
 def test_text_that_may_become_a_stop_text_is_held_and_then_cut():
-    events = [Drafted(0, "draft", (1, 2), texts=("a#", "#")), Judged(0, "target", 2, 2), Committed(0, (1, 2), "a")]
+    events = [Drafted(0, "draft", (1, 2), texts=("a#", "#")), Verified(0, "target", 2, 2), Committed(0, (1, 2), "a")]
     state = reduce(begin("draft"), *events)
     assert (state.validated, state.held) == ("a", "##")
-    freed = reduce(state, Drafted(0, "draft", (3,), texts=("b",)), Judged(0, "target", 1, 1), Committed(0, (3,), "##b"))
+    freed = reduce(
+        state, Drafted(0, "draft", (3,), texts=("b",)), Verified(0, "target", 1, 1), Committed(0, (3,), "##b")
+    )
     assert (freed.validated, freed.held) == ("a##b", "")
-    cut = reduce(state, Drafted(0, "draft", (3,), texts=("#",)), Judged(0, "target", 1, 1), Committed(0, (3,), ""))
+    cut = reduce(state, Drafted(0, "draft", (3,), texts=("#",)), Verified(0, "target", 1, 1), Committed(0, (3,), ""))
     assert reduce(cut, Finished(0, "stop")).validated == "a"
 
 
 def test_a_verifiers_bonus_stands_as_what_it_accepted():
     drafted = Drafted(0, "draft", (1,), texts=("a",))
-    state = reduce(begin("draft", "middle"), drafted, Judged(0, "middle", 1, 1, 5, correction_text="b"))
+    state = reduce(begin("draft", "middle"), drafted, Verified(0, "middle", 1, 1, 5, correction_text="b"))
     assert shown(state) == ("", ["a+", "b+"])
-    state = reduce(state, Judged(0, "target", 2, 2, 6, correction_text="c"), Committed(0, (1, 5, 6), "abc"))
+    state = reduce(state, Verified(0, "target", 2, 2, 6, correction_text="c"), Committed(0, (1, 5, 6), "abc"))
     assert state.validated == "abc"
     assert tuple(state.cycle) == ("p", "aa", "aaa")
 
 
 def test_the_engines_text_wins_over_the_texts_of_drafts():
-    events = [Drafted(0, "draft", (1, 2), texts=("x", "y")), Judged(0, "target", 2, 2), Committed(0, (1, 2), "é")]
+    events = [Drafted(0, "draft", (1, 2), texts=("x", "y")), Verified(0, "target", 2, 2), Committed(0, (1, 2), "é")]
     assert reduce(begin("draft"), *events).validated == "é"
 
 
@@ -152,11 +154,11 @@ def test_an_interrupted_run_shows_nothing_that_was_not_validated():
     [
         [Drafted(0, "nobody", (1,), texts=("a",))],
         [Drafted(0, "draft", (1, 2), texts=("a",))],
-        [Judged(0, "target", 1, 1)],
-        [Drafted(0, "draft", (1,), texts=("a",)), Judged(0, "target", 1, 2)],
-        [Drafted(0, "draft", (1,), texts=("a",)), Judged(0, "target", 1, -1, 5)],
-        [Drafted(0, "draft", (1,), texts=("a",)), Judged(0, "target", 1, 0)],
-        [Drafted(0, "draft", (1,), texts=("a",)), Judged(0, "target", 0, 0)],
+        [Verified(0, "target", 1, 1)],
+        [Drafted(0, "draft", (1,), texts=("a",)), Verified(0, "target", 1, 2)],
+        [Drafted(0, "draft", (1,), texts=("a",)), Verified(0, "target", 1, -1, 5)],
+        [Drafted(0, "draft", (1,), texts=("a",)), Verified(0, "target", 1, 0)],
+        [Drafted(0, "draft", (1,), texts=("a",)), Verified(0, "target", 0, 0)],
         [Drafted(0, "draft", (1,), texts=("a",)), Committed(0, (1, 2), "ab")],
         [Finished(0, "eos"), Committed(0, (1,), "a")],
     ],

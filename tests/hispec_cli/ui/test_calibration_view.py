@@ -11,13 +11,12 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from hispec.budget import Budget
+from hispec.calibration.recording import LevelSpec
 from hispec.calibration.replay import Outcome
-from hispec.calibration.search import PLAIN, Configuration, Score, Space
-from hispec.calibration.session import Phase, Planned, Scored, Timed
+from hispec.calibration.run import Phase, Planned, Scored, Timed
+from hispec.calibration.search import PLAIN, Configuration, Score, SearchSpace
 from hispec.calibration.timing import TimedAnswer, Timings
-from hispec.calibration.traces import Reader
-from hispec_cli.ui import calibration
-from hispec_cli.ui.calibration import CalibrationView, summary
+from hispec_cli.ui import calibration_view as calibration
 from hispec_cli.ui.calibration_panels import (
     ASCII,
     FULL,
@@ -32,21 +31,31 @@ from hispec_cli.ui.calibration_panels import (
     row_name,
     screen,
 )
-from hispec_cli.ui.calibration_state import ADAPTIVE, Drafter, Place, Seen, Standing, initial, place_of, reduce
+from hispec_cli.ui.calibration_state import (
+    ADAPTIVE,
+    CandidateStatus,
+    CellKey,
+    DraftExit,
+    TimedProgress,
+    initial,
+    place_of,
+    reduce,
+)
+from hispec_cli.ui.calibration_view import CalibrationView, summary
 
 EVIL = "org/\x1b[2J\u202eevil\r"
 
 
-def exit_(layer, words=0, model="m"):
-    return Reader(model, layer, words)
+def exit_(layer, head_size=0, model="m"):
+    return LevelSpec(model, layer, head_size)
 
 
 def space(exits=4, periods=(2, 8)):
-    return Space(tuple(exit_(layer) for layer in range(1, exits + 1)), validate_every=tuple(periods))
+    return SearchSpace(tuple(exit_(layer) for layer in range(1, exits + 1)), validate_every=tuple(periods))
 
 
-def single(layer, period, words=0):
-    return Configuration((exit_(layer, words),), (period,))
+def single(layer, period, head_size=0):
+    return Configuration((exit_(layer, head_size),), (period,))
 
 
 def scored(configuration, speed, texts=1):
@@ -54,7 +63,7 @@ def scored(configuration, speed, texts=1):
 
 
 def told(*progress):
-    return [Seen(float(at), each) for at, each in enumerate(progress)]
+    return [TimedProgress(float(at), each) for at, each in enumerate(progress)]
 
 
 def answers(speeds, prompts=6):
@@ -68,8 +77,8 @@ def answers(speeds, prompts=6):
 
 def standings(state):
     return {
-        (place.drafter.exit_layer, place.period): state.standing(place)
-        for place in (Place(drafter, period) for drafter in state.drafters for period in state.periods)
+        (place.drafter.exit_layer, place.period): state.status(place)
+        for place in (CellKey(drafter, period) for drafter in state.drafters for period in state.periods)
     }
 
 
@@ -86,25 +95,25 @@ REPLAYED = told(
 def test_cells_are_pruned_when_the_search_has_gone_on_without_them():
     state = reduce(initial(space(), 100), *REPLAYED[:6])
     known = standings(state)
-    assert known[2, 8] is Standing.best and known[1, 2] is known[1, 8] is Standing.scored
-    assert known[3, 2] is known[4, 8] is known[1, ADAPTIVE] is Standing.pending
+    assert known[2, 8] is CandidateStatus.best and known[1, 2] is known[1, 8] is CandidateStatus.scored
+    assert known[3, 2] is known[4, 8] is known[1, ADAPTIVE] is CandidateStatus.pending
 
     state = reduce(state, *REPLAYED[6:8])  # the second round has begun: nothing is pruned before it is over
-    assert standings(state)[1, 8] is standings(state)[2, 2] is Standing.scored
+    assert standings(state)[1, 8] is standings(state)[2, 2] is CandidateStatus.scored
 
     state = reduce(state, *REPLAYED[8:])
     known = standings(state)
-    assert (known[2, 8], known[1, 8]) == (Standing.best, Standing.tied)
-    assert known[2, 2] is Standing.scored  # of the second round, and the third goes on
-    assert known[1, 2] is known[3, 2] is Standing.pruned
+    assert (known[2, 8], known[1, 8]) == (CandidateStatus.best, CandidateStatus.tied)
+    assert known[2, 2] is CandidateStatus.scored  # of the second round, and the third goes on
+    assert known[1, 2] is known[3, 2] is CandidateStatus.pruned
 
-    state = reduce(state, Seen(50, Phase("timing", 0.0)))
-    assert standings(state)[2, 2] is Standing.pruned
+    state = reduce(state, TimedProgress(50, Phase("timing", 0.0)))
+    assert standings(state)[2, 2] is CandidateStatus.pruned
 
 
 def test_a_cell_shows_the_fastest_of_those_replayed_on_the_most_texts():
     other = Configuration((exit_(1), exit_(3)), (2, 8))
-    smaller_head = single(1, 8, words=256)
+    smaller_head = single(1, 8, head_size=256)
     state = reduce(
         initial(space(), 100), *told(scored(single(1, 8), 90), scored(other, 95), scored(single(1, 8), 70, 4))
     )
@@ -115,7 +124,7 @@ def test_a_cell_shows_the_fastest_of_those_replayed_on_the_most_texts():
 
 
 def test_progress_told_together_or_one_by_one_gives_the_same_state():
-    dice = random.Random(1)
+    rng = random.Random(1)
     seen = told(
         Phase("costs", 0.0), Phase("costs", 1.0), Phase("traces", 0.5), *(each.progress for each in REPLAYED),
         Phase("timing", 0.0), Timed(answers({single(1, 8): 70, single(2, 8): 80}), [0, 1]), Phase("check", 1.0),
@@ -123,7 +132,7 @@ def test_progress_told_together_or_one_by_one_gives_the_same_state():
     together = reduce(initial(space(), 100), *seen)
     state, at = initial(space(), 100), 0
     while at < len(seen):
-        step = dice.randint(1, 3)
+        step = rng.randint(1, 3)
         before = state
         kept = (dict(before.cells), before.scored)
         state, at = reduce(state, *seen[at : at + step]), at + step
@@ -133,9 +142,11 @@ def test_progress_told_together_or_one_by_one_gives_the_same_state():
 
 def test_timing_decides_as_soon_as_there_is_some():
     finalists = {single(1, 8): 100.0, single(2, 8): 80.0, single(2, 2): 99.9, PLAIN: 20.0}
-    state = reduce(initial(space(), 100), *REPLAYED, Seen(60, Phase("timing", 0.0)))
-    empty = reduce(state, Seen(61, Timed(Timings(list(finalists)), [0, 1, 2, 3])))  # several processes: none to see yet
-    assert standings(empty)[2, 8] is Standing.best
+    state = reduce(initial(space(), 100), *REPLAYED, TimedProgress(60, Phase("timing", 0.0)))
+    empty = reduce(
+        state, TimedProgress(61, Timed(Timings(list(finalists)), [0, 1, 2, 3]))
+    )  # several processes: none to see yet
+    assert standings(empty)[2, 8] is CandidateStatus.best
     assert [one.speed for one in empty.finalists] == [None] * 4
 
     timings = answers(finalists)
@@ -143,20 +154,20 @@ def test_timing_decides_as_soon_as_there_is_some():
         if answer.configuration == 2:  # noise: it may be as fast
             seconds = answer.seconds * (0.9 if at % 2 else 1.1)
             timings.answers[at] = TimedAnswer(2, answer.prompt, 0, answer.tokens, seconds, 0)
-    state = reduce(state, Seen(62, Timed(timings, [0, 1, 2])))
-    order = [(one.configuration, one.standing) for one in state.finalists]
-    assert order[-2:] == [(single(2, 8), Standing.scored), (PLAIN, Standing.pruned)]
-    assert {standing for _, standing in order[:2]} == {Standing.best, Standing.tied}
+    state = reduce(state, TimedProgress(62, Timed(timings, [0, 1, 2])))
+    order = [(one.configuration, one.status) for one in state.finalists]
+    assert order[-2:] == [(single(2, 8), CandidateStatus.scored), (PLAIN, CandidateStatus.pruned)]
+    assert {status for _, status in order[:2]} == {CandidateStatus.best, CandidateStatus.tied}
     known = standings(state)
-    assert known[2, 8] is Standing.scored and known[1, 2] is Standing.pruned
-    assert {known[1, 8], known[2, 2]} == {Standing.best, Standing.tied}
+    assert known[2, 8] is CandidateStatus.scored and known[1, 2] is CandidateStatus.pruned
+    assert {known[1, 8], known[2, 2]} == {CandidateStatus.best, CandidateStatus.tied}
 
 
 def test_one_that_was_dropped_is_not_the_best_however_easy_its_prompts_were():
     timings = answers({single(1, 8): 100.0, single(2, 8): 80.0})
     state = reduce(initial(space(), 100), *REPLAYED, *told(Phase("timing", 0.0), Timed(timings, [1])))
     assert state.finalists[0].configuration == single(2, 8)
-    assert [one.standing for one in state.finalists] == [Standing.best, Standing.pruned]
+    assert [one.status for one in state.finalists] == [CandidateStatus.best, CandidateStatus.pruned]
 
 
 def test_a_state_does_not_change_with_what_is_timed_later():
@@ -168,8 +179,10 @@ def test_a_state_does_not_change_with_what_is_timed_later():
 
 
 def timed_state(**changes):
-    state = reduce(initial(space(**changes), 100), *REPLAYED, Seen(60, Phase("timing", 0.0)))
-    return reduce(state, Seen(62, Timed(answers({single(1, 8): 100.0, single(2, 8): 80.0, PLAIN: 20.0}), [0, 1])))
+    state = reduce(initial(space(**changes), 100), *REPLAYED, TimedProgress(60, Phase("timing", 0.0)))
+    return reduce(
+        state, TimedProgress(62, Timed(answers({single(1, 8): 100.0, single(2, 8): 80.0, PLAIN: 20.0}), [0, 1]))
+    )
 
 
 @pytest.mark.parametrize("glyphs", [UNICODE, ASCII], ids=["unicode", "ascii"])
@@ -231,9 +244,9 @@ def test_figures_stand_out_from_their_cells(style):
 def test_phases_and_the_time_that_is_left():
     state = reduce(
         initial(space(), 100),
-        Seen(0, Phase("costs", 0.0)),
-        Seen(12, Phase("traces", 0.0)),
-        Seen(20, Phase("traces", 0.5)),
+        TimedProgress(0, Phase("costs", 0.0)),
+        TimedProgress(12, Phase("traces", 0.0)),
+        TimedProgress(20, Phase("traces", 0.5)),
     )
     assert phases_row(state, 20, 79, UNICODE).plain == "✓ costs 12 s  ▸ traces 50%  · replay  · timing  · check"
     assert state.progress_of("traces", 33) == pytest.approx(0.75)  # 12 s to 40 s are its: it will be cut off then
@@ -243,13 +256,14 @@ def test_phases_and_the_time_that_is_left():
 
 
 def test_names_from_outside_are_harmless():
-    readers = (Reader(EVIL, 1), Reader(EVIL, 2))
-    chosen = Configuration((Reader(EVIL, 1),), (8,))
+    specs = (LevelSpec(EVIL, 1), LevelSpec(EVIL, 2))
+    chosen = Configuration((LevelSpec(EVIL, 1),), (8,))
     state = reduce(
-        initial(Space(readers), 10), *told(Phase("timing", 0), scored(chosen, 9), Timed(answers({chosen: 9.0}), [0]))
+        initial(SearchSpace(specs), 10),
+        *told(Phase("timing", 0), scored(chosen, 9), Timed(answers({chosen: 9.0}), [0])),
     )
     rows = screen(state, 1.0, "m", 139, 40, UNICODE, FULL)
-    rows += agreement_rows({**dict.fromkeys(readers, 0.5), Reader("m", 4): 1.0}, "m", 79, UNICODE)
+    rows += agreement_rows({**dict.fromkeys(specs, 0.5), LevelSpec("m", 4): 1.0}, "m", 79, UNICODE)
     text = "\n".join(row.plain for row in rows)
     assert "evil" in text and text.replace("\n", "").isprintable()
 
@@ -257,35 +271,35 @@ def test_names_from_outside_are_harmless():
 def test_configurations_in_few_words():
     chain = (exit_(1), exit_(2, 256))
     assert brief(Configuration(chain, (2, 12)), "m") == "exit 1 (2) > exit 2/256 (12)"
-    assert brief(Configuration(chain, (), (3, 4)), "m") == "4 guesses > exit 1 > exit 2/256, adaptive"
-    assert brief(Configuration((), (4,), (3, 8)), "m") == "8 guesses > target (4)"
+    assert brief(Configuration(chain, (), (3, 4)), "m") == "n-grams (4) > exit 1 > exit 2/256, adaptive"
+    assert brief(Configuration((), (4,), (3, 8)), "m") == "n-grams (8) > target (4)"
     assert brief(PLAIN, "m") == "the target alone"
-    copies = (Reader("m", 1, 256, "int4"), Reader("m", 16, weights="int4"))
+    copies = (LevelSpec("m", 1, 256, "int4"), LevelSpec("m", 16, weights="int4"))
     assert brief(Configuration(copies, (2, 12)), "m") == "exit 1 int4/256 (2) > exit 16 int4 (12)"
-    assert brief(Configuration((Reader("org/other", 6),), (4,)), "m") == "exit 6 of org/other (4)"
+    assert brief(Configuration((LevelSpec("org/other", 6),), (4,)), "m") == "exit 6 of org/other (4)"
 
 
 def test_agreement_is_drawn_by_exit_with_a_column_for_each_head():
     agreement = {exit_(1): 0.5, exit_(1, 256): 0.45, exit_(2): 1.0, exit_(2, 256): 0.9, exit_(4): 1.0}
     head, first, second = (row.plain for row in agreement_rows(agreement, "m", 79, UNICODE))
-    assert head.split()[-4:] == ["all", "words", "256", "words"]
+    assert head.split()[-3:] == ["whole", "256", "tokens"]
     assert first.split()[-2:] == ["50.0%", "45.0%"] and second.split()[-2:] == ["100.0%", "90.0%"]
     assert second.count("━") == pytest.approx(2 * first.count("━"), abs=1) and second.count("━") > 20
 
 
 def test_exits_of_copies_have_rows_of_their_own():
-    copy = Reader("m", 2, weights="int4")
-    agreement = {exit_(2): 0.75, copy: 0.5, exit_(4): 1.0, Reader("m", 4, weights="int4"): 0.98}
+    copy = LevelSpec("m", 2, weights="int4")
+    agreement = {exit_(2): 0.75, copy: 0.5, exit_(4): 1.0, LevelSpec("m", 4, weights="int4"): 0.98}
     rows = [row.plain.split("━")[0].strip() for row in agreement_rows(agreement, "m", 79, UNICODE)]
     assert rows[1:] == ["exit 2", "exit 2 int4", "exit 4 int4"]
-    drafters = [Drafter.of(reader) for reader in (exit_(2), exit_(3), copy, Reader("m", 4, weights="int4"))]
+    drafters = [DraftExit.of(spec) for spec in (exit_(2), exit_(3), copy, LevelSpec("m", 4, weights="int4"))]
     assert row_name(drafters[:2], "m", UNICODE) == "exit 2-3"
     assert row_name(drafters[2:3], "m", UNICODE) == "exit 2 int4"
     assert row_name(drafters[2:], "m", UNICODE) == "exit 2-4 int4"
     assert row_name(drafters[1:3], "m", UNICODE) == "exit 3-2 int4"
     state = reduce(initial(replace(space(2), copies=(copy,)), 10), *told(scored(Configuration((copy,), (8,)), 9.0)))
-    assert state.cells[Place(Drafter.of(copy), 8)].speed == pytest.approx(9.0)
-    assert Drafter.of(exit_(2)) != Drafter.of(copy)
+    assert state.cells[CellKey(DraftExit.of(copy), 8)].speed == pytest.approx(9.0)
+    assert DraftExit.of(exit_(2)) != DraftExit.of(copy)
 
 
 def test_the_finalists_show_prediction_and_interval():
@@ -386,6 +400,8 @@ def test_on_a_terminal_it_draws_seldom_and_only_when_told(clock, monkeypatch):
 
 
 def test_a_phase_beyond_its_time_is_as_far_as_it_says():
-    state = reduce(initial(space(), 100), Seen(50.0, Phase("costs", 0.0)), Seen(51.0, Phase("costs", 0.3)))
+    state = reduce(
+        initial(space(), 100), TimedProgress(50.0, Phase("costs", 0.0)), TimedProgress(51.0, Phase("costs", 0.3))
+    )
     assert state.progress_of("costs", 54.0) == pytest.approx(4 / 7.5)  # 15 % of what loading has left
     assert state.progress_of("costs", 70.0) == 0.3

@@ -13,14 +13,24 @@ from hispec.bench.processes import Processes
 from hispec.budget import Budget
 from hispec.calibration.adapting import Fitter
 from hispec.calibration.costs import Costs, measure, seconds_alone, seconds_of_a_pass
-from hispec.calibration.kept import Kept
-from hispec.calibration.search import PLAIN, Configuration, Found, Score, Scorer, Space, Workbench, search
+from hispec.calibration.recording import FEWEST, LevelSpec, RecordedTexts, Recorder, record_all
+from hispec.calibration.search import (
+    PLAIN,
+    Configuration,
+    HierarchyBuilder,
+    Score,
+    Scorer,
+    SearchResult,
+    SearchSpace,
+    search,
+)
 from hispec.calibration.steps import with_steps
+from hispec.calibration.store import CalibrationStore
 from hispec.calibration.timing import Speed, TimedAnswer, Timer, Timings, halving
-from hispec.calibration.traces import FEWEST, Reader, Recorder, Traces, record_all
-from hispec.decoding.policies import Policy, StaticPolicy
 from hispec.models.stack import LayerStack, ReducedHead
 from hispec.models.translator import Translator
+from hispec.policies.base import Policy
+from hispec.policies.static import StaticPolicy
 
 PHASES = ("costs", "traces", "replay", "timing", "check")
 """What a calibration spends its budget on, in order."""
@@ -84,7 +94,7 @@ Progress = Phase | Scored | Timed | Planned
 
 
 @dataclass(frozen=True)
-class Job:
+class CalibrationJob:
     """What is to be calibrated.
 
     Attributes:
@@ -94,7 +104,7 @@ class Job:
         space: of configurations.
         prompts: token ids.
         eos_ids: that end answers.
-        most: tokens of an answer.
+        max_new_tokens: tokens of an answer.
         budget: of the command.
         seed: of all that is drawn.
         translators: by model and exit, of those that have one.
@@ -102,43 +112,43 @@ class Job:
 
     stacks: dict[str, LayerStack]
     target: str
-    heads: dict[Reader, ReducedHead]
-    space: Space
+    heads: dict[LevelSpec, ReducedHead]
+    space: SearchSpace
     prompts: list[list[int]]
     eos_ids: frozenset[int]
-    most: int
+    max_new_tokens: int
     budget: Budget
     seed: int = 0
     translators: Mapping[tuple[str, int], Translator] = field(default_factory=dict)
 
     @property
-    def bench(self) -> Workbench:
+    def builder(self) -> HierarchyBuilder:
         """Makes hierarchies of configurations."""
-        return Workbench(self.stacks, self.target, self.heads, self.translators)
+        return HierarchyBuilder(self.stacks, self.target, self.heads, self.translators)
 
     @property
-    def whole(self) -> Reader:
+    def whole(self) -> LevelSpec:
         """The target."""
-        return Reader(self.target, self.stacks[self.target].num_layers)
+        return LevelSpec(self.target, self.stacks[self.target].num_layers)
 
-    def readers(self, space: Space) -> list[Reader]:
+    def specs(self, space: SearchSpace) -> list[LevelSpec]:
         """Everybody who may be asked: all of a part of the space with all their heads, and the target."""
-        lower = space.readers
-        reduced = [reader for reader in self.heads if reader.words and replace(reader, words=0) in lower]
+        lower = space.specs
+        reduced = [spec for spec in self.heads if spec.head_size and replace(spec, head_size=0) in lower]
         return [*lower, *reduced, self.whole]
 
-    def affordable(self, costs: Costs) -> Space:
+    def affordable(self, costs: Costs) -> SearchSpace:
         """Return the space without the copies of which a token takes as long as one of the target."""
 
         def token(stack: str) -> float:
             return seconds_alone(costs, stack, self.stacks[stack].num_layers, 1)[1]
 
-        most = token(self.target)
-        return self.space.without({reader.weights for reader in self.space.whole if token(reader.stack) >= most})
+        limit = token(self.target)
+        return self.space.without({spec.weights for spec in self.space.whole if token(spec.stack) >= limit})
 
 
 @dataclass
-class Calibrated:
+class CalibrationResult:
     """What a calibration came to.
 
     Attributes:
@@ -154,11 +164,11 @@ class Calibrated:
 
     winner: Configuration
     ties: list[Configuration]
-    found: Found
+    found: SearchResult
     timings: Timings
     check: Timings
     scorer: Scorer
-    agreement: dict[Reader, float]
+    agreement: dict[LevelSpec, float]
     seconds: dict[str, float] = field(default_factory=dict)
 
     def speed(self, configuration: Configuration) -> Speed:
@@ -182,41 +192,41 @@ class Calibrated:
 
     def baselines(self) -> dict[str, Configuration]:
         """By what users know them as, the first of each kind: see `baseline_names`."""
-        return baselines_among(self.check.configurations, self.scorer.bench)
+        return baselines_among(self.check.configurations, self.scorer.builder)
 
 
-def baselines_among(configurations: Iterable[Configuration], bench: Workbench) -> dict[str, Configuration]:
+def baselines_among(configurations: Iterable[Configuration], builder: HierarchyBuilder) -> dict[str, Configuration]:
     """Return the first configuration of each kind that `baseline_names` knows.
 
     A single layer as published goes without that name where it is the first of all.
     """
     found: dict[str, Configuration] = {}
     for configuration in configurations:
-        for name in baseline_names(configuration, bench):
+        for name in baseline_names(configuration, builder):
             found.setdefault(name, configuration)
     if found.get("single-layer") == found.get("single-layer-published"):
         found.pop("single-layer-published", None)
     return found
 
 
-def baseline_names(configuration: Configuration, bench: Workbench) -> list[str]:
+def baseline_names(configuration: Configuration, builder: HierarchyBuilder) -> list[str]:
     """Return what users know a configuration of fixed lengths as, if they do.
 
     Below the target `single-layer` has an exit or a quantized copy, `two-model` a whole other model; as published there
     are only exits of the full weights, one or two.
     """
-    readers = configuration.readers
+    specs = configuration.specs
     if configuration == PLAIN:
         return ["autoregressive"]
-    if configuration.adaptive or configuration.ngram or not readers:
+    if configuration.adaptive or configuration.ngram or not specs:
         return []
-    if readers[0].model != bench.target:
-        return ["two-model"] if len(readers) == 1 else []
+    if specs[0].model != builder.target:
+        return ["two-model"] if len(specs) == 1 else []
     published = [] if configuration.quantized else [f"{configuration.mode}-published"]
-    return published if len(readers) == 2 else ["single-layer", *published]
+    return published if len(specs) == 2 else ["single-layer", *published]
 
 
-class Session:
+class CalibrationRun:
     """Runs one calibration.
 
     Args:
@@ -229,7 +239,7 @@ class Session:
 
     def __init__(
         self,
-        job: Job,
+        job: CalibrationJob,
         folder: Path,
         listen: Callable[[Progress], None] = lambda progress: None,
         *,
@@ -238,16 +248,16 @@ class Session:
     ) -> None:
         self.job, self.listen, self.processes = job, listen, processes or Processes()
         own = folder if self.processes.reports else folder / f"process-{self.processes.rank}"
-        self._kept = Kept(own, resume=resume)
-        self._most = job.most
+        self._store = CalibrationStore(own, resume=resume)
+        self._most = job.max_new_tokens
         self._loaded = job.budget.spent
         self._seconds: dict[str, float] = {}
         self._space = job.space
-        self._dice = Random(job.seed)
+        self._rng = Random(job.seed)
         self._own = [prompt for at, prompt in enumerate(job.prompts) if (at + 1) % HELD_OUT]
         self._unseen = [prompt for at, prompt in enumerate(job.prompts) if not (at + 1) % HELD_OUT]
 
-    def run(self) -> Calibrated:
+    def run(self) -> CalibrationResult:
         """All phases.
 
         Raises:
@@ -257,8 +267,8 @@ class Session:
         costs = self._phase("costs", lambda: self._by_the_first(self.costs))
         self._space = job.affordable(costs)
         self._most = self._by_the_first(lambda: self.plan(costs))
-        traces = self._phase("traces", lambda: self._by_the_first(self.traces))
-        scorer = Scorer(job.bench, traces, costs, job.eos_ids, Fitter(traces.texts, ("margin",)), job.seed)
+        recorded = self._phase("traces", lambda: self._by_the_first(self.recorded))
+        scorer = Scorer(job.builder, recorded, costs, job.eos_ids, Fitter(recorded.texts, ("margin",)), job.seed)
         found = self._phase("replay", lambda: self._by_the_first(lambda: self.search(scorer)))
         timings, best, ties = self._phase("timing", lambda: self.time(scorer, found))
         check = self._phase("check", lambda: self.check(scorer, timings, best))
@@ -267,34 +277,34 @@ class Session:
         first = check.fastest(range(len(check.configurations)))[0]
         if not check.may_be_as_fast(check.configurations.index(winner), first):  # it was luck
             winner, tied = check.configurations[first], []
-        return Calibrated(
+        return CalibrationResult(
             winner,
             tied,
             found,
             timings,
             check,
             scorer,
-            agreement_of(traces, job.whole),
+            agreement_of(recorded, job.whole),
             self._seconds,
         )
 
     def costs(self) -> Costs:
         """Measured, or as kept."""
-        if (kept := self._kept.costs()) is not None:
+        if (kept := self._store.costs()) is not None:
             return kept
         job, target = self.job, self.job.stacks[self.job.target]
         heads: dict[tuple[str, int], ReducedHead | None] = {(name, 0): None for name in job.stacks}
-        heads |= {(reader.stack, reader.words): head for reader, head in job.heads.items()}
-        passes = COSTS_PASSES + LEAST_ANSWERS * min(SHORTEST, job.most)
+        heads |= {(spec.stack, spec.head_size): head for spec, head in job.heads.items()}
+        passes = COSTS_PASSES + LEAST_ANSWERS * min(SHORTEST, job.max_new_tokens)
         self.listen(Planned(None, passes * seconds_of_a_pass(target)))
         late = lambda: self._late("costs")  # noqa: E731
         costs = measure(
             job.stacks, heads, ("margin",), progress=lambda share: self._tell("costs", 0.7 * share), out_of_time=late
         )
         costs = with_steps(
-            costs, target, {0: None}, self._own, min(48, job.most), 40, Random(job.seed), out_of_time=late
+            costs, target, {0: None}, self._own, min(48, job.max_new_tokens), 40, Random(job.seed), out_of_time=late
         )
-        self._kept.keep_costs(costs)
+        self._store.keep_costs(costs)
         return costs
 
     def plan(self, costs: Costs) -> int:
@@ -313,23 +323,23 @@ class Session:
             share = ENDS[phase] - ENDS[PHASES[PHASES.index(phase) - 1]]
             return (share * time - prompts[phase] * before) / (answers[phase] * token)
 
-        longest = min(job.most, int(min(map(fits, answers))))
-        tokens = self._kept.length() or max(min(SHORTEST, job.most), longest)
-        self._kept.keep_length(tokens)
+        longest = min(job.max_new_tokens, int(min(map(fits, answers))))
+        tokens = self._store.length() or max(min(SHORTEST, job.max_new_tokens), longest)
+        self._store.keep_length(tokens)
         self.listen(Planned(tokens, sum(prompts.values()) * before + sum(answers.values()) * tokens * token))
         return tokens
 
-    def traces(self) -> Traces:
+    def recorded(self) -> RecordedTexts:
         """Recorded, or as kept; fewer prompts where time is short."""
-        if (kept := self._kept.traces()) is not None:
+        if (kept := self._store.recorded()) is not None:
             return kept
         job = self.job
-        timer = Timer(job.bench, Plainly(), job.eos_ids, self._most, job.stacks[job.target].context)
-        readers = job.readers(self._space)
-        read = {reader.stack for reader in readers}
+        timer = Timer(job.builder, PlainPolicies(), job.eos_ids, self._most, job.stacks[job.target].context)
+        specs = job.specs(self._space)
+        read = {spec.stack for spec in specs}
         stacks = {name: stack for name, stack in job.stacks.items() if name in read}
-        recorder = Recorder(stacks, readers, job.heads, job.target, job.translators)
-        traces = record_all(
+        recorder = Recorder(stacks, specs, job.heads, job.target, job.translators)
+        recorded = record_all(
             recorder,
             self._own,
             lambda prompt: timer.answer(PLAIN, prompt)[0],
@@ -337,10 +347,10 @@ class Session:
             progress=lambda share: self._tell("traces", share),
             out_of_time=lambda: self._late("traces"),
         )
-        self._kept.keep_traces(traces)
-        return traces
+        self._store.keep_recorded(recorded)
+        return recorded
 
-    def search(self, scorer: Scorer) -> Found:
+    def search(self, scorer: Scorer) -> SearchResult:
         """By replay."""
         return search(
             self._space,
@@ -350,17 +360,17 @@ class Session:
             out_of_time=lambda: self._late("replay"),
         )
 
-    def time(self, scorer: Scorer, found: Found) -> tuple[Timings, int, list[int]]:
+    def time(self, scorer: Scorer, found: SearchResult) -> tuple[Timings, int, list[int]]:
         """The finalists: (their timings, the place of the best, of those that may be as fast)."""
         configurations = [score.configuration for score in found.finalists]
         timings = Timings(configurations, self._answers("timing", configurations))
         alive = list(range(len(configurations)))
 
         def done(answer: TimedAnswer) -> None:
-            self._kept.keep_answer("timing", configurations[answer.configuration], answer)
+            self._store.keep_answer("timing", configurations[answer.configuration], answer)
             self.listen(Timed(timings, alive))
 
-        kinds = baselines_among(configurations, scorer.bench)
+        kinds = baselines_among(configurations, scorer.builder)
         keep = [configurations.index(one) for name, one in kinds.items() if name.startswith("single-layer")]
         for left in halving(
             self._timer(scorer),
@@ -368,7 +378,7 @@ class Session:
             self._own,
             keep,
             8,
-            self._dice,
+            self._rng,
             lambda: self._late("timing"),
             done,
             self.processes,
@@ -381,7 +391,7 @@ class Session:
     def check(self, scorer: Scorer, timings: Timings, best: int) -> Timings:
         """The winner and the baselines on prompts that nobody has seen."""
         fastest = [timings.configurations[one] for one in timings.fastest(range(len(timings.configurations)))]
-        kinds = baselines_among([*fastest, PLAIN], scorer.bench)
+        kinds = baselines_among([*fastest, PLAIN], scorer.builder)
         if not timings.configurations[best].quantized:
             kinds.pop("hispec-published", None)
         configurations = list(dict.fromkeys([timings.configurations[best], *kinds.values()]))
@@ -389,7 +399,7 @@ class Session:
         everybody = list(range(len(configurations)))
 
         def done(answer: TimedAnswer) -> None:
-            self._kept.keep_answer("check", configurations[answer.configuration], answer)
+            self._store.keep_answer("check", configurations[answer.configuration], answer)
             self.listen(Timed(check, everybody))
 
         rounds = halving(
@@ -398,7 +408,7 @@ class Session:
             self._unseen or self._own,
             everybody,
             len(self._unseen) or len(self._own),
-            self._dice,
+            self._rng,
             lambda: self._late("check"),
             done,
             self.processes,
@@ -408,7 +418,7 @@ class Session:
 
     def _timer(self, scorer: Scorer) -> Timer:
         job = self.job
-        return Timer(scorer.bench, scorer, job.eos_ids, self._most, job.stacks[job.target].context)
+        return Timer(scorer.builder, scorer, job.eos_ids, self._most, job.stacks[job.target].context)
 
     def _phase(self, name: str, work: Callable[[], T]) -> T:
         self._tell(name, 0.0)
@@ -420,7 +430,7 @@ class Session:
 
     def _answers(self, phase: str, configurations: list[Configuration]) -> list[TimedAnswer]:
         """What all processes have kept."""
-        return self.processes.agree(self.processes.gather(self._kept.answers(phase, configurations)))
+        return self.processes.agree(self.processes.gather(self._store.answers(phase, configurations)))
 
     def _by_the_first(self, work: Callable[[], T]) -> T:
         """Done by one process for all."""
@@ -434,7 +444,7 @@ class Session:
         return budget.spent > self._loaded + ENDS[phase] * (budget.seconds - self._loaded)
 
 
-class Plainly:
+class PlainPolicies:
     """Policies of plain decoding."""
 
     def policy(self, configuration: Configuration) -> Callable[[], Policy]:
@@ -442,13 +452,13 @@ class Plainly:
         return lambda: StaticPolicy((1,))
 
 
-def agreement_of(traces: Traces, target: Reader) -> dict[Reader, float]:
+def agreement_of(recorded: RecordedTexts, target: LevelSpec) -> dict[LevelSpec, float]:
     """By reader, the share of recorded tokens on which it agrees with the target."""
-    agreed: dict[Reader, int] = {}
+    agreed: dict[LevelSpec, int] = {}
     tokens = 0
-    for text in traces.texts:
+    for text in recorded.texts:
         tokens += len(text.tokens)
-        own = text.readings[target].best
-        for reader, reading in text.readings.items():
-            agreed[reader] = agreed.get(reader, 0) + sum(a == b for a, b in zip(reading.best, own, strict=True))
-    return {reader: count / tokens for reader, count in agreed.items()}
+        own = text.predictions[target].argmax
+        for spec, prediction in text.predictions.items():
+            agreed[spec] = agreed.get(spec, 0) + sum(a == b for a, b in zip(prediction.argmax, own, strict=True))
+    return {spec: count / tokens for spec, count in agreed.items()}

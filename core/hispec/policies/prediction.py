@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from math import exp, expm1, log, log1p
 from typing import Protocol
 
-from hispec.decoding.confidence import Confidence
+from hispec.policies.confidence import Confidence
 
 LogOdds = Callable[[Confidence], float]
-SUREST = 1e-4
+MIN_DISTANCE = 1e-4
 """No prediction comes closer to 0 or 1: one surprise must not weigh without limit."""
-SURE_ODDS = log(1 / SUREST - 1)
+MAX_LOG_ODDS = log(1 / MIN_DISTANCE - 1)
 
-FITTED, ASSUMED = 40.0, 4.0
+FITTED_WEIGHT, ASSUMED_WEIGHT = 40.0, 4.0
 """Tokens that a mean counts for which was fitted to texts, and one which nobody has measured."""
 
 
@@ -21,7 +21,7 @@ class Predictor(Protocol):
     """Confidence in, probability of acceptance out.
 
     Attributes:
-        features: that it reads, some of `hispec.decoding.confidence.FEATURES`.
+        features: that it reads, some of `hispec.policies.confidence.FEATURES`.
         mean: acceptance of all tokens it was fitted on.
         weight: tokens that the mean counts for, beside those that are seen in decoding.
     """
@@ -52,21 +52,21 @@ class Table:
 
     Attributes:
         knots: ascending values of the feature.
-        chances: at these.
+        probabilities: at these.
         mean: see `Predictor`.
         features: the one that it reads.
         weight: see `Predictor`.
     """
 
     knots: tuple[float, ...]
-    chances: tuple[float, ...]
+    probabilities: tuple[float, ...]
     mean: float
     features: tuple[str, ...] = ("margin",)
-    weight: float = FITTED
+    weight: float = FITTED_WEIGHT
     _odds: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_odds", tuple(map(log_odds_of, self.chances)))
+        object.__setattr__(self, "_odds", tuple(map(log_odds_of, self.probabilities)))
 
     def log_odds(self, confidence: Confidence) -> float:
         """See `Predictor.log_odds`."""
@@ -92,7 +92,7 @@ class Logistic:
     weights: tuple[float, ...]
     mean: float
     features: tuple[str, ...]
-    weight: float = FITTED
+    weight: float = FITTED_WEIGHT
 
     def log_odds(self, confidence: Confidence) -> float:
         """See `Predictor.log_odds`."""
@@ -117,15 +117,15 @@ def terms(features: Sequence[str], confidence: Confidence) -> list[float]:
     return values
 
 
-UNCALIBRATED = Logistic((-0.3, 0.0, 1.6), 0.5, ("margin",), ASSUMED)
+UNCALIBRATED = Logistic((-0.3, 0.0, 1.6), 0.5, ("margin",), ASSUMED_WEIGHT)
 """Where nothing was measured: a token whose two best logits are 3 apart is accepted in six of seven cases. Decoding
 corrects it as it goes."""
 
-QUANTIZED = Logistic((0.5, 0.0, 1.6), 0.85, ("margin",), ASSUMED)
+QUANTIZED = Logistic((0.5, 0.0, 1.6), 0.85, ("margin",), ASSUMED_WEIGHT)
 """The same for the whole depth of a quantized copy, which most often agrees with the full weights."""
 
 
-def reading(predictor: Predictor, features: Sequence[str]) -> LogOdds:
+def log_odds_from(predictor: Predictor, features: Sequence[str]) -> LogOdds:
     """A predictor that reads confidences of more features than its own."""
     if tuple(features) == predictor.features:
         return predictor.log_odds
@@ -133,19 +133,19 @@ def reading(predictor: Predictor, features: Sequence[str]) -> LogOdds:
     return lambda confidence: predictor.log_odds(tuple(confidence[place] for place in places))
 
 
-def chance_of(log_odds: float) -> float:
+def probability_of(log_odds: float) -> float:
     """The probability, neither 0 nor 1."""
-    if log_odds > SURE_ODDS:
-        return 1 - SUREST
-    return 1 / (1 + exp(-log_odds)) if log_odds > -SURE_ODDS else SUREST
+    if log_odds > MAX_LOG_ODDS:
+        return 1 - MIN_DISTANCE
+    return 1 / (1 + exp(-log_odds)) if log_odds > -MAX_LOG_ODDS else MIN_DISTANCE
 
 
-def log_odds_of(chance: float) -> float:
+def log_odds_of(probability: float) -> float:
     """ln(p / (1 - p)), within limits."""
-    chance = bounded(chance)
-    return log(chance / (1 - chance))
+    probability = clamped(probability)
+    return log(probability / (1 - probability))
 
 
-def bounded(chance: float) -> float:
+def clamped(probability: float) -> float:
     """A probability that is neither 0 nor 1."""
-    return min(1 - SUREST, max(SUREST, chance))
+    return min(1 - MIN_DISTANCE, max(MIN_DISTANCE, probability))

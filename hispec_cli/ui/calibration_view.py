@@ -14,15 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from hispec.bench.caveats import FEW
+from hispec.calibration.run import CalibrationJob, CalibrationResult, Phase, Planned, Progress, Scored, Timed
 from hispec.calibration.search import Configuration
-from hispec.calibration.session import Calibrated, Job, Phase, Planned, Progress, Scored, Timed
 from hispec.counts import counted
 from hispec_cli.ui.budget import say_if_not_kept
 from hispec_cli.ui.calibration_panels import (
     ASCII,
     TITLES,
     UNICODE,
-    Glyphs,
+    MapGlyphs,
     agreement_rows,
     heat_map,
     interval,
@@ -30,10 +30,10 @@ from hispec_cli.ui.calibration_panels import (
     ramp_for,
     screen,
 )
-from hispec_cli.ui.calibration_state import CalibrationState, Seen, Standing, initial, reduce
+from hispec_cli.ui.calibration_state import CalibrationState, CandidateStatus, TimedProgress, initial, reduce
 from hispec_cli.ui.console import say, stderr
 from hispec_cli.ui.output import is_unicode
-from hispec_cli.ui.progress import Display, Pace
+from hispec_cli.ui.progress import Display, LineTimer
 from hispec_cli.ui.safe_text import visible
 
 INTERVAL = 0.125
@@ -50,12 +50,12 @@ class CalibrationView(Display):
         quiet: show nothing: another process does.
     """
 
-    def __init__(self, job: Job, *, quiet: bool = False) -> None:
+    def __init__(self, job: CalibrationJob, *, quiet: bool = False) -> None:
         self.state = initial(job.space, job.budget.seconds)
         self._job, self._quiet = job, quiet
-        self._seen: list[Seen] = []
+        self._seen: list[TimedProgress] = []
         self._began = job.budget.began
-        self._next, self._pace = monotonic(), Pace()
+        self._next, self._line_timer = monotonic(), LineTimer()
         self._console = stderr()
         self._warned = not quiet and say_if_not_kept(job.budget, self._console)
         self._glyphs, self._ramp = glyphs_for(self._console), ramp_for(self._console.color_system)
@@ -75,7 +75,7 @@ class CalibrationView(Display):
             self._tell_plan(progress)
             return
         now = monotonic()
-        self._seen.append(Seen(now - self._began, progress))
+        self._seen.append(TimedProgress(now - self._began, progress))
         new = isinstance(progress, Phase) and progress.name != self.state.phase
         if self._live is None:
             self._tell(now, new=new)
@@ -97,7 +97,7 @@ class CalibrationView(Display):
 
     def _tell(self, now: float, *, new: bool) -> None:
         """A line as a phase begins, after what the one before came to, and now and then within it."""
-        if not self._pace.due(news=new):
+        if not self._line_timer.due(news=new):
             return
         self.state = self._reduced()
         at = f"{now - self._began:5.0f} s  "
@@ -113,7 +113,7 @@ class CalibrationView(Display):
         """Say what the budget costs: shorter answers, or that it cannot be kept."""
         if not self._warned:
             self._warned = say_if_not_kept(self._job.budget, self._console, plan.least)
-        if plan.tokens is not None and plan.tokens < self._job.most:
+        if plan.tokens is not None and plan.tokens < self._job.max_new_tokens:
             said = (
                 f"answers are cut to {counted(plan.tokens, 'token')} to save time; a longer --budget gives longer ones"
             )
@@ -128,7 +128,7 @@ def summary(state: CalibrationState, target: str) -> str:
     """What is known so far, in a line."""
     listed = [one for one in state.checked or state.finalists if one.speed is not None]
     if listed:
-        left = sum(one.standing is not Standing.pruned for one in listed)
+        left = sum(one.status is not CandidateStatus.pruned for one in listed)
         answers = sum(one.answers for one in listed)
         best = listed[0]
         assert best.speed is not None
@@ -147,12 +147,12 @@ def summary(state: CalibrationState, target: str) -> str:
     )
 
 
-def glyphs_for(console: Console) -> Glyphs:
+def glyphs_for(console: Console) -> MapGlyphs:
     """Signs that a console can write."""
     return UNICODE if is_unicode(console.encoding) else ASCII
 
 
-def show_result(job: Job, result: Calibrated) -> None:
+def show_result(job: CalibrationJob, result: CalibrationResult) -> None:
     """What it came to, on stderr: on a terminal the map, the agreement by depth, and winner and baselines."""
     console = stderr()
     width, glyphs = console.width - 1, glyphs_for(console)
@@ -169,20 +169,20 @@ def show_result(job: Job, result: Calibrated) -> None:
         say("\n".join(["may be as fast:", *(f"  {tie.describe(job.target)}" for tie in result.ties)]))
 
 
-def searched(job: Job, result: Calibrated) -> CalibrationState:
+def searched(job: CalibrationJob, result: CalibrationResult) -> CalibrationState:
     """The state at the end: what was replayed, and how the finalists did."""
     configurations = result.timings.configurations
     best = result.winner if result.winner in configurations else result.check.configurations[0]
     state = reduce(
         initial(job.space, job.budget.seconds),
-        *(Seen(0.0, Scored(score)) for score in result.found.scores),
-        Seen(0.0, Phase("timing", 1.0)),
-        Seen(0.0, Timed(result.timings, [configurations.index(one) for one in (best, *result.ties)])),
+        *(TimedProgress(0.0, Scored(score)) for score in result.found.scores),
+        TimedProgress(0.0, Phase("timing", 1.0)),
+        TimedProgress(0.0, Timed(result.timings, [configurations.index(one) for one in (best, *result.ties)])),
     )
     return replace(state, winner=best)
 
 
-def _table(job: Job, result: Calibrated) -> Table:
+def _table(job: CalibrationJob, result: CalibrationResult) -> Table:
     """Winner and baselines on unseen prompts, with the intervals beneath."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), header_style="bold")
     table.add_column("", no_wrap=True)
@@ -204,7 +204,7 @@ def _table(job: Job, result: Calibrated) -> Table:
     return table
 
 
-def role(result: Calibrated, configuration: Configuration) -> str:
+def role(result: CalibrationResult, configuration: Configuration) -> str:
     """What a configuration is known as: the winner, a baseline, or both."""
     names = ["winner"] if configuration == result.winner else []
     names += [name for name, baseline in result.baselines().items() if baseline == configuration]

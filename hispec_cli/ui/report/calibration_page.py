@@ -6,23 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hispec.calibration.session import PHASES, Calibrated, Job
+from hispec.calibration.run import PHASES, CalibrationJob, CalibrationResult
 from hispec.calibration.timing import Speed
 from hispec.calibration.writing import verdict
 from hispec.counts import counted
-from hispec_cli.ui.calibration import role, searched
 from hispec_cli.ui.calibration_panels import UNICODE, heat, row_name
-from hispec_cli.ui.calibration_state import ADAPTIVE, CalibrationState, Place, Standing
+from hispec_cli.ui.calibration_state import ADAPTIVE, CalibrationState, CandidateStatus, CellKey
+from hispec_cli.ui.calibration_view import role, searched
 from hispec_cli.ui.report.calibration_charts import draw_calibration
 from hispec_cli.ui.report.files import write_text
 from hispec_cli.ui.report.html import flat, render
 
 MEANINGS = {
-    Standing.best: "the fastest",
-    Standing.tied: "may be as fast",
-    Standing.scored: "slower",
-    Standing.pruned: "left behind",
-    Standing.pending: "not replayed",
+    CandidateStatus.best: "the fastest",
+    CandidateStatus.tied: "may be as fast",
+    CandidateStatus.scored: "slower",
+    CandidateStatus.pruned: "left behind",
+    CandidateStatus.pending: "not replayed",
 }
 
 
@@ -31,14 +31,14 @@ class Cell:
     """A cell of the map.
 
     Attributes:
-        standing: how it does.
+        status: how it does.
         mark: its sign.
         heat: step of the colours, None where nothing is known.
         figure: per cent of the fastest.
         said: in full.
     """
 
-    standing: Standing
+    status: CandidateStatus
     mark: str
     heat: int | None
     figure: str
@@ -46,7 +46,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """Winner or baseline, on unseen prompts."""
 
     role: str
@@ -58,7 +58,7 @@ class Row:
 
 
 def write_calibration_report(
-    path: Path, job: Job, result: Calibrated, environment: Mapping[str, Any], command: Sequence[str]
+    path: Path, job: CalibrationJob, result: CalibrationResult, environment: Mapping[str, Any], command: Sequence[str]
 ) -> None:
     """Write the page, whole or not at all.
 
@@ -75,7 +75,9 @@ def write_calibration_report(
     write_text(path, to_html(job, result, environment, command))
 
 
-def to_html(job: Job, result: Calibrated, environment: Mapping[str, Any], command: Sequence[str]) -> str:
+def to_html(
+    job: CalibrationJob, result: CalibrationResult, environment: Mapping[str, Any], command: Sequence[str]
+) -> str:
     """The page; arguments as `write_calibration_report`."""
     state = searched(job, result)
     finalists = state.finalists
@@ -90,22 +92,18 @@ def to_html(job: Job, result: Calibrated, environment: Mapping[str, Any], comman
         map=[
             (
                 row_name([drafter], job.target, UNICODE),
-                [_cell(state, Place(drafter, p), job.target) for p in state.periods],
+                [_cell(state, CellKey(drafter, p), job.target) for p in state.periods],
             )
             for drafter in state.drafters
         ],
-        marks=[
-            (UNICODE.mark(standing), meaning)
-            for standing, meaning in MEANINGS.items()
-            if UNICODE.mark(standing).strip()
-        ],
+        marks=[(UNICODE.mark(status), meaning) for status, meaning in MEANINGS.items() if UNICODE.mark(status).strip()],
         fastest=state.best.speed if state.best else None,
         rows=_rows(job, result),
         unseen=result.prompts_checked,
-        finalists=[(one, UNICODE.mark(one.standing), one.configuration.describe(job.target)) for one in finalists],
+        finalists=[(one, UNICODE.mark(one.status), one.configuration.describe(job.target)) for one in finalists],
         replays=result.scorer.scored,
         configurations=len(result.found.scores),
-        texts=len(result.scorer.traces.texts),
+        texts=len(result.scorer.recorded.texts),
         seconds=[(phase, result.seconds.get(phase)) for phase in PHASES],
         budget=job.budget.seconds,
         environment=list(flat(dict(environment))),
@@ -113,10 +111,10 @@ def to_html(job: Job, result: Calibrated, environment: Mapping[str, Any], comman
     )
 
 
-def _rows(job: Job, result: Calibrated) -> list[Row]:
+def _rows(job: CalibrationJob, result: CalibrationResult) -> list[ResultRow]:
     predicted = {score.configuration: score.speed for score in result.found.scores}
     return [
-        Row(
+        ResultRow(
             role(result, one).replace("\n", " "),
             one.describe(job.target),
             one == result.winner,
@@ -128,14 +126,14 @@ def _rows(job: Job, result: Calibrated) -> list[Row]:
     ]
 
 
-def _cell(state: CalibrationState, place: Place, target: str) -> Cell:
-    score, best, standing = state.cells.get(place), state.best, state.standing(place)
-    mark = UNICODE.mark(standing)
+def _cell(state: CalibrationState, place: CellKey, target: str) -> Cell:
+    score, best, status = state.cells.get(place), state.best, state.status(place)
+    mark = UNICODE.mark(status)
     if score is None or best is None:
-        return Cell(standing, mark, None, "", MEANINGS[standing])
+        return Cell(status, mark, None, "", MEANINGS[status])
     relative = min(1.0, score.speed / best.speed)
     said = (
         f"{score.configuration.describe(target)}: {score.speed:.1f} tokens/s by replay of {counted(score.texts, 'text')}, "
-        f"{MEANINGS[standing]}"
+        f"{MEANINGS[status]}"
     )
-    return Cell(standing, mark, heat(relative), f"{100 * relative:.0f}", said)
+    return Cell(status, mark, heat(relative), f"{100 * relative:.0f}", said)

@@ -46,7 +46,7 @@ def confidence_of(logits: Tensor, features: Sequence[str]) -> list[Confidence]:
     """How sure a level is, row by row.
 
     Args:
-        logits: [n, words].
+        logits: [n, vocab].
         features: some of `FEATURES`; each costs a pass over the words, the margin the cheapest.
     """
     columns = [FEATURES[name](logits.float()).tolist() for name in features]

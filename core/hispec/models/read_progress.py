@@ -9,7 +9,7 @@ from typing import Any
 from hispec.progress import Doing, Progress, Watch
 
 
-class Reading:
+class ReadProgress:
     """Counts the bytes of a checkpoint as they are read.
 
     Args:

@@ -24,9 +24,9 @@ from random import Random
 import torch
 from torch import Tensor
 
-from hispec.decoding.confidence import FEATURES, Confidence, confidence_of
 from hispec.models.stack import LayerStack, ReducedHead, name_of_copy
 from hispec.models.translator import Translator
+from hispec.policies.confidence import FEATURES, Confidence, confidence_of
 
 WINDOW = 16
 """Tokens that a quantized copy reads after the last that the target has run: more than a detour has."""
@@ -36,7 +36,7 @@ FEWEST = 8
 
 
 @dataclass(frozen=True, order=True)
-class Reader:
+class LevelSpec:
     """Something that predicts tokens: an exit of a model, through its whole head (0 words) or a reduced one.
 
     With `weights` it is one of a copy of the model that is quantized so, and shares the model's KV cache.
@@ -44,7 +44,7 @@ class Reader:
 
     model: str
     exit_layer: int
-    words: int = 0
+    head_size: int = 0
     weights: str = ""
 
     @property
@@ -54,15 +54,15 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Prediction:
     """One reader's view of a text: item i is about the token at i, given the tokens before it.
 
     Attributes:
-        best: its likeliest token.
+        argmax: its token ids.
         confidence: how sure it is of that one, all of `FEATURES`.
     """
 
-    best: list[int]
+    argmax: list[int]
     confidence: list[Confidence]
     _chosen: dict[tuple[str, ...], list[Confidence]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -75,31 +75,31 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Trace:
+class RecordedText:
     """A text and what every reader makes of it.
 
     Attributes:
         prompt: token ids that precede the text; off the path only the mistake.
         tokens: the text; on the path the target's own, off the path a drafter's.
-        readings: by reader.
+        predictions: by reader.
     """
 
     prompt: list[int]
     tokens: list[int]
-    readings: dict[Reader, Reading]
+    predictions: dict[LevelSpec, Prediction]
 
 
 @dataclass(frozen=True)
-class Traces:
+class RecordedTexts:
     """All that was recorded.
 
     Attributes:
         texts: on the path, one per prompt.
-        detours: off the path, by the reader that left it.
+        branches: off the path, by the reader that left it.
     """
 
-    texts: list[Trace]
-    detours: dict[Reader, list[Trace]]
+    texts: list[RecordedText]
+    branches: dict[LevelSpec, list[RecordedText]]
 
 
 class Recorder:
@@ -107,7 +107,7 @@ class Recorder:
 
     Args:
         stacks: by name, quantized copies of the target among them.
-        readers: whom to ask.
+        specs: whom to ask.
         heads: by reader, the reduced head of those that have one.
         target: the model whose texts are recorded.
         translators: by model and exit, of those that have one.
@@ -116,23 +116,23 @@ class Recorder:
     def __init__(
         self,
         stacks: dict[str, LayerStack],
-        readers: Sequence[Reader],
-        heads: dict[Reader, ReducedHead],
+        specs: Sequence[LevelSpec],
+        heads: dict[LevelSpec, ReducedHead],
         target: str,
         translators: Mapping[tuple[str, int], Translator] | None = None,
     ) -> None:
-        self.stacks, self.readers, self.heads, self.target = stacks, sorted(readers), heads, target
+        self.stacks, self.specs, self.heads, self.target = stacks, sorted(specs), heads, target
         self.translators = translators or {}
 
     @torch.inference_mode()
-    def record(self, prompt: Sequence[int], tokens: Sequence[int]) -> Trace:
+    def record(self, prompt: Sequence[int], tokens: Sequence[int]) -> RecordedText:
         """Read a text that follows a prompt."""
         return self._read([*prompt], [*tokens], known=0)
 
     @torch.inference_mode()
-    def detours(
-        self, prompt: Sequence[int], text: Trace, wanted: Mapping[Reader, int], length: int, dice: Random
-    ) -> Iterator[tuple[Reader, Trace]]:
+    def branches(
+        self, prompt: Sequence[int], text: RecordedText, wanted: Mapping[LevelSpec, int], length: int, rng: Random
+    ) -> Iterator[tuple[LevelSpec, RecordedText]]:
         """Let drafters go on from some of their mistakes in the text that was the last to be recorded.
 
         Args:
@@ -140,51 +140,51 @@ class Recorder:
             text: what the target wrote.
             wanted: by drafter, how many of its mistakes to follow.
             length: how many tokens are written after each.
-            dice: chooses the mistakes.
+            rng: chooses the mistakes.
 
         Yields:
             Whose mistake it was, and what followed.
         """
-        chosen: list[tuple[int, Reader]] = []
+        chosen: list[tuple[int, LevelSpec]] = []
         for drafter, most in wanted.items():
-            guesses = text.readings[drafter].best
-            wrong = [at for at, token in enumerate(text.tokens) if guesses[at] != token]
-            chosen += [(at, drafter) for at in dice.sample(wrong, min(most, len(wrong)))]
+            written = text.predictions[drafter].argmax
+            wrong = [at for at, token in enumerate(text.tokens) if written[at] != token]
+            chosen += [(at, drafter) for at in rng.sample(wrong, min(most, len(wrong)))]
         # From the last one back, since a detour overwrites what the caches hold of the text behind its mistake.
         for at, drafter in sorted(chosen, reverse=True):
-            guess = text.readings[drafter].best[at]
-            yield drafter, self._detour([*prompt, *text.tokens[:at]], guess, drafter, length)
+            ngram_lookup = text.predictions[drafter].argmax[at]
+            yield drafter, self._branch([*prompt, *text.tokens[:at]], ngram_lookup, drafter, length)
 
-    def _detour(self, prefix: list[int], mistake: int, drafter: Reader, length: int) -> Trace:
+    def _branch(self, prefix: list[int], mistake: int, drafter: LevelSpec, length: int) -> RecordedText:
         """What a drafter writes after its mistake; the cache holds the prefix."""
         stack, written = self.stacks[drafter.stack], [mistake]
         while len(written) <= length:
             at = len(prefix) + len(written) - 1
             hidden = stack.run(stack.embed(written[-1:]), 0, drafter.exit_layer, at)
-            written += self._best(stack, hidden, drafter)[0]
+            written += self._argmax(stack, hidden, drafter)[0]
         return self._read([*prefix, mistake], written[1:], known=len(prefix))
 
-    def _best(self, stack: LayerStack, hidden: Tensor, reader: Reader) -> tuple[list[int], list[Confidence]]:
-        head = self.heads.get(reader)
-        translator = self.translators.get((reader.model, reader.exit_layer))
+    def _argmax(self, stack: LayerStack, hidden: Tensor, spec: LevelSpec) -> tuple[list[int], list[Confidence]]:
+        head = self.heads.get(spec)
+        translator = self.translators.get((spec.model, spec.exit_layer))
         logits = stack.head(hidden if translator is None else translator(hidden), head)
         best = logits.argmax(-1)
         return (best if head is None else head.ids[best]).tolist(), confidence_of(logits, tuple(FEATURES))
 
-    def _read(self, before: list[int], tokens: list[int], known: int) -> Trace:
+    def _read(self, before: list[int], tokens: list[int], known: int) -> RecordedText:
         """Run a text once through every model, reading at every exit; `known` tokens of it are in the caches.
 
         The target is the last one, so that its cache holds what it has run itself.
         """
-        readings, ids = {}, (before + tokens)[known:-1]
+        predictions, ids = {}, (before + tokens)[known:-1]
         for name in sorted(self.stacks, key=lambda name: name == self.target):
-            readers = [reader for reader in self.readers if reader.stack == name]
-            exits = sorted({reader.exit_layer for reader in readers})
+            specs = [spec for spec in self.specs if spec.stack == name]
+            exits = sorted({spec.exit_layer for spec in specs})
             run = self._run_copy if self._is_copy(name) else self._run
             states = run(name, ids, exits, known, len(tokens))
-            for reader in readers:
-                readings[reader] = Reading(*self._best(self.stacks[name], states[reader.exit_layer], reader))
-        return Trace(before[known:], tokens, readings)
+            for spec in specs:
+                predictions[spec] = Prediction(*self._argmax(self.stacks[name], states[spec.exit_layer], spec))
+        return RecordedText(before[known:], tokens, predictions)
 
     def _is_copy(self, name: str) -> bool:
         return name != self.target and self.stacks[name].cache is self.stacks[self.target].cache
@@ -224,36 +224,36 @@ def record_all(
     recorder: Recorder,
     prompts: Sequence[Sequence[int]],
     write: Callable[[Sequence[int]], Sequence[int]],
-    dice: Random,
-    detours: int = 60,
+    rng: Random,
+    branches: int = 60,
     length: int = 12,
     progress: Callable[[float], None] = lambda share: None,
     out_of_time: Callable[[], bool] = lambda: False,
-) -> Traces:
+) -> RecordedTexts:
     """Record texts on the path, and for every reader below the target some detours.
 
     Args:
         recorder: of all readers.
         prompts: token ids.
         write: lets the target answer a prompt.
-        dice: chooses the mistakes to follow.
-        detours: per reader, about.
+        rng: chooses the mistakes to follow.
+        branches: per reader, about.
         length: tokens written in each.
         progress: told the share that is done.
         out_of_time: asked before every text but the first eight, and before every detour but the first.
     """
-    texts: list[Trace] = []
-    followed: dict[Reader, list[Trace]] = {reader: [] for reader in recorder.readers}
-    each = -(-detours // len(prompts))
+    texts: list[RecordedText] = []
+    followed: dict[LevelSpec, list[RecordedText]] = {spec: [] for spec in recorder.specs}
+    each = -(-branches // len(prompts))
     for at, prompt in enumerate(prompts):
         if at >= FEWEST and out_of_time():
             break
         text = recorder.record(prompt, write(prompt))
         texts.append(text)
-        wanted = {reader: each for reader, known in followed.items() if len(known) < detours}
-        for reader, detour in recorder.detours(prompt, text, wanted, length, dice):
-            followed[reader].append(detour)
+        wanted = {spec: each for spec, known in followed.items() if len(known) < branches}
+        for spec, branch in recorder.branches(prompt, text, wanted, length, rng):
+            followed[spec].append(branch)
             if out_of_time():
                 break
         progress((at + 1) / len(prompts))
-    return Traces(texts, followed)
+    return RecordedTexts(texts, followed)

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from hispec.calibration.costs import Costs, SpanCost
+from hispec.calibration.recording import LevelSpec, Prediction, RecordedText, RecordedTexts
 from hispec.calibration.search import Configuration
 from hispec.calibration.timing import TimedAnswer
-from hispec.calibration.traces import Reader, Reading, Trace, Traces
 from hispec.curve import Curve
-from hispec.decoding.confidence import FEATURES
 from hispec.errors import UnavailableError
 from hispec.files import write_whole
+from hispec.policies.confidence import FEATURES
 
 
-class Kept:
+class CalibrationStore:
     """A folder that an interrupted calibration goes on from.
 
     Args:
@@ -34,7 +34,7 @@ class Kept:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not resume:
-                for path in (self._costs, self._length, self._traces, *folder.glob("*.answers.jsonl")):
+                for path in (self._costs, self._length, self._recorded, *folder.glob("*.answers.jsonl")):
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise UnavailableError(f"{folder} cannot be used: {error.strerror}", "free it, or the disk") from None
@@ -48,7 +48,7 @@ class Kept:
         return self.folder / "length.json"
 
     @property
-    def _traces(self) -> Path:
+    def _recorded(self) -> Path:
         return self.folder / "traces.json.gz"
 
     def costs(self) -> Costs | None:
@@ -59,17 +59,17 @@ class Kept:
             name: SpanCost(*(tuple(_curve(curve) for curve in span[part]) for part in ("call", "layer")))
             for name, span in record["spans"].items()
         }
-        heads = {(model, words): _curve(curve) for model, words, curve in record["heads"]}
-        return Costs(spans, heads, record["steps"], record["confidence"], record["guess"])
+        heads = {(model, head_size): _curve(curve) for model, head_size, curve in record["heads"]}
+        return Costs(spans, heads, record["steps"], record["confidence"], record["ngram_lookup"])
 
     def keep_costs(self, costs: Costs) -> None:
         """Write them."""
         record = {
             "spans": {name: asdict(span) for name, span in costs.spans.items()},
-            "heads": [[model, words, asdict(curve)] for (model, words), curve in costs.heads.items()],
+            "heads": [[model, head_size, asdict(curve)] for (model, head_size), curve in costs.heads.items()],
             "steps": dict(costs.steps),
             "confidence": costs.confidence,
-            "guess": costs.guess,
+            "guess": costs.ngram_lookup,
         }
         _write(self._costs, json.dumps(record).encode())
 
@@ -82,39 +82,39 @@ class Kept:
         """Write it."""
         _write(self._length, json.dumps(tokens).encode())
 
-    def traces(self) -> Traces | None:
+    def recorded(self) -> RecordedTexts | None:
         """As kept."""
-        if (record := _read(self._traces)) is None or record["features"] != list(FEATURES):
+        if (record := _read(self._recorded)) is None or record["features"] != list(FEATURES):
             return None
-        readers = [Reader(*reader) for reader in record["readers"]]
+        specs = [LevelSpec(*spec) for spec in record["readers"]]
 
-        def trace(kept: dict[str, Any]) -> Trace:
-            readings = {
-                reader: Reading(best, [tuple(sure) for sure in confidence])
-                for reader, (best, confidence) in zip(readers, kept["readings"], strict=True)
+        def trace(kept: dict[str, Any]) -> RecordedText:
+            predictions = {
+                spec: Prediction(best, [tuple(sure) for sure in confidence])
+                for spec, (best, confidence) in zip(specs, kept["readings"], strict=True)
             }
-            return Trace(kept["prompt"], kept["tokens"], readings)
+            return RecordedText(kept["prompt"], kept["tokens"], predictions)
 
-        return Traces(
+        return RecordedTexts(
             [trace(text) for text in record["texts"]],
-            {reader: [trace(t) for t in kept] for reader, kept in zip(readers, record["detours"], strict=True)},
+            {spec: [trace(t) for t in kept] for spec, kept in zip(specs, record["detours"], strict=True)},
         )
 
-    def keep_traces(self, traces: Traces) -> None:
+    def keep_recorded(self, recorded: RecordedTexts) -> None:
         """Write them."""
-        readers = list(traces.detours)
+        specs = list(recorded.branches)
 
-        def kept(trace: Trace) -> dict[str, Any]:
-            readings = [[trace.readings[reader].best, trace.readings[reader].confidence] for reader in readers]
-            return {"prompt": trace.prompt, "tokens": trace.tokens, "readings": readings}
+        def kept(trace: RecordedText) -> dict[str, Any]:
+            predictions = [[trace.predictions[spec].argmax, trace.predictions[spec].confidence] for spec in specs]
+            return {"prompt": trace.prompt, "tokens": trace.tokens, "readings": predictions}
 
         record = {
             "features": list(FEATURES),
-            "readers": [list(astuple(reader)) for reader in readers],
-            "texts": [kept(text) for text in traces.texts],
-            "detours": [[kept(trace) for trace in traces.detours[reader]] for reader in readers],
+            "readers": [list(astuple(spec)) for spec in specs],
+            "texts": [kept(text) for text in recorded.texts],
+            "detours": [[kept(trace) for trace in recorded.branches[spec]] for spec in specs],
         }
-        _write(self._traces, gzip.compress(json.dumps(record).encode(), 1))
+        _write(self._recorded, gzip.compress(json.dumps(record).encode(), 1))
 
     def answers(self, phase: str, configurations: Sequence[Configuration]) -> list[TimedAnswer]:
         """Timed before, of these configurations; a last line that was cut off does not count."""

@@ -7,34 +7,36 @@ from time import monotonic
 import pytest
 
 from hispec.budget import Budget
-from hispec.calibration import session as sessions
+from hispec.calibration import run as sessions
 from hispec.calibration.adapting import Fitter
 from hispec.calibration.fitting import mean_acceptance
 from hispec.calibration.job import default_exits
-from hispec.calibration.kept import Kept
-from hispec.calibration.search import PLAIN, Configuration, Scorer, Space, Workbench, search
-from hispec.calibration.session import Job, Phase, Planned, Scored, Session, Timed
+from hispec.calibration.recording import LevelSpec
+from hispec.calibration.run import CalibrationJob, CalibrationRun, Phase, Planned, Scored, Timed
+from hispec.calibration.search import PLAIN, Configuration, HierarchyBuilder, Scorer, SearchSpace, search
+from hispec.calibration.store import CalibrationStore
 from hispec.calibration.timing import TimedAnswer, Timer, Timings, halving
-from hispec.calibration.traces import Reader
 
-READERS = tuple(Reader("random", exit_) for exit_ in range(1, 6))
-SPACE = Space(READERS, draft_tokens=(1, 3), validate_every=(2, 6, 12), ngrams=((2, 3),))
+READERS = tuple(LevelSpec("random", exit_) for exit_ in range(1, 6))
+SPACE = SearchSpace(READERS, draft_tokens=(1, 3), validate_every=(2, 6, 12), ngrams=((2, 3),))
 PROMPTS = [[3, 1, 4, at] for at in range(12)]
 
 
 @pytest.fixture
 def job(stack):
-    return Job({"random": stack}, "random", {}, SPACE, PROMPTS, frozenset(), 24, budget=Budget(4.0))
+    return CalibrationJob({"random": stack}, "random", {}, SPACE, PROMPTS, frozenset(), 24, budget=Budget(4.0))
 
 
 @pytest.fixture
-def scorer(stack, traces, costs):
-    return Scorer(Workbench({"random": stack}, "random"), traces, costs, (), Fitter(traces.texts, ("margin",)))
+def scorer(stack, recorded, costs):
+    return Scorer(
+        HierarchyBuilder({"random": stack}, "random"), recorded, costs, (), Fitter(recorded.texts, ("margin",))
+    )
 
 
 def test_a_whole_calibration(job, tmp_path):
     seen = []
-    result = Session(job, tmp_path, seen.append).run()
+    result = CalibrationRun(job, tmp_path, seen.append).run()
     assert next(step.name for step in seen if isinstance(step, Phase) and step.share == 0.0) == "costs"
     assert {step.name for step in seen if isinstance(step, Phase) and step.share == 1.0} == set(sessions.PHASES)
     assert sum(isinstance(step, Scored) for step in seen) == result.scorer.scored
@@ -42,7 +44,7 @@ def test_a_whole_calibration(job, tmp_path):
     assert result.winner in result.check.configurations
     assert PLAIN in result.check.configurations
     assert result.timings.differing() == result.check.differing() == 0
-    assert result.agreement[Reader("random", 6)] == 1.0
+    assert result.agreement[LevelSpec("random", 6)] == 1.0
     assert result.agreement[READERS[-1]] > result.agreement[READERS[0]]
     assert sum(result.seconds.values()) < 20 * job.budget.seconds
 
@@ -54,19 +56,19 @@ def test_loading_counts_and_what_cannot_be_kept_is_done_with_the_least(job, tmp_
     real = Timer.answer
 
     def answer(self, configuration, prompt):
-        asked.append((self.most, configuration))
+        asked.append((self.max_new_tokens, configuration))
         return real(self, configuration, prompt)
 
     monkeypatch.setattr(Timer, "answer", answer)
     monkeypatch.setattr(sessions, "seconds_alone", lambda *_: (0.0, 1.0))
     job = replace(job, budget=Budget(4.0, began=monotonic() - gone))
-    result = Session(job, tmp_path, seen.append).run()
+    result = CalibrationRun(job, tmp_path, seen.append).run()
     guess, plan = [step for step in seen if isinstance(step, Planned)]
     assert seen.index(guess) == 1 and guess.tokens is None and guess.least > 0
     assert plan == Planned(16, (8 + 16 + 6) * 16.0)
-    assert {most for most, _ in asked} == {16}
+    assert {max_new_tokens for max_new_tokens, _ in asked} == {16}
     if gone:
-        assert len(result.scorer.traces.texts) == 8
+        assert len(result.scorer.recorded.texts) == 8
         assert len({answer.prompt for answer in result.check.answers}) == 2
         assert len(result.timings.configurations) <= 3 + 5
 
@@ -75,19 +77,21 @@ def test_answers_are_as_long_as_the_budget_allows_and_stay_so_when_it_goes_on(jo
     def planned(seconds, token):
         seen = []
         monkeypatch.setattr(sessions, "seconds_alone", lambda *_: (0.0, token))
-        session = Session(replace(job, most=256, budget=Budget(seconds)), tmp_path, seen.append, resume=True)
+        session = CalibrationRun(
+            replace(job, max_new_tokens=256, budget=Budget(seconds)), tmp_path, seen.append, resume=True
+        )
         return session.plan(None), seen[0].tokens
 
     assert planned(600.0, 1e-4) == (256, 256)
     (tmp_path / "length.json").unlink()
     assert planned(321.0, 0.1) == (40, 40)  # a fifth of the time for 16 answers
     assert planned(9000.0, 0.1) == (40, 40)
-    Session(job, tmp_path)  # begun anew
+    CalibrationRun(job, tmp_path)  # begun anew
     assert planned(9000.0, 0.1) == (256, 256)
 
 
 def test_all_prompts_to_check_with_are_new(job, tmp_path):
-    session = Session(job, tmp_path)
+    session = CalibrationRun(job, tmp_path)
     assert not {tuple(prompt) for prompt in session._own} & {tuple(prompt) for prompt in session._unseen}
     assert len(session._own) + len(session._unseen) == len(PROMPTS)
 
@@ -99,47 +103,47 @@ def test_a_calibration_that_was_cut_off_goes_on(job, tmp_path, phase, monkeypatc
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Session(job, tmp_path, cut).run()
+        CalibrationRun(job, tmp_path, cut).run()
 
     def again(*_, **__):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(sessions, "measure", again)
     monkeypatch.setattr(sessions, "record_all", again)
-    before = Kept(tmp_path, resume=True)
+    before = CalibrationStore(tmp_path, resume=True)
     kept = len(list(before._lines("timing")))
     assert kept == (phase == "timing")
-    result = Session(job, tmp_path, resume=True).run()
+    result = CalibrationRun(job, tmp_path, resume=True).run()
     assert result.winner in result.check.configurations
     keys = [(answer.configuration, answer.prompt, answer.repeat) for answer in result.timings.answers]
     assert len(keys) == len(set(keys)), "no answer twice"
 
 
-def test_without_resume_it_begins_anew(tmp_path, traces, costs):
-    kept = Kept(tmp_path, resume=False)
+def test_without_resume_it_begins_anew(tmp_path, recorded, costs):
+    kept = CalibrationStore(tmp_path, resume=False)
     kept.keep_costs(costs)
-    kept.keep_traces(traces)
+    kept.keep_recorded(recorded)
     kept.keep_answer("timing", PLAIN, TimedAnswer(0, 1, 0, 5, 0.5, 7))
-    again = Kept(tmp_path, resume=True)
+    again = CalibrationStore(tmp_path, resume=True)
     assert again.costs() == costs
-    assert again.traces() == traces
+    assert again.recorded() == recorded
     assert again.answers("timing", [PLAIN]) == [TimedAnswer(0, 1, 0, 5, 0.5, 7)]
-    fresh = Kept(tmp_path, resume=False)
-    assert (fresh.costs(), fresh.traces(), fresh.answers("timing", [PLAIN])) == (None, None, [])
+    fresh = CalibrationStore(tmp_path, resume=False)
+    assert (fresh.costs(), fresh.recorded(), fresh.answers("timing", [PLAIN])) == (None, None, [])
 
 
-def test_what_was_half_written_does_not_count(tmp_path, traces, costs):
-    kept = Kept(tmp_path, resume=False)
+def test_what_was_half_written_does_not_count(tmp_path, recorded, costs):
+    kept = CalibrationStore(tmp_path, resume=False)
     kept.keep_costs(costs)
-    kept.keep_traces(traces)
+    kept.keep_recorded(recorded)
     for at in range(3):
         kept.keep_answer("timing", PLAIN, TimedAnswer(0, at, 0, 5, 0.5, 7))
     for path in tmp_path.iterdir():
         data = path.read_bytes()
         path.write_bytes(data[: len(data) - 9])
-    again = Kept(tmp_path, resume=True)
+    again = CalibrationStore(tmp_path, resume=True)
     assert again.costs() is None
-    assert again.traces() is None
+    assert again.recorded() is None
     assert [answer.prompt for answer in again.answers("timing", [PLAIN])] == [0, 1]
     again.keep_answer("timing", PLAIN, TimedAnswer(0, 5, 0, 5, 0.5, 7))
     assert [answer.prompt for answer in again.answers("timing", [PLAIN])] == [0, 1, 5]
@@ -148,14 +152,14 @@ def test_what_was_half_written_does_not_count(tmp_path, traces, costs):
 def test_the_search_finds_the_fastest_of_all_that_it_may_choose(scorer):
     small = replace(SPACE, adaptive=False, ngrams=())
     found = search(small, scorer)
-    by_hand = max(scorer.score(one, scorer.traces.texts).speed for one in small.static())
+    by_hand = max(scorer.score(one, scorer.recorded.texts).speed for one in small.static())
     assert found.finalists[0].speed == pytest.approx(by_hand, rel=1e-6)
     assert found.finalists[0].speed >= found.finalists[-1].speed
     assert PLAIN in [score.configuration for score in found.finalists]
     assert len(found.scores) == sum(1 for _ in small.static())
 
 
-def test_the_search_tries_guesses_and_the_adaptive_policy_and_ends_in_time(scorer):
+def test_the_search_tries_n_grams_and_the_adaptive_policy_and_ends_in_time(scorer):
     kinds = [score.configuration for score in search(SPACE, scorer).scores]
     assert any(one.adaptive for one in kinds)
     assert any(one.ngram for one in kinds)
@@ -169,10 +173,11 @@ def test_every_configuration_of_a_finite_grid_is_offered_once():
 
 
 def test_configurations_say_what_they_are():
-    two = Configuration((READERS[0], Reader("other", 3, 256)), (2, 8))
-    assert two.describe("random") == "exit 1 drafts 2, exit 3 of other of 256 words drafts 8"
+    two = Configuration((READERS[0], LevelSpec("other", 3, 256)), (2, 8))
+    assert two.describe("random") == "exit 1 drafts 2, exit 3 of other with a head of 256 tokens drafts 8"
     assert (
-        Configuration((READERS[1],), (), (3, 4)).describe("random") == "4 guesses of 3-grams, exit 2 > target, adaptive"
+        Configuration((READERS[1],), (), (3, 4)).describe("random")
+        == "n-grams of up to 3 draft 4, exit 2 > target, adaptive"
     )
     assert PLAIN.describe("random") == "the target alone"
     assert [one.mode for one in (PLAIN, Configuration((READERS[0],), (2,)), two)] == [
@@ -186,12 +191,12 @@ class Pretended(Timer):
     """Answers in seconds that are made up."""
 
     def __init__(self, speeds, noise=0.01):
-        self.speeds, self.noise, self.dice = speeds, noise, Random(0)
+        self.speeds, self.noise, self.rng = speeds, noise, Random(0)
         self.asked = []
 
     def answer(self, configuration, prompt):
         self.asked.append(configuration)
-        return [*range(20)], 20 / self.speeds[configuration] * self.dice.uniform(1 - self.noise, 1 + self.noise)
+        return [*range(20)], 20 / self.speeds[configuration] * self.rng.uniform(1 - self.noise, 1 + self.noise)
 
 
 def timed(speeds, rounds=6, noise=0.01, keep=()):
@@ -204,7 +209,7 @@ def timed(speeds, rounds=6, noise=0.01, keep=()):
     return timings, left, timer
 
 
-CHOICES = [Configuration((reader,), (4,)) for reader in READERS]
+CHOICES = [Configuration((spec,), (4,)) for spec in READERS]
 
 
 def test_the_slower_half_is_dropped_and_the_fastest_found():

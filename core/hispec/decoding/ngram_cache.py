@@ -7,27 +7,27 @@ token, and a chain instead of a tree). Such rows are there anyhow, so nothing mo
 
 from collections.abc import Iterable, Sequence
 
-from hispec.decoding.knowledge import Acceptance
+from hispec.policies.estimates import Acceptance
 
-MOST_TOKENS = 1 << 16
+MAX_TOKENS = 1 << 16
 """Tokens of texts that are remembered, about half a kilobyte each; beyond, the older half is forgotten."""
 
-HOPED, WEIGHT = 0.7, 8.0
+PRIOR_ACCEPTANCE, PRIOR_TOKENS = 0.7, 8.0
 """Share of guesses of a kind that are expected to be right before any was made; tokens that this counts for."""
 
-FADING = 0.99
+DECAY = 0.99
 """What a guess weighs in that share when the next was verified."""
 
 Kind = int
 """Where a guess comes from: the tokens of the n-gram that was found, or one of these."""
 RECYCLED: Kind = 0
-REST: Kind = -1
+AFTER_REJECTION: Kind = -1
 
 BREAK = -1
 """Stands between two texts."""
 
 
-class Past:
+class NgramCache:
     """Texts of a session by their n-grams, each model's last word on what follows a token, and how good guesses were.
 
     All is of one vocabulary. It knows committed tokens of a text only, so nothing is ever taken back.
@@ -49,7 +49,7 @@ class Past:
         self._next: dict[int, int] = {}
         self._right: dict[Kind, Acceptance] = {}
 
-    def begin(self, text: Sequence[int]) -> None:
+    def start_text(self, text: Sequence[int]) -> None:
         """Read another text, as far as it is known."""
         both = zip(text, self._present, strict=False)
         shared = next((at for at, (new, old) in enumerate(both) if new != old), min(len(text), len(self._present)))
@@ -62,8 +62,8 @@ class Past:
         self._present += tokens
         self._add(tokens)
 
-    def follow(self, text: Sequence[int], tail: Sequence[int], most: int) -> tuple[Kind, list[int]]:
-        """Return the `most` tokens that followed the last ones of a text the last time, if ever, and their kind.
+    def continuation(self, text: Sequence[int], tail: Sequence[int], max_tokens: int) -> tuple[Kind, list[int]]:
+        """Return the `max_tokens` tokens that followed the last ones of a text the last time, if ever, and their kind.
 
         The longest n-gram counts, and the latest of equals. Where what followed is what the text ends in, it is taken
         to go on in a circle.
@@ -71,53 +71,53 @@ class Past:
         Args:
             text: the present one.
             tail: of it, the tokens that were not read yet.
-            most: at least 1.
+            max_tokens: at least 1.
         """
         for length in range(min(self.longest, len(text)), 0, -1):
             start = self._after.get(tuple(text[-length:]))
             if start is not None:
-                return length, self._from(start, tail, most)
+                return length, self._from(start, tail, max_tokens)
         return 0, []
 
-    def recycle(self, token: int, most: int) -> list[int]:
-        """Return at most `most` tokens that models would write after a token, had they seen nothing before it."""
+    def recycled(self, token: int, max_tokens: int) -> list[int]:
+        """Return at most `max_tokens` tokens that models would write after a token, had they seen nothing before it."""
         found: list[int] = []
         following = self._next.get(token)
-        while following is not None and len(found) < most:
+        while following is not None and len(found) < max_tokens:
             found.append(following)
             following = self._next.get(following)
         return found
 
-    def see(self, tokens: Iterable[int], following: Iterable[int]) -> None:
+    def record_argmax(self, tokens: Iterable[int], following: Iterable[int]) -> None:
         """Learn which token a level would write after each of some tokens."""
         self._next.update(zip(tokens, following, strict=False))
 
-    def chance(self, kind: Kind) -> float:
+    def acceptance(self, kind: Kind) -> float:
         """Return the probability of a guess of a kind, as far as is known; high where little is."""
         right = self._right.get(kind)
-        return HOPED if right is None else right.hoped
+        return PRIOR_ACCEPTANCE if right is None else right.optimistic
 
-    def judge(self, kind: Kind, right: int, seen: int) -> None:
+    def record_acceptance(self, kind: Kind, right: int, seen: int) -> None:
         """Learn how many guesses of a kind were right."""
-        self._right.setdefault(kind, Acceptance(HOPED, WEIGHT)).see(right, seen)
+        self._right.setdefault(kind, Acceptance(PRIOR_ACCEPTANCE, PRIOR_TOKENS)).update(right, seen)
         for known in [*self._right.values()]:
-            known.fade(FADING)
+            known.decay(DECAY)
 
-    def _from(self, start: int, tail: Sequence[int], most: int) -> list[int]:
-        """Return what stands in the texts from a place on; see `follow`."""
-        found = self._texts[start : start + most]
+    def _from(self, start: int, tail: Sequence[int], max_tokens: int) -> list[int]:
+        """Return what stands in the texts from a place on; see `continuation`."""
+        found = self._texts[start : start + max_tokens]
         if BREAK in found:
             return found[: found.index(BREAK)]
-        found += tail[: most - len(found)]
-        while found and len(found) < most:
-            found += found[: most - len(found)]
+        found += tail[: max_tokens - len(found)]
+        while found and len(found) < max_tokens:
+            found += found[: max_tokens - len(found)]
         return found
 
     def _add(self, tokens: Sequence[int]) -> None:
         """Write tokens down, and where they stand under the n-grams before them."""
-        if len(self._texts) + len(tokens) > MOST_TOKENS:
-            tokens = tokens[-MOST_TOKENS // 2 :]
-            kept = self._texts[len(self._texts) + len(tokens) - MOST_TOKENS // 2 :]
+        if len(self._texts) + len(tokens) > MAX_TOKENS:
+            tokens = tokens[-MAX_TOKENS // 2 :]
+            kept = self._texts[len(self._texts) + len(tokens) - MAX_TOKENS // 2 :]
             self._texts, self._begin, self._after = [], 0, {}
             self._add(kept)
         for token in tokens:

@@ -10,14 +10,14 @@ from hispec import Engine
 from hispec.budget import Budget
 from hispec.calibration.adapting import Fitter
 from hispec.calibration.job import job_of
+from hispec.calibration.recording import RecordedTexts
+from hispec.calibration.run import CalibrationJob, CalibrationResult, CalibrationRun
 from hispec.calibration.search import Configuration, Scorer
-from hispec.calibration.session import Calibrated, Job, Session
 from hispec.calibration.timing import TimedAnswer, Timer, Timings, digest_of
-from hispec.calibration.traces import Traces
 from hispec.datasets import load
 from hispec.text import encode_prompt
 
-MOST = 96
+MAX_NEW_TOKENS = 96
 """Tokens of an answer."""
 
 
@@ -31,7 +31,7 @@ def sample_questions() -> list[str]:
     return [row.turns[0] for row in load("sample").rows]
 
 
-class Laboratory:
+class CalibrationSetup:
     """The shipped model, calibrated on some prompts.
 
     Args:
@@ -43,13 +43,15 @@ class Laboratory:
     def __init__(self, budget: float = 60.0, prompts: Sequence[str] = (), exits: Sequence[int] = ()) -> None:
         self.engine = Engine.from_profile("tiny")
         self.prompts = encoded(self.engine, prompts or sample_questions())
-        self.job: Job = job_of(self.engine, self.prompts, Budget(budget), exits=exits, most=MOST)
+        self.job: CalibrationJob = job_of(
+            self.engine, self.prompts, Budget(budget), exits=exits, max_new_tokens=MAX_NEW_TOKENS
+        )
 
-    def session(self, folder: str) -> Session:
+    def session(self, folder: str) -> CalibrationRun:
         """A calibration whose budget begins now."""
-        return Session(replace(self.job, budget=Budget(self.job.budget.seconds)), Path(folder))
+        return CalibrationRun(replace(self.job, budget=Budget(self.job.budget.seconds)), Path(folder))
 
-    def calibrate(self) -> Calibrated:
+    def calibrate(self) -> CalibrationResult:
         """A whole calibration."""
         with TemporaryDirectory() as folder:
             return self.session(folder).run()
@@ -58,17 +60,17 @@ class Laboratory:
         """Costs and traces only: what replays need."""
         with TemporaryDirectory() as folder:
             session = self.session(folder)
-            costs, traces = session.costs(), session.traces()
-        return self.scorer_of(costs, traces)
+            costs, recorded = session.costs(), session.recorded()
+        return self.scorer_of(costs, recorded)
 
-    def scorer_of(self, costs: object, traces: Traces) -> Scorer:
+    def scorer_of(self, costs: object, recorded: RecordedTexts) -> Scorer:
         """Replays of recorded traces."""
-        fitter = Fitter(traces.texts, ("margin",))
-        return Scorer(self.job.bench, traces, costs, self.job.eos_ids, fitter)  # type: ignore[arg-type]
+        fitter = Fitter(recorded.texts, ("margin",))
+        return Scorer(self.job.builder, recorded, costs, self.job.eos_ids, fitter)  # type: ignore[arg-type]
 
     def timer(self, scorer: Scorer) -> Timer:
         """Answers prompts for real."""
-        return Timer(scorer.bench, scorer, self.job.eos_ids, MOST, self.engine.context)
+        return Timer(scorer.builder, scorer, self.job.eos_ids, MAX_NEW_TOKENS, self.engine.context)
 
 
 def interleaved(
@@ -80,12 +82,12 @@ def interleaved(
     said: Callable[[str], None] = lambda text: None,
 ) -> Timings:
     """Every prompt through all configurations, in an order drawn for each, after a warm-up that does not count."""
-    timings, dice = Timings(list(configurations)), Random(seed)
+    timings, rng = Timings(list(configurations)), Random(seed)
     for configuration in configurations:
         timer.answer(configuration, prompts[0])
     for repeat in range(repeats):
         for at, prompt in enumerate(prompts):
-            for one in dice.sample(range(len(configurations)), len(configurations)):
+            for one in rng.sample(range(len(configurations)), len(configurations)):
                 ids, seconds = timer.answer(configurations[one], prompt)
                 timings.answers.append(TimedAnswer(one, at, repeat, len(ids), seconds, digest_of(ids)))
         said(f"repeat {repeat + 1} of {repeats}")

@@ -1,0 +1,156 @@
+"""The performance model: what steps cost, how many tokens are accepted, and the throughput that follows.
+
+It begins with what a calibration, or a measurement when the model was loaded, has given, and learns from every step.
+Older observations count less, so that it follows a text that changes its character, and so that levels that once did
+badly are tried again. Where little was observed, estimates are optimistic: see `Acceptance.optimistic`.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from hispec.policies.estimates import Acceptance, CostCorrection, RelativeThroughput, StepKind
+from hispec.policies.prediction import Logistic, Predictor, clamped, log_odds_from
+from hispec.policies.step_costs import MAX_WAITING, ActiveLevels, Pair, StepCosts, all_active_levels
+
+DRAFT_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, MAX_WAITING)
+"""Numbers of draft tokens that are compared with each other."""
+
+DECAY = 0.995
+"""The factor on the weight of observations for every token that the target commits: half of it is left after 140."""
+
+PRIOR_NGRAM_GAIN = 1.05
+"""The factor on the throughput of the verifying level that n-gram drafts are expected to give, before any was seen."""
+
+UNPREDICTED = Logistic((0.0, 0.0, 0.0), 0.5, ("margin",))
+"""Stands for the predictor of n-gram drafts, which are verified at once, without a prediction."""
+
+
+class PerformanceModel:
+    """Predicts the throughput of a hierarchy; shared by all answers of a session, each of which adds observations.
+
+    Args:
+        levels: the number of levels.
+        costs: of steps.
+        predictors: of acceptance, by pair; a pair without one is a level of n-grams, whose drafts are verified at once,
+            and the level that verifies them.
+        throughputs: by active levels, the tokens per unit of time to expect; missing ones follow from mean acceptance.
+        choices: the active levels to choose from; all by default.
+        bonus: levels whose verification of n tokens yields up to n + 1.
+
+    Attributes:
+        features: that the predictors read.
+        acceptance: by pair, as observed.
+        shift: by pair, the correction of its predictor, in log-odds.
+        correction: of step costs, as observed.
+        relative: by active levels, the observed throughput relative to the expected one.
+        gain: by the level that verifies n-grams, its throughput with them relative to that without.
+    """
+
+    def __init__(
+        self,
+        levels: int,
+        costs: StepCosts,
+        predictors: Mapping[Pair, Predictor],
+        throughputs: Mapping[ActiveLevels, float] | None = None,
+        choices: Sequence[ActiveLevels] = (),
+        bonus: Sequence[int] = (),
+    ) -> None:
+        self.levels, self.costs, self.bonus = levels, costs, frozenset(bonus)
+        self.ngrams = not costs.verify.keys() <= predictors.keys()
+        """Whether the lowest level looks n-grams up."""
+        predictors = {pair: predictors.get(pair, UNPREDICTED) for pair in costs.verify}
+        self.predictors = predictors
+        self.features = tuple(dict.fromkeys(name for p in predictors.values() for name in p.features)) or ("margin",)
+        self.log_odds = {pair: log_odds_from(predictor, self.features) for pair, predictor in predictors.items()}
+        self.acceptance = {pair: Acceptance(p.mean, p.weight) for pair, p in predictors.items()}
+        self.shift = dict.fromkeys(predictors, 0.0)
+        self.correction = CostCorrection()
+        self.gain = {level: RelativeThroughput(PRIOR_NGRAM_GAIN) for level in range(levels)}
+        self.choices = tuple(choices) or tuple(all_active_levels(levels))
+        self.relative = {active: RelativeThroughput() for active in self.choices}
+        self.throughputs = {active: self.expected(active)[-1] for active in self.choices}
+        """By active levels, the throughput that is expected before anything was observed."""
+        for active, throughput in (throughputs or {}).items():
+            if active in self.relative:
+                self.relative[active] = RelativeThroughput(throughput / self.throughputs[active])
+                self.throughputs[active] = throughput
+
+    def draft_cost(self, level: int) -> float:
+        """Return the cost of drafting one token with a level."""
+        return self.costs.draft[level] * self.correction.factor(self._draft_kind(level))
+
+    def verify_cost(self, pair: Pair, tokens: int) -> float:
+        """Return the cost of verifying some tokens, the bonus token's row included."""
+        rows = tokens + (pair[1] in self.bonus)
+        return self.costs.verification(pair, rows) * self.correction.factor(_verify_kind(pair[1], rows))
+
+    def time_draft(self, level: int, tokens: int, seconds: float) -> None:
+        """Learn how long drafting took."""
+        expected = tokens * self.draft_cost(level)
+        self.correction.update(self._draft_kind(level), expected, seconds, target=level == self.levels - 1)
+
+    def time_verification(self, pair: Pair, tokens: int, seconds: float) -> None:
+        """Learn how long a verification took."""
+        kind = _verify_kind(pair[1], tokens + (pair[1] in self.bonus))
+        self.correction.update(kind, self.verify_cost(pair, tokens), seconds, target=pair[1] == self.levels - 1)
+
+    def _draft_kind(self, level: int) -> StepKind:
+        """Return the kind of a draft; the target drafts by the same pass of one row by which it verifies."""
+        return _verify_kind(level, 1) if level == self.levels - 1 else ("draft", level, 0)
+
+    def row_cost(self, pair: Pair) -> float:
+        """Return what one more token adds to the cost of a verification."""
+        return self.costs.row(pair) * self.correction.factor(_verify_kind(pair[1], MAX_WAITING // 4))
+
+    def expected(self, active: ActiveLevels, *, optimistic: bool = False) -> list[float]:
+        """Return the tokens per unit of time that pass each stage of some active levels, each at its best fixed length.
+
+        Args:
+            active: the active levels.
+            optimistic: whether to take optimistic estimates of acceptance.
+
+        Returns:
+            One figure for each pair of neighbours, the last for the target; for the target alone, its throughput.
+        """
+        if len(active) == 1:
+            return [1 / self.draft_cost(active[0])]
+        throughputs: list[float] = []
+        each = self.draft_cost(active[0])
+        for pair in pairwise(active):
+            if self.ngrams and pair[0] == 0:
+                throughput = self.gain[pair[1]].mean / self.draft_cost(pair[1])
+            else:
+                acceptance = self.acceptance[pair]
+                throughput = self._best_throughput(pair, acceptance.optimistic if optimistic else acceptance.mean, each)
+            throughputs.append(throughput)
+            each = 1 / throughput
+        return throughputs
+
+    def fastest_levels(self) -> ActiveLevels:
+        """Return the active levels with the highest throughput, by optimistic estimates."""
+        return max(
+            self.choices, key=lambda active: self.relative[active].mean * self.expected(active, optimistic=True)[-1]
+        )
+
+    def decay(self, tokens: int) -> None:
+        """Let observations decay by a number of committed tokens."""
+        factor = DECAY**tokens
+        for estimates in (self.acceptance, self.relative, self.gain):
+            for estimate in estimates.values():
+                estimate.decay(factor)
+
+    def _best_throughput(self, pair: Pair, mean: float, each: float) -> float:
+        """Return the throughput of a stage at the best fixed number of draft tokens.
+
+        Of n tokens, each accepted with probability a, (1 - a^n) / (1 - a) pass, the verifying level's own token
+        included; with a bonus token, (1 - a^(n+1)) / (1 - a) pass (Leviathan et al., arXiv 2211.17192, equation 1).
+        """
+        mean, bonus = clamped(mean), pair[1] in self.bonus
+        return max(
+            (1 - mean ** (count + bonus)) / (1 - mean) / (count * each + self.verify_cost(pair, count))
+            for count in DRAFT_LENGTHS
+        )
+
+
+def _verify_kind(level: int, rows: int) -> StepKind:
+    return "verify", level, (rows - 1).bit_length()

@@ -1,0 +1,291 @@
+"""The schema of profiles: their sections, the keys of each, and what the sections demand of each other."""
+
+import hashlib
+import json
+from itertools import pairwise
+from math import inf
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    create_model,
+    model_validator,
+)
+
+from hispec.errors import BadValueError
+from hispec.settings import SETTINGS, Count, Quantization
+
+Name = Annotated[str, Field(min_length=1)]
+Milliseconds = Annotated[float, Field(gt=0)]
+Features = Annotated[list[Literal["margin", "log_probability", "entropy"]], Field(min_length=1)]
+Point = Annotated[list[float], Field(min_length=2, max_length=2)]
+MEASURED = ("draft", "intermediate", "single_layer", "decoding", "adaptive")
+"""Sections that `hispec calibrate` writes."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _whole_head(head: Any) -> Any:
+    return None if head == "full" else head
+
+
+def _with_settings(section: type[_Section]) -> Any:
+    """Add the settings that a profile has as keys of a section: those of `target` as they are, others without a value."""
+    name = section.__name__.removesuffix("Section").lower()
+    keys: Any = {
+        key: (setting.type, setting.default) if name == "target" else (setting.type | None, None)
+        for key, setting in SETTINGS.items()
+        if setting.section == name
+    }
+    return create_model(section.__name__, __base__=section, __doc__=section.__doc__, __module__=__name__, **keys)
+
+
+Head = Annotated[Count | None, BeforeValidator(_whole_head)]
+"""How many of the most frequent tokens a level reads; None, or `full` in a profile, is the whole vocabulary."""
+
+
+@_with_settings
+class TargetSection(_Section):
+    """The model whose output is the answer."""
+
+    model: Name
+    revision: str | None = None
+
+
+class NgramSection(_Section):
+    """N-gram drafts: the longest n-gram that is looked up, the tokens of a draft, and the drafter by its name."""
+
+    max: Count
+    tokens: Count
+    drafter: Name = "cache"
+
+
+DEFAULT_NGRAM = NgramSection(max=4, tokens=8)
+"""Where nothing else is said."""
+
+
+class DraftSection(_Section):
+    """What proposes tokens: a reading of the target or another model, an n-gram look-up, or the latter before the former.
+
+    Attributes:
+        exit_layer: of the target, or of its quantized copy.
+        weights: the target's, quantized; without an exit, the whole depth of that copy.
+        model: another one.
+        ngram: what is looked up.
+        head: words that the level reads.
+    """
+
+    exit_layer: Count | None = None
+    weights: Quantization | None = None
+    model: Name | None = None
+    ngram: NgramSection | None = None
+    head: Head = None
+
+    @property
+    def reads_model(self) -> bool:
+        """Whether it reads a model, and not only n-grams."""
+        return any(key is not None for key in (self.exit_layer, self.weights, self.model))
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "DraftSection":
+        if self.exit_layer is not None and self.model is not None:
+            raise ValueError("give exit_layer or model, not both: another model drafts with its whole depth")
+        if not self.reads_model and self.ngram is None:
+            raise ValueError("give an exit_layer, weights, a model, or an ngram section")
+        if self.head is not None and not self.reads_model:
+            raise BadValueError("an n-gram look-up has no head", "give an exit_layer or a model too, or leave head out")
+        return self
+
+
+class IntermediateSection(_Section):
+    """What verifies drafts before the target: a reading of the target, or (an exit of) another model.
+
+    Attributes:
+        exit_layer: of the target, of its quantized copy, or of the other model.
+        weights: the target's, quantized; without an exit, the whole depth of that copy.
+        model: another one.
+        head: words that the level reads.
+    """
+
+    exit_layer: Count | None = None
+    weights: Quantization | None = None
+    model: Name | None = None
+    head: Head = None
+
+    @model_validator(mode="after")
+    def _some_kind(self) -> "IntermediateSection":
+        if self.exit_layer is None and self.weights is None and self.model is None:
+            raise ValueError("give an exit_layer, weights, or a model")
+        return self
+
+
+class SingleLayerSection(_Section):
+    """Mode single-layer where it is tuned apart from the hierarchy.
+
+    Attributes:
+        exit_layer: that drafts, of the target or of its quantized copy.
+        weights: the target's, quantized; without an exit, the whole depth of that copy.
+        draft_tokens: drafted at once.
+    """
+
+    exit_layer: Count | None = None
+    weights: Quantization | None = None
+    draft_tokens: Count
+
+    @model_validator(mode="after")
+    def _some_kind(self) -> "SingleLayerSection":
+        if self.exit_layer is None and self.weights is None:
+            raise ValueError("give an exit_layer, weights, or both")
+        return self
+
+
+@_with_settings
+class DecodingSection(_Section):
+    """How much is drafted before each verification."""
+
+
+@_with_settings
+class SamplingSection(_Section):
+    """How tokens are drawn; see `hispec.decoding.sampling.SamplingSection`. Temperature 0 is greedy."""
+
+
+class AcceptanceSection(_Section):
+    """What predicts whether a level's token is accepted by another: a table of one feature, or a logistic regression.
+
+    Attributes:
+        features: that it reads, see `hispec.policies.confidence.FEATURES`.
+        mean: share of tokens accepted.
+        table: pairs of the feature's value, ascending, and the probability of acceptance there.
+        weights: of the terms of the features, see `hispec.policies.prediction.terms`.
+    """
+
+    features: Features
+    mean: Annotated[float, Field(gt=0, lt=1)]
+    table: Annotated[list[Point], Field(min_length=1)] | None = None
+    weights: list[float] | None = None
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> "AcceptanceSection":
+        if (self.table is None) == (self.weights is None):
+            raise ValueError("give a table or weights, one of both")
+        if self.table is not None:
+            knots = [knot for knot, _ in self.table]
+            if len(self.features) != 1 or any(b <= a for a, b in pairwise(knots)):
+                raise ValueError("give a table of one feature, its values ascending")
+            if not all(0 <= chance <= 1 for _, chance in self.table):
+                raise ValueError("give probabilities from 0 to 1")
+        elif len(self.weights or ()) != 1 + len(self.features) + ("margin" in self.features):
+            raise ValueError("give a weight for the constant and for each feature, two for the margin")
+        return self
+
+
+class AdaptiveSection(_Section):
+    """What the adaptive policy knows of levels, written by `hispec calibrate`; names as in `hispec.adaptation`.
+
+    Attributes:
+        draft_ms: by level, milliseconds of one drafted token.
+        verify_ms: by pair of levels, of verifying 1, 2, 4, 8, 16 and 32 tokens; `judge_ms` in older profiles.
+        acceptance: by pair of levels.
+        tokens_per_ms: by levels that take part, what to expect of them.
+    """
+
+    draft_ms: dict[str, Milliseconds] = {}
+    verify_ms: Annotated[
+        dict[str, Annotated[list[Milliseconds], Field(min_length=6, max_length=6)]],
+        Field(validation_alias=AliasChoices("verify_ms", "judge_ms")),
+    ] = {}
+    acceptance: dict[str, AcceptanceSection] = {}
+    tokens_per_ms: dict[str, Milliseconds] = {}
+
+
+class Profile(_Section):
+    """A model trio and its defaults; `None` leaves a value to whatever comes next in the order of precedence.
+
+    `frequencies` is the file of token frequencies that reduced heads are taken from, the target's own by default.
+    `translators` is the file of translators for exits of the target, written by `hispec fit-exits`; exits that it has
+    none for are read as they are.
+    """
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
+    name: Name
+    description: str = ""
+    target: TargetSection
+    draft: DraftSection | None = None
+    intermediate: IntermediateSection | None = None
+    single_layer: SingleLayerSection | None = None
+    decoding: DecodingSection = DecodingSection()
+    adaptive: AdaptiveSection | None = None
+    sampling: SamplingSection = SamplingSection()
+    frequencies: Name | None = None
+    translators: Name | None = None
+    chat_template: str | None = None
+    calibrated: dict[str, Any] | None = None
+    _assumed: bool = PrivateAttr(default=False)
+
+    @property
+    def assumed(self) -> bool:
+        """Whether its levels are nobody's choice, but what is assumed for a model without a profile."""
+        return self._assumed
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Profile":
+        if self.calibrated is not None and self.calibrated.get("sha256") not in (None, digest_of(self)):
+            raise BadValueError(
+                "its levels, or what they were measured to do, are not what hispec calibrate wrote, or cut off",
+                "give the file as it was, calibrate again, or remove calibrated.sha256 if this is meant",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Profile":
+        if self.intermediate is not None and self.draft is None:
+            raise ValueError("an intermediate level needs a draft level beneath it")
+        for level, name in ((self.draft, "draft"), (self.intermediate, "intermediate")):
+            if level is None:
+                continue
+            if level.model == self.target.model and level.exit_layer is None and level.weights is None:
+                raise BadValueError(f"{name}.model is the target itself", "give an exit_layer of it, or weights")
+            if level.model not in (None, self.target.model) and level.weights is not None:
+                raise ValueError(f"{name}.weights are the target's, quantized: leave {name}.model out")
+        draft, deeper = self.draft, self.intermediate
+        if draft is None or deeper is None or not draft.reads_model or draft.model not in (None, self.target.model):
+            return self
+        if reaches(draft.exit_layer, draft.weights, self):
+            if draft.exit_layer is None and deeper.exit_layer is None:
+                raise BadValueError(
+                    "draft and intermediate read the same", "give them other weights, or the draft an exit"
+                )
+            raise ValueError(
+                f"the intermediate exit ({deeper.exit_layer}) must be deeper than the draft exit "
+                f"({draft.exit_layer or 'the whole depth'})"
+            )
+        return self
+
+
+def digest_of(profile: Profile) -> str:
+    """Of the sections that a calibration measured: equal for equal levels, lengths, policy and adaptation."""
+    measured = profile.model_dump(include=set(MEASURED), exclude_none=True, exclude_defaults=True)
+    if decoding := measured.get("decoding"):
+        measured["decoding"] = {key: value for key, value in decoding.items() if SETTINGS[key].calibration}
+    if verify_ms := measured.get("adaptive", {}).pop("verify_ms", None):
+        measured["adaptive"]["judge_ms"] = verify_ms  # its older name, so that digests of older profiles hold
+    return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
+
+
+def reaches(exit_layer: int | None, weights: Quantization | None, profile: Profile) -> bool:
+    """Return whether a draft reads the target too deeply for the profile's intermediate level to verify it.
+
+    An exit of the same weights must be deeper. One of other weights may be as deep.
+    """
+    level = profile.intermediate
+    if level is None or level.model not in (None, profile.target.model):
+        return False
+    own, other = (inf if depth is None else depth for depth in (exit_layer, level.exit_layer))
+    return own > other or (own == other and weights == level.weights)
