@@ -37,7 +37,7 @@ class Oracle(Policy):
         self.mistaken = False
 
     def next_step(self, verified: Sequence[int], may_draft: bool) -> Step:
-        """See `Policy.next_step`."""
+        """Return the next step; see `Policy.next_step`."""
         at, waiting = verified[0], verified[0] - verified[-1]
         if self.mistaken or waiting >= MAX_WAITING or not may_draft:
             self.mistaken = False
@@ -52,7 +52,7 @@ class Oracle(Policy):
 
 
 def arms_of(scorer: Scorer, setup: CalibrationSetup) -> dict[str, Configuration]:
-    """The best of each kind, by replay."""
+    """Return the best of each kind, by replay."""
     found = search(setup.job.space, scorer)
     exact = [score for score in found.scores if score.texts == len(scorer.recorded.texts)]
     kinds = {
@@ -71,7 +71,7 @@ def arms_of(scorer: Scorer, setup: CalibrationSetup) -> dict[str, Configuration]
 
 
 def oracle(scorer: Scorer, configuration: Configuration) -> float:
-    """Tokens per second of the oracle with a configuration's levels, by replay."""
+    """Return tokens per second of the oracle with a configuration's levels, by replay."""
     replay = Replay(scorer.builder.hierarchy(configuration), scorer.recorded, scorer.costs, scorer.eos_ids, Random(0))
     tokens = seconds = 0.0
     for text in scorer.recorded.texts:
@@ -100,7 +100,7 @@ def compared(arms: dict[str, Configuration], timings: Timings, target: str) -> d
 
 
 def traced(setup: CalibrationSetup, costs: Costs, prompts: Sequence[list[int]]) -> RecordedTexts:
-    """What exits say about some prompts."""
+    """Return what exits say about some prompts."""
     job, timer = setup.job, setup.timer(setup.scorer_of(costs, RecordedTexts([], {})))
     recorder = Recorder(job.stacks, job.specs(job.space), job.heads, job.target)
     return record_all(recorder, prompts, lambda prompt: timer.answer(PLAIN, prompt)[0], Random(0))

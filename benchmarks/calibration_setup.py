@@ -27,7 +27,7 @@ def encoded(engine: Engine, questions: Sequence[str]) -> list[list[int]]:
 
 
 def sample_questions() -> list[str]:
-    """The shipped dataset's."""
+    """Return the shipped dataset's."""
     return [row.turns[0] for row in load("sample").rows]
 
 
@@ -48,16 +48,16 @@ class CalibrationSetup:
         )
 
     def session(self, folder: str) -> CalibrationRun:
-        """A calibration whose budget begins now."""
+        """Return a calibration whose budget begins now."""
         return CalibrationRun(replace(self.job, budget=Budget(self.job.budget.seconds)), Path(folder))
 
     def calibrate(self) -> CalibrationResult:
-        """A whole calibration."""
+        """Return a whole calibration."""
         with TemporaryDirectory() as folder:
             return self.session(folder).run()
 
     def scorer(self) -> Scorer:
-        """Costs and traces only: what replays need."""
+        """Return costs and traces only: what replays need."""
         with TemporaryDirectory() as folder:
             session = self.session(folder)
             costs, recorded = session.costs(), session.recorded()
@@ -81,7 +81,7 @@ def interleaved(
     seed: int = 0,
     said: Callable[[str], None] = lambda text: None,
 ) -> Timings:
-    """Every prompt through all configurations, in an order drawn for each, after a warm-up that does not count."""
+    """Return every prompt through all configurations, in an order drawn for each, after a warm-up that does not count."""
     timings, rng = Timings(list(configurations)), Random(seed)
     for configuration in configurations:
         timer.answer(configuration, prompts[0])

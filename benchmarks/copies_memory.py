@@ -24,7 +24,7 @@ KINDS = ("none", "int4", "int8")
 
 
 def with_copy(name: str, kind: str) -> Profile:
-    """A profile's target, with a whole copy below it or nothing."""
+    """Return a profile's target, with a whole copy below it or nothing."""
     draft = {} if kind == "none" else {"draft": {"weights": kind}}
     return Profile.model_validate({"name": kind, "target": load_profile(name).target.model_dump()} | draft)
 

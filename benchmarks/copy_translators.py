@@ -35,18 +35,18 @@ class CopyBelow:
         self._own, self._copy, self._row = own, copy, [0]
 
     def embed(self, row: list[int]) -> Tensor:
-        """See `LayerStack.embed`; remembers the row."""
+        """Return token ids -> hidden states [n, hidden]; see `LayerStack.embed`. Remembers the row."""
         self._row = row
         return self._copy.embed(row)
 
     def run(self, hidden: Tensor, start: int, end: int, position: int) -> Tensor:
-        """See `LayerStack.run`."""
+        """Run rows [n, hidden] at `position`; see `LayerStack.run`."""
         if end < self._own.num_layers:
             return self._copy.run(hidden, start, end, position)
         return self._own.run(self._own.embed(self._row), 0, end, position)
 
     def reserve(self, positions: int) -> None:
-        """See `LayerStack.reserve`."""
+        """Make room in the KV cache for `positions` tokens; see `LayerStack.reserve`."""
         self._own.reserve(positions)
         self._copy.reserve(positions)
 
@@ -55,7 +55,7 @@ class CopyBelow:
 
 
 def copied(stack: TransformersStack, parts: dict[str, Tensor]) -> TransformersStack:
-    """The model with other weights in the place of its own."""
+    """Return the model with other weights in the place of its own."""
     model = deepcopy(stack.model)
     wanted = {name: part for name, part in parts.items() if ".layers." in name}
     with torch.no_grad():
@@ -66,7 +66,7 @@ def copied(stack: TransformersStack, parts: dict[str, Tensor]) -> TransformersSt
 
 @torch.inference_mode()
 def agreements(engine: Engine, weights: str, fits: dict[str, Fit], texts: list[tuple[list[int], list[int]]]) -> Any:
-    """Share of the answers' tokens that each exit would have written, by weights, translators and exit."""
+    """Return share of the answers' tokens that each exit would have written, by weights, translators and exit."""
     target = engine.hierarchy.stack_of(-1)
     exits = sorted(next(iter(fits.values())).translators)
     found: dict[str, dict[str, float]] = {}

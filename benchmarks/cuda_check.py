@@ -26,7 +26,7 @@ LAYERS, EXITS, AGREEMENT = 8, (1, 3), (0.55, 0.75)
 
 
 def decode(engine: Engine, prompt: list[int], count: int) -> list[int]:
-    """The ids of an answer."""
+    """Return the ids of an answer."""
     events = engine.decoder().decode(prompt, count)
     return [token for event in events if isinstance(event, Committed) for token in event.token_ids]
 
@@ -44,7 +44,7 @@ def compare(reference: Engine, others: dict[str, Engine], prompts: list[list[int
 
 
 def variants(engine: Engine, lengths: tuple[tuple[int, int], ...] = LENGTHS) -> dict[str, Engine]:
-    """Every mode, at several lengths."""
+    """Return every mode, at several lengths."""
     found = {}
     for mode in MODES:
         for draft, every in lengths if mode != "autoregressive" else lengths[:1]:
@@ -54,7 +54,7 @@ def variants(engine: Engine, lengths: tuple[tuple[int, int], ...] = LENGTHS) -> 
 
 
 def dummies(folder: Path, family: str, device: str, prompts: int, count: int) -> dict[str, Any]:
-    """A family on random weights, made on the CPU and copied."""
+    """Return a family on random weights, made on the CPU and copied."""
     profile = unprofiled(str(write_config(folder / family, family, LAYERS)), *EXITS, dummy=True)
     found = {}
     ids = range(2000)
@@ -70,7 +70,7 @@ def dummies(folder: Path, family: str, device: str, prompts: int, count: int) ->
 
 
 def parts(engine: Engine) -> dict[str, torch.Tensor]:
-    """Weights by name."""
+    """Return weights by name."""
     stack: Any = engine.hierarchy.stack_of(-1)
     return stack.parts if isinstance(stack, FusedStack) else dict(stack.model.named_parameters())
 

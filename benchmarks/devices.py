@@ -52,12 +52,12 @@ class Shape:
 
 
 def expected(chance: float, count: int) -> float:
-    """Tokens kept of `count` in a row, the one that corrects the first wrong one included where there is one."""
+    """Return tokens kept of `count` in a row, the one that corrects the first wrong one included where there is one."""
     return (1 - chance**count) / (1 - chance) if chance < 1 else float(count)
 
 
 def shape_of(model: str) -> Shape:
-    """Bytes in bfloat16, from the configuration that ships."""
+    """Return bytes in bfloat16, from the configuration that ships."""
     config = Checkpoint(model, dummy=True).config
     hidden, size = config.hidden_size, config.head_size
     attention = hidden * size * (2 * config.num_heads + 2 * config.num_kv_heads)
@@ -105,16 +105,16 @@ class Sharding:
         return self.shape.head / self.bandwidth
 
     def autoregressive(self) -> float:
-        """Tokens per second."""
+        """Return tokens per second."""
         return 1 / (self.span(0, self.shape.layers) + self.head)
 
     def single_layer(self, draft: int, length: int, chance: float) -> float:
-        """Tokens per second."""
+        """Return tokens per second."""
         drafts = length * (self.span(0, draft) + self.head)
         return expected(chance, length) / (drafts + self.span(draft, self.shape.layers) + self.head)
 
     def hispec(self, exits: tuple[int, int], lengths: tuple[int, int], chances: tuple[float, float]) -> float:
-        """Tokens per second."""
+        """Return tokens per second."""
         draft, middle = exits
         cycle = lengths[0] * (self.span(0, draft) + self.head) + self.span(draft, middle) + self.head
         cycles = lengths[1] / expected(chances[0], lengths[0])
@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/devices.md."""
+    """Return the table of docs/devices.md."""
     lines = [
         "| arrangement | GB on the fullest GPU | limit: autoregressive | single-layer | hispec "
         "| started by a processor: autoregressive | hispec |",

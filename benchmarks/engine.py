@@ -54,7 +54,7 @@ class Sample:
 
     @property
     def decoding(self) -> tuple[int, float]:
-        """Tokens after the first, and their seconds."""
+        """Return tokens after the first, and their seconds."""
         return len(self.token_ids) - self.first_tokens, self.seconds - self.first_seconds
 
 
@@ -94,7 +94,7 @@ class Theirs:
 
 
 def rate(rows: Sequence[tuple[int, float]]) -> float:
-    """Pooled tokens per second."""
+    """Return pooled tokens per second."""
     seconds = sum(seconds for _, seconds in rows)
     return sum(tokens for tokens, _ in rows) / seconds if seconds else 0.0
 
@@ -104,7 +104,7 @@ def estimate(rows: Sequence[tuple[int, float]]) -> dict[str, Any]:
 
 
 def with_heads(profile: Profile, words: int | None, frequencies: Path | None) -> Profile:
-    """The profile with heads of so many words at its draft and intermediate exits."""
+    """Return the profile with heads of so many words at its draft and intermediate exits."""
     data = profile.model_dump(by_alias=True, exclude_unset=True)
     for level in ("draft", "intermediate"):
         if data.get(level):
@@ -115,7 +115,7 @@ def with_heads(profile: Profile, words: int | None, frequencies: Path | None) ->
 
 
 def fastest(candidates: Sequence[Own], prompts: Sequence[list[int]], count: int) -> Own:
-    """The candidate with the most tokens per second on some prompts; what was tried is kept with it."""
+    """Return the candidate with the most tokens per second on some prompts; what was tried is kept with it."""
     rows: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for number, prompt in enumerate(prompts):
         for at in Random(number).sample(range(len(candidates)), len(candidates)):
@@ -180,7 +180,7 @@ class Bench:
         return path
 
     def _prompts(self, count: int) -> list[list[int]]:
-        """Token ids, no prompt twice; random ones for random weights."""
+        """Return token ids, no prompt twice; random ones for random weights."""
         args = self.args
         if args.load_format == "dummy":
             ids = range(self.sizes.words)
@@ -190,7 +190,7 @@ class Bench:
         return [encode_prompt(self.engine.tokenizer, question) for question in questions]
 
     def arms(self) -> list[Own | Theirs]:
-        """All arms, tuned."""
+        """Return all arms, tuned."""
         found: list[Own | Theirs] = []
         for words in (None, *self.args.heads):
             if words is None or words < self.sizes.words:
@@ -248,7 +248,7 @@ class Bench:
         return [*ours, *theirs]
 
     def measure(self, arms: Sequence[Own | Theirs], until: float) -> Iterator[dict[str, Sample]]:
-        """One row a prompt, at least one, until the time is up."""
+        """Return one row a prompt, at least one, until the time is up."""
         for number, prompt in enumerate([*self.warm_up, *self.prompts]):
             if number > len(self.warm_up) and perf_counter() > until:
                 return
@@ -264,7 +264,7 @@ class Bench:
 
 
 def summarize(bench: Bench, arms: Sequence[Own | Theirs], rows: Sequence[dict[str, Sample]], bandwidth: float) -> Any:
-    """The figures of every arm."""
+    """Return the figures of every arm."""
     plain = [row[AUTOREGRESSIVE] for row in rows]
     found = {}
     for arm in arms:
@@ -297,7 +297,7 @@ def summarize(bench: Bench, arms: Sequence[Own | Theirs], rows: Sequence[dict[st
 
 
 def of_levels(arm: Own, samples: Sequence[Sample], tokens: int, seconds: float, bandwidth: float) -> dict[str, Any]:
-    """Figures by level, and what memory allows."""
+    """Return figures by level, and what memory allows."""
     names = [level.name for level in arm.engine.hierarchy.levels]
     traffic = {name: Traffic() for name in names}
     for sample in samples:
@@ -339,7 +339,7 @@ def ratio(rows: Sequence[dict[str, Sample]], own: str, other: str) -> dict[str, 
 
 
 def compare(bench: Bench, samples: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, int]:
-    """How many answers have the ids of plain decoding; others part at a tie, or are wrong."""
+    """Return how many answers have the ids of plain decoding; others part at a tie, or are wrong."""
     counts = {"identical": 0, "of": len(samples), "ties": 0, "errors": 0}
     for prompt, sample, reference in zip(bench.prompts, samples, plain, strict=False):
         difference = bench.engine.examine(prompt, sample.token_ids, reference.token_ids)

@@ -59,7 +59,7 @@ def fit(args: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def agreement(engine: Engine, texts: list[tuple[list[int], list[int]]]) -> dict[str, Any]:
-    """Share of the answers' tokens that each fitted exit would have written, plain and translated."""
+    """Return share of the answers' tokens that each fitted exit would have written, plain and translated."""
     stack, file = engine.hierarchy.stack_of(-1), open_translators(engine.profile)
     assert file is not None
     translators = {exit_: found.on(stack) for exit_ in file.provenance.exits if (found := file.read(exit_))}
@@ -78,12 +78,12 @@ def agreement(engine: Engine, texts: list[tuple[list[int], list[int]]]) -> dict[
 
 
 def speed(rows: Any) -> float:
-    """Pooled tokens per second."""
+    """Return pooled tokens per second."""
     return float(sum(tokens for tokens, _ in rows) / sum(seconds for _, seconds in rows))
 
 
 def measure(engines: dict[str, Engine], questions: list[str], base: str) -> dict[str, Any]:
-    """Tokens per second by arm, interleaved, and how many answers are identical in all."""
+    """Return tokens per second by arm, interleaved, and how many answers are identical in all."""
     rows: dict[str, list[tuple[int, float]]] = {arm: [] for arm in engines}
     passes, levels = dict.fromkeys(engines, 0), {arm: {} for arm in engines}
     arms, identical = list(engines), 0

@@ -21,7 +21,7 @@ MODES = ("autoregressive", "single-layer", "hispec")
 
 
 def fixed(stack: LayerStack) -> GraphedStack:
-    """The same weights in fixed shapes."""
+    """Return the same weights in fixed shapes."""
     assert isinstance(stack, FusedStack), "only the fused stack has fixed shapes"
     return GraphedStack.of(stack, CudaRecorder(stack.device) if stack.device.type == "cuda" else None)
 

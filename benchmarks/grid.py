@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def _best_static(result: object) -> Configuration:
-    """The fastest of fixed length that the calibration timed."""
+    """Return the fastest of fixed length that the calibration timed."""
     timings = result.timings  # type: ignore[attr-defined]
     ranked = timings.fastest(range(len(timings.configurations)))
     return next(timings.configurations[at] for at in ranked if timings.configurations[at].periods)

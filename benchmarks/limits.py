@@ -32,7 +32,7 @@ class Sizes:
 
     @classmethod
     def of(cls, config: ModelConfig, itemsize: int) -> "Sizes":
-        """Those of a configuration."""
+        """Return those of a configuration."""
         heads = 2 * config.num_heads + 2 * config.num_kv_heads
         return cls(
             config.num_layers,
@@ -65,7 +65,7 @@ def limit(
     periods: Sequence[int],
     acceptance: Sequence[float],
 ) -> float | None:
-    """Tokens per second at best; None for hierarchies of more than three levels.
+    """Return tokens per second at best; None for hierarchies of more than three levels.
 
     Args:
         bandwidth: bytes per second.
@@ -164,7 +164,9 @@ class Meter:
                 self._length = kept + own
 
     def _run(self, level: int, upto: int) -> int:
-        """Bytes read for a level's logits up to a position: its own layers, those below that lag behind, and its head."""
+        """Return bytes read for a level's logits up to a position: its own layers, those below that lag behind, and its
+        head.
+        """
         own, sizes, read = self._hierarchy.levels[level], self._sizes, 0
         if own.stack is None:
             return 0
@@ -177,7 +179,7 @@ class Meter:
 
 
 def read_bandwidth(size: int, dtype: torch.dtype, device: torch.device, seconds: float = 1.0) -> float:
-    """Bytes per second at which one large matrix is read, by the fastest of a product with a vector and a sum.
+    """Return bytes per second at which one large matrix is read, by the fastest of a product with a vector and a sum.
 
     Args:
         size: bytes, those of the model: what fits a cache is read from there. At most 2 GiB are taken.
@@ -194,7 +196,7 @@ def read_bandwidth(size: int, dtype: torch.dtype, device: torch.device, seconds:
 
 
 def _fastest(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Seconds of the fastest of many runs."""
+    """Return seconds of the fastest of many runs."""
     best, until = float("inf"), perf_counter() + seconds
     for turn in range(1000):
         begin = perf_counter()

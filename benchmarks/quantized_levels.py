@@ -111,7 +111,7 @@ class Arm:
 
     @property
     def speed(self) -> float:
-        """Tokens per second."""
+        """Return tokens per second."""
         return speed(self.answers)
 
     def fresh(self) -> "Arm":

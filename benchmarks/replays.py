@@ -14,7 +14,7 @@ from hispec.calibration.search import Configuration
 
 
 def draw(setup: CalibrationSetup, count: int, rng: Random) -> list[Configuration]:
-    """Distinct configurations of fixed length and adaptive ones, one in five of the latter."""
+    """Return distinct configurations of fixed length and adaptive ones, one in five of the latter."""
     static = list(setup.job.space.static())
     chains = list(setup.job.space.chains())
     chosen: dict[Configuration, None] = {}

@@ -48,7 +48,7 @@ FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*\}\}|@font-face \{\{.*?\n    \}\}", "
 
 
 def held(trace: Path) -> Path:
-    """A copy of a trace that stops where there is most to see: late, with tokens of every standing."""
+    """Return a copy of a trace that stops where there is most to see: late, with tokens of every standing."""
     recording = read_trace(trace)
     state, best, moment = ViewState(recording.stats), -1, 0
     for number, event in enumerate(recording.events):
@@ -65,7 +65,7 @@ def held(trace: Path) -> Path:
 
 
 def draw(terminal: Terminal, theme: TerminalTheme, title: str) -> str:
-    """The emulator's screen as SVG."""
+    """Return the emulator's screen as SVG."""
     screen = terminal.screen
     console = Console(width=screen.columns, record=True, file=open("/dev/null", "w"), force_terminal=True)  # noqa: PTH123, SIM115
     used = max(number for number, line in enumerate(screen.display) if line.strip()) + 1
@@ -81,7 +81,7 @@ def draw(terminal: Terminal, theme: TerminalTheme, title: str) -> str:
 
 
 def style_of(cell: Char) -> Style:
-    """How a cell of the emulator's looks."""
+    """Return how a cell of the emulator's looks."""
     return Style(
         color=color_of(cell.fg),
         bgcolor=color_of(cell.bg),
@@ -94,7 +94,7 @@ def style_of(cell: Char) -> Style:
 
 
 def color_of(name: str) -> str | None:
-    """A colour of the emulator's as rich calls it."""
+    """Return a colour of the emulator's as rich calls it."""
     if name == "default":
         return None
     return (

@@ -17,7 +17,7 @@ LLAMA3_ROPE = {
 
 
 def write_config(folder: Path, family: str, layers: int, hidden: int = 64, words: int = 2000) -> Path:
-    """The folder, once it holds a `config.json`; a Llama has the rotary embedding of Llama 3."""
+    """Return the folder, once it holds a `config.json`; a Llama has the rotary embedding of Llama 3."""
     rope = LLAMA3_ROPE if family == "llama" else {"rope_type": "default", "rope_theta": 10000.0}
     AutoConfig.for_model(
         family,

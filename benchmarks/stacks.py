@@ -18,7 +18,7 @@ MODES = ("autoregressive", "hispec")
 
 
 def with_heads(profile: Profile, draft: int | None, intermediate: int | None) -> Profile:
-    """The profile with other heads at its draft and intermediate exits."""
+    """Return the profile with other heads at its draft and intermediate exits."""
     data = profile.model_dump(by_alias=True, exclude_unset=True)
     data["draft"]["head"], data["intermediate"]["head"] = draft, intermediate
     return Profile.model_validate(data)

@@ -46,7 +46,7 @@ def answer(engine: Engine, question: str, console: Console, live: bool) -> tuple
 
 
 def relative_speed(rows: Any, clock: int) -> float:
-    """Pooled tokens per second with the view over those without, by one of the clocks."""
+    """Return pooled tokens per second with the view over those without, by one of the clocks."""
     on, off = ((sum(row[way][0] for row in rows), sum(row[way][clock] for row in rows)) for way in ("on", "off"))
     return (on[0] / on[1]) / (off[0] / off[1])
 

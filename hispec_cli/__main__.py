@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _end_at_once(_signal: int, _frame: FrameType | None) -> None:
-    """Ctrl-C outside of decoding, which has a gentler handler: nothing is lost by leaving.
+    """End at once on Ctrl-C outside of decoding, which has a gentler handler: nothing is lost.
 
     Raising KeyboardInterrupt instead would surface as whatever error the import under way makes of it.
     """

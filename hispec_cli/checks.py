@@ -37,12 +37,12 @@ class Choice:
 
     @property
     def settings(self) -> "Settings":
-        """How to decode, as far as it is known before the model is loaded."""
+        """Return how to decode, as far as it is known before the model is loaded."""
         return self.resolved[0]
 
     @cached_property
     def resolved(self) -> "tuple[Settings, dict[str, str]]":
-        """The settings and their origins."""
+        """Return the settings and their origins."""
         return resolve(self.profile, self.decoding)
 
 

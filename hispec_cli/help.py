@@ -39,7 +39,11 @@ class Command(TyperCommand):
     """A command whose options are shown in sections."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """See `write_parameters`."""
+        """Write arguments, and then options under the name of their panel, in the order in which panels first
+        appear.
+
+        See `write_parameters`.
+        """
         write_parameters(self, ctx, formatter)
 
 
@@ -47,6 +51,10 @@ class Group(TyperGroup):
     """A group of commands whose own options are shown in sections."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """See `write_parameters`."""
+        """Write arguments, and then options under the name of their panel, in the order in which panels first
+        appear.
+
+        See `write_parameters`.
+        """
         write_parameters(self, ctx, formatter)
         self.format_commands(ctx, formatter)

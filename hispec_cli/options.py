@@ -26,7 +26,7 @@ class Format(StrEnum):
 
     @property
     def is_json(self) -> bool:
-        """Whether answers are JSON values."""
+        """Return whether answers are JSON values."""
         return self in (Format.json, Format.jsonl)
 
 

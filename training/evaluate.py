@@ -23,7 +23,7 @@ HELD_OUT_SEED = "held out"
 
 
 def held_out_problems(count: int, wordings: Wordings, seed: str = HELD_OUT_SEED) -> list[Problem]:
-    """`count` problems, the families in turn, no question twice."""
+    """Return `count` problems, the families in turn, no question twice."""
     rng = Random(f"{seed}/{wordings}")
     problems: dict[str, Problem] = {}
     while len(problems) < count:
@@ -36,7 +36,7 @@ def held_out_problems(count: int, wordings: Wordings, seed: str = HELD_OUT_SEED)
 def answer(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, question: str, max_new_tokens: int = 200
 ) -> tuple[list[int], list[int]]:
-    """The model's greedy answer: (prompt ids, answer ids)."""
+    """Return the model's greedy answer: (prompt ids, answer ids)."""
     messages = [{"role": "user", "content": question}]
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt")
@@ -47,7 +47,7 @@ def answer(
 
 @torch.inference_mode()
 def agreement(model: LlamaForCausalLM, prompt: list[int], written: list[int]) -> torch.Tensor:
-    """Per exit 1..L, how many of the answer's tokens that exit would have written too, [L]."""
+    """Return for each exit 1..L how many of the answer's tokens that exit would have written too, [L]."""
     out = model(torch.tensor([prompt + written]), output_hidden_states=True)
     span = slice(len(prompt) - 1, len(prompt) + len(written) - 1)
     exits = [model.lm_head(model.model.norm(hidden[0, span])) for hidden in out.hidden_states[1:-1]]
@@ -56,7 +56,7 @@ def agreement(model: LlamaForCausalLM, prompt: list[int], written: list[int]) ->
 
 
 def measure(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, problems: list[Problem]) -> dict[str, Any]:
-    """Exact match on the final number, by family too, and the agreement of every exit with the full model."""
+    """Return exact match on the final number, by family too, and the agreement of every exit with the full model."""
     right: dict[str, list[bool]] = {}
     agreed, tokens = torch.zeros(model.config.num_hidden_layers), 0
     for problem in problems:

@@ -55,7 +55,7 @@ FRACTIONS = ((2, "half"), (3, "a third"), (4, "a quarter"), (5, "a fifth"))
 
 
 def scenery(rng: Random) -> Values:
-    """The words that any wording may use: two people, two things, and the rest of the scenery."""
+    """Return the words that any wording may use: two people, two things, and the rest of the scenery."""
     (name, he, his), (other, other_he, _) = rng.sample(NAMES, 2)
     thing, thing2 = rng.sample(THINGS, 2)
     good, good2 = rng.sample(GOODS, 2)

@@ -10,7 +10,9 @@ SEED = "sample"
 
 
 def make_sample() -> str:
-    """The text of the file: word problems, the families in turn, drawn as the held-out ones but from another seed."""
+    """Return the text of the file: word problems, the families in turn, drawn as the held-out ones but from another
+    seed.
+    """
     problems = enumerate(held_out_problems(COUNT, "trained", SEED))
     records = [{"id": f"sample/{i}", "question": problem.question, "answer": problem.answer} for i, problem in problems]
     return "".join(json.dumps(record) + "\n" for record in records)

@@ -51,14 +51,14 @@ def make_problem(rng: Random, wordings: Wordings = "trained", family: Family | N
 
 
 def final_number(text: str) -> int | None:
-    """The number after the last `####`, or None where the answer has no such line."""
+    """Return the number after the last `####`, or None where the answer has no such line."""
     _, mark, tail = text.rpartition("####")
     tail = tail.strip().replace(",", "")
     return int(tail) if mark and tail.lstrip("-").isdecimal() else None
 
 
 def conversations(rng: Random) -> Iterator[list[dict[str, str]]]:
-    """Endless chat conversations in the form that chat templates take: mostly problems, a little small talk."""
+    """Yield chat conversations without end in the form that chat templates take: mostly problems, a little small talk."""
     while True:
         messages = []
         if rng.random() < 0.1:

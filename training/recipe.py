@@ -12,17 +12,17 @@ from transformers import LlamaForCausalLM
 
 
 def layer_dropout(layer: int, num_layers: int, p_max: float) -> float:
-    """Probability that a row skips `layer`: 0 at the first layer, `p_max` at the last (equation 1)."""
+    """Return probability that a row skips `layer`: 0 at the first layer, `p_max` at the last (equation 1)."""
     return p_max * (math.exp(layer * math.log(2) / (num_layers - 1)) - 1)
 
 
 def exits_of_step(step: int, num_layers: int, period: int) -> list[int]:
-    """The rotational curriculum: every `period`-th exit, shifted by one each step, and always the last."""
+    """Return the rotational curriculum: every `period`-th exit, shifted by one each step, and always the last."""
     return [e for e in range(1, num_layers) if e % period == step % period] + [num_layers]
 
 
 def exit_weights(exits: list[int]) -> list[float]:
-    """Share of each exit in the loss: growing with its depth, from half the last exit's.
+    """Return share of each exit in the loss: growing with its depth, from half the last exit's.
 
     The paper's weights grow with the square of the depth, which on a shallow model leaves the first exits less
     than one per cent; starting at half keeps deeper exits dearer and the draft exits useful.

@@ -58,7 +58,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def build_model(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A fresh Llama of the asked size; tied embeddings, float32."""
+    """Return a fresh Llama of the asked size; tied embeddings, float32."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=args.hidden,
@@ -79,7 +79,7 @@ def build_model(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) ->
 def make_batch(
     tokenizer: PreTrainedTokenizerFast, seed: int, step: int, rows: int, row_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """The text of one step: rows of whole conversations, cut at `row_tokens`.
+    """Return the text of one step: rows of whole conversations, cut at `row_tokens`.
 
     Returns:
         ids [rows, row_tokens], and a bool tensor of the same shape: True on what the assistant says (its end too).
@@ -107,7 +107,7 @@ def make_batch(
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """Warm-up, plateau, linear decay to zero: the plateau lets a run be extended without starting anew."""
+    """Return the learning rate: warm-up, plateau, linear decay to 0; the plateau lets a run be extended."""
     decay_from: float = args.steps * (1 - args.decay)
     falling = (args.steps - step) / (args.steps - decay_from) if step > decay_from else 1.0
     rate: float = args.lr * min(1.0, (step + 1) / args.warmup, falling)
@@ -115,7 +115,7 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
 
 
 def make_optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for embeddings and norms."""
+    """Return Muon for the matrices of the layers, and AdamW for embeddings and norms."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     known = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in known]
@@ -146,7 +146,7 @@ def train_step(
     step: int,
     args: argparse.Namespace,
 ) -> tuple[int, dict[int, float]]:
-    """One update; everything in it is drawn from the seed and the step.
+    """Return one update; everything in it is drawn from the seed and the step.
 
     Returns:
         The tokens that were read, and the cross entropy of each exit that took part.

@@ -87,7 +87,7 @@ def _whole_copy(hierarchy: Hierarchy, pair: Pair) -> bool:
 
 
 def adaptation_of(hierarchy: Hierarchy, model: PerformanceModel) -> AdaptiveSection:
-    """What a profile should hold of a policy's knowledge."""
+    """Return what a profile should hold of a policy's knowledge."""
     levels = range(len(hierarchy))
     return AdaptiveSection(
         draft_ms={level_key(hierarchy, level): _rounded(model.costs.draft[level]) for level in levels},
@@ -109,7 +109,7 @@ def adaptation_of(hierarchy: Hierarchy, model: PerformanceModel) -> AdaptiveSect
 
 
 def acceptance_of(predictor: Predictor) -> AcceptanceSection:
-    """A predictor as a profile holds it."""
+    """Return a predictor as a profile holds it."""
     held: dict[str, Any] = {"features": [*predictor.features], "mean": predictor.mean}
     if isinstance(predictor, Table):
         held["table"] = [
@@ -142,7 +142,7 @@ def uncalibrated_costs(hierarchy: Hierarchy) -> StepCosts:
 
 
 def _costs(hierarchy: Hierarchy, found: AdaptiveSection, pairs: list[Pair]) -> StepCosts | None:
-    """Measured costs, where the profile has them for all levels: costs of two kinds do not compare."""
+    """Return measured costs, where the profile has them for all levels: costs of two kinds do not compare."""
     draft = [found.draft_ms.get(level_key(hierarchy, level)) for level in range(len(hierarchy))]
     verify = {pair: found.verify_ms.get(levels_key(hierarchy, pair)) for pair in pairs}
     curves: Mapping[Pair, Curve] = {
@@ -168,5 +168,5 @@ def _predictor(acceptance: AcceptanceSection | None, whole_copy: bool) -> Predic
 
 
 def _rounded(number: float) -> float:
-    """To five significant digits: nobody measures better."""
+    """Return a number with five significant digits: no measurement has more."""
     return float(f"{number:.5g}")

@@ -73,7 +73,7 @@ class Generation:
     complete: bool | None = None
 
     def to_record(self) -> dict[str, Any]:
-        """The `hispec.generate/1` object."""
+        """Return the `hispec.generate/1` object."""
         record = {
             "schema": "hispec.generate/1",
             "profile": self.profile,
@@ -113,7 +113,7 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        """Where the target's logits come out."""
+        """Return where the target's logits come out."""
         return self.hierarchy.stack_of(-1).device
 
     @classmethod
@@ -177,7 +177,7 @@ class Engine:
         return self._on_same_weights(self.profile, replace(settings, dummy_agreement=agreement))
 
     def with_sampling(self, **changes: Any) -> "Engine":
-        """The same engine with other settings of sampling; arguments and errors as `with_settings`.
+        """Return the same engine with other settings of sampling; arguments and errors as `with_settings`.
 
         It goes on guessing from what this one has read and written, since nobody compares the answers of the two.
         """
@@ -201,7 +201,7 @@ class Engine:
         return self._on_same_weights(profile, self.settings)
 
     def _on_same_weights(self, profile: Profile, settings: Settings) -> "Engine":
-        """Another engine on what is loaded; refuses what is not."""
+        """Return another engine on what is loaded; refuses what is not."""
         if missing := models_of(profile, settings.mode).keys() - self.stacks.keys():
             raise UsageError(
                 f"profile {profile.name} in mode {settings.mode} reads {min(missing)}, which is not loaded",
@@ -335,7 +335,7 @@ class Engine:
         return last.result
 
     def new_stats(self) -> Stats:
-        """Empty figures of the hierarchy, for who counts along."""
+        """Return empty figures of the hierarchy, for a caller that counts events itself."""
         return Stats.of(self.hierarchy)
 
     def new_ngram_cache(self) -> NgramCache | None:
@@ -373,7 +373,7 @@ class Engine:
         return replace(sampling, mask=mask)
 
     def _policy(self, hierarchy: Hierarchy) -> Policy:
-        """A fresh policy of the settings."""
+        """Return a fresh policy of the settings."""
         if self.settings.policy == "static" or len(hierarchy) == 1:
             return StaticPolicy.of(hierarchy, self.settings.draft_tokens, self.settings.validate_every)
         policy = AdaptivePolicy(self._performance_model(hierarchy))
@@ -390,7 +390,7 @@ class Engine:
         return known[key]
 
     def _is_interrupted(self) -> bool:
-        """Whether to end; ranks ask rank 0, so that all end at the same step."""
+        """Return whether to end; ranks ask rank 0, so that all end at the same step."""
         if self.ranks is not None:
             self._interrupted = bool(self.ranks.share_numbers(self._interrupted)[0])
         return self._interrupted
@@ -466,7 +466,7 @@ class Engine:
         grammar: Grammar | None,
         logprobs: int | None,
     ) -> Generator[Event]:
-        """The engine's events with text added, cut at a stop text."""
+        """Return the engine's events with text added, cut at a stop text."""
         seed = secrets.randbits(32) if seed is None else seed % SEEDS
         seed = seed if self.ranks is None else self.ranks.share(seed)
         text, stats = TextStream(self.tokenizer, stop), self.new_stats()

@@ -19,12 +19,12 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Seconds since the start."""
+        """Return seconds since the start."""
         return monotonic() - self.began
 
     @property
     def left(self) -> float:
-        """Seconds until it is over, negative after that."""
+        """Return seconds until it is over, negative after that."""
         return self.seconds - self.spent
 
     def over(self, share: float = 1.0) -> bool:

@@ -111,7 +111,7 @@ class Conversation:
         self.system, self.turns = system, list(turns)
 
     def length(self) -> int:
-        """Tokens of all turns, the template's included."""
+        """Return tokens of all turns, the template's included."""
         if not self.turns:
             return 0
         history = [(turn.prompt, turn.answer) for turn in self.turns[:-1]]

@@ -16,7 +16,7 @@ class Curve:
     seconds: tuple[float, ...]
 
     def __call__(self, number: float) -> float:
-        """Seconds at any number."""
+        """Return seconds at any number."""
         if len(self.at) == 1:
             return self.seconds[0]
         i = next((i for i in range(1, len(self.at) - 1) if number <= self.at[i]), len(self.at) - 1)

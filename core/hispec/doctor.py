@@ -42,7 +42,7 @@ class Computes:
     native: tuple[str, ...]
 
     def to_record(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the JSON object."""
         return {
             "name": self.device.name,
             "title": self.device.title,
@@ -80,7 +80,7 @@ class Machine:
     packages: dict[str, str | None]
 
     def to_record(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the JSON object."""
         endpoint, state, logged_in = self.hub
         return {
             "python": self.python,
@@ -118,11 +118,11 @@ class DoctorVerdict:
 
     @property
     def exit_code(self) -> int:
-        """0 where it can run; else that of the first problem."""
+        """Return 0 where the profile can run; else the exit code of the first problem."""
         return self.problems[0].exit_code if self.problems else 0
 
     def to_record(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the JSON object."""
         need = self.need
         return {
             "name": self.profile,
@@ -168,7 +168,7 @@ def examine_machine() -> Machine:
 def examine_profile(
     profile: Profile, settings: Settings, machine: Machine, prompt_tokens: int | None = None
 ) -> DoctorVerdict:
-    """Whether a profile can run: memory, disk, weights, access, depths and vocabularies.
+    """Return whether a profile can run: memory, disk, weights, access, depths and vocabularies.
 
     Args:
         profile: which models.

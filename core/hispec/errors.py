@@ -72,7 +72,7 @@ class OutOfMemoryError(UnavailableError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: Python's, a GPU's, or torch's on a CPU, which is a plain `RuntimeError`."""
+    """Return whether an allocation failed: Python's, a GPU's, or torch's on a CPU, which is a plain `RuntimeError`."""
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and (

@@ -113,7 +113,7 @@ Event = Prefilled | Drafted | Verified | Committed | Finished
 
 
 def to_record(event: Event) -> dict[str, Any]:
-    """The JSON object of one event, as `--format jsonl` and `--trace` write it.
+    """Return the JSON object of one event, as `--format jsonl` and `--trace` write it.
 
     A finished event is its result's object with `event` and `t` added, so a reader finds the same keys as in
     `--format json`.

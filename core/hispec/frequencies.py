@@ -25,7 +25,7 @@ SCHEMA = "hispec.frequencies/1"
 
 
 def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str], ends: Collection[int]) -> Counter[int]:
-    """How often each id occurs.
+    """Return how often each id occurs.
 
     Args:
         tokenizer: of the model.
@@ -47,7 +47,7 @@ def write_frequencies(path: Path, counts: Counter[int]) -> None:
 
 
 def frequent_ids(profile: Profile, count: int) -> list[int]:
-    """The most frequent tokens, by the profile's file of frequencies, else the one in its target's folder.
+    """Return the most frequent tokens, by the profile's file of frequencies, else the one in its target's folder.
 
     Raises:
         ProfileError: no such file, not such a file, or fewer tokens than `count` in it.
@@ -74,7 +74,7 @@ def frequencies_path(profile: Profile) -> Path:
 
 @lru_cache(maxsize=8)
 def _read(path: Path) -> list[int] | None:
-    """The ids of a file of frequencies, None where there is no such file."""
+    """Return the ids of a file of frequencies, None where there is no such file."""
     try:
         ids = json.loads(path.read_text(encoding="utf-8"))["ids"]
         if not all(type(id_) is int and id_ >= 0 for id_ in ids):
@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def lines_of(paths: Iterable[Path]) -> Iterator[str]:
-    """The lines of text files, line ends included, blank ones left out."""
+    """Return the lines of text files, line ends included, blank ones left out."""
     for path in paths:
         try:
             with path.open(encoding="utf-8") as lines:

@@ -52,12 +52,12 @@ class Conditions:
 
     @property
     def length(self) -> int:
-        """The number of the prompt's tokens."""
+        """Return the number of the prompt's tokens."""
         return self.prompt.shape[1]
 
     @property
     def device(self) -> torch.device:
-        """Where the logits are."""
+        """Return where the logits are."""
         return self.prompt.device
 
 
@@ -222,7 +222,7 @@ def _try(make: Maker, value: Any, conditions: Conditions) -> bool:
 
 
 def _is_left_out(key: str, value: Any) -> bool:
-    """Whether `generate` would write something else for the sake of an option that has no place here."""
+    """Return whether `generate` would write something else for the sake of an option that has no place here."""
     if key in MAKERS or key in ELSEWHERE or key.startswith("_") or key not in vars(hf.GenerationConfig()):
         return False
     return value not in (None, False, 0, [], {}) and not (key in ONE_IS_NONE and value == 1)

@@ -17,7 +17,8 @@ from hispec.profile import DraftSection, IntermediateSection, Profile, copies_of
 def build_hierarchy(
     profile: Profile, mode: str, stacks: Mapping[str, LayerStack], lookup: bool | None = None
 ) -> Hierarchy:
-    """The levels of a mode: `hispec` all that the profile names, `single-layer` draft and target, else the target.
+    """Return the levels of a mode: `hispec` all that the profile names, `single-layer` draft and target, else the
+    target.
 
     Args:
         profile: whose levels.
@@ -103,7 +104,7 @@ class _Heads:
         self._known: dict[tuple[str, int], ReducedHead] = {}
 
     def of(self, stack: LayerStack, head_size: int | None) -> ReducedHead | None:
-        """The head of a model's most frequent words, None for its whole head."""
+        """Return the head of a model's most frequent words, None for its whole head."""
         if head_size is None:
             return None
         if (stack.name, head_size) not in self._known:
@@ -120,7 +121,9 @@ class _Heads:
 
 
 def deepest_exit(profile: Profile, model: str) -> int:
-    """The most layers of a model that a level below the target reads and leaves; 0 where all read its whole depth."""
+    """Return the most layers of a model that a level below the target reads and leaves; 0 where all read its whole
+    depth.
+    """
     levels = (profile.draft, profile.intermediate, profile.single_layer)
     own = profile.target.model
     exits = [
@@ -130,5 +133,5 @@ def deepest_exit(profile: Profile, model: str) -> int:
 
 
 def open_translators(profile: Profile) -> TranslatorFile | None:
-    """The translators that a profile names, None where it names none; errors as `TranslatorFile`."""
+    """Return the translators that a profile names, None where it names none; errors as `TranslatorFile`."""
     return None if profile.translators is None else TranslatorFile(Path(profile.translators))

@@ -72,7 +72,7 @@ class LoadedModels:
 
     @cached_property
     def grammars(self) -> Grammars:
-        """What makes grammars ready for the target's vocabulary."""
+        """Return what makes grammars ready for the target's vocabulary."""
         target = self.stacks[self.profile.target.model]
         return Grammars(self.tokenizer, target.vocab_size, self.eos_ids, target.device)
 
@@ -99,7 +99,7 @@ class Plan:
 
     @property
     def target(self) -> Checkpoint:
-        """The target's checkpoint."""
+        """Return the target's checkpoint."""
         return self.checkpoints[self.profile.target.model]
 
 

@@ -28,7 +28,9 @@ class Difference:
 
 
 def first_difference(ids: Sequence[int], reference: Sequence[int]) -> int | None:
-    """Index of the first token in which two outputs differ, or None; an output that is cut short differs at its end."""
+    """Return index of the first token in which two outputs differ, or None; an output that is cut short differs at its
+    end.
+    """
     if list(ids) == list(reference):
         return None
     shorter = min(len(ids), len(reference))

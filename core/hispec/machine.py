@@ -41,12 +41,12 @@ class Device:
 
 
 def devices() -> list[Device]:
-    """All of them, GPUs first, as `auto` chooses; the host is the last."""
+    """Return all of them, GPUs first, as `auto` chooses; the host is the last."""
     return [*_gpus(), host()]
 
 
 def device_named(name: str) -> Device | None:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:N` means, None for one whose memory cannot be asked for."""
+    """Return the device that `auto`, `cpu`, `cuda` or `cuda:N` means, None for one whose memory cannot be asked for."""
     kind, _, index = name.partition(":")
     if kind in HOST_MEMORY:
         return host(name)
@@ -58,14 +58,14 @@ def device_named(name: str) -> Device | None:
 
 
 def together() -> Device:
-    """All devices as one, for layers that are spread over them."""
+    """Return all devices as one, for layers that are spread over them."""
     found = devices()
     names = " + ".join(device.name for device in found)
     return Device(names, "", sum(device.free for device in found), sum(device.total for device in found))
 
 
 def host(name: str = "cpu") -> Device:
-    """The host's memory: what can be had without swapping, and no more than the containers around us allow."""
+    """Return the host's memory: what can be had without swapping, and no more than the containers around us allow."""
     memory = psutil.virtual_memory()
     free, total = memory.available, memory.total
     for limit, used in _container_limits():
@@ -74,7 +74,7 @@ def host(name: str = "cpu") -> Device:
 
 
 def disk_free(folder: Path) -> int:
-    """Bytes that may still be written where a folder is, or will be made."""
+    """Return bytes that may still be written where a folder is, or will be made."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
 

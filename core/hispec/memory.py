@@ -83,21 +83,21 @@ class Need:
 
     @property
     def total(self) -> int:
-        """Bytes."""
+        """Return the bytes of all of it."""
         return sum(need.weights + need.copies + need.kv_cache for need in self.models) + self.workspace
 
     @property
     def workspace(self) -> int:
-        """Bytes; the models run one after the other, but keep what they have allocated."""
+        """Return bytes; the models run one after the other, but keep what they have allocated."""
         return sum(need.workspace for need in self.models)
 
     @property
     def download(self) -> int:
-        """Bytes."""
+        """Return the bytes that are yet to be downloaded."""
         return sum(need.download for need in self.models)
 
     def lines(self) -> list[tuple[int, str]]:
-        """The arithmetic: bytes, and what they are."""
+        """Return the arithmetic: bytes, and what they are."""
         rows = [(need.weights, _weights_of(need)) for need in self.models]
         rows += [(need.copies, f"quantized copies of {need.model}") for need in self.models if need.copies]
         rows += [
@@ -182,12 +182,12 @@ def check_fits(need: Need, device: Device, name: str) -> None:
 
 
 def prompt_size(text: str) -> int:
-    """Tokens that a text may have, before a tokenizer is there: three bytes each, and room for a chat template."""
+    """Return tokens that a text may have, before a tokenizer is there: three bytes each, and room for a chat template."""
     return len(text.encode("utf-8", errors="replace")) // 3 + 64
 
 
 def gigabytes(size: int) -> str:
-    """Bytes as 10^9 of them, the unit that checkpoints and GPUs are sold in."""
+    """Return bytes as 10^9 of them, the unit that checkpoints and GPUs are sold in."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e9:.4f} GB"
 
 
@@ -211,35 +211,35 @@ class _Estimate:
 
     @cached_property
     def device(self) -> str:
-        """The device as torch calls it."""
+        """Return the device as torch calls it."""
         place = device_named(self.settings.device)
         return self.settings.device if place is None else place.name
 
     @property
     def special(self) -> bool:
-        """Whether the weights are spread, shared or quantized, which only the modules of `transformers` can do."""
+        """Return whether the weights are spread, shared or quantized, which only the modules of `transformers` can do."""
         settings = self.settings
         return settings.device_map != "none" or settings.needs_bitsandbytes or settings.tensor_parallel
 
     @property
     def fused(self) -> bool:
-        """Whether the fused stack is to run it."""
+        """Return whether the fused stack is to run it."""
         return self.config.why_not_fused is None and not self.special and self.settings.stack != "transformers"
 
     @cached_property
     def dtype(self) -> str:
-        """The dtype as loading chooses it."""
+        """Return the dtype as loading chooses it."""
         asked = self.config.faster_dtype(self.settings.dtype, self.device, as_stored=self.special)
         return self.config.settle_dtype(asked, None if self.tensors is None else self.tensors.dtype)
 
     @cached_property
     def on_grid(self) -> frozenset[str]:
-        """The tensors that keep their 4 bits, where the others stay as they are; see `Tensors.on_grid`."""
+        """Return the tensors that keep their 4 bits, where the others stay as they are; see `Tensors.on_grid`."""
         return self.tensors.on_grid if self.tensors is not None and self.quantization == "int4" else frozenset()
 
     @property
     def quantization(self) -> str | None:
-        """The quantization while loading, None for weights as they are stored."""
+        """Return the quantization while loading, None for weights as they are stored."""
         return None if self.settings.quantization == "none" else self.settings.quantization
 
     def positions(self, longest: int) -> int:
@@ -280,7 +280,9 @@ class _Estimate:
 
     @property
     def _quantized_head(self) -> int:
-        """Bytes that a quantized head takes beside its embedding where it is tied, fewer than none where it is not."""
+        """Return bytes that a quantized head takes beside its embedding where it is tied, fewer than none where it is
+        not.
+        """
         if not self.settings.quantizes_fused or self.on_grid:
             return 0
         plain = 0 if self.config.tied else FLOATS[self.dtype]
@@ -289,7 +291,7 @@ class _Estimate:
 
     @property
     def _copies(self) -> int:
-        """Bytes of the quantized weights that levels read: the layers up to the deepest exit, and a whole head."""
+        """Return bytes of the quantized weights that levels read: the layers up to the deepest exit, and a whole head."""
         config = self.config
         if self.checkpoint.name != self.profile.target.model:
             return 0
@@ -346,14 +348,16 @@ class _Estimate:
 
     @property
     def _words(self) -> int:
-        """How many rows of the head are copied for levels that read only some words."""
+        """Return how many rows of the head are copied for levels that read only some words."""
         levels = [level for level in (self.profile.draft, self.profile.intermediate) if level is not None]
         own = [level for level in levels if (level.model or self.profile.target.model) == self.checkpoint.name]
         return sum({level.head or 0 for level in own})
 
     @property
     def _packed(self) -> int:
-        """How many rows of a tied head are held twice: as the embedding, and packed for a CPU; see `linear.packs`."""
+        """Return how many rows of a tied head are held twice: as the embedding, and packed for a CPU; see
+        `linear.packs`.
+        """
         small = self.dtype == "float32" and self.config.largest_matrix < SMALL_MATRIX
         packs = self.device == "cpu" and self.fused and self.dtype in ("float32", "bfloat16") and not small
         packs = (

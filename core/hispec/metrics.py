@@ -53,7 +53,7 @@ class LevelStats:
                 counts[position] += 1
 
     def copy(self) -> "LevelStats":
-        """The same counts, which no longer change with these."""
+        """Return the same counts, which no longer change with these."""
         return replace(
             self,
             accepted_lengths=[*self.accepted_lengths],
@@ -62,7 +62,7 @@ class LevelStats:
         )
 
     def plus(self, other: "LevelStats") -> "LevelStats":
-        """The counts of the same level in another generation added."""
+        """Return the counts of the same level in another generation added."""
         return replace(
             self,
             proposed=self.proposed + other.proposed,
@@ -74,7 +74,7 @@ class LevelStats:
 
     @property
     def acceptance_rate(self) -> float | None:
-        """Accepted share, or None where nothing was proposed: no drafts are not bad drafts."""
+        """Return accepted share, or None where nothing was proposed: no drafts are not bad drafts."""
         return self.accepted / self.proposed if self.proposed else None
 
 
@@ -99,7 +99,7 @@ class Stats:
 
     @classmethod
     def of(cls, hierarchy: "Hierarchy") -> "Stats":
-        """Empty figures for a hierarchy."""
+        """Return empty figures for a hierarchy."""
         own = hierarchy.stack_of(-1).name
 
         def empty(level: "Level") -> LevelStats:
@@ -109,7 +109,7 @@ class Stats:
         return cls(levels=[empty(level) for level in hierarchy.levels[:-1]], target=hierarchy.target.name)
 
     def copy(self) -> "Stats":
-        """The same figures, which no longer change with these."""
+        """Return the same figures, which no longer change with these."""
         return replace(self, levels=[level.copy() for level in self.levels], seconds=dict(self.seconds))
 
     def see(self, event: Event) -> None:
@@ -135,21 +135,21 @@ class Stats:
 
     @property
     def total_seconds(self) -> float:
-        """What the engine worked, prompt included; the time of listeners is not in it."""
+        """Return what the engine worked, prompt included; the time of listeners is not in it."""
         return sum(self.seconds.values())
 
     @property
     def tokens_per_second(self) -> float:
-        """New tokens over `total_seconds`."""
+        """Return new tokens over `total_seconds`."""
         return self.new_tokens / self.total_seconds if self.total_seconds else 0.0
 
     @property
     def tokens_per_target_pass(self) -> float:
-        """New tokens for each pass through the target; plain decoding has 1."""
+        """Return new tokens for each pass through the target; plain decoding has 1."""
         return self.new_tokens / self.target_passes if self.target_passes else 0.0
 
     def to_record(self) -> dict[str, Any]:
-        """The `stats` object of `hispec.generate/1`."""
+        """Return the `stats` object of `hispec.generate/1`."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "new_tokens": self.new_tokens,
@@ -176,7 +176,7 @@ class Stats:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
     def _level(self, name: str) -> LevelStats:
-        """The level that stands behind what is verified: a policy may leave out those between it and the verify."""
+        """Return the level that stands behind what is verified: a policy may leave out those between it and the verify."""
         return next((level for level in self.levels if level.name == name), self.levels[-1])
 
 

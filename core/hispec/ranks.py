@@ -89,7 +89,7 @@ class SharedPolicy(Policy):
         self.features = policy.features
 
     def next_step(self, verified: Sequence[int], may_draft: bool) -> Step:
-        """See `Policy.next_step`."""
+        """Return the next step; see `Policy.next_step`."""
         step = self._policy.next_step(verified, may_draft) if self._leads else Verify(0)
         drafts = (
             (step.tokens, NOBODY if step.fallback is None else step.fallback) if isinstance(step, Draft) else (0, 0)
@@ -98,17 +98,20 @@ class SharedPolicy(Policy):
         return Draft(tokens, level, None if fallback == NOBODY else fallback) if tokens else Verify(level)
 
     def on_draft(self, level: int, confidence: Confidence) -> bool:
-        """See `Policy.on_draft`."""
+        """Learn of a token that `level` has just drafted, and return whether it should draft another.
+
+        See `Policy.on_draft`.
+        """
         return bool(self._ranks.share_numbers(self._leads and self._policy.on_draft(level, confidence))[0])
 
     def on_verification(
         self, level: int, proposed: int, accepted: int, passed: int, confidence: Sequence[Confidence]
     ) -> None:
-        """See `Policy.on_verification`."""
+        """Learn of a verification by `level`; see `Policy.on_verification`."""
         if self._leads:
             self._policy.on_verification(level, proposed, accepted, passed, confidence)
 
     def on_timing(self, step: Step, seconds: float) -> None:
-        """See `Policy.on_timing`."""
+        """Learn how long a step took; see `Policy.on_timing`."""
         if self._leads:
             self._policy.on_timing(step, seconds)

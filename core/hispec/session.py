@@ -81,7 +81,7 @@ class Session(BaseModel):
 
     @classmethod
     def new(cls, **values: Any) -> "Session":
-        """A session that begins."""
+        """Return a session that begins."""
         return cls.model_validate({"schema": "hispec.session/1", **values})
 
 
@@ -115,7 +115,7 @@ def write_session(path: Path, session: Session) -> None:
 
 
 def _written(session: Session) -> str:
-    """A session as JSON, a line for each turn."""
+    """Return a session as JSON, a line for each turn."""
     record = session.model_dump(mode="json", by_alias=True, exclude_none=True)
     turns = ",\n".join(f"  {json.dumps(turn, ensure_ascii=False)}" for turn in record.pop("turns"))
     lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items()]
@@ -123,12 +123,12 @@ def _written(session: Session) -> str:
 
 
 def sessions_folder() -> Path:
-    """Where sessions lie."""
+    """Return where sessions lie."""
     return platformdirs.user_data_path("hispec") / "sessions"
 
 
 def latest_session(folder: Path | None = None) -> str:
-    """The name of the session that was saved last.
+    """Return the name of the session that was saved last.
 
     Raises:
         UsageError: there is none.
@@ -261,7 +261,7 @@ class SessionStore:
             ) from None
 
     def read(self) -> Session | None:
-        """The session as it was left, with what a killed process had validated; None for a new one.
+        """Return the session as it was left, with what a killed process had validated; None for a new one.
 
         Raises:
             UsageError: a damaged file.
@@ -349,7 +349,7 @@ class SessionStore:
 
 
 def _whole_lines(data: bytes) -> list[dict[str, Any]]:
-    """The records of a journal; the last line may have been cut off by the end of its process."""
+    """Return the records of a journal; the last line may have been cut off by the end of its process."""
     records = []
     for line in data.split(b"\n")[:-1]:
         try:

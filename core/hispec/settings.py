@@ -306,12 +306,12 @@ class Settings:
 
     @property
     def quantizes_fused(self) -> bool:
-        """Whether the fused stack quantizes the weights."""
+        """Return whether the fused stack quantizes the weights."""
         return self.quantization in get_args(Quantization)
 
     @property
     def needs_bitsandbytes(self) -> bool:
-        """Whether that library quantizes the weights."""
+        """Return whether that library quantizes the weights."""
         return self.quantization != "none" and not self.quantizes_fused
 
     def to_record(self) -> dict[str, Any]:

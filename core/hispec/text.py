@@ -150,7 +150,7 @@ class TextStream:
 
     @property
     def text(self) -> str:
-        """All that has been released so far."""
+        """Return all that has been released so far."""
         return self._settled[: self._shown]
 
     def feed(self, token: int) -> str:
@@ -174,7 +174,7 @@ class TextStream:
         return self._release(self._place(len(written) - held, before))
 
     def finish(self) -> str:
-        """No more tokens will come; returns what was held back, half characters as U+FFFD."""
+        """Return what was held back, as no more tokens will come; half characters as U+FFFD."""
         if not self.stopped:
             self._settled += self._detokenizer.finish()
         return self._release(len(self._settled))
@@ -246,7 +246,7 @@ class DraftText:
         self._validate([])
 
     def see(self, event: Event) -> Event:
-        """The event, with text if it is a draft or a correction."""
+        """Return the event, with text if it is a draft or a correction."""
         match event:
             case Drafted():
                 return replace(event, texts=tuple(map(self._add, event.token_ids)))
@@ -276,11 +276,11 @@ class DraftText:
         del self._waiting[count:], self._lengths[count + 1 :]
 
     def _decode(self, whole: bool = True) -> str:
-        """The text so far; where it ends in an unfinished character, which is decoded as U+FFFD, without it."""
+        """Return the text so far; where it ends in an unfinished character, which is decoded as U+FFFD, without it."""
         text: str = self._tokenizer.decode(self._context + self._waiting, skip_special_tokens=True)
         return text.rstrip("\ufffd") if whole else text
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest proper beginning of `stop` that `text` ends with."""
+    """Return length of the longest proper beginning of `stop` that `text` ends with."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

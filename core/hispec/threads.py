@@ -65,7 +65,7 @@ def fastest_threads(stack: LayerStack, max_threads: int) -> int:
 
 @torch.inference_mode()
 def _seconds(stack: LayerStack) -> float:
-    """Seconds of a layer and the head for one row and for some, the fastest of what the time allows."""
+    """Return seconds of a layer and the head for one row and for some, the fastest of what the time allows."""
     stack.cache.lease = None
     stack.reserve(max(ROWS))
     hidden = [stack.embed([0] * rows) for rows in ROWS]

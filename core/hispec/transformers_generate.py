@@ -137,7 +137,7 @@ def _generate(
     spec_streamer: BaseStreamer | None,
     seed: int | None,
 ) -> Tensor | GenerateDecoderOnlyOutput:
-    """What `custom_generate` does once its arguments are checked."""
+    """Return what `custom_generate` does once its arguments are checked."""
     name = model.config.name_or_path or model.config.model_type
     stack = TransformersStack(model, name)
     if translators is not None:
@@ -204,7 +204,7 @@ def _sampling(config: GenerationConfig, processors: LogitsProcessorList) -> Samp
 def _refuse_what_is_not_decoded_here(
     input_ids: Tensor, config: GenerationConfig, processors: LogitsProcessorList, kwargs: Mapping[str, Any]
 ) -> None:
-    """Nothing that was asked for may be left out in silence, and what is refused is called by its own name."""
+    """Refuse what this function does not decode, by the name that `generate` gives it: nothing is left out in silence."""
     if kwargs.get("inputs_embeds") is not None:
         raise ValueError("hierarchical decoding starts from token ids: pass input_ids, not inputs_embeds")
     if input_ids.shape[0] != 1 or config.num_beams > 1:

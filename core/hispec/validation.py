@@ -73,11 +73,11 @@ class _StandIn:
         return torch.device("cpu")
 
     def reduce_head(self, ids: Any) -> None:
-        """A head without weights."""
+        """Return a head without weights."""
 
 
 def _is_here(checkpoint: Checkpoint) -> bool:
-    """Whether a model's configuration is on this machine; refuses names that no model can have."""
+    """Return whether a model's configuration is on this machine; refuses names that no model can have."""
     checkpoint.check_name()
     return checkpoint.here(checkpoint.config_file) is not None
 
@@ -117,7 +117,7 @@ def _check_levels(profile: Profile, stand_ins: dict[str, _StandIn]) -> None:
 
 
 def _tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase | None":
-    """A model's tokenizer; None for a hub model whose tokenizer was not downloaded yet."""
+    """Return a model's tokenizer; None for a hub model whose tokenizer was not downloaded yet."""
     from hispec.models.tokenizer import load_tokenizer
 
     if not checkpoint.is_local and not checkpoint.has_tokenizer:

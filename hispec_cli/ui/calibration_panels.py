@@ -69,7 +69,7 @@ class MapGlyphs(NamedTuple):
     cut: str = "…"
 
     def mark(self, status: CandidateStatus) -> str:
-        """Of a cell or a finalist."""
+        """Return the sign of a cell or a finalist."""
         mark: str = getattr(self, status.value)
         return mark
 
@@ -116,19 +116,19 @@ SIXTEEN = Ramp(
 
 
 def ramp_for(color_system: str | None) -> Ramp:
-    """Colours that a terminal can tell apart."""
+    """Return colours that a terminal can tell apart."""
     return SIXTEEN if color_system in ("standard", "windows") else FULL
 
 
 def heat(relative: float) -> int:
-    """Which step of a ramp a relative speed is."""
+    """Return which step of a ramp a relative speed is."""
     return sum(relative >= step for step in HEAT)
 
 
 def screen(
     state: CalibrationState, at: float, target: str, width: int, height: int, glyphs: MapGlyphs, ramp: Ramp
 ) -> list[Text]:
-    """All rows of the live screen.
+    """Return all rows of the live screen.
 
     Args:
         state: to show.
@@ -149,7 +149,7 @@ def screen(
 
 
 def clock_row(state: CalibrationState, at: float, width: int, glyphs: MapGlyphs) -> Text:
-    """What is done, and how much of the budget is left."""
+    """Return what is done, and how much of the budget is left."""
     left = state.budget - at
     time = f"{_clock(at)} of {_clock(state.budget)}, " + (
         f"at most {_clock(left)} left" if left > 0 else "finishing beyond the budget"
@@ -162,7 +162,7 @@ def clock_row(state: CalibrationState, at: float, width: int, glyphs: MapGlyphs)
 
 
 def phases_row(state: CalibrationState, at: float, width: int, glyphs: MapGlyphs) -> Text:
-    """Every phase: how long it took, how far it is, or that it is to come."""
+    """Return every phase: how long it took, how far it is, or that it is to come."""
     said: list[tuple[str, str, Style]] = []
     for phase in PHASES:
         if phase in state.ended:
@@ -180,7 +180,7 @@ def phases_row(state: CalibrationState, at: float, width: int, glyphs: MapGlyphs
 def heat_map(
     state: CalibrationState, target: str, width: int, height: int, glyphs: MapGlyphs, ramp: Ramp
 ) -> list[Text]:
-    """The fastest replay of each (draft, period), as a share of the fastest of all, and how it does.
+    """Return the fastest replay of each (draft, period), as a share of the fastest of all, and how it does.
 
     Where there is no room for every row or column, neighbours share one, and the faster of them is shown.
     """
@@ -220,7 +220,7 @@ def _cell(state: CalibrationState, place: CellKey, width: int, glyphs: MapGlyphs
 
 
 def _fastest(state: CalibrationState, places: Sequence[CellKey]) -> CellKey:
-    """Of several cells the one to show: that which does best, by its standing and then by its speed."""
+    """Return the cell to show for several: the best by its status, then by its speed."""
     order = [
         CandidateStatus.pending,
         CandidateStatus.pruned,
@@ -251,7 +251,7 @@ def _legend(state: CalibrationState, width: int, glyphs: MapGlyphs) -> Text:
 
 
 def finalist_rows(listed: Sequence[Finalist], target: str, width: int, glyphs: MapGlyphs) -> list[Text]:
-    """A table of those that are timed."""
+    """Return a table of those that are timed."""
     named = [
         visible(one.configuration.describe(target) if width >= _WIDE else brief(one.configuration, target))
         for one in listed
@@ -288,7 +288,7 @@ def brief(configuration: Configuration, target: str) -> str:
 
 
 def agreement_rows(agreement: Mapping[LevelSpec, float], target: str, width: int, glyphs: MapGlyphs) -> list[Text]:
-    """How often each exit says what the target says: a bar for its whole head, numbers for reduced ones."""
+    """Return how often each exit says what the target says: a bar for its whole head, numbers for reduced ones."""
     depth = max(spec.exit_layer for spec in agreement if spec.model == target)
     lower = [spec for spec in agreement if DraftExit.of(spec) != DraftExit(target, depth)]
     drafters = sorted(set(map(DraftExit.of, lower)), key=lambda d: (d.model != target, d.weights, d))
@@ -315,20 +315,20 @@ def agreement_rows(agreement: Mapping[LevelSpec, float], target: str, width: int
 
 
 def interval(speed: Speed | None, digits: int) -> str:
-    """Both ends, or nothing."""
+    """Return both ends, or nothing."""
     if speed is None or speed.ci95 is None:
         return ""
     return f"{speed.ci95[0]:.{digits}f}-{speed.ci95[1]:.{digits}f}"
 
 
 def _grouped(items: Sequence[T], max_groups: int) -> list[list[T]]:
-    """Neighbours together, so that there are no more groups than `max_groups`."""
+    """Return neighbours together, so that there are no more groups than `max_groups`."""
     size = -(-len(items) // max(1, max_groups))
     return [list(items[at : at + size]) for at in range(0, len(items), size)]
 
 
 def row_name(group: Sequence[DraftExit], target: str, glyphs: MapGlyphs) -> str:
-    """What neighbouring drafters are called."""
+    """Return what neighbouring drafters are called."""
     first, last = group[0], group[-1]
     if first.model != target:
         name = visible(first.model.rpartition("/")[2] or first.model)
@@ -360,5 +360,5 @@ def _fit(text: Text, width: int) -> Text:
 
 
 def joined(rows: Iterable[Text]) -> Text:
-    """Rows as one text."""
+    """Return rows as one text."""
     return Text("\n", no_wrap=True).join(rows)

@@ -123,17 +123,17 @@ class CalibrationState:
 
     @cached_property
     def best(self) -> Score | None:
-        """The fastest of those replayed on the most texts, plain decoding among them."""
+        """Return the fastest of those replayed on the most texts, plain decoding among them."""
         known = [*self.cells.values(), *([self.scores[PLAIN]] if PLAIN in self.scores else [])]
         return max(known, key=_rank, default=None)
 
     @property
     def replayed(self) -> bool:
-        """Whether the search by replay is over."""
+        """Return whether the search by replay is over."""
         return "replay" in self.ended
 
     def progress_of(self, phase: str, at: float) -> float:
-        """The share of a phase that is over, by what it says or by the time that it may take, while that lasts."""
+        """Return the share of a phase that is over, by what it says or by the time that it may take, while that lasts."""
         if phase in self.ended:
             return 1.0
         if phase not in self.began:
@@ -145,20 +145,20 @@ class CalibrationState:
 
     @cached_property
     def finalists(self) -> list[Finalist]:
-        """Those that are timed, the fastest first, dropped ones last."""
+        """Return those that are timed, the fastest first, dropped ones last."""
         if self.timings is None:
             return []
         return figures_of(self.timings, self.alive, self.scores, self.winner)
 
     @cached_property
     def checked(self) -> list[Finalist]:
-        """Winner and baselines on prompts not seen before."""
+        """Return winner and baselines on prompts not seen before."""
         if self.check is None:
             return []
         return figures_of(self.check, range(len(self.check.configurations)), self.scores)
 
     def status(self, place: CellKey) -> CandidateStatus:
-        """How a cell does: by timing as soon as there is some, else by replay."""
+        """Return how a cell does: by timing as soon as there is some, else by replay."""
         score, best = self.cells.get(place), self.best
         if score is None or best is None:
             return CandidateStatus.pending
@@ -181,7 +181,7 @@ def figures_of(
     scores: Mapping[Configuration, Score],
     winner: Configuration | None = None,
 ) -> list[Finalist]:
-    """What is known of configurations that are timed: by standing, the fastest first.
+    """Return what is known of configurations that are timed: by standing, the fastest first.
 
     Args:
         timings: answers so far.
@@ -228,14 +228,14 @@ def figures_of(
 
 
 def initial(space: SearchSpace, budget: float) -> CalibrationState:
-    """Before anything was told."""
+    """Return the state before any progress."""
     drafters = [DraftExit.of(spec) for spec in space.specs]
     periods = tuple(sorted(space.validate_every)) + ((ADAPTIVE,) if space.adaptive else ())
     return CalibrationState(tuple(drafters), periods, budget)
 
 
 def place_of(configuration: Configuration) -> CellKey | None:
-    """Its cell; None of plain decoding and of n-grams alone."""
+    """Return its cell; None of plain decoding and of n-grams alone."""
     if not configuration.specs:
         return None
     period = configuration.periods[-1] if configuration.periods else ADAPTIVE
@@ -243,7 +243,7 @@ def place_of(configuration: Configuration) -> CellKey | None:
 
 
 def reduce(state: CalibrationState, *seen: TimedProgress) -> CalibrationState:
-    """The state after some more progress, the same whether told one by one or together, which is cheaper."""
+    """Return the state after some more progress, the same whether told one by one or together, which is cheaper."""
     scores, cells, rounds = dict(state.scores), dict(state.cells), set(state.rounds)
     began, ended = dict(state.began), dict(state.ended)
     phase, share, scored = state.phase, state.share, state.scored
@@ -287,5 +287,5 @@ def reduce(state: CalibrationState, *seen: TimedProgress) -> CalibrationState:
 
 
 def _rank(score: Score) -> tuple[int, float]:
-    """More texts say more."""
+    """Return more texts say more."""
     return score.texts, score.speed if isfinite(score.speed) else 0.0

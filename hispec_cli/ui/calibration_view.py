@@ -96,7 +96,7 @@ class CalibrationView(Display):
             self._next = drawn + max(INTERVAL, (drawn - now) / SHARE)
 
     def _tell(self, now: float, *, new: bool) -> None:
-        """A line as a phase begins, after what the one before came to, and now and then within it."""
+        """Print a line as a phase begins, with the result of the one before, and now and then within it."""
         if not self._line_timer.due(news=new):
             return
         self.state = self._reduced()
@@ -125,7 +125,7 @@ class CalibrationView(Display):
 
 
 def summary(state: CalibrationState, target: str) -> str:
-    """What is known so far, in a line."""
+    """Return what is known so far, in a line."""
     listed = [one for one in state.checked or state.finalists if one.speed is not None]
     if listed:
         left = sum(one.status is not CandidateStatus.pruned for one in listed)
@@ -148,12 +148,12 @@ def summary(state: CalibrationState, target: str) -> str:
 
 
 def glyphs_for(console: Console) -> MapGlyphs:
-    """Signs that a console can write."""
+    """Return signs that a console can write."""
     return UNICODE if is_unicode(console.encoding) else ASCII
 
 
 def show_result(job: CalibrationJob, result: CalibrationResult) -> None:
-    """What it came to, on stderr: on a terminal the map, the agreement by depth, and winner and baselines."""
+    """Show the result on stderr: on a terminal the map, the agreement by depth, and winner and baselines."""
     console = stderr()
     width, glyphs = console.width - 1, glyphs_for(console)
     if console.is_terminal:
@@ -170,7 +170,7 @@ def show_result(job: CalibrationJob, result: CalibrationResult) -> None:
 
 
 def searched(job: CalibrationJob, result: CalibrationResult) -> CalibrationState:
-    """The state at the end: what was replayed, and how the finalists did."""
+    """Return the state at the end: what was replayed, and how the finalists did."""
     configurations = result.timings.configurations
     best = result.winner if result.winner in configurations else result.check.configurations[0]
     state = reduce(
@@ -183,7 +183,7 @@ def searched(job: CalibrationJob, result: CalibrationResult) -> CalibrationState
 
 
 def _table(job: CalibrationJob, result: CalibrationResult) -> Table:
-    """Winner and baselines on unseen prompts, with the intervals beneath."""
+    """Return winner and baselines on unseen prompts, with the intervals beneath."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), header_style="bold")
     table.add_column("", no_wrap=True)
     table.add_column("configuration", overflow="fold")
@@ -205,7 +205,7 @@ def _table(job: CalibrationJob, result: CalibrationResult) -> Table:
 
 
 def role(result: CalibrationResult, configuration: Configuration) -> str:
-    """What a configuration is known as: the winner, a baseline, or both."""
+    """Return what a configuration is known as: the winner, a baseline, or both."""
     names = ["winner"] if configuration == result.winner else []
     names += [name for name, baseline in result.baselines().items() if baseline == configuration]
     return ",\n".join(names)

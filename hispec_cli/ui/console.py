@@ -32,7 +32,7 @@ def forget_impossible_size() -> None:
 
 class _Stderr(Console):
     def on_broken_pipe(self) -> None:
-        """Nobody listens: the answer and the exit code say it too."""
+        """Do nothing: the answer and the exit code tell the same."""
         self.quiet = True
 
     def _check_buffer(self) -> None:
@@ -51,7 +51,7 @@ class _SteadyStderr(_Stderr):
 
 
 def stderr(*, steady: bool = False) -> Console:
-    """A console on stderr that marks nothing up by itself; a steady one never hides the cursor."""
+    """Return a console on stderr that marks nothing up by itself; a steady one never hides the cursor."""
     kind = _SteadyStderr if steady else _Stderr
     return kind(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
 
@@ -83,12 +83,12 @@ def show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """What Python does with a warning that is to be seen: one line, without the source that it comes from."""
+    """Print a warning of Python on one line, without the source line that it comes from."""
     say(_one_line(f"warning: {message}"), "yellow")
 
 
 def report_error(message: str, hint: str | None) -> None:
-    """What is wrong on one line, how to mend it on the next."""
+    """Print what is wrong on one line, and how to mend it on the next."""
     lines = Text.assemble(("error: ", "bold red"), _one_line(message))
     if hint is not None:
         lines.append_text(Text.assemble("\n", ("hint: ", "bold"), _one_line(hint)))

@@ -223,7 +223,7 @@ class LiveView:
             file.flush()
 
     def _suspend(self, number: int, frame: FrameType | None) -> None:
-        """Ctrl-Z: hand the terminal back clean, and go on at the next frame once resumed."""
+        """Stop on Ctrl-Z with the terminal as it was, and continue at the next frame once resumed."""
         self._write(_ERASE + _SHOW_CURSOR)
         self._unfinished = None
         before = self._handlers[signal.Signals(number)]

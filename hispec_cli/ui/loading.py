@@ -146,13 +146,13 @@ class Loading:
 
 
 def _draws() -> bool:
-    """Whether stderr is a terminal on which a line can be drawn over."""
+    """Return whether stderr is a terminal on which a line can be drawn over."""
     console = stderr()
     return sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
 
 
 def _shown(size: int) -> str:
-    """Bytes as the hub shows them, in thousands."""
+    """Return bytes as the hub shows them, in thousands."""
     if size < 1000:
         return f"{size} B"
     power = min(4, (len(str(size)) - 1) // 3)

@@ -49,7 +49,7 @@ ASCII = PanelGlyphs("o", "+", "x", ".", "-", "#", "|", "\\n")
 
 
 def glyphs_for(encoding: str) -> PanelGlyphs:
-    """Signs that an encoding can write."""
+    """Return signs that an encoding can write."""
     return UNICODE if is_unicode(encoding) else ASCII
 
 
@@ -62,7 +62,7 @@ class Span(NamedTuple):
 
 
 def printable(text: str) -> str:
-    """Text as the view writes it: harmless, and with spaces for tabs."""
+    """Return text as the view writes it: harmless, and with spaces for tabs."""
     return visible(text).replace("\t", "    ")
 
 
@@ -94,7 +94,7 @@ class Line(NamedTuple):
 
     @property
     def certain(self) -> bool:
-        """Whether all terminals give it the same width."""
+        """Return whether all terminals give it the same width."""
         return not _UNCERTAIN.search(self.text)
 
 
@@ -117,7 +117,7 @@ def rows_for_terminal(lines: Sequence[Line], width: int | None) -> str:
 
 
 def _ending(line: Line, width: int | None) -> str:
-    """What a row ends with: nothing where it is full, a space in the last column where it was broken at one."""
+    """Return what a row ends with: nothing where it is full, a space in the last column where it was broken at one."""
     if width is None or line.gap == "\n":
         return "\n"
     if not line.gap:
@@ -126,7 +126,7 @@ def _ending(line: Line, width: int | None) -> str:
 
 
 def stream_runs(state: ViewState, glyphs: PanelGlyphs = UNICODE) -> list[tuple[str, TokenStatus]]:
-    """What follows the settled text, with its standing. A struck line break is a sign: the text goes on."""
+    """Return what follows the settled text, with its standing. A struck line break is a sign: the text goes on."""
     runs = []
     for token in state.recent:
         text = printable(token.text)
@@ -141,7 +141,7 @@ def stream_runs(state: ViewState, glyphs: PanelGlyphs = UNICODE) -> list[tuple[s
 def stream_row(
     text: str, span: Span, runs: Iterable[tuple[int, TokenStatus]], styles: Mapping[TokenStatus, Style]
 ) -> Row:
-    """One row of the token stream.
+    """Return one row of the token stream.
 
     Args:
         text: of the whole stream.
@@ -162,7 +162,7 @@ def stream_row(
 def panel(
     state: ViewState, width: int, styles: Mapping[TokenStatus, Style], glyphs: PanelGlyphs = UNICODE
 ) -> list[Row]:
-    """The rows below the stream: a heading, each level's part of the cycle, the figures."""
+    """Return the rows below the stream: a heading, each level's part of the cycle, the figures."""
     stats, width = state.stats, min(width, _WIDEST)
     labels = [*(_label(level, width) for level in stats.levels), visible(stats.target)]
     label_width = min(max(map(cell_len, labels)), width // 3)
@@ -205,13 +205,13 @@ JUDGEABLE, ALONE = 16, 1.05
 
 
 def figures_row(state: ViewState, width: int, glyphs: PanelGlyphs = UNICODE) -> Row:
-    """The row of figures, or what is going on before there are any."""
+    """Return the row of figures, or what is going on before there are any."""
     text = summary(state.stats, glyphs) if state.stats.prompt_tokens else "reading the prompt"
     return [Segment(set_cell_size(text, min(width, cell_len(text))), _DIM)]
 
 
 def summary(stats: Stats, glyphs: PanelGlyphs = UNICODE) -> str:
-    """One line that tells how it went."""
+    """Return one line that tells how it went."""
     parts = (
         counted(stats.new_tokens, "token"),
         f"{stats.tokens_per_second:.1f} tokens/s",
@@ -237,12 +237,12 @@ def _time(seconds: float) -> str:
 
 
 def _color(style: Style) -> Style:
-    """A style's colour without its shape, for signs that have a shape of their own."""
+    """Return a style's colour without its shape, for signs that have a shape of their own."""
     return Style(color=style.bgcolor or style.color)
 
 
 def _fitting(text: str, start: int, stop: int, width: int) -> int:
-    """How many of the characters from `start` to `stop` fit into `width` cells; at least one."""
+    """Return how many of the characters from `start` to `stop` fit into `width` cells; at least one."""
     piece = text[start : min(stop, start + width + 1)]
     if piece.isascii():
         return min(len(piece), width)

@@ -19,7 +19,7 @@ class View(AbstractContextManager["View"]):
 
     @property
     def stream(self) -> TextIO:
-        """Where it shows the answer."""
+        """Return where it shows the answer."""
         return sys.stdout
 
     def see(self, event: Event) -> None:
@@ -30,10 +30,10 @@ class View(AbstractContextManager["View"]):
         time.sleep(seconds)
 
     def finish(self, result: Any) -> None:
-        """The answer is complete; `result` has a `to_record` method."""
+        """End the view of a complete answer; `result` has a `to_record` method."""
 
     def break_off(self) -> None:
-        """The answer will not be complete."""
+        """End the view of an answer that will not be complete."""
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -58,7 +58,7 @@ class PlainView(View):
             write("\n")
 
     def break_off(self) -> None:
-        """What is said next begins a line."""
+        """End the view of an answer that will not be complete."""
         if self._last:
             self.finish(None)
 

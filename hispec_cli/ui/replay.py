@@ -42,7 +42,7 @@ class Recorded:
     stats: Stats
 
     def to_record(self) -> dict[str, Any]:
-        """The `hispec.generate/1` object."""
+        """Return the `hispec.generate/1` object."""
         return self.record
 
 
@@ -68,7 +68,7 @@ class Recording:
 
     @property
     def result(self) -> Recorded:
-        """The recorded answer."""
+        """Return the recorded answer."""
         last = self.events[-1]
         assert isinstance(last, Finished) and isinstance(last.result, Recorded)
         return last.result
@@ -115,7 +115,7 @@ def read_trace(path: Path) -> Recording:
 
 
 def _checked(path: Path, number: int, step: Callable[..., _T], *arguments: Any) -> _T:
-    """The result of one step of checking a line."""
+    """Return the result of one step of checking a line."""
     try:
         return step(*arguments)
     except json.JSONDecodeError:
@@ -135,14 +135,14 @@ def _not_a_trace(path: Path, reason: str) -> UsageError:
 
 
 def _next(state: ViewState, event: Event, before: float) -> ViewState:
-    """The state after the event of a trace."""
+    """Return the state after the event of a trace."""
     if not before <= event.t <= _LONGEST:
         raise ValueError(f"t is {event.t} after {before}")
     return reduce(state, event)
 
 
 def _event(line: str) -> Event:
-    """The event of one line; errors are `ValueError`s, pydantic's among them."""
+    """Return the event of one line; errors are `ValueError`s, pydantic's among them."""
     record = json.loads(line)
     kind = record.pop("event", None) if isinstance(record, dict) else None
     if not isinstance(kind, str) or kind not in _EVENTS:

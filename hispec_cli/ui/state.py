@@ -50,7 +50,7 @@ class Token(NamedTuple):
 
     @property
     def waiting(self) -> bool:
-        """Whether the target has yet to verify it."""
+        """Return whether the target has yet to verify it."""
         return not self.final and self.status is not TokenStatus.struck
 
 
@@ -78,17 +78,17 @@ class ViewState(NamedTuple):
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """The levels' names, the target last."""
+        """Return the levels' names, the target last."""
         return (*(level.name for level in self.stats.levels), self.stats.target)
 
     @property
     def validated(self) -> str:
-        """The answer so far."""
+        """Return the answer so far."""
         return self.settled + "".join(token.text for token in self.recent if token.final)
 
 
 def reduce(state: ViewState, *events: Event) -> ViewState:
-    """The state after some more events, the same whether they come one by one or together, which is cheaper.
+    """Return the state after some more events, the same whether they come one by one or together, which is cheaper.
 
     Raises:
         ValueError: when an event cannot follow: an unknown level, a verification of more tokens than wait.
@@ -198,7 +198,7 @@ class _Fold:
         self.age(SHOWN_SECONDS)
 
     def waiting(self) -> list[int]:
-        """Where the tokens are that the target has yet to verify."""
+        """Return where the tokens are that the target has yet to verify."""
         return [
             at for at, (_, status, _, final) in enumerate(self.recent) if not final and status is not TokenStatus.struck
         ]

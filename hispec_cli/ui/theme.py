@@ -53,6 +53,6 @@ PROMPT_STYLES = {
 
 
 def styles_of(palette: Palette) -> Mapping[TokenStatus, Style]:
-    """The style of each standing."""
+    """Return the style of each standing."""
     colors = _COLORS[palette]
     return {status: Style.parse(f"{shape} {colors.get(status, '')}") for status, shape in _SHAPES.items()}

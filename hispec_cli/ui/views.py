@@ -80,7 +80,7 @@ class LiveAnswer(View):
 
     @property
     def stream(self) -> TextIO:
-        """The terminal."""
+        """Return the terminal."""
         return sys.stderr
 
     def __enter__(self) -> "LiveAnswer":
@@ -101,7 +101,7 @@ class LiveAnswer(View):
         self._plain.finish(result)
 
     def break_off(self) -> None:
-        """The answer will not be complete."""
+        """End the view of an answer that will not be complete."""
         self._plain.break_off()
 
     def __exit__(self, *_: object) -> None:
@@ -109,7 +109,7 @@ class LiveAnswer(View):
 
 
 def _nowhere(_: str) -> None:
-    """Lets rows leave the view without a trace."""
+    """Write rows nowhere."""
 
 
 def _on_terminal() -> bool:

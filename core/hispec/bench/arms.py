@@ -70,7 +70,7 @@ class OwnArm:
         self._asked: set[tuple[int, ...]] = set()
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int, stop: Sequence[str], seed: int) -> Answer:
-        """See `Arm.answer`; guesses know earlier answers, but to other prompts."""
+        """Decode; see `Arm.answer`. Guesses know earlier answers, but to other prompts."""
         engine, moments, reason = self.engine, [], "length"
         if tuple(prompt_ids) in self._asked:  # else it would copy what it wrote when it was asked before
             self._ngram_cache = engine.new_ngram_cache()
@@ -111,7 +111,7 @@ class TransformersArm:
         }
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int, stop: Sequence[str], seed: int) -> Answer:
-        """See `Arm.answer`."""
+        """Decode; see `Arm.answer`."""
         torch.manual_seed(seed)
         prompt = torch.tensor([prompt_ids], device=self.model.device)
         ended = _StopText(self.engine.tokenizer, stop)
@@ -132,7 +132,7 @@ class TransformersArm:
 
 
 def make_arms(names: Sequence[str], engine: Engine, *, force: bool = False) -> list[Arm]:
-    """The named arms on an engine's weights.
+    """Return the named arms on an engine's weights.
 
     Args:
         names: some of `hispec.bench.names.ARMS`.
@@ -179,7 +179,7 @@ def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
 
 
 def _as_published(engine: Engine, mode: str) -> Engine:
-    """An engine on the same weights whose levels are exits of the full ones, and whose lengths are fixed.
+    """Return an engine on the same weights whose levels are exits of the full ones, and whose lengths are fixed.
 
     Raises:
         UsageError: too few layers for them.
@@ -199,7 +199,7 @@ class _Modules:
         self._loaded: dict[str, Any] = {}
 
     def of(self, model: str) -> Any:
-        """The model of that name in the profile; errors as `load_stack`."""
+        """Return the model of that name in the profile; errors as `load_stack`."""
         stack = self._engine.stacks[model]
         if isinstance(stack, TransformersStack):
             return stack.model
@@ -232,7 +232,7 @@ class _StopText:
         self.stopped = False
 
     def take(self, token_ids: Sequence[int]) -> list[int]:
-        """The tokens up to the one that completes a stop text."""
+        """Return the tokens up to the one that completes a stop text."""
         if self._text is None:
             return list(token_ids)
         taken = []
@@ -272,10 +272,10 @@ class _Watch(BaseStreamer):  # type: ignore[misc]
         self._prompt_seen = True
 
     def end(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no text is held back."""
 
     def moments_of(self, tokens: int) -> list[tuple[float, int]]:
-        """The moments of the first tokens; what was written after the end of the text is left out."""
+        """Return the moments of the first tokens; what was written after the end of the text is left out."""
         moments = []
         for at, count in self._moments:
             if tokens > 0:

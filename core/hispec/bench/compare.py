@@ -71,7 +71,7 @@ class Comparison:
     warnings: list[str]
 
     def to_record(self) -> dict[str, Any]:
-        """The `hispec.bench.compare/1` object."""
+        """Return the `hispec.bench.compare/1` object."""
         changes = [{**vars(change), "ratio": change.ratio and change.ratio.model_dump()} for change in self.changes]
         return {"schema": "hispec.bench.compare/1", "changes": changes, "warnings": self.warnings}
 
@@ -127,7 +127,7 @@ def _change(arm: str, key: str, old: Estimate | float, new: Estimate | float) ->
 
 
 def _ratio(old: Estimate, new: Estimate) -> Estimate | None:
-    """See `compare`."""
+    """Return new over old, with an interval where both have one; see `compare`."""
     if not old.value:
         return None
     value = new.value / old.value
@@ -142,7 +142,7 @@ def _ratio(old: Estimate, new: Estimate) -> Estimate | None:
 
 
 def _warnings(old: Report, new: Report) -> Iterator[str]:
-    """What differs beside the figures. The configuration's hash says nothing that its keys do not."""
+    """Return what differs beside the figures. The configuration's hash says nothing that its keys do not."""
     circumstances = ("profile", "dataset", "repeats", "warmup", "synthetic_weights", "config", "environment")
     before, after = (report.model_dump(include=set(circumstances)) for report in (old, new))
     for key in circumstances:

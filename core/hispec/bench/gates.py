@@ -78,7 +78,7 @@ class Gate:
 
     @property
     def key(self) -> str:
-        """The figure's full name."""
+        """Return the figure's full name."""
         return ".".join((self.arm, *self.path) if self.arm else self.path)
 
     def apply(self, report: Report) -> GateVerdict:
@@ -168,7 +168,7 @@ def parse_gate(expression: str, arms: Sequence[str]) -> Gate:
 
 
 def accepted_keys() -> list[str]:
-    """Every key of an arm and of the run; LEVEL, PHASE and the like stand for what a run decides."""
+    """Return every key of an arm and of the run; LEVEL, PHASE and the like stand for what a run decides."""
     of_run = [path for path in _paths(Report) if path[0] in _RUN_KEYS]
     return [*_SHORT, *(".".join(path) for path in [*_paths(ArmFigures), *of_run])]
 
@@ -189,7 +189,7 @@ def _check_baseline(expression: str, arm: str, baseline: str, arms: Sequence[str
 
 
 def _spelt_out(path: Sequence[str]) -> tuple[str, ...]:
-    """The path with what may be left out filled in. A speed-up's value is the speed-up: its interval counts too."""
+    """Return the path with what may be left out filled in. A speed-up's value is the speed-up: its interval counts too."""
     full = tuple(path)
     if full[:1] == ("speedup",) and full[2:] == ("value",):
         return full[:2]
@@ -197,7 +197,7 @@ def _spelt_out(path: Sequence[str]) -> tuple[str, ...]:
 
 
 def _is_number(kind: type[BaseModel], path: Sequence[str]) -> bool:
-    """Whether a number may lie at a path."""
+    """Return whether a number may lie at a path."""
     return any(
         (len(path) == len(known) or (known[-1] == _ANY and len(path) > len(known)))
         and all(
@@ -209,7 +209,7 @@ def _is_number(kind: type[BaseModel], path: Sequence[str]) -> bool:
 
 
 def _paths(kind: Any, name: str = "") -> Iterator[tuple[str, ...]]:
-    """Paths to all numbers of a type, with words in capitals for what a run decides."""
+    """Return paths to all numbers of a type, with words in capitals for what a run decides."""
     kind = _plain(kind)
     if kind in (int, float, Estimate, JsonValue):
         yield ()
@@ -223,14 +223,14 @@ def _paths(kind: Any, name: str = "") -> Iterator[tuple[str, ...]]:
 
 
 def _plain(kind: Any) -> Any:
-    """A type without its limits and without `None`."""
+    """Return a type without its limits and without `None`."""
     if get_origin(kind) in (Union, UnionType):
         (kind,) = (choice for choice in get_args(kind) if choice is not NoneType)
     return _plain(get_args(kind)[0]) if hasattr(kind, "__metadata__") else kind
 
 
 def _unknown(expression: str, segments: list[str], path: Sequence[str], arms: Sequence[str]) -> UsageError:
-    """No such key: say what comes nearest, or else what there is."""
+    """Return the error for an unknown key, with the nearest keys, or else with all."""
     message = f"the gate {expression!r} has no key {'.'.join(segments)}"
     known = accepted_keys()
     wanted = ".".join(path)

@@ -51,7 +51,7 @@ class LevelCounts(_Record):
 
     @property
     def verifications(self) -> int:
-        """How often the next level verified."""
+        """Return how often the next level verified."""
         return sum(self.accepted_lengths)
 
 
@@ -233,16 +233,16 @@ class Report(Setup):
         return self
 
     def arm(self, name: str) -> ArmFigures | None:
-        """The figures of an arm, or None where it was not measured."""
+        """Return the figures of an arm, or None where it was not measured."""
         return next((arm for arm in self.arms if arm.name == name), None)
 
     def to_json(self) -> str:
-        """Indented JSON, ending in a line break."""
+        """Return indented JSON, ending in a line break."""
         return self.model_dump_json(by_alias=True, indent=1) + "\n"
 
 
 def look_up(record: Any, path: Sequence[str]) -> Estimate | float | None:
-    """The number at a path of a report or of an arm's figures; None where there is none.
+    """Return the number at a path of a report or of an arm's figures; None where there is none.
 
     Args:
         record: a record of this module.

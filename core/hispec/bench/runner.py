@@ -32,7 +32,7 @@ class Task:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What tells it from the others."""
+        """Return what tells it from the others."""
         return self.row.id, self.repeat
 
 
@@ -59,7 +59,7 @@ class Runner:
         self._reference = own or make_arms([REFERENCE], engine)[0]
 
     def fits(self, row: Row) -> bool:
-        """Whether a row's first turn leaves room for an answer in the context."""
+        """Return whether a row's first turn leaves room for an answer in the context."""
         return len(self._encode(row.turns[0], ())) < self.engine.context
 
     def warm_up(self, rows: Sequence[Row]) -> None:
@@ -100,7 +100,7 @@ class Runner:
         ]
 
     def _ask(self, arm: Arm, row: Row, seed: int) -> list[Answer]:
-        """All turns of a row; a conversation ends early where the context is full."""
+        """Return all turns of a row; a conversation ends early where the context is full."""
         history: list[tuple[str, str]] = []
         answers: list[Answer] = []
         for said in row.turns:
@@ -166,7 +166,7 @@ class Runner:
 
 
 def tasks(rows: Sequence[Row], repeats: int) -> list[Task]:
-    """All prompts in order: every row once, then every row again."""
+    """Return all prompts in order: every row once, then every row again."""
     return [Task(row, repeat) for repeat in range(repeats) for row in rows]
 
 
@@ -178,7 +178,9 @@ def configuration(
     max_new_tokens: int,
     processes: int,
 ) -> dict[str, JsonValue]:
-    """Everything that measurements depend on, so that only equal runs are continued or compared without a warning."""
+    """Return everything that measurements depend on, so that only equal runs are continued or compared without a
+    warning.
+    """
     levels = engine.profile.model_dump(
         mode="json", include={"target", "draft", "intermediate", "single_layer", "adaptive", "chat_template"}
     )
@@ -196,17 +198,17 @@ def configuration(
 
 
 def hash_of(config: Mapping[str, JsonValue]) -> str:
-    """SHA-256 of a configuration."""
+    """Return the SHA-256 of a configuration."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def describe_machine(engine: Engine, processes: int) -> dict[str, Any]:
-    """What figures depend on beside the configuration; nothing that changes from run to run."""
+    """Return what figures depend on beside the configuration; nothing that changes from run to run."""
     return {**engine.environment, "processor": processor_name(), "processes": processes}
 
 
 def _gaps(moments: Sequence[tuple[float, int]]) -> Iterator[float]:
-    """Seconds between consecutive tokens: those that became final together are 0 apart."""
+    """Return seconds between consecutive tokens: those that became final together are 0 apart."""
     before = None
     for at, count in moments:
         for _ in range(count):
@@ -216,7 +218,7 @@ def _gaps(moments: Sequence[tuple[float, int]]) -> Iterator[float]:
 
 
 def _levels(answers: Sequence[Answer]) -> list[LevelCounts]:
-    """Counts by level, added over the turns of a conversation."""
+    """Return counts by level, added over the turns of a conversation."""
     stats = [answer.stats for answer in answers if answer.stats is not None]
     if not stats:
         return []

@@ -91,13 +91,13 @@ class _Speeds:
         self._drawn: dict[frozenset[Key], dict[str, Floats]] = {}
 
     def of(self, arm: str) -> Estimate | None:
-        """Tokens per second of an arm, over all its answers."""
+        """Return tokens per second of an arm, over all its answers."""
         keys = frozenset(self._answers[arm])
         value = self._pooled(arm, keys)
         return None if value is None else Estimate(value=value, ci95=self._interval(keys, arm))
 
     def ratios(self, arm: str) -> dict[str, Estimate]:
-        """Speed-up over each baseline of the run, where the two have answers in common."""
+        """Return the speed-up over each baseline of the run, where the two have answers in common."""
         ratios = {}
         for baseline in BASELINES:
             if baseline == arm or baseline not in self._answers:
@@ -120,7 +120,7 @@ class _Speeds:
             return interval95(drawn[arm] if baseline is None else drawn[arm] / drawn[baseline])
 
     def _resample(self, keys: frozenset[Key]) -> dict[str, Floats]:
-        """Pooled speed of every arm over the same resampled prompts and repeats."""
+        """Return pooled speed of every arm over the same resampled prompts and repeats."""
         rows, repeats = ({name: at for at, name in enumerate(sorted(set(names)))} for names in zip(*keys, strict=True))
         values = np.zeros((len(rows), len(repeats), len(self._answers), 2))
         for column, answers in enumerate(self._answers.values()):
@@ -134,7 +134,7 @@ class _Speeds:
 
 
 def resampled_sums(values: Floats, resamples: int = RESAMPLES, seed: int = SEED) -> Floats:
-    """Column sums over prompts and repeats, each drawn with replacement.
+    """Return column sums over prompts and repeats, each drawn with replacement.
 
     Args:
         values: (prompts, repeats, columns). All columns share the draws.
@@ -157,13 +157,13 @@ def resampled_sums(values: Floats, resamples: int = RESAMPLES, seed: int = SEED)
 
 
 def _times_drawn(rng: np.random.Generator, draws: int, items: int) -> Floats:
-    """How often each item came out when as many as there are were drawn with replacement, (draws, items)."""
+    """Return how often each item came out when as many as there are were drawn with replacement, (draws, items)."""
     drawn = rng.integers(items, size=(draws, items)) + items * np.arange(draws)[:, None]
     return np.bincount(drawn.ravel(), minlength=draws * items).reshape(draws, items).astype(np.float64)
 
 
 def interval95(samples: Floats) -> Interval | None:
-    """The middle 95 % of bootstrap samples; None where some resample has no value."""
+    """Return the middle 95 % of bootstrap samples; None where some resample has no value."""
     if not np.isfinite(samples).all():
         return None
     low, high = np.percentile(samples, (2.5, 97.5))
@@ -171,7 +171,7 @@ def interval95(samples: Floats) -> Interval | None:
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """Part over whole, None where there is no whole."""
+    """Return part over whole, None where there is no whole."""
     return part / whole if whole else None
 
 
@@ -210,7 +210,7 @@ def _tokens_per_target_pass(answers: Sequence[Measurement]) -> float | None:
 
 
 def _mean_acceptance_length(answers: Sequence[Measurement]) -> float | None:
-    """See `ArmFigures.mean_acceptance_length`."""
+    """Return tokens for each verification by the target; see `ArmFigures.mean_acceptance_length`."""
     verifications = committed = 0
     for answer in answers:
         if answer.target_passes is not None and answer.levels:
@@ -221,7 +221,7 @@ def _mean_acceptance_length(answers: Sequence[Measurement]) -> float | None:
 
 
 def _levels(answers: Sequence[Measurement]) -> list[LevelFigures]:
-    """Counts of each level added up, in the order of the hierarchy."""
+    """Return counts of each level added up, in the order of the hierarchy."""
     by_name: dict[str, list[LevelCounts]] = {}
     for level in chain.from_iterable(answer.levels for answer in answers):
         by_name.setdefault(level.name, []).append(level)
@@ -246,7 +246,7 @@ def _levels(answers: Sequence[Measurement]) -> list[LevelFigures]:
 
 
 def _added(lists: Iterable[list[int]]) -> list[int]:
-    """Item by item; a shorter list has zeros at its end."""
+    """Return item by item; a shorter list has zeros at its end."""
     return [sum(items) for items in zip_longest(*lists, fillvalue=0)]
 
 

@@ -52,7 +52,7 @@ class Fitter:
         self._known: dict[tuple[LevelSpec, LevelSpec], Predictor] = {}
 
     def predictors(self, hierarchy: Hierarchy) -> dict[Pair, Predictor]:
-        """By pair of levels."""
+        """Return the predictors of acceptance, by pair of levels."""
         specs = specs_of(hierarchy)
         fitted: dict[Pair, Predictor] = {}
         for lower, upper in combinations(range(len(specs)), 2):
@@ -68,7 +68,7 @@ class Fitter:
 
 
 def performance_model_of(replay: Replay, fitter: Fitter, texts: Sequence[RecordedText]) -> PerformanceModel:
-    """What the policy should know of a hierarchy, with the paces of its teams found by replay.
+    """Return what the policy should know of a hierarchy, with the paces of its teams found by replay.
 
     Args:
         replay: of the hierarchy.

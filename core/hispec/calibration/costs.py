@@ -45,7 +45,7 @@ class SpanCost:
     layer: tuple[Curve, ...]
 
     def at(self, position: float) -> tuple[Curve, Curve]:
-        """(of the call, of each layer) by width, at one context length."""
+        """Return (costs of the call, costs of each layer) by width, at one context length."""
         widths = WIDTHS[: len(self.call)]
         return (
             Curve(widths, tuple(curve(position) for curve in self.call)),
@@ -87,7 +87,7 @@ def seconds_alone(costs: Costs, model: str, depth: int, prompt: int) -> tuple[fl
 
 
 def kind_of(level: int, levels: int, *, drafts: bool) -> str:
-    """Steps that cost alike: drafted tokens, verifications by lower levels, those of the target."""
+    """Return steps that cost alike: drafted tokens, verifications by lower levels, those of the target."""
     last = level == levels - 1
     return ("target drafts" if last else "draft") if drafts else ("target verifies" if last else "verify")
 
@@ -156,7 +156,7 @@ def seconds_of_a_pass(stack: LayerStack) -> float:
 
 @torch.inference_mode()
 def _time_spans(stack: LayerStack, width: int, position: int, repeats: int) -> tuple[float, float]:
-    """(seconds of a call, of each layer)."""
+    """Return (seconds of a call, seconds of each layer)."""
     hidden, depth = stack.embed([0] * width), stack.num_layers
 
     def span(layers: int) -> Callable[[], object]:
@@ -173,7 +173,7 @@ def _time_spans(stack: LayerStack, width: int, position: int, repeats: int) -> t
 def _time_head(
     stack: LayerStack, head: ReducedHead | None, features: Sequence[str], repeats: int, widths: tuple[int, ...]
 ) -> tuple[Curve, float]:
-    """Seconds of a head and of finding its best words, by width; and of finding confidence, per row."""
+    """Return seconds of a head and of finding its best words, by width; and of finding confidence, per row."""
     ids = None if head is None else head.ids
 
     def read(width: int) -> Callable[[], Logits]:

@@ -25,7 +25,7 @@ RIDGE = 1e-2
 
 
 def samples_of(lower: LevelSpec, upper: LevelSpec, texts: Sequence[RecordedText]) -> list[Sample]:
-    """Every token of the texts: how sure the lower reader was, and whether the upper one says the same."""
+    """Return every token of the texts: how sure the lower reader was, and whether the upper one says the same."""
     return [
         (sure, own == other)
         for text in texts
@@ -39,7 +39,7 @@ def samples_of(lower: LevelSpec, upper: LevelSpec, texts: Sequence[RecordedText]
 
 
 def fit(samples: Sequence[Sample], held_out: Sequence[Sample], features: Sequence[str]) -> tuple[Predictor, float]:
-    """The predictor that reads these features and fits best what it has not seen: (it, its mean log-likelihood).
+    """Return the predictor that reads these features and fits best what it has not seen: (it, its mean log-likelihood).
 
     Args:
         samples: to fit to.
@@ -57,18 +57,18 @@ def fit(samples: Sequence[Sample], held_out: Sequence[Sample], features: Sequenc
 
 
 def log_likelihood(predictor: Predictor, samples: Iterable[Sample]) -> float:
-    """Mean, in nats per token; `samples` hold its features only."""
+    """Return the mean in nats for each token; `samples` hold its features only."""
     logs = [log(probability_of(predictor.log_odds(sure) * (1 if accepted else -1))) for sure, accepted in samples]
     return sum(logs) / len(logs)
 
 
 def mean_acceptance(samples: Sequence[Sample]) -> float:
-    """The share that was accepted, as if one more of each had been seen: never 0 or 1."""
+    """Return the share that was accepted, as if one more of each had been seen: never 0 or 1."""
     return (sum(accepted for _, accepted in samples) + 1) / (len(samples) + 2)
 
 
 def fit_table(samples: Sequence[Sample], feature: str) -> Table:
-    """Isotonic regression by pooling adjacent violators (Barlow et al., *Statistical Inference under Order
+    """Fit an isotonic regression by pooling adjacent violators (Barlow et al., *Statistical Inference under Order
     Restrictions*, 1972), on bins of equal count; each begins with one token accepted and one refused.
     """
     ordered = sorted((sure[0], accepted) for sure, accepted in samples)
@@ -99,7 +99,7 @@ class _Pool(NamedTuple):
 
 
 def fit_logistic(samples: Sequence[Sample], features: Sequence[str]) -> Logistic:
-    """Logistic regression with a small ridge, by Newton's method."""
+    """Fit a logistic regression with a small ridge, by Newton's method."""
     x = torch.tensor([terms(features, sure) for sure, _ in samples], dtype=torch.float64)
     y = torch.tensor([float(accepted) for _, accepted in samples], dtype=torch.float64)
     ridge = RIDGE * torch.eye(x.shape[1], dtype=torch.float64) * len(y) / 100

@@ -54,7 +54,7 @@ def job_of(
     max_new_tokens: int = 256,
     seed: int = 0,
 ) -> CalibrationJob:
-    """What is to be calibrated.
+    """Return what is to be calibrated.
 
     Args:
         engine: loaded with the profile, in mode `hispec`.
@@ -150,7 +150,7 @@ def formats_below(quantization: str) -> list[Quantization]:
 
 
 def default_exits(depth: int) -> list[int]:
-    """Evenly spaced, from the first layer to three quarters of the depth."""
+    """Return evenly spaced, from the first layer to three quarters of the depth."""
     deepest = max(1, min(depth - 1, round(0.75 * depth)))
     count = min(MAX_EXITS, deepest)
     return sorted({max(1, round((at + 1) * deepest / count)) for at in range(count)})
@@ -159,7 +159,7 @@ def default_exits(depth: int) -> list[int]:
 def _heads(
     engine: Engine, stacks: Mapping[str, LayerStack], specs: Sequence[LevelSpec]
 ) -> dict[LevelSpec, ReducedHead]:
-    """Reduced heads of all readers, where the profile or the target's folder says which words are frequent."""
+    """Return reduced heads of all readers, where the profile or the target's folder says which words are frequent."""
     by_model: dict[tuple[str, int], ReducedHead] = {}
     vocab = engine.hierarchy.stack_of(-1).vocab_size
     for head_size in (size for size in HEAD_SIZES if size <= vocab // 2):

@@ -49,7 +49,7 @@ class LevelSpec:
 
     @property
     def stack(self) -> str:
-        """The name of the stack that it reads."""
+        """Return the name of the stack that it reads."""
         return name_of_copy(self.model, self.weights) if self.weights else self.model
 
 
@@ -67,7 +67,7 @@ class Prediction:
     _chosen: dict[tuple[str, ...], list[Confidence]] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, features: tuple[str, ...]) -> list[Confidence]:
-        """Confidence with some features only."""
+        """Return confidence with some features only."""
         if features not in self._chosen:
             places = [list(FEATURES).index(name) for name in features]
             self._chosen[features] = [tuple(sure[place] for place in places) for sure in self.confidence]
@@ -156,7 +156,7 @@ class Recorder:
             yield drafter, self._branch([*prompt, *text.tokens[:at]], ngram_lookup, drafter, length)
 
     def _branch(self, prefix: list[int], mistake: int, drafter: LevelSpec, length: int) -> RecordedText:
-        """What a drafter writes after its mistake; the cache holds the prefix."""
+        """Return what a drafter writes after its mistake; the cache holds the prefix."""
         stack, written = self.stacks[drafter.stack], [mistake]
         while len(written) <= length:
             at = len(prefix) + len(written) - 1

@@ -33,7 +33,7 @@ class Bin:
 
 
 def reliability(predictor: Predictor, samples: Sequence[Sample]) -> list[Bin]:
-    """Predicted against observed acceptance, in bins of equal count, from doubtful to sure.
+    """Return predicted against observed acceptance, in bins of equal count, from doubtful to sure.
 
     Args:
         predictor: to verify.
@@ -57,7 +57,7 @@ def _bin(part: Sequence[tuple[float, bool]]) -> Bin:
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of so many."""
+    """Return the 95 % interval of a share of so many."""
     spread = Z95**2 / count
     middle = (share + spread / 2) / (1 + spread)
     half = Z95 * sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)

@@ -34,11 +34,11 @@ class Outcome:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of all texts together."""
+        """Return the tokens per second of all texts together."""
         return self.tokens / self.seconds
 
     def add(self, other: "Outcome") -> None:
-        """Another text."""
+        """Add the outcome of another text."""
         self.tokens += other.tokens
         self.seconds += other.seconds
         self.target_passes += other.target_passes
@@ -66,7 +66,7 @@ class Replay:
         self._tables: dict[int, list[tuple[list[float], list[float]]]] = {}
 
     def tables(self, position: float) -> list[tuple[list[float], list[float]]]:
-        """Per level, seconds of its own span and of its head, by the number of rows."""
+        """Return for each level the seconds of its own span and of its head, by the number of rows."""
         near = int(position // NEAR)
         if near not in self._tables:
             self._tables[near] = [self._table(level, NEAR * (near + 0.5)) for level in range(len(self.hierarchy))]
@@ -84,13 +84,13 @@ class Replay:
         return total
 
     def throughput(self, texts: Sequence[RecordedText], policy: Callable[[], Policy]) -> float:
-        """Tokens per millisecond, the prompts and the tokens that come with them left out."""
+        """Return tokens per millisecond, the prompts and the tokens that come with them left out."""
         total = self.run_all(texts, policy)
         prompts = sum(self.prefill_seconds(len(text.prompt)) for text in texts)
         return max(1, total.tokens - len(texts)) / (1e3 * max(1e-9, total.seconds - prompts))
 
     def prefill_seconds(self, prompt: int) -> float:
-        """Seconds of running a prompt through all levels of the target's model, and its first token."""
+        """Return seconds of running a prompt through all levels of the target's model, and its first token."""
         target = len(self.hierarchy) - 1
         own, name = self.hierarchy.stack_of(target), self.specs[target].model
         call, layer = self.costs.spans[name].at(prompt / 2)
@@ -109,12 +109,12 @@ class Replay:
 
 
 def _listed(curve: Callable[[int], float]) -> list[float]:
-    """Seconds by rows, 0 of none."""
+    """Return seconds by rows, 0 of none."""
     return [0.0, *(curve(rows) for rows in range(1, 129))]
 
 
 def specs_of(hierarchy: Hierarchy) -> list[LevelSpec]:
-    """What each level reads; a level of n-grams reads nothing."""
+    """Return what each level reads; a level of n-grams reads nothing."""
     target = hierarchy.stack_of(-1).name
 
     def model_of(level: Level) -> str:
@@ -153,7 +153,7 @@ class _Decoding:
         self.told = bool(policy.features)
 
     def run(self) -> Outcome:
-        """Until the last token of the text is committed."""
+        """Replay until the last token of the text is committed."""
         limit, verified = len(self.text.tokens), self.verified
         while verified[-1] < limit:
             match self.policy.next_step(verified, self.may_draft()):
@@ -165,13 +165,13 @@ class _Decoding:
         return self.outcome
 
     def may_draft(self) -> bool:
-        """See `DecodeLoop.may_draft`."""
+        """Return a tentative end of text, or a full length, leaves nothing to draft; see `DecodeLoop.may_draft`."""
         tokens = self.tokens
         waiting = len(tokens) > self.verified[-1]
         return len(tokens) < len(self.text.tokens) and not (waiting and tokens[-1] in self.replay.eos_ids)
 
     def draft(self, chosen: Draft, limit: int) -> None:
-        """See `DecodeLoop.draft`."""
+        """Let a level draft, or another one where it has nothing to propose; see `DecodeLoop.draft`."""
         tokens, wanted, level, before = self.tokens, chosen.tokens, chosen.level, self.outcome.seconds
         if self.ngrams is not None and level == 0:
             self.outcome.seconds += self.replay.costs.ngram_lookup
@@ -206,7 +206,7 @@ class _Decoding:
             self.outcome.target_passes += 1
 
     def verify(self, chosen: Verify) -> None:
-        """See `DecodeLoop.verify`."""
+        """Let a level verify what it has not verified; see `DecodeLoop.verify`."""
         level = chosen.level
         tokens, since, told = self.tokens, self.verified[level], self.told
         proposed = len(tokens) - since
@@ -243,7 +243,7 @@ class _Decoding:
         self.outcome.target_passes += level == self.target
 
     def read(self, level: int, at: int) -> tuple[int, Prediction, int]:
-        """A level's view of the token at an index, given those before: (its best, the reading, the index there)."""
+        """Return a level's view of the token at an index, given those before: (its best, the reading, the index there)."""
         prediction = self.own[level]
         if self.left is not None and at > self.left:
             prediction, at = self.away[level], at - self.left - 1
@@ -253,7 +253,7 @@ class _Decoding:
         return prediction.argmax[at], prediction, at
 
     def append(self, token: int, level: int) -> None:
-        """See `DecodingState.append`; notices where the target's own text is left."""
+        """Add a token that `level` chose; see `DecodingState.append`. Notices where the target's own text is left."""
         at = len(self.tokens)
         if self.left is None and token != self.text.tokens[at]:
             self.left, self.away = at, self._branch(level)
@@ -261,12 +261,15 @@ class _Decoding:
         self.accept(at + 1, level)
 
     def accept(self, upto: int, level: int) -> None:
-        """See `DecodingState.accept`."""
+        """Let `level` stand behind x[0:upto], and with it the levels below, whether they were asked or skipped.
+
+        See `DecodingState.accept`.
+        """
         for j in range(level + 1):
             self.verified[j] = max(self.verified[j], upto)
 
     def rewind(self, length: int) -> None:
-        """See `DecodingState.rewind`."""
+        """Forget x[length:]; see `DecodingState.rewind`."""
         del self.tokens[length:]
         self.verified[:] = [min(count, length) for count in self.verified]
         self.frontier[:] = [min(count, length) for count in self.frontier]
@@ -274,7 +277,10 @@ class _Decoding:
             self.left = None
 
     def advance(self, level: int, upto: int) -> float:
-        """See `DecodingState.advance`; returns seconds."""
+        """Run tokens frontier[level]..upto-1 through a level's own span, and lower levels of its stack first.
+
+        See `DecodingState.advance`. Returns seconds.
+        """
         rows = upto - self.frontier[level]
         if rows <= 0:
             return 0.0
@@ -291,7 +297,7 @@ class _Decoding:
         return heads[min(rows, len(heads) - 1)]
 
     def _branch(self, level: int) -> list[Prediction | None]:
-        """What readers say after a mistake of a level."""
+        """Return what readers say after a mistake of a level."""
         spec = self.replay.specs[level]
         known = self.replay.recorded.branches
         branches = known.get(spec) or next(branches for branches in known.values() if branches)

@@ -123,16 +123,16 @@ class CalibrationJob:
 
     @property
     def builder(self) -> HierarchyBuilder:
-        """Makes hierarchies of configurations."""
+        """Return what makes hierarchies of configurations."""
         return HierarchyBuilder(self.stacks, self.target, self.heads, self.translators)
 
     @property
     def whole(self) -> LevelSpec:
-        """The target."""
+        """Return the target."""
         return LevelSpec(self.target, self.stacks[self.target].num_layers)
 
     def specs(self, space: SearchSpace) -> list[LevelSpec]:
-        """Everybody who may be asked: all of a part of the space with all their heads, and the target."""
+        """Return everybody who may be asked: all of a part of the space with all their heads, and the target."""
         lower = space.specs
         reduced = [spec for spec in self.heads if spec.head_size and replace(spec, head_size=0) in lower]
         return [*lower, *reduced, self.whole]
@@ -172,26 +172,26 @@ class CalibrationResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def speed(self, configuration: Configuration) -> Speed:
-        """On prompts that were not calibrated on."""
+        """Return the speed on prompts that were not calibrated on."""
         return self.check.speed(self.check.configurations.index(configuration))
 
     def ratio(self, one: Configuration, other: Configuration) -> Speed:
-        """How many times as fast one is as the other, on prompts that were not calibrated on."""
+        """Return how many times as fast one is as the other, on prompts that were not calibrated on."""
         place = self.check.configurations.index
         return self.check.ratio(place(one), place(other))
 
     @property
     def prompts_checked(self) -> int:
-        """How many prompts the check was timed on."""
+        """Return how many prompts the check was timed on."""
         return len({answer.prompt for answer in self.check.answers})
 
     @property
     def caveat(self) -> str | None:
-        """What to say beside the figures where the check had few prompts."""
+        """Return what to say beside the figures where the check had few prompts."""
         return few_prompts(self.prompts_checked)
 
     def baselines(self) -> dict[str, Configuration]:
-        """By what users know them as, the first of each kind: see `baseline_names`."""
+        """Return the first baseline of each kind by its name: see `baseline_names`."""
         return baselines_among(self.check.configurations, self.scorer.builder)
 
 
@@ -258,7 +258,7 @@ class CalibrationRun:
         self._unseen = [prompt for at, prompt in enumerate(job.prompts) if not (at + 1) % HELD_OUT]
 
     def run(self) -> CalibrationResult:
-        """All phases.
+        """Return all phases.
 
         Raises:
             KeyboardInterrupt: passed on; what was measured is kept.
@@ -289,7 +289,7 @@ class CalibrationRun:
         )
 
     def costs(self) -> Costs:
-        """Measured, or as kept."""
+        """Return measured, or as kept."""
         if (kept := self._store.costs()) is not None:
             return kept
         job, target = self.job, self.job.stacks[self.job.target]
@@ -330,7 +330,7 @@ class CalibrationRun:
         return tokens
 
     def recorded(self) -> RecordedTexts:
-        """Recorded, or as kept; fewer prompts where time is short."""
+        """Return recorded texts, from the store where it has them; fewer prompts where time is short."""
         if (kept := self._store.recorded()) is not None:
             return kept
         job = self.job
@@ -351,7 +351,7 @@ class CalibrationRun:
         return recorded
 
     def search(self, scorer: Scorer) -> SearchResult:
-        """By replay."""
+        """Search by replay."""
         return search(
             self._space,
             scorer,
@@ -361,7 +361,7 @@ class CalibrationRun:
         )
 
     def time(self, scorer: Scorer, found: SearchResult) -> tuple[Timings, int, list[int]]:
-        """The finalists: (their timings, the place of the best, of those that may be as fast)."""
+        """Return the finalists: (their timings, the place of the best, of those that may be as fast)."""
         configurations = [score.configuration for score in found.finalists]
         timings = Timings(configurations, self._answers("timing", configurations))
         alive = list(range(len(configurations)))
@@ -389,7 +389,7 @@ class CalibrationRun:
         return timings, best, timings.ties(best, range(len(configurations)))
 
     def check(self, scorer: Scorer, timings: Timings, best: int) -> Timings:
-        """The winner and the baselines on prompts that nobody has seen."""
+        """Return the winner and the baselines on prompts that nobody has seen."""
         fastest = [timings.configurations[one] for one in timings.fastest(range(len(timings.configurations)))]
         kinds = baselines_among([*fastest, PLAIN], scorer.builder)
         if not timings.configurations[best].quantized:
@@ -429,11 +429,11 @@ class CalibrationRun:
         return result
 
     def _answers(self, phase: str, configurations: list[Configuration]) -> list[TimedAnswer]:
-        """What all processes have kept."""
+        """Return what all processes have kept."""
         return self.processes.agree(self.processes.gather(self._store.answers(phase, configurations)))
 
     def _by_the_first(self, work: Callable[[], T]) -> T:
-        """Done by one process for all."""
+        """Let the first process do something for all."""
         return self.processes.agree(work() if self.processes.reports else cast("T", None))
 
     def _tell(self, name: str, share: float) -> None:
@@ -448,12 +448,12 @@ class PlainPolicies:
     """Policies of plain decoding."""
 
     def policy(self, configuration: Configuration) -> Callable[[], Policy]:
-        """See `hispec.calibration.timing.Policies`."""
+        """Return a maker of policies of plain decoding; see `hispec.calibration.timing.Policies`."""
         return lambda: StaticPolicy((1,))
 
 
 def agreement_of(recorded: RecordedTexts, target: LevelSpec) -> dict[LevelSpec, float]:
-    """By reader, the share of recorded tokens on which it agrees with the target."""
+    """Return for each level spec the share of recorded tokens on which it agrees with the target."""
     agreed: dict[LevelSpec, int] = {}
     tokens = 0
     for text in recorded.texts:

@@ -38,17 +38,17 @@ class Configuration:
 
     @property
     def adaptive(self) -> bool:
-        """Whether the adaptive policy decides."""
+        """Return whether the adaptive policy decides."""
         return bool(self.specs or self.ngram) and not self.periods
 
     @property
     def quantized(self) -> bool:
-        """Whether a level reads a quantized copy of the target."""
+        """Return whether a level reads a quantized copy of the target."""
         return any(spec.weights for spec in self.specs)
 
     @property
     def mode(self) -> str:
-        """The mode of the engine that it is."""
+        """Return the mode of the engine that it is."""
         return ("autoregressive", "single-layer", "hispec")[min(2, len(self.specs))]
 
     def describe(self, target: str) -> str:
@@ -100,11 +100,11 @@ class SearchSpace:
 
     @property
     def specs(self) -> tuple[LevelSpec, ...]:
-        """All that may draft."""
+        """Return all that may draft."""
         return (*self.drafters, *self.exits, *self.copies, *self.whole)
 
     def chains(self) -> Iterator[tuple[LevelSpec, ...]]:
-        """One level below the target, or two."""
+        """Return one level below the target, or two."""
         yield from ((spec,) for spec in self.specs)
         yield from combinations(self.exits, 2)
         yield from product(self.drafters, self.exits)
@@ -119,7 +119,7 @@ class SearchSpace:
         return replace(self, copies=left(self.copies), whole=left(self.whole))
 
     def static(self) -> Iterator[Configuration]:
-        """Every one of fixed lengths, plain decoding among them; N_i is never below N_d."""
+        """Return every one of fixed lengths, plain decoding among them; N_i is never below N_d."""
         yield PLAIN
         for chain in self.chains():
             for lengths in product(*[self.draft_tokens] * (len(chain) - 1), self.validate_every):
@@ -148,7 +148,7 @@ class HierarchyBuilder:
         self._known: dict[tuple[tuple[LevelSpec, ...], tuple[int, int] | None], Hierarchy] = {}
 
     def hierarchy(self, configuration: Configuration) -> Hierarchy:
-        """Its levels, the same object for the same levels."""
+        """Return its levels, the same object for the same levels."""
         key = configuration.specs, configuration.ngram
         if key not in self._known:
             levels = [Level.of_ngrams(*configuration.ngram)] if configuration.ngram else []
@@ -178,7 +178,7 @@ class Score:
 
     @property
     def speed(self) -> float:
-        """Tokens per second."""
+        """Return tokens per second."""
         return self.outcome.tokens_per_second
 
 
@@ -216,7 +216,7 @@ class Scorer:
         return Score(configuration, outcome, len(texts))
 
     def policy(self, configuration: Configuration) -> Callable[[], Policy]:
-        """What makes its policies."""
+        """Return what makes its policies."""
         if configuration.adaptive:
             known = self.performance_model(configuration)
             return lambda: AdaptivePolicy(known)
@@ -226,7 +226,7 @@ class Scorer:
         return lambda: StaticPolicy(periods)
 
     def performance_model(self, configuration: Configuration) -> PerformanceModel:
-        """What the adaptive policy knows of its hierarchy."""
+        """Return what the adaptive policy knows of its hierarchy."""
         hierarchy = self.builder.hierarchy(configuration)
         if hierarchy not in self._known:
             self._known[hierarchy] = performance_model_of(self._replay(configuration), self.fitter, self.recorded.texts)
@@ -307,7 +307,7 @@ def search(
 
 
 def _survivors(ranked: Sequence[Score], share: float) -> list[Configuration]:
-    """The fastest, of plain decoding, of single-layer and of hierarchies some each."""
+    """Return the fastest, of plain decoding, of single-layer and of hierarchies some each."""
     latest = [score for score in ranked if score.texts == ranked[0].texts]
     kept = {score.configuration for score in latest[: max(24, round(share * len(latest)))]}
     for levels in (0, 1, 2):
@@ -330,7 +330,7 @@ def _variants(space: SearchSpace, ranked: Sequence[Score]) -> list[Configuration
 
 
 def _finalists(exact: Sequence[Score], count: int) -> list[Score]:
-    """The fastest, and the best of every kind that users will ask about."""
+    """Return the fastest, and the best of every kind that users will ask about."""
     ordered = sorted(exact, key=lambda score: -score.speed)
     chosen = {score.configuration for score in ordered[:count]}
     best: dict[tuple[int, bool], Configuration] = {}

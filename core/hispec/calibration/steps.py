@@ -51,7 +51,7 @@ class MeteredStack:
         self.modelled = 0.0
 
     def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int, *, prompt: bool = False) -> Tensor:
-        """See `LayerStack.run`."""
+        """Run rows [n, hidden] at `position`; see `LayerStack.run`."""
         near = position // 64
         if near not in self._curves:
             self._curves[near] = self._costs.spans[self._stack.name].at(64.0 * near + 32)
@@ -60,7 +60,7 @@ class MeteredStack:
         return self._stack.run(hidden, start_layer, end_layer, position, prompt=prompt)
 
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
-        """See `LayerStack.head`."""
+        """Return the logits, and add up their cost; see `LayerStack.head`."""
         head_size = 0 if reduced is None else len(reduced.ids)
         self.modelled += self._costs.heads[self._stack.name, head_size](len(hidden))
         return self._stack.head(hidden, reduced)
@@ -68,7 +68,10 @@ class MeteredStack:
     def write_run(
         self, token: Tensor, end_layer: int, position: int, count: int, read: ArgmaxHead
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `LayerStack.write_run`; every step of it is metered."""
+        """Run a token through layers 0..end_layer-1, then the token read from it, and so on.
+
+        See `LayerStack.write_run`. Every step of it is metered.
+        """
         return write_stepwise(self, token, end_layer, position, count, read)
 
     def __getattr__(self, name: str) -> Any:
@@ -113,7 +116,7 @@ def time_steps(
 
 
 def fit_steps(timed: Sequence[TimedStep]) -> dict[str, float]:
-    """By kind, the seconds of a step beside those of its spans and heads; the outer tenths do not count."""
+    """Return for each kind the seconds of a step beyond those of its spans and heads, without the outer tenths."""
     kinds: dict[str, list[float]] = {}
     for step in timed:
         kinds.setdefault(step.kind, []).append((step.seconds - step.modelled) / step.times)
@@ -135,7 +138,7 @@ def with_steps(
     rng: Random,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> Costs:
-    """Costs of steps added, from decoding by the target's own exits, drawn at random.
+    """Return costs of steps added, from decoding by the target's own exits, drawn at random.
 
     Args:
         costs: of spans and heads.
@@ -170,7 +173,7 @@ def with_steps(
 
 
 def _shallow(depth: int, count: int, rng: Random) -> set[int]:
-    """Distinct exits, shallow ones more often: those are what decoding will use."""
+    """Return distinct exits, shallow ones more often: those are what decoding will use."""
     exits: set[int] = set()
     while len(exits) < count:
         exits.add(1 + min(int(rng.random() ** 2 * (depth - 1)), depth - 2))

@@ -52,7 +52,7 @@ class CalibrationStore:
         return self.folder / "traces.json.gz"
 
     def costs(self) -> Costs | None:
-        """As kept."""
+        """Return the costs that are stored."""
         if (record := _read(self._costs)) is None:
             return None
         spans = {
@@ -83,7 +83,7 @@ class CalibrationStore:
         _write(self._length, json.dumps(tokens).encode())
 
     def recorded(self) -> RecordedTexts | None:
-        """As kept."""
+        """Return the recorded texts that are stored."""
         if (record := _read(self._recorded)) is None or record["features"] != list(FEATURES):
             return None
         specs = [LevelSpec(*spec) for spec in record["readers"]]
@@ -117,7 +117,7 @@ class CalibrationStore:
         _write(self._recorded, gzip.compress(json.dumps(record).encode(), 1))
 
     def answers(self, phase: str, configurations: Sequence[Configuration]) -> list[TimedAnswer]:
-        """Timed before, of these configurations; a last line that was cut off does not count."""
+        """Return the timed answers of these configurations; a last line that was cut off does not count."""
         places = {repr(configuration): at for at, configuration in enumerate(configurations)}
         return [
             TimedAnswer(places[record.pop("of")], **record)
@@ -154,7 +154,7 @@ def _curve(record: dict[str, Any]) -> Curve:
 
 
 def _read(path: Path) -> Any:
-    """A record, None where there is none or only half of one."""
+    """Return a record, None where there is none or only half of one."""
     try:
         data = path.read_bytes()
         return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)

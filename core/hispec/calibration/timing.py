@@ -45,7 +45,7 @@ class Policies(Protocol):
     """What makes the policies of configurations."""
 
     def policy(self, configuration: Configuration) -> Callable[[], Policy]:
-        """A maker of fresh policies."""
+        """Return a maker of fresh policies."""
         ...
 
 
@@ -68,7 +68,7 @@ class Timer:
     context: int
 
     def answer(self, configuration: Configuration, prompt: Sequence[int]) -> tuple[list[int], float]:
-        """One answer: (token ids, seconds)."""
+        """Return one answer: (token ids, seconds)."""
         decoder = Decoder(
             self.builder.hierarchy(configuration), self.policies.policy(configuration), eos_ids=self.eos_ids
         )
@@ -106,7 +106,7 @@ class Timings:
     answers: list[TimedAnswer] = field(default_factory=list)
 
     def speed(self, configuration: int) -> Speed:
-        """Tokens per second of one of them."""
+        """Return tokens per second of one of them."""
         own = self._table([configuration])
         sums = own.sum(axis=(0, 1))
         if len(own) < 2:
@@ -115,7 +115,7 @@ class Timings:
         return Speed(float(sums[0] / sums[1]), interval95(drawn[:, 0] / drawn[:, 1]))
 
     def ratio(self, one: int, other: int) -> Speed:
-        """How many times as fast one is as the other, on the answers that both have."""
+        """Return how many times as fast one is as the other, on the answers that both have."""
         if one == other:
             return Speed(1.0, (1.0, 1.0))
         both = self._table([one, other])
@@ -127,27 +127,27 @@ class Timings:
         return Speed(value, interval95(drawn[:, 0] * drawn[:, 3] / drawn[:, 1] / drawn[:, 2]))
 
     def fastest(self, among: Iterable[int]) -> list[int]:
-        """From fast to slow."""
+        """Return configurations from fast to slow."""
         return sorted(among, key=lambda configuration: -self.speed(configuration).value)
 
     def ties(self, best: int, among: Iterable[int]) -> list[int]:
-        """Those that may be as fast as the best: the interval of the ratio holds 1."""
+        """Return those that may be as fast as the best: the interval of the ratio holds 1."""
         return [other for other in among if other != best and self.may_be_as_fast(other, best)]
 
     def may_be_as_fast(self, one: int, other: int) -> bool:
-        """Whether the interval of the ratio reaches 1; True where there is no interval yet."""
+        """Return whether the interval of the ratio reaches 1; True where there is no interval yet."""
         ci95 = self.ratio(one, other).ci95
         return ci95 is None or ci95[1] >= 1
 
     def differing(self) -> int:
-        """Prompts to which not all gave the same answer: only ties of the target's logits may do that."""
+        """Return prompts to which not all gave the same answer: only ties of the target's logits may do that."""
         digests: dict[int, set[int]] = {}
         for answer in self.answers:
             digests.setdefault(answer.prompt, set()).add(answer.digest)
         return sum(len(found) > 1 for found in digests.values())
 
     def _table(self, configurations: Sequence[int]) -> "np.ndarray[tuple[int, int, int], np.dtype[np.float64]]":
-        """(prompts, repeats, tokens and seconds of each) of the answers that all of them have."""
+        """Return (prompts, repeats, tokens and seconds of each) of the answers that all of them have."""
         found: dict[tuple[int, int], dict[int, TimedAnswer]] = {}
         for answer in self.answers:
             if answer.configuration in configurations:
@@ -218,5 +218,5 @@ def halving(
 
 
 def digest_of(ids: Sequence[int]) -> int:
-    """Equal for equal answers."""
+    """Return a digest that is equal for equal answers."""
     return crc32(json.dumps([*ids]).encode())

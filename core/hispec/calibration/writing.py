@@ -31,7 +31,7 @@ COMMENTS = {
 
 
 def calibrated_profile(profile: Profile, result: CalibrationResult, environment: Mapping[str, Any], name: str) -> str:
-    """The profile of a calibration's winner, as YAML.
+    """Return the profile of a calibration's winner, as YAML.
 
     Args:
         profile: that was calibrated; what is not about levels is kept.
@@ -67,7 +67,7 @@ def calibrated_profile(profile: Profile, result: CalibrationResult, environment:
 
 
 def profile_of(profile: Profile, result: CalibrationResult, configuration: Configuration, name: str) -> Profile:
-    """A profile that decodes as a configuration does."""
+    """Return a profile that decodes as a configuration does."""
     data = profile.model_dump(by_alias=True, exclude_unset=True)
     for section in ("draft", "intermediate", "single_layer", "decoding", "adaptive", "calibrated"):
         data.pop(section, None)
@@ -101,7 +101,7 @@ def profile_of(profile: Profile, result: CalibrationResult, configuration: Confi
 
 
 def _best_lengths(result: CalibrationResult, configuration: Configuration) -> tuple[int, ...]:
-    """Fixed lengths for who takes the static policy with an adaptive configuration's levels."""
+    """Return the best fixed lengths for an adaptive configuration's levels, for users of the static policy."""
     same = [
         score.configuration.periods
         for score in result.found.scores
@@ -155,7 +155,7 @@ def _figures(speed: Speed) -> dict[str, Any]:
 
 
 def _commented(data: Mapping[str, Any]) -> str:
-    """YAML, a comment above each section that has one; small lists and mappings on one line."""
+    """Return YAML with a comment above each section that has one; small lists and mappings on one line."""
     parts = []
     for key, value in data.items():
         leaves = None if isinstance(value, dict | list) else False

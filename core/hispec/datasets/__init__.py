@@ -105,7 +105,7 @@ def load(
 
 
 def _path_of(name_or_path: str) -> Path | None:
-    """The path that is meant, or None for a dataset's name.
+    """Return the path that is meant, or None for a dataset's name.
 
     Raises:
         UsageError: neither a dataset nor a file.
@@ -130,7 +130,7 @@ def _unknown(name: str, what: str, known: Iterable[str]) -> UsageError:
 
 
 def _home_of(dataset: Dataset, *, offline: bool) -> tuple[Path, str]:
-    """The file of a dataset on this machine, and what to call its source."""
+    """Return the file of a dataset on this machine, and what to call its source."""
     if isinstance(dataset, Sample):
         return files.shipped_path(dataset.name), "shipped"
     if dataset.hub is None:
@@ -179,6 +179,6 @@ def _short(id_: str) -> str:
 
 
 def hash_rows(rows: Sequence[Row]) -> str:
-    """SHA-256 over ids, turns and references."""
+    """Return the SHA-256 of ids, turns and references."""
     content = [[row.id, row.turns, row.reference] for row in rows]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -78,7 +78,7 @@ class Dataset(ABC):
         """
 
     def score(self, row: Row, text: str) -> float | None:
-        """How good an answer is, 0 to 1; None where that is not measured.
+        """Return how good an answer is, 0 to 1; None where that is not measured.
 
         Args:
             row: the question.
@@ -87,7 +87,7 @@ class Dataset(ABC):
         return None
 
     def before_stop(self, text: str) -> str:
-        """An answer up to the first stop text, for decoders that do not stop there themselves."""
+        """Return an answer up to the first stop text, for decoders that do not stop there themselves."""
         return text[: min((at for stop in self.stop if (at := text.find(stop)) >= 0), default=len(text))]
 
 
@@ -104,7 +104,7 @@ class RecordError(ValueError):
 
 
 def text_of(record: Record, *names: str) -> str:
-    """The first of the named fields that the record has: text that a model can be asked.
+    """Return the first of the named fields that the record has: text that a model can be asked.
 
     Raises:
         RecordError: none of the fields is there, or it is not text, blank, or not encodable as UTF-8.
@@ -136,7 +136,7 @@ def id_of(record: Record, name: str) -> str | None:
 
 
 def checked_text(value: Any, name: str) -> str:
-    """The value itself where it is text as `text_of` wants it; errors as there."""
+    """Return the value itself where it is text as `text_of` wants it; errors as there."""
     article = "an" if name[0] in "aeiou" else "a"
     if not isinstance(value, str):
         raise RecordError(f"has {article} {name} that is not text")

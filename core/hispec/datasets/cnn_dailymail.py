@@ -31,10 +31,10 @@ class CNNDailyMail(Dataset):
         self._example = f"Article: {shot['article']}\nSummary: {shot['highlights']}"
 
     def row(self, record: Record, index: int) -> Row:
-        """See `Dataset.row`."""
+        """Format one record of the source; see `Dataset.row`."""
         prompt = f"{self._example}\n\nArticle: {text_of(record, 'article').strip()}\nSummary:"
         return Row(str(record.get("id", index)), (prompt,), text_of(record, "highlights"))
 
     def score(self, row: Row, text: str) -> float:
-        """See `rouge_l`."""
+        """Return the ROUGE-L of a summary; see `rouge_l`."""
         return rouge_l(row.reference, self.before_stop(text))

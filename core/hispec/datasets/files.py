@@ -13,7 +13,7 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Record]]:
-    """The records of a file, in its order.
+    """Return the records of a file, in its order.
 
     Args:
         path: a file whose name ends in `.json` (one array) or `.parquet`; any other is read as JSONL.
@@ -44,12 +44,12 @@ def read_records(path: Path) -> Iterator[tuple[str, Record]]:
 
 
 def shipped_path(name: str) -> Path:
-    """A data file of this package."""
+    """Return a data file of this package."""
     return Path(__file__).parent / "data" / f"{name}.jsonl"
 
 
 def shipped_records(name: str) -> list[Record]:
-    """The records of a data file of this package."""
+    """Return the records of a data file of this package."""
     return [record for _, record in read_records(shipped_path(name))]
 
 

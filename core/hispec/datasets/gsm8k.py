@@ -30,17 +30,17 @@ class GSM8K(Dataset):
         self._examples = "\n\n".join(shots)
 
     def row(self, record: Record, index: int) -> Row:
-        """See `Dataset.row`."""
+        """Format one record of the source; see `Dataset.row`."""
         question, number = question_and_number(record)
         return Row(f"gsm8k/{index}", (f"{self._examples}\n\nQuestion: {question.strip()}\nAnswer:",), number)
 
     def score(self, row: Row, text: str) -> float:
-        """1 where the answer's final number equals the reference's, else 0; see `final_number`."""
+        """Return 1 where the answer's final number equals the reference's, else 0; see `final_number`."""
         return float(final_number(self.before_stop(text)) == final_number(row.reference))
 
 
 def question_and_number(record: Record) -> tuple[str, str]:
-    """Question and final number of a record in GSM8K's form.
+    """Return question and final number of a record in GSM8K's form.
 
     Raises:
         RecordError: a field that is missing, or an answer that does not end in a number.

@@ -7,7 +7,7 @@ from hispec.errors import UnavailableError
 
 
 def fetch(file: HubFile, name: str, *, offline: bool = False) -> Path:
-    """Where a dataset's file lies on this machine; downloads it where it does not yet.
+    """Return where a dataset's file lies on this machine; downloads it where it does not yet.
 
     A commit never changes, so a file that is in the cache is used without asking the hub. The whole-dataset loader of
     the `datasets` library is not used for this: without a network it serves whatever revision it cached last, it waits

@@ -37,13 +37,13 @@ class HumanEval(Dataset):
         self.allow_code_execution = allow_code_execution
 
     def row(self, record: Record, index: int) -> Row:
-        """See `Dataset.row`."""
+        """Format one record of the source; see `Dataset.row`."""
         prompt = text_of(record, "prompt")
         reference = {"test": text_of(record, "test"), "entry_point": text_of(record, "entry_point")}
         return Row(text_of(record, "task_id"), (prompt,), reference)
 
     def score(self, row: Row, text: str) -> float | None:
-        """1 where the completed function passes its tests, else 0; None where running code is not allowed.
+        """Return 1 where the completed function passes its tests, else 0; None where running code is not allowed.
 
         Raises:
             UnavailableError: this machine cannot run code within limits.

@@ -24,7 +24,7 @@ class MTBench(Dataset):
     )
 
     def row(self, record: Record, index: int) -> Row:
-        """See `Dataset.row`."""
+        """Format one record of the source; see `Dataset.row`."""
         turns = record.get("turns")
         if not isinstance(turns, list) or not turns:
             raise RecordError("has no turns, a list of texts")

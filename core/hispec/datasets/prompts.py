@@ -19,7 +19,7 @@ class Prompts(Dataset):
     metric = "exact_match"
 
     def row(self, record: Record, index: int) -> Row:
-        """See `Dataset.row`."""
+        """Format one record of the source; see `Dataset.row`."""
         has_reference = record.get("reference") is not None or record.get("answer") is not None
         reference = text_of(record, "reference", "answer") if has_reference else None
         own = id_of(record, "id")
@@ -27,7 +27,7 @@ class Prompts(Dataset):
         return Row(str(index) if own is None else own, turns, reference, numbered=own is None)
 
     def score(self, row: Row, text: str) -> float | None:
-        """1 for the reference itself, white space aside, else 0; a reference with `####` compares final numbers."""
+        """Return 1 for the reference itself, white space aside, else 0; a reference with `####` compares final numbers."""
         if row.reference is None:
             return None
         if "####" in row.reference:

@@ -24,10 +24,10 @@ class Sample(Dataset):
     max_new_tokens = 200
 
     def row(self, record: Record, index: int) -> Row:
-        """See `Dataset.row`."""
+        """Format one record of the source; see `Dataset.row`."""
         question, number = question_and_number(record)
         return Row(text_of(record, "id"), (question,), number)
 
     def score(self, row: Row, text: str) -> float:
-        """1 where the answer's final number equals the reference's, else 0; see `final_number`."""
+        """Return 1 where the answer's final number equals the reference's, else 0; see `final_number`."""
         return float(final_number(text) == final_number(row.reference))

@@ -11,7 +11,7 @@ _NUMBER = re.compile(
 
 
 def final_number(text: str) -> Decimal | None:
-    """The number that an answer ends in, by the convention of GSM8K (arXiv 2110.14168).
+    """Return the number that an answer ends in, by the convention of GSM8K (arXiv 2110.14168).
 
     It is the first number after the last `####`; where that is missing, the last number in the text. Thousands
     separators, a dollar sign, trailing zeros and a full stop do not matter. None where there is no number.
@@ -27,7 +27,7 @@ def final_number(text: str) -> Decimal | None:
 
 
 def rouge_l(reference: str, text: str) -> float:
-    """ROUGE-L of a summary: the F-measure over the whole texts with Porter's stemmer, by the `rouge-score` package."""
+    """Return the ROUGE-L of a summary: the F-measure over whole texts with Porter's stemmer, by the `rouge-score` package."""
     require("bench", "ROUGE-L", "rouge_score")
     from rouge_score.rouge_scorer import RougeScorer
 

@@ -25,7 +25,7 @@ class ShareGPT(Dataset):
     )
 
     def row(self, record: Record, index: int) -> Row | None:
-        """See `Dataset.row`."""
+        """Format one record of the source; see `Dataset.row`."""
         messages = record.get("conversations")
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             raise RecordError("has no conversations, a list of messages")

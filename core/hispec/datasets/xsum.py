@@ -29,11 +29,11 @@ class XSum(Dataset):
         self._example = f"Article: {shot['document']}\nSummary: {shot['summary']}"
 
     def row(self, record: Record, index: int) -> Row:
-        """See `Dataset.row`."""
+        """Format one record of the source; see `Dataset.row`."""
         prompt = f"{self._example}\n\nArticle: {text_of(record, 'document').strip()}\nSummary:"
         own = id_of(record, "id")
         return Row(str(index) if own is None else own, (prompt,), text_of(record, "summary"), numbered=own is None)
 
     def score(self, row: Row, text: str) -> float:
-        """See `rouge_l`."""
+        """Return the ROUGE-L of a summary; see `rouge_l`."""
         return rouge_l(row.reference, self.before_stop(text))

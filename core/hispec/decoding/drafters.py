@@ -47,7 +47,7 @@ class LevelDrafter:
     keep_drafting: Callable[[Logits], bool] | None = None
 
     def draft(self, state: DecodingState, step: Draft, room: int) -> tuple[int, ...]:
-        """See `Drafter.draft`."""
+        """Add tokens and return them; see `Drafter.draft`."""
         before, count = len(state.tokens), min(step.tokens, room)
         if self.sampler.takes_argmax and self.keep_drafting is None and count > 1:
             state.write(self.level, count, self.eos_ids)
@@ -63,7 +63,10 @@ class LevelDrafter:
         return tuple(state.tokens[before:])
 
     def rejected(self, rest: Sequence[int]) -> None:
-        """See `Drafter.rejected`; the level will draft on from the correction."""
+        """Learn what the level that has just rejected a token said of those after it.
+
+        See `Drafter.rejected`. The level will draft on from the correction.
+        """
 
 
 class NgramDrafter:
@@ -96,7 +99,7 @@ class NgramDrafter:
         """The last draft: where in the text, of which kind, and the tokens."""
 
     def draft(self, state: DecodingState, step: Draft, room: int) -> tuple[int, ...]:
-        """See `Drafter.draft`; all that it finds, or nothing."""
+        """Add tokens and return them; see `Drafter.draft`. All that it finds, or nothing."""
         found = self.propose(state.tokens, room, state.committed, step.min_probability)
         for token in found:
             state.append(token, 0)
@@ -149,7 +152,7 @@ class NgramDrafter:
         return max(found, key=lambda one: self.cache.acceptance(one[0]), default=(AFTER_REJECTION, []))
 
     def _learn(self, tokens: Sequence[int]) -> None:
-        """See which of the last guesses the text has kept."""
+        """Record how many tokens of the last draft the text has kept."""
         at, kind, proposed = self._proposed
         kept = tokens[at : at + len(proposed)]
         wrong = (i for i, (token, draft) in enumerate(zip(kept, proposed, strict=False)) if token != draft)

@@ -199,7 +199,7 @@ class DecodeLoop:
         return lambda scores: drafted(level, scores.confidence(features)[0])
 
     def may_draft(self) -> bool:
-        """A tentative end of text, or a full length, leaves nothing to draft: what waits is verified instead."""
+        """Return a tentative end of text, or a full length, leaves nothing to draft: what waits is verified instead."""
         tokens = self.state.tokens
         waiting = len(tokens) > self.state.committed
         if waiting and (tokens[-1] in self.stop.eos_ids or len(tokens) >= self.reach):

@@ -93,26 +93,26 @@ class Hierarchy:
 
     @property
     def target(self) -> Level:
-        """The level whose tokens are final."""
+        """Return the level whose tokens are final."""
         return self.levels[-1]
 
     @property
     def stacks(self) -> tuple[LayerStack, ...]:
-        """The distinct stacks, in order."""
+        """Return the distinct stacks, in order."""
         return tuple({id(level.stack): level.stack for level in self.levels if level.stack is not None}.values())
 
     def stack_of(self, level: int) -> LayerStack:
-        """The model that a level reads; a level of n-grams reads none."""
+        """Return the model that a level reads; a level of n-grams reads none."""
         stack = self.levels[level].stack
         assert stack is not None, "a level of n-grams reads no model"
         return stack
 
     def first_layer(self, level: int) -> int:
-        """The layer at which a level's own span begins."""
+        """Return the layer at which a level's own span begins."""
         below = self.below[level]
         return 0 if below is None else self.levels[below].exit_layer
 
 
 def _share_cache(first: Level, second: Level) -> bool:
-    """Whether two levels read one KV cache."""
+    """Return whether two levels read one KV cache."""
     return first.stack is not None and second.stack is not None and first.stack.cache is second.stack.cache

@@ -32,7 +32,7 @@ class Logits:
 
     @cached_property
     def own(self) -> Tensor:
-        """The logits of the tokens that the target has too, [n, vocab]: another model may have more."""
+        """Return the logits of the tokens that the target has too, [n, vocab]: another model may have more."""
         if self.ids is None and 0 < self.vocab_size < self.values.shape[-1]:
             return self.values[:, : self.vocab_size]
         return self.values
@@ -93,7 +93,9 @@ class Logits:
 
     @cached_property
     def _top_two(self) -> tuple[list[list[float]], list[list[int]]]:
-        """The two highest logits of each row and their places, [n, 2] each; -inf is second where there is only one."""
+        """Return the two highest logits of each row and their places, [n, 2] each; -inf is second where there is only
+        one.
+        """
         values, indices = self.own.topk(min(2, self.own.shape[-1]))
         if values.shape[-1] == 1:
             values, indices = pad(values, (0, 1), value=-torch.inf), pad(indices, (0, 1))

@@ -28,7 +28,11 @@ class RecordingSampler(Sampler):
         """Logits of these rows, [n, vocab]: the model's own, and of the distribution that is drawn from."""
 
     def distribution(self, logits: Logits, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Logits:
-        """See `Sampler.distribution`."""
+        """Return logits of the distributions that the level's tokens are drawn from, or have the argmax of if
+        greedy.
+
+        See `Sampler.distribution`.
+        """
         after = super().distribution(logits, prefix, waiting)
         self._at, self._before, self._after = len(prefix), logits.own, after.own
         return after

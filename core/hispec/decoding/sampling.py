@@ -41,17 +41,17 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the argmax is always chosen."""
+        """Return whether the argmax is always chosen."""
         return self.temperature == 0
 
     @property
     def excludes(self) -> bool:
-        """Whether some tokens may not be drawn, however likely others are."""
+        """Return whether some tokens may not be drawn, however likely others are."""
         return bool(self.top_k or self.top_p < 1 or self.min_p)
 
     @property
     def depends_on_text(self) -> bool:
-        """Whether the logits change with the text before a token, by more than the model."""
+        """Return whether the logits change with the text before a token, by more than the model."""
         return bool(self.processors) or self.mask is not None
 
     def restrict(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Tensor:
@@ -94,7 +94,7 @@ class Sampler:
 
     @property
     def takes_argmax(self) -> bool:
-        """Whether the token is the argmax of the logits as they are, whatever the text was."""
+        """Return whether the token is the argmax of the logits as they are, whatever the text was."""
         return self.sampling.greedy and not self.sampling.depends_on_text
 
     def scores(self, logits: Logits, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Logits:

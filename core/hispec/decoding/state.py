@@ -64,7 +64,7 @@ class DecodingState:
 
     @property
     def committed(self) -> int:
-        """The number of leading tokens that the target stands behind."""
+        """Return the number of leading tokens that the target stands behind."""
         return self.verified[-1]
 
     def advance(self, level: int, upto: int) -> Tensor:
@@ -171,11 +171,14 @@ class DecodingState:
                 self.frontier[j] = known
 
     def carried(self, level: int) -> Tensor | None:
-        """The hidden states kept at a level's exit, None where none are, for the inspection of the state."""
+        """Return the hidden states kept at a level's exit, None where none are, for the inspection of the state."""
         return self._carried[level]
 
     def _write(self, level: int, count: int, eos_ids: Collection[int]) -> None:
-        """See `write`. All tokens but the last are run through the level's span and those below it."""
+        """Let a level add the argmax of its logits, `count` times.
+
+        See `write`. All tokens but the last are run through the level's span and those below it.
+        """
         at, name = len(self.tokens), self.hierarchy.levels[level].name
         logits = self.logits(level, at - 1, at)
         if count == 1:
@@ -230,7 +233,7 @@ class DecodingState:
         self._carried[level] = hidden if kept is None else torch.cat((kept, hidden))
 
     def _resume(self, level: int, start: int, upto: int) -> Tensor:
-        """The input of a level's span for tokens start..upto-1: embeddings, or what the level below handed up."""
+        """Return the input of a level's span for tokens start..upto-1: embeddings, or what the level below handed up."""
         below = self.hierarchy.below[level]
         if below is None:
             stack = self.hierarchy.stack_of(level)
@@ -259,7 +262,7 @@ class PrefixCache:
         self._last: DecodingState | None = None
 
     def begin(self, hierarchy: Hierarchy, prompt_ids: list[int], capacity: int) -> DecodingState:
-        """A new state; arguments and errors as `DecodingState`."""
+        """Return a new state; arguments and errors as `DecodingState`."""
         self._last = DecodingState(hierarchy, prompt_ids, capacity, self._last)
         return self._last
 
@@ -272,7 +275,7 @@ class _LevelHead:
     vocab_size: int
 
     def logits(self, hidden: Tensor) -> Logits:
-        """[n, hidden] -> the level's logits."""
+        """Return the level's logits of hidden states [n, hidden]."""
         stack, reduced, translator = self.level.stack, self.level.reduced, self.level.translator
         assert stack is not None
         if translator is not None:
@@ -281,5 +284,5 @@ class _LevelHead:
         return Logits(stack.head(hidden, reduced), ids, self.vocab_size, self.level.name)
 
     def __call__(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """See `hispec.models.stack.ArgmaxHead`."""
+        """Return the argmax of each row and its logit, without waiting for the device."""
         return self.logits(hidden).argmax_async()

@@ -229,7 +229,7 @@ class _Fitted:
         return [self.weight, self.bias]
 
     def logits(self, stack: TransformersStack, hidden: Tensor) -> Tensor:
-        """[n, hidden] -> logits [n, vocab] in float32, differentiable with regard to the translator."""
+        """Return logits [n, vocab] in float32 of states [n, hidden], differentiable with regard to the translator."""
         states = hidden.float()
         translated = torch.addmm(states, states, self.weight) + self.bias
         return stack.logits(translated.to(hidden.dtype)).float()
@@ -239,7 +239,7 @@ class _Fitted:
 
 
 def _run(stack: TransformersStack, row: Tensor, exits: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
-    """A row's hidden states at each exit, and the final log-probabilities [tokens, vocab] in float32."""
+    """Return a row's hidden states at each exit, and the final log-probabilities [tokens, vocab] in float32."""
     hidden, layer = stack.embed(row.tolist()), 0
     states = {}
     for exit_ in [*exits, stack.num_layers]:
@@ -313,7 +313,7 @@ def _share_done(fit: Fit, settings: FitSettings, budget: Budget) -> float:
 
 
 def _endless(count: int, seed: int) -> Iterator[int]:
-    """Numbers below `count` in random order, all of them before any comes again."""
+    """Return numbers below `count` in random order, all of them before any comes again."""
     rng = torch.Generator().manual_seed(seed)
     while True:
         yield from torch.randperm(count, generator=rng).tolist()

@@ -145,7 +145,7 @@ class FitJob:
         return self.best_speedup(fit, exit_layer) >= WORTH
 
     def describe(self, fit: Fit) -> dict[str, Any]:
-        """What was fitted on what, and how well it does: values for JSON."""
+        """Return what was fitted on what, and how well it does: values for JSON."""
         return {
             "exits": [
                 {
@@ -184,7 +184,7 @@ class FitJob:
 
 
 def _plain(profile: Profile) -> dict[str, Any]:
-    """A profile as a person would write it: nothing that is the default."""
+    """Return a profile as a person would write it: nothing that is the default."""
     return {"schema": 1} | profile.model_dump(by_alias=True, exclude_defaults=True)
 
 

@@ -59,7 +59,7 @@ class FitRequest:
 
 
 def default_exits(num_layers: int) -> tuple[int, ...]:
-    """A quarter and half of the depth: twice what the paper takes for models that are trained for early exit."""
+    """Return a quarter and half of the depth: twice what the paper takes for models that are trained for early exit."""
     draft = max(1, round(num_layers / 4))
     half = round(num_layers / 2)
     return (draft, half) if draft < half else (draft,)

@@ -28,7 +28,7 @@ def read_rows(
     max_rows: int,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> Tensor:
-    """A text file as rows of tokens, each begun as the tokenizer begins every text; what is over is left out.
+    """Return a text file as rows of tokens, each begun as the tokenizer begins every text; what is over is left out.
 
     Args:
         path: UTF-8 text.
@@ -71,7 +71,7 @@ def read_rows(
 
 
 def split(rows: Tensor, max_held_out: int) -> tuple[Tensor, Tensor]:
-    """Rows to fit on and rows that are held out: every so manieth, so that both are of the whole text.
+    """Return rows to fit on and rows that are held out: every so manieth, so that both are of the whole text.
 
     Returns:
         Both, [rows, row_tokens] each.
@@ -84,7 +84,7 @@ def split(rows: Tensor, max_held_out: int) -> tuple[Tensor, Tensor]:
 
 
 def _pieces(path: Path) -> Iterator[str]:
-    """A file's text, a few lines at a time, line ends as they are."""
+    """Return a file's text, a few lines at a time, line ends as they are."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             piece: list[str] = []

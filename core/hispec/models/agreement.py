@@ -153,7 +153,7 @@ class _Segments:
         self.scale(at, 2.0 ** _root(excess, log2(self._scales[at])))
 
     def agreements(self, texts: Sequence[Tensor]) -> list[float]:
-        """For each exit, the share of positions at which it and the last layer have the same most probable token."""
+        """Return for each exit the share of positions at which it and the last layer have the same argmax."""
         same: list[list[Tensor]] = [[] for _ in self._branches]
         for text in texts:
             hidden, begin, best = self._stack.embed(text.tolist()), 0, []
@@ -201,7 +201,7 @@ class _Copies:
         _root(excess, -1.0, CLOSE_COPY)
 
     def agreement(self, quantization: Quantization, texts: Sequence[Tensor]) -> float:
-        """The share of positions at which a copy and the full weights have the same most probable token."""
+        """Return the share of positions at which a copy and the full weights have the same most probable token."""
         begun = [self._stack.embed(text.tolist()) for text in texts]
         own = [_argmax(self._stack, self._stack.run(states, 0, self._stack.num_layers, 0)) for states in begun]
         states = begun
@@ -236,12 +236,12 @@ def _pieces(part: Tensor) -> Iterable[Tensor]:
 
 
 def _argmax(stack: LayerStack, hidden: Tensor) -> Tensor:
-    """The most probable token of each row."""
+    """Return the most probable token of each row."""
     return torch.cat([stack.head(hidden[at : at + CHUNK]).argmax(-1) for at in range(0, len(hidden), CHUNK)])
 
 
 def _root(excess: Callable[[float], float], start: float, close: float = CLOSE) -> float:
-    """Where a falling function is about 0: steps that double until its sign changes, then interpolation."""
+    """Return where a falling function is about 0: steps that double until its sign changes, then interpolation."""
     at, step = start, 0.25
     below: tuple[float, float] | None = None
     beyond: tuple[float, float] | None = None
@@ -281,7 +281,7 @@ def _head_of(parts: Mapping[str, Tensor]) -> Tensor:
 
 
 def _texts(count: int, length: int, vocab_size: int) -> list[Tensor]:
-    """Texts of random words, distributed as such a model writes them: [length] each."""
+    """Return texts of random words, distributed as such a model writes them: [length] each."""
     rng = torch.Generator().manual_seed(0)
     weights = (1 + torch.arange(vocab_size) / FREQUENT) ** -2
     return list(torch.multinomial(weights, count * length, replacement=True, generator=rng).view(count, length))

@@ -92,6 +92,6 @@ class KVCache:
         return keys[:, :, : self.end], values[:, :, : self.end]
 
     def read(self, layer_idx: int, end: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of positions 0..end-1 of one layer, each [heads, end, head size]."""
+        """Return keys and values of positions 0..end-1 of one layer, each [heads, end, head size]."""
         keys, values = self.layers[layer_idx][:, 0, :, :end]
         return keys, values

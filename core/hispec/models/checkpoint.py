@@ -66,7 +66,7 @@ class Checkpoint:
 
     @cached_property
     def _place(self) -> tuple[str, str | None]:
-        """The folder or hub id, and the GGUF file in it that holds the model.
+        """Return the folder or hub id, and the GGUF file in it that holds the model.
 
         The file is None for a checkpoint in safetensors, and for a folder with several.
         """
@@ -84,27 +84,28 @@ class Checkpoint:
 
     @property
     def model(self) -> str:
-        """What the loading libraries call it: a folder or a hub id."""
+        """Return what the loading libraries call it: a folder or a hub id."""
         return self._place[0]
 
     @property
     def gguf_file(self) -> str | None:
-        """The name of the GGUF file that holds it, None for a checkpoint in safetensors."""
+        """Return the name of the GGUF file that holds it, None for a checkpoint in safetensors."""
         return self._place[1]
 
     @property
     def config_file(self) -> str:
-        """The name of the file that holds its configuration."""
+        """Return the name of the file that holds its configuration."""
         return self.gguf_file or CONFIG
 
     @property
     def shown(self) -> str:
-        """What errors call it."""
+        """Return what errors call it."""
         return self.model if self.gguf_file is None else self.name
 
     @cached_property
     def header(self) -> gguf.Header | None:
-        """What its GGUF file says of itself, None for a checkpoint in safetensors; of a hub, the header is fetched.
+        """Return what its GGUF file says of itself, None for a checkpoint in safetensors; of a hub, the header is
+        fetched.
 
         Raises:
             UsageError: no such file, or one of several.
@@ -121,12 +122,12 @@ class Checkpoint:
 
     @property
     def _file_here(self) -> Path | None:
-        """Its GGUF file, None where it is not on this machine."""
+        """Return its GGUF file, None where it is not on this machine."""
         return None if self.gguf_file is None else self.here(self.gguf_file)
 
     @property
     def _header_file(self) -> Path | None:
-        """Its GGUF file, or as much of it as has been fetched: its header; None for a checkpoint in safetensors.
+        """Return its GGUF file, or as much of it as has been fetched: its header; None for a checkpoint in safetensors.
 
         Errors as `header`.
         """
@@ -140,7 +141,7 @@ class Checkpoint:
 
     @property
     def header_here(self) -> gguf.Header | None:
-        """What its GGUF file says of itself, None where its header is not on this machine, or cannot be read."""
+        """Return what its GGUF file says of itself, None where its header is not on this machine, or cannot be read."""
         try:
             path = self._file_here or gguf_hub.fetched.get((self.model, self.gguf_file, self.revision))
             return None if path is None else self._read_header(path)
@@ -149,7 +150,7 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> "ModelConfig":
-        """Its configuration.
+        """Return its configuration.
 
         Raises:
             UsageError: no such folder, or an architecture that cannot be decoded hierarchically.
@@ -228,41 +229,41 @@ class Checkpoint:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is on this machine: a folder, or a configuration alone."""
+        """Return whether it is on this machine: a folder, or a configuration alone."""
         return self.shipped is not None or Path(self.model).exists()
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether the vocabulary of a tokenizer is on this machine."""
+        """Return whether the vocabulary of a tokenizer is on this machine."""
         if self.gguf_file is not None:
             return self.header_here is not None
         return any(map(self.here, ("tokenizer.json", *VOCABULARIES)))
 
     @property
     def looks_local(self) -> bool:
-        """Whether its name is that of a folder rather than of a repository."""
+        """Return whether its name is that of a folder rather than of a repository."""
         file = self.gguf_file is not None and not self.name.endswith(f":{self.gguf_file}")
         return file or Path(self.model).exists() or self.model.startswith((".", "/", "~")) or self.model.count("/") > 1
 
     @cached_property
     def shipped(self) -> Path | None:
-        """The configuration that ships for it, where it is all that there is of it."""
+        """Return the configuration that ships for it, where it is all that there is of it."""
         return self.shipped_config if self.dummy else None
 
     @property
     def shipped_config(self) -> Path | None:
-        """The configuration that ships for a hub id, None where there is none."""
+        """Return the configuration that ships for a hub id, None where there is none."""
         path = SHIPPED_CONFIGS / f"{self.model.replace('/', '--')}.json"
         return path if self.model.count("/") == 1 and path.is_file() else None
 
     @property
     def commit(self) -> str | None:
-        """What its revision stands for; a folder's own revision. Errors as `hf_hub_download`."""
+        """Return what its revision stands for; a folder's own revision. Errors as `hf_hub_download`."""
         return self.revision if self.is_local else _commit(self.model, self.revision, self.gguf_file)
 
     @property
     def commit_here(self) -> str | None:
-        """The commit of a hub model as it lies in the cache; None for a folder."""
+        """Return the commit of a hub model as it lies in the cache; None for a folder."""
         path = None if Path(self.model).exists() else self._cached(self.gguf_file or CONFIG, self.revision)
         return _commit_in(path) if isinstance(path, Path) else None
 
@@ -418,7 +419,7 @@ class Checkpoint:
 
     @property
     def depth(self) -> int | None:
-        """The number of layers, None where the configuration does not say it or is not on this machine (yet)."""
+        """Return the number of layers, None where the configuration does not say it or is not on this machine (yet)."""
         depth = (self.read_here(CONFIG) or {}).get("num_hidden_layers")
         return depth if isinstance(depth, int) else None
 

@@ -123,17 +123,17 @@ class ModelConfig:
 
     @property
     def qk_norm(self) -> bool:
-        """Whether queries and keys are normalised, head by head."""
+        """Return whether queries and keys are normalised, head by head."""
         return self.family in FAMILIES and FAMILIES[self.family].qk_norm
 
     @property
     def quantized(self) -> bool:
-        """Whether the checkpoint's matrices are not plain numbers."""
+        """Return whether the checkpoint's matrices are not plain numbers."""
         return self.quantization is not None
 
     @property
     def why_not_fused(self) -> str | None:
-        """What keeps the model from the fused stack, None where nothing does."""
+        """Return what keeps the model from the fused stack, None where nothing does."""
         if self.family not in FAMILIES:
             return f"it is a {self.family!r} model"
         if self.quantized:
@@ -144,7 +144,7 @@ class ModelConfig:
 
     @property
     def stored_bits(self) -> float | None:
-        """Bits of a quantized checkpoint's weights; None for plain ones and for methods that are not known."""
+        """Return bits of a quantized checkpoint's weights; None for plain ones and for methods that are not known."""
         config = self.quantization
         if not isinstance(config, Mapping):
             return None
@@ -184,13 +184,13 @@ class ModelConfig:
 
     @property
     def layer_matrices(self) -> int:
-        """Weights of all layers' linear maps: queries, keys, values, output, and gate, up and down of the MLP."""
+        """Return weights of all layers' linear maps: queries, keys, values, output, and gate, up and down of the MLP."""
         attention = 2 * self.hidden_size * (self.num_heads + self.num_kv_heads) * self.head_size
         return self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
 
     @property
     def layer_shapes(self) -> tuple[tuple[int, int], ...]:
-        """(inputs, outputs) of a layer's matrices as the fused stack has them: projections, output, gate and up, down."""
+        """Return (inputs, outputs) of a layer's matrices as the fused stack has them: projections, output, gate and up, down."""
         projected = (self.num_heads + 2 * self.num_kv_heads) * self.head_size
         return (
             (self.hidden_size, projected),
@@ -201,12 +201,12 @@ class ModelConfig:
 
     @property
     def largest_matrix(self) -> int:
-        """Numbers of a layer's largest matrix as the fused stack has it: gate and up of the MLP in one."""
+        """Return numbers of a layer's largest matrix as the fused stack has it: gate and up of the MLP in one."""
         return 2 * self.hidden_size * self.intermediate_size
 
     @property
     def layer_vectors(self) -> int:
-        """Norms and biases of all layers."""
+        """Return norms and biases of all layers."""
         norms = 2 * self.hidden_size + 2 * self.head_size * self.qk_norm
         projected = (self.num_heads + 2 * self.num_kv_heads) * self.head_size
         attention = projected * self.qkv_bias + self.hidden_size * self.output_bias
@@ -214,12 +214,12 @@ class ModelConfig:
 
     @property
     def tables(self) -> int:
-        """The embedding, the head where it is another matrix, and the final norm."""
+        """Return the embedding, the head where it is another matrix, and the final norm."""
         return (1 if self.tied else 2) * self.vocab_size * self.hidden_size + self.hidden_size
 
     @property
     def parameters(self) -> int:
-        """All of them."""
+        """Return all of them."""
         return self.layer_matrices + self.layer_vectors + self.tables
 
     def weights(self, dtype: str, bits: float | None = None) -> int:
@@ -259,12 +259,12 @@ def check_rotary(rope_type: str, name: str) -> None:
 
 
 def rope_type_of(config: Any) -> str:
-    """The kind of rotary embedding of a `transformers` configuration."""
+    """Return the kind of rotary embedding of a `transformers` configuration."""
     return str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
 
 
 def as_ids(value: int | Sequence[int] | None) -> frozenset[int]:
-    """What configurations call `eos_token_id`: one id, several or none."""
+    """Return what configurations call `eos_token_id`: one id, several or none."""
     return frozenset(() if value is None else (value,) if isinstance(value, int) else value)
 
 

@@ -69,7 +69,7 @@ def _check_disk(size: int) -> None:
 
 
 def _counting_bar(count: Callable[[int], None]) -> type[Any]:
-    """The hub client's progress bar for one file, which also says how many bytes are here, shown or not."""
+    """Return the hub client's progress bar for one file, which also says how many bytes are here, shown or not."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bar(tqdm):

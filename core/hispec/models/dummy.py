@@ -29,7 +29,7 @@ SHARPNESS = 2.0
 def build_dummy(
     config: ModelConfig, dtype: torch.dtype, device: torch.device, name: str, original: Callable[[], Any] | None
 ) -> tuple[LayerStack, dict[str, Tensor]]:
-    """A stack whose weights are allocated on the device and filled there.
+    """Return a stack whose weights are allocated on the device and filled there.
 
     Args:
         config: the shape.
@@ -55,7 +55,7 @@ def build_dummy(
 
 
 def modules_on(stack: FusedStack, original: Any) -> Any:
-    """A model of `transformers` whose parameters are the weights of a stack: nothing is held twice.
+    """Return a model of `transformers` whose parameters are the weights of a stack: nothing is held twice.
 
     Args:
         stack: whose weights they are.
@@ -93,7 +93,8 @@ def fill(parts: Mapping[str, Tensor], seed: int = 0) -> None:
 
 
 def dummy_tokenizer(vocab_size: int) -> "PreTrainedTokenizerBase":
-    """A tokenizer for ids without meaning: text becomes its UTF-8 bytes; an id above them is written as its number.
+    """Return a tokenizer for ids without meaning: text becomes its UTF-8 bytes; an id above them is written as its
+    number.
 
     Raises:
         UsageError: a vocabulary that has no room for the bytes.

@@ -26,19 +26,19 @@ class Explained(Protocol):
 
     @property
     def model(self) -> str:
-        """What the loading libraries call it."""
+        """Return what the loading libraries call it."""
 
     @property
     def revision(self) -> str | None:
-        """Of a hub id."""
+        """Return the revision of a hub id."""
 
     @property
     def looks_local(self) -> bool:
-        """Whether its name is that of a folder."""
+        """Return whether its name is that of a folder."""
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether the vocabulary of a tokenizer is on this machine."""
+        """Return whether the vocabulary of a tokenizer is on this machine."""
 
     def read_here(self, name: str) -> Mapping[str, Any] | None:
         """Return the object in a file on this machine."""
@@ -106,7 +106,7 @@ def explain(error: Exception, checkpoint: Explained) -> HispecError:
 
 
 def _unknown(checkpoint: Explained) -> HispecError | None:
-    """The refusal of a model whose architecture `transformers` does not know as a language model; else None."""
+    """Return the refusal of a model whose architecture `transformers` does not know as a language model; else None."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     config, model = checkpoint.read_here("config.json"), checkpoint.model
@@ -129,7 +129,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _refused_by_hub(error: Exception, checkpoint: Explained) -> HispecError | None:
-    """The hub's own no."""
+    """Return the hub's own no."""
     model = checkpoint.model
     if isinstance(error, GatedRepoError):
         return UnavailableError(

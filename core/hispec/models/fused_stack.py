@@ -94,7 +94,7 @@ class FusedStack:
 
     @property
     def cache(self) -> KVCache:
-        """The KV cache, which may be another stack's too."""
+        """Return the KV cache, which may be another stack's too."""
         return self._shared.cache
 
     @cache.setter
@@ -103,16 +103,19 @@ class FusedStack:
 
     @property
     def quantization(self) -> Quantization | None:
-        """The format of the matrices; None for plain numbers."""
+        """Return the format of the matrices; None for plain numbers."""
         return self._weights.quantization
 
     @property
     def quantized_bytes(self) -> int:
-        """Bytes of the quantized matrices; 0 where none are."""
+        """Return bytes of the quantized matrices; 0 where none are."""
         return self._weights.nbytes
 
     def quantized(self, quantization: Quantization, layers: int | None = None) -> "FusedStack":
-        """See `LayerStack.quantized`. The copy shares embedding, norms, biases and all tables.
+        """Return a stack that reads quantized copies of the first layers' weights and the head's, and shares the
+        cache.
+
+        See `LayerStack.quantized`. The copy shares embedding, norms, biases and all tables.
 
         Its matrices are made one after the other; one is multiplied by its full weights where a pass has so many rows
         that they are the faster. Its head is the whole model's.
@@ -131,11 +134,13 @@ class FusedStack:
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """The weights by their names in a checkpoint: views, or copies of what was packed."""
+        """Return the weights by their names in a checkpoint: views, or copies of what was packed."""
         return self._weights.dense()
 
     def prepare(self, width: Width) -> None:
-        """See `LayerStack.prepare`; weights are packed for the processor, too.
+        """Make a loaded model ready to run, with passes of some width.
+
+        See `LayerStack.prepare`. Weights are packed for the processor, too.
 
         A stack beside another has nothing to prepare: what it computes is owed to nobody.
         """
@@ -162,7 +167,10 @@ class FusedStack:
         self.rows = before.rows
 
     def reserve(self, positions: int) -> None:
-        """See `LayerStack.reserve`; also tabulates the rotary embeddings, of padding too, and the masks."""
+        """Make room in the KV cache for `positions` tokens.
+
+        See `LayerStack.reserve`. Also tabulates the rotary embeddings, of padding too, and the masks.
+        """
         if self.origin is not None:
             self.origin.reserve(positions)
             return
@@ -179,15 +187,15 @@ class FusedStack:
         shared.cos, shared.sin, shared.masks, shared.tabulated = cos, sin, masks, places
 
     def clear(self) -> None:
-        """See `LayerStack.clear`."""
+        """Zero the KV cache, which may hold what is not a number; see `LayerStack.clear`."""
         self.cache.clear()
 
     def embed(self, token_ids: list[int]) -> Tensor:
-        """See `LayerStack.embed`."""
+        """Return token ids -> hidden states [n, hidden]; see `LayerStack.embed`."""
         return F.embedding(torch.tensor(token_ids, device=self.device), self._weights.embedding)
 
     def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int, *, prompt: bool = False) -> Tensor:
-        """See `LayerStack.run`."""
+        """Run rows [n, hidden] at `position`; see `LayerStack.run`."""
         done, at = [], 0
         for rows, padded in self.rows.passes(len(hidden), position, prompt=prompt):
             done.append(self._pass(hidden[at : at + rows], padded, start_layer, end_layer, position + at))
@@ -195,7 +203,7 @@ class FusedStack:
         return done[0] if len(done) == 1 else torch.cat(done)
 
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
-        """See `LayerStack.head`."""
+        """Return the logits of the final norm and the LM head; see `LayerStack.head`."""
         if reduced is not None:  # never the target's: no padding is owed
             return reduced.linear(self._buffers_for(len(hidden)).norm(hidden, self._weights.norm))
         return in_passes(self.rows, self._whole_head, hidden)
@@ -204,7 +212,7 @@ class FusedStack:
         return self._weights.head(self._buffers_for(len(hidden)).norm(hidden, self._weights.norm))
 
     def reduce_head(self, ids: Tensor) -> ReducedHead:
-        """See `LayerStack.reduce_head`."""
+        """Return a head of the words `ids` only, ascending [vocab]; see `LayerStack.reduce_head`."""
         ids = ids.to(self.device)
         with torch.inference_mode(False):
             return ReducedHead(ids, self._weights.head.select(ids))
@@ -238,7 +246,10 @@ class FusedStack:
     def write_run(
         self, token: Tensor, end_layer: int, position: int, count: int, read: ArgmaxHead
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `LayerStack.write_run`."""
+        """Run a token through layers 0..end_layer-1, then the token read from it, and so on.
+
+        See `LayerStack.write_run`.
+        """
         return write_stepwise(self, token, end_layer, position, count, read)
 
     def _run_layers(
@@ -396,7 +407,7 @@ class Buffers:
             self._scale_column = self._scale[:, None]
 
     def norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """RMS norm of [n, hidden]; the result is overwritten by the next."""
+        """Return the RMS norm of [n, hidden]; the result is overwritten by the next."""
         if not self._plain:
             return F.rms_norm(hidden, weight.shape, weight, self._eps)
         # On a CPU `F.rms_norm` is a chain of small calls, none of which keeps its memory: this takes half the time, which
@@ -406,11 +417,13 @@ class Buffers:
         return torch.mul(hidden, self._scale_column, out=self._normed).mul_(weight)
 
     def grouped_queries(self) -> Tensor:
-        """Queries with all that read the same keys as rows of one head, row by row: [1, kv heads, n * group, size]."""
+        """Return queries with all that read the same keys as rows of one head, row by row: [1, kv heads, n * group,
+        size].
+        """
         return self._by_group.reshape(1, self._kv_heads, self._rows * self._group, self._size)
 
     def ungroup(self, attended: Tensor) -> Tensor:
-        """The same of what they attended to -> [n, heads * size]."""
+        """Return the same of what they attended to -> [n, heads * size]."""
         by_row = attended.view(self._kv_heads, self._rows, self._group, self._size).transpose(0, 1)
         return by_row.reshape(self._rows, -1)
 
@@ -429,7 +442,7 @@ def without_cudnn(device: torch.device) -> Iterator[None]:
 
 
 def _causal_bias(rows: int, position: int, width: int, group: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """0 where row i, at position + i, may look, -inf beyond; [rows * group, width], each row `group` times.
+    """Return 0 where row i, at position + i, may look, else -inf; [rows * group, width], each row `group` times.
 
     Columns c.. of it are the same for rows at position - c.., which makes one table serve every position.
     """

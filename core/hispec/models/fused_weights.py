@@ -100,7 +100,7 @@ class FusedWeights:
 
     @property
     def packed(self) -> bool:
-        """Whether oneDNN multiplies."""
+        """Return whether oneDNN multiplies."""
         return isinstance(self.head if self._has_tables else self.layers[0].qkv, PackedLinear)
 
     def pack(self) -> None:
@@ -141,12 +141,12 @@ class FusedWeights:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the quantized matrices; 0 where none are."""
+        """Return bytes of the quantized matrices; 0 where none are."""
         return sum(matrix.nbytes for matrix in self._quantized())
 
     @property
     def narrow(self) -> int:
-        """The most rows that all quantized matrices multiply themselves, at most `WIDEST`."""
+        """Return the most rows that all quantized matrices multiply themselves, at most `WIDEST`."""
         return min((matrix.narrow for matrix in self._quantized() if matrix.wide is not None), default=WIDEST)
 
     def _quantized(self) -> list[QuantizedLinear]:
@@ -238,7 +238,7 @@ class FusedWeights:
         return sorted(name for name, part in self.parts.items() if shapes.get(name) != tuple(part.shape))
 
     def _groups(self) -> Iterator[list[str]]:
-        """Names of `parts`, layer by layer, the large tables one by one."""
+        """Return names of `parts`, layer by layer, the large tables one by one."""
         for _, names in groupby(self.parts, key=lambda name: name.split(".")[:3]):
             yield list(names)
 
@@ -273,7 +273,7 @@ class FusedWeights:
         return Linear(self._matrix(columns, rows), self._vector(biases) if biased else None)
 
     def _matrix(self, columns: int, rows: dict[str, int]) -> Tensor:
-        """Some [rows, columns] matrices of the checkpoint side by side, as one [columns, all rows]."""
+        """Return some [rows, columns] matrices of the checkpoint side by side, as one [columns, all rows]."""
         matrix = right_factor(columns, sum(rows.values()), self._dtype, self._device, packed=self._packs)
         self._split(matrix.t(), rows)
         return matrix
@@ -284,7 +284,7 @@ class FusedWeights:
         return vector
 
     def _head_norms(self, attention: str) -> Tensor:
-        """The norm of query heads and that of key heads, repeated for each of them."""
+        """Return the norm of query heads and that of key heads, repeated for each of them."""
         config = self._config
         norms = torch.empty(2, config.head_size, dtype=self._dtype, device=self._device)
         self.parts[attention + "q_norm.weight"], self.parts[attention + "k_norm.weight"] = norms

@@ -101,17 +101,17 @@ class Header:
 
     @property
     def architecture(self) -> str:
-        """What llama.cpp calls the kind of model."""
+        """Return what llama.cpp calls the kind of model."""
         return str(self.metadata.get("general.architecture", ""))
 
     @property
     def end(self) -> int:
-        """Bytes that the file must have."""
+        """Return bytes that the file must have."""
         return max((held.start + held.size for held in self.tensors.values()), default=0)
 
     @property
     def kinds(self) -> dict[str, int]:
-        """How many tensors there are of each type, by its name, the most frequent first."""
+        """Return how many tensors there are of each type, by its name, the most frequent first."""
         from gguf import GGMLQuantizationType
 
         names = [GGMLQuantizationType(held.kind).name for held in self.tensors.values()]
@@ -119,12 +119,12 @@ class Header:
 
     @property
     def in_blocks(self) -> bool:
-        """Whether any tensor is held in blocks of few bits."""
+        """Return whether any tensor is held in blocks of few bits."""
         return any(held.kind not in PLAIN for held in self.tensors.values())
 
     @property
     def dtype(self) -> str:
-        """What the tensors are read as, as safetensors calls it: that of the matrices, float32 for blocks."""
+        """Return what the tensors are read as, as safetensors calls it: that of the matrices, float32 for blocks."""
         kinds = {PLAIN.get(held.kind, FLOAT32) for held in self.tensors.values() if len(held.shape) > 1}
         return FLOAT32 if self.in_blocks else next((kind for kind in ("BF16", "F16") if kind in kinds), FLOAT32)
 
@@ -479,22 +479,25 @@ class GgufTensors(Tensors):
 
     @cached_property
     def _own_names(self) -> dict[str, str]:
-        """The names in the file, by those in a checkpoint."""
+        """Return the names in the file, by those in a checkpoint."""
         known = self.header.architecture in ARCHITECTURES
         return {name_in_checkpoint(name) if known else name: name for name in self.header.tensors}
 
     @property
     def download(self) -> int:
-        """See `Tensors`."""
+        """Return bytes of the tensors that are not on this machine yet; see `Tensors`."""
         return self.header.end if None in {one.file for one in self.stored.values()} else 0
 
     @property
     def dtype(self) -> str:
-        """See `Tensors`: that of the matrices, float32 for blocks."""
+        """Return the dtype of the first tensor of plain numbers, which `transformers` computes with.
+
+        See `Tensors`. That of the matrices, float32 for blocks.
+        """
         return STORED[self.header.dtype]
 
     def read(self, names: Iterable[str]) -> "Iterator[tuple[str, Tensor]]":
-        """See `Tensors`; blocks are dequantized to float32."""
+        """Yield some tensors, each valid only until the next; see `Tensors`. Blocks are dequantized to float32."""
         import torch
 
         for name in names:
@@ -506,17 +509,20 @@ class GgufTensors(Tensors):
             yield name, torch.from_numpy(numbers)
 
     def first(self, name: str) -> "Tensor":
-        """See `Tensors`."""
+        """Return the first row of a matrix, or a whole vector; see `Tensors`."""
         ((_, tensor),) = self.read([name])
         return tensor[:1] if tensor.dim() > 1 else tensor
 
     def size(self, name: str) -> int:
-        """See `Tensors`."""
+        """Return the bytes that a tensor takes in its file; see `Tensors`."""
         return self.header.tensors[self._own_names[name]].size
 
     @cached_property
     def on_grid(self) -> frozenset[str]:
-        """See `Tensors`: matrices in types of `CODES`, where those that are multiplied with them as one are too."""
+        """Return the names of tensors that 4-bit weights can hold with the codes that they have in their file.
+
+        See `Tensors`. Matrices in types of `CODES`, where those that are multiplied with them as one are too.
+        """
         fits: dict[str, list[bool]] = {}
         matrices = [name for name, one in self.stored.items() if len(one.shape) == 2 and ".layers." in name]
         for name in matrices:
@@ -525,17 +531,17 @@ class GgufTensors(Tensors):
 
     @property
     def kinds_on_grid(self) -> list[str]:
-        """See `Tensors`."""
+        """Return what the format calls the types of these; see `Tensors`."""
         from gguf import GGMLQuantizationType
 
         kinds = {self.header.tensors[self._own_names[name]].kind for name in self.on_grid}
         return sorted(GGMLQuantizationType(kind).name for kind in kinds)
 
     def grid(self, name: str) -> "tuple[Tensor, Tensor, Tensor]":
-        """See `Tensors`.
+        """Return one of `on_grid` as what `Int4Linear` is made of.
 
-        The package knows where each type has its scales and its codes: weights are dequantized once as they are, and once
-        each with all codes the lowest and the highest, which gives the grid.
+        See `Tensors`. The package knows where each type has its scales and its codes: weights are dequantized once as
+        they are, and once         each with all codes the lowest and the highest, which gives the grid.
         """
         import numpy as np
         import torch
@@ -557,7 +563,7 @@ class GgufTensors(Tensors):
         return first, second, third
 
     def are_equal(self, one: str, other: str) -> bool:
-        """See `Tensors`."""
+        """Return whether two tensors have the same shape and values; see `Tensors`."""
         first, second = (self.header.tensors[self._own_names[name]] for name in (one, other))
         path = self.stored[one].file
         if first.shape != second.shape or path is None:

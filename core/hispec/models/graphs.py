@@ -77,22 +77,24 @@ class GraphedStack(FusedStack):
 
     @property
     def _recorded(self) -> dict[Hashable, Work | None]:
-        """By whose they are and what they do; None for what was done once and not recorded."""
+        """Return the recordings by their stack and key; None for work that was done once and not recorded."""
         return self._shared.recorded
 
     @classmethod
     def of(cls, stack: FusedStack, record: Recorder | None = None) -> "GraphedStack":
-        """The same weights in fixed shapes; `stack` should not be used any more."""
+        """Return the same weights in fixed shapes; `stack` should not be used any more."""
         return cls(stack.config, stack._weights, stack.name, record)
 
     def _beside(self, weights: FusedWeights, name: str) -> FusedStack:
         return GraphedStack(self.config, weights, name, self._record, self)
 
     def reserve(self, positions: int) -> None:
-        """See `LayerStack.reserve`; there is room for the rows that pad the last span, too.
+        """Make room in the KV cache for `positions` tokens.
 
-        Recordings go before anything grows: should memory run out half-way, none is left that replays into memory that
-        is no more.
+        See `LayerStack.reserve`. There is room for the rows that pad the last span, too.
+
+        Recordings go before anything grows: should memory run out half-way, none is left that replays into memory
+        that is no more.
         """
         if self.origin is not None:
             self.origin.reserve(positions)
@@ -103,13 +105,13 @@ class GraphedStack(FusedStack):
         super().reserve(positions)
 
     def _tabulate(self, places: int) -> None:
-        """See `FusedStack._tabulate`; also numbers the columns of the masks."""
+        """Make the tables of so many positions; see `FusedStack._tabulate`. Also numbers the columns of the masks."""
         columns = torch.arange(places, device=self.device)
         super()._tabulate(places)
         self._shared.columns = columns
 
     def embed(self, token_ids: list[int]) -> Tensor:
-        """See `LayerStack.embed`; without waiting for the device."""
+        """Return token ids -> hidden states [n, hidden]; see `LayerStack.embed`. Without waiting for the device."""
         if self.device.type != "cuda":
             return super().embed(token_ids)
         ids = torch.tensor(token_ids, pin_memory=True).to(self.device, non_blocking=True)
@@ -117,7 +119,10 @@ class GraphedStack(FusedStack):
         return embedded
 
     def prepare(self, width: Width) -> None:
-        """See `LayerStack.prepare`; nothing is recorded meanwhile."""
+        """Make a loaded model ready to run, with passes of some width.
+
+        See `LayerStack.prepare`. Nothing is recorded meanwhile.
+        """
         if self.origin is not None:
             return
         record, self._record = self._record, None
@@ -129,7 +134,10 @@ class GraphedStack(FusedStack):
             self._record = record
 
     def _pass(self, hidden: Tensor, padded: int, start_layer: int, end_layer: int, position: int) -> Tensor:
-        """See `FusedStack`; in several parts where the length that attention looks at grows."""
+        """Run rows [n, hidden] through layers in one pass of `padded` rows.
+
+        See `FusedStack`. In several parts where the length that attention looks at grows.
+        """
         width = next((width for width in WIDTHS if width >= padded), None)
         if width is None or not self._fixed:
             return super()._pass(hidden, padded, start_layer, end_layer, position)
@@ -150,7 +158,10 @@ class GraphedStack(FusedStack):
     def write_run(
         self, token: Tensor, end_layer: int, position: int, count: int, read: ArgmaxHead
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `LayerStack.write_run`; without waiting for any token."""
+        """Run a token through layers 0..end_layer-1, then the token read from it, and so on.
+
+        See `LayerStack.write_run`. Without waiting for any token.
+        """
         self._token.copy_(token)
         torch.add(self._offsets, position, out=self._positions)
         parts, begin = [], 0
@@ -203,7 +214,7 @@ class GraphedStack(FusedStack):
         return torch.zeros(*shape, dtype=self.dtype, device=self.device)
 
     def _length(self, end: int) -> int:
-        """The shortest length that reaches as far as `end`."""
+        """Return the shortest length that reaches as far as `end`."""
         return max(SHORTEST, _power_of_two(end))
 
     def _do(self, key: Hashable, work: Work) -> None:
@@ -225,7 +236,7 @@ class GraphedStack(FusedStack):
             replay()
 
     def _try_to_record(self, record: Recorder, work: Work) -> Work:
-        """What replays some work; the work itself, once and for all, where it cannot be recorded."""
+        """Return what replays some work; the work itself, once and for all, where it cannot be recorded."""
         try:
             return record(work)
         except Exception as error:
@@ -273,7 +284,7 @@ class CudaRecorder:
 
 
 def with_graphs(stack: LayerStack, graphs: str) -> LayerStack:
-    """A stack that has run nothing yet, or the same in fixed shapes.
+    """Return a stack that has run nothing yet, or the same in fixed shapes.
 
     Args:
         stack: any.

@@ -61,21 +61,21 @@ class PackedLinear(Linear):
         self._multiply_add: Any = torch.ops.mkldnn._linear_pointwise.binary
 
     def __call__(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
-        """See `Linear`."""
+        """Multiply [n, in] -> [n, out], into `out` if given; see `Linear`."""
         product: Tensor = self._multiply(rows, self._packed, self.bias, "none", [], "")
         return product if out is None else out.copy_(product)
 
     def add_to(self, hidden: Tensor, rows: Tensor) -> None:
-        """See `Linear`."""
+        """Add the product [n, out] to `hidden`, in place; see `Linear`."""
         hidden.copy_(self._multiply_add(rows, hidden, self._packed, self.bias, "add"))
 
     def dense(self) -> Tensor:
-        """See `Linear`; a copy."""
+        """Return the matrix, [in, out]; see `Linear`. A copy."""
         dense: Tensor = self._packed.to_dense()
         return dense.t()
 
     def select(self, outputs: Tensor) -> Linear:
-        """See `Linear`."""
+        """Return a copy of some columns, in the order of their numbers [n], held in the same way; see `Linear`."""
         return PackedLinear(super().select(outputs))
 
 
@@ -84,7 +84,7 @@ TYPICAL_ROWS = 8
 
 
 def packs(dtype: torch.dtype, device: torch.device, largest: int) -> bool:
-    """Whether oneDNN is to multiply packed weights.
+    """Return whether oneDNN is to multiply packed weights.
 
     Args:
         dtype: of the weights.
@@ -109,7 +109,7 @@ def packs(dtype: torch.dtype, device: torch.device, largest: int) -> bool:
 
 
 def right_factor(rows: int, columns: int, dtype: torch.dtype, device: torch.device, *, packed: bool = False) -> Tensor:
-    """An empty [rows, columns] matrix, laid out as multiplications with few rows on its left are fastest.
+    """Return an empty [rows, columns] matrix, laid out as multiplications with few rows on its left are fastest.
 
     In float32 on a CPU it is itself contiguous: one or two rows take three quarters of the time, while in bfloat16 they
     would take four times as long (docs/performance.md). Elsewhere, and where oneDNN will pack it, its transpose is, as

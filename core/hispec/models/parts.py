@@ -78,7 +78,7 @@ def check_architecture(config: Any, name: str) -> None:
 
 
 def not_in_spans(family: str, name: str, reason: str) -> UsageError:
-    """The refusal of an architecture, by its name and the model's."""
+    """Return the refusal of an architecture, by its name and the model's."""
     return UsageError(
         f"{name} is a {family!r} model, whose layers cannot be run in spans here: it has {reason}",
         f"choose a model of one of these families: {', '.join(FAMILIES)}, or another built like them",

@@ -71,7 +71,7 @@ class Placement:
 
     @property
     def special(self) -> str | None:
-        """What of it only the modules of `transformers` can do, None where there is nothing."""
+        """Return what of it only the modules of `transformers` can do, None where there is nothing."""
         if self.tensor_parallel:
             return "its matrices are shared among processes"
         if self.spread:
@@ -81,7 +81,7 @@ class Placement:
 
     @property
     def fused_quantization(self) -> Quantization | None:
-        """The format of weights that the fused stack quantizes, None for plain ones."""
+        """Return the format of weights that the fused stack quantizes, None for plain ones."""
         return next((known for known in get_args(Quantization) if known == self.quantization), None)
 
     def dtype_for(self, config: ModelConfig) -> str:
@@ -296,7 +296,7 @@ def _device_of(key: int | str) -> torch.device:
 
 
 def _memory_of_devices(limits: Mapping[int | str, int]) -> dict[int | str, int]:
-    """Bytes that may be used, by device: GPUs in order, the CPU last."""
+    """Return bytes that may be used, by device: GPUs in order, the CPU last."""
     from accelerate.utils import get_max_memory
 
     free: dict[int | str, int] = get_max_memory()

@@ -58,13 +58,13 @@ class QuantizedLinear(Linear):
         self.narrow = 0
 
     def __call__(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
-        """See `Linear`."""
+        """Multiply [n, in] -> [n, out], into `out` if given; see `Linear`."""
         if self.wide is not None and len(rows) > self.narrow:
             return self.wide(rows, out)
         return self._multiply(rows, out)
 
     def add_to(self, hidden: Tensor, rows: Tensor) -> None:
-        """See `Linear`."""
+        """Add the product [n, out] to `hidden`, in place; see `Linear`."""
         if self.wide is not None and len(rows) > self.narrow:
             self.wide.add_to(hidden, rows)
         else:
@@ -73,7 +73,7 @@ class QuantizedLinear(Linear):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes that the quantized weights take."""
+        """Return bytes that the quantized weights take."""
 
     @abstractmethod
     def _multiply(self, rows: Tensor, out: Tensor | None) -> Tensor:
@@ -192,23 +192,26 @@ class Int8Linear(QuantizedLinear):
 
     @property
     def nbytes(self) -> int:
-        """See `QuantizedLinear`."""
+        """Return bytes that the quantized weights take; see `QuantizedLinear`."""
         held = packed_inputs(self.inputs) if self.kernel == "fbgemm" else self.inputs
         return self.outputs * (held + self._scales.element_size())
 
     def add_to(self, hidden: Tensor, rows: Tensor) -> None:
-        """See `Linear`."""
+        """Add the product [n, out] to `hidden`, in place; see `Linear`."""
         if self.wide is not None or self.bias is not None:
             super().add_to(hidden, rows)
         else:
             hidden.addcmul_(*self._product(rows))
 
     def dense(self) -> Tensor:
-        """See `Linear`; a copy, in float32."""
+        """Return the matrix, [in, out]; see `Linear`. A copy, in float32."""
         return (self._codes() * self._scales[:, None]).t()
 
     def select(self, outputs: Tensor) -> "Int8Linear":
-        """See `Linear`; on the same grid."""
+        """Return a copy of some columns, in the order of their numbers [n], held in the same way.
+
+        See `Linear`. On the same grid.
+        """
         bias = None if self.bias is None else self.bias[outputs]
         return Int8Linear(self._codes()[outputs], self._scales[outputs], bias, self.kernel)
 
@@ -247,15 +250,18 @@ class Int8WeightLinear(QuantizedLinear):
 
     @property
     def nbytes(self) -> int:
-        """See `QuantizedLinear`."""
+        """Return bytes that the quantized weights take; see `QuantizedLinear`."""
         return self._codes.nbytes + self._scales.nbytes + self._float_scales.nbytes
 
     def dense(self) -> Tensor:
-        """See `Linear`; a copy, in float32."""
+        """Return the matrix, [in, out]; see `Linear`. A copy, in float32."""
         return (self._codes * self._float_scales[:, None]).t()
 
     def select(self, outputs: Tensor) -> "Int8WeightLinear":
-        """See `Linear`; on the same grid."""
+        """Return a copy of some columns, in the order of their numbers [n], held in the same way.
+
+        See `Linear`. On the same grid.
+        """
         bias = None if self.bias is None else self.bias[outputs]
         scales = self._float_scales[outputs]
         return Int8WeightLinear(self._codes[outputs], scales, bias, self._scales.dtype, self.kernel)
@@ -309,15 +315,18 @@ class Int4Linear(QuantizedLinear):
 
     @property
     def nbytes(self) -> int:
-        """See `QuantizedLinear`."""
+        """Return bytes that the quantized weights take; see `QuantizedLinear`."""
         return self._packed.nbytes + self._grid.nbytes
 
     def dense(self) -> Tensor:
-        """See `Linear`; a copy, in float32."""
+        """Return the matrix, [in, out]; see `Linear`. A copy, in float32."""
         return self._dequantize(self._codes(), self._grid.transpose(0, 1)[: self.outputs]).t()
 
     def select(self, outputs: Tensor) -> "Int4Linear":
-        """See `Linear`; on the same grid."""
+        """Return a copy of some columns, in the order of their numbers [n], held in the same way.
+
+        See `Linear`. On the same grid.
+        """
         scales, zeros = self._grid[:, outputs].permute(2, 1, 0)
         bias = None if self.bias is None else self.bias[outputs]
         return Int4Linear(self._codes()[outputs], scales, zeros, bias, self.inputs)

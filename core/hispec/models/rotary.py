@@ -10,7 +10,8 @@ from hispec.models.config import ModelConfig
 
 
 def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
-    """Radians per position of each pair of a head's numbers, float32 [head size / 2], and what scales cosine and sine.
+    """Return radians per position of each pair of a head's numbers, float32 [head size / 2], and what scales cosine and
+    sine.
 
     The plain ones are those of RoFormer (Su et al., arXiv 2104.09864, section 3.4.2); scaled ones are `transformers`'.
     """
@@ -51,7 +52,7 @@ def check_frequencies(config: ModelConfig, name: str) -> None:
 def rotary_tables(
     config: ModelConfig, positions: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of positions 0..positions-1, each [positions, 1, head size].
+    """Return cosines and sines of positions 0..positions-1, each [positions, 1, head size].
 
     A head x is rotated as `x * cos + swap(x) * sin`, where `swap` exchanges its halves: the sines of the first half
     carry the minus sign.

@@ -47,12 +47,12 @@ class RowCounts:
 
     @property
     def free(self) -> bool:
-        """Whether passes have as many rows as there are tokens."""
+        """Return whether passes have as many rows as there are tokens."""
         return not self.counts
 
     @property
     def interchangeable(self) -> bool:
-        """Whether a row of a prompt's pass is what it would be in any other."""
+        """Return whether a row of a prompt's pass is what it would be in any other."""
         return self.free or self.prompt in self.counts
 
     def passes(self, rows: int, position: int, *, prompt: bool = False) -> Iterator[tuple[int, int]]:
@@ -91,7 +91,7 @@ class RowCounts:
 
     @property
     def padding(self) -> int:
-        """The most rows that padding adds after a text."""
+        """Return the most rows that padding adds after a text."""
         return 0 if self.free else max(self.prompt, self.counts[-1])
 
     def describe(self) -> str | int | list[int]:

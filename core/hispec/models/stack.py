@@ -75,7 +75,7 @@ class LayerStack(Protocol):
         ...
 
     def embed(self, token_ids: list[int]) -> Tensor:
-        """Token ids -> hidden states [n, hidden]."""
+        """Return token ids -> hidden states [n, hidden]."""
         ...
 
     def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int, *, prompt: bool = False) -> Tensor:
@@ -86,11 +86,11 @@ class LayerStack(Protocol):
         ...
 
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
-        """Final norm and LM head: [n, hidden] -> logits [n, vocab_size], or [n, vocab] of a reduced head."""
+        """Return the logits of the final norm and the LM head: [n, hidden] -> [n, vocab_size], or [n, vocab] of a reduced head."""
         ...
 
     def reduce_head(self, ids: Tensor) -> ReducedHead:
-        """A head of the words `ids` only, ascending [vocab]; a copy of their rows."""
+        """Return a head of the words `ids` only, ascending [vocab]; a copy of their rows."""
         ...
 
     def quantized(self, quantization: Quantization, layers: int | None = None) -> "LayerStack":

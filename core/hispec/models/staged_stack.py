@@ -50,26 +50,30 @@ class StagedStack:
 
     @property
     def devices(self) -> list[torch.device]:
-        """Where each layer is."""
+        """Return where each layer is."""
         return [stage.device for stage in self.stages for _ in range(stage.first, stage.num_layers)]
 
     @property
     def quantization(self) -> Quantization | None:
-        """The format of the matrices; None for plain numbers."""
+        """Return the format of the matrices; None for plain numbers."""
         return self.stages[0].quantization
 
     @property
     def quantized_bytes(self) -> int:
-        """Bytes of the quantized matrices; 0 where none are."""
+        """Return bytes of the quantized matrices; 0 where none are."""
         return sum(stage.quantized_bytes for stage in self.stages)
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """The weights by their names in a checkpoint: views, or copies of what was packed."""
+        """Return the weights by their names in a checkpoint: views, or copies of what was packed."""
         return {name: part for stage in self.stages for name, part in stage.parts.items()}
 
     def quantized(self, quantization: Quantization, layers: int | None = None) -> "StagedStack":
-        """See `LayerStack.quantized`; every device has its own part of the copy."""
+        """Return a stack that reads quantized copies of the first layers' weights and the head's, and shares the
+        cache.
+
+        See `LayerStack.quantized`. Every device has its own part of the copy.
+        """
         layers = self.num_layers if layers is None else layers
         known = self._copies.get(quantization)
         if known is None or known.num_layers < layers:
@@ -78,7 +82,10 @@ class StagedStack:
         return known
 
     def prepare(self, width: Width) -> None:
-        """See `LayerStack.prepare`. The row counts are tried on the first device, which all are taken to be alike to."""
+        """Make a loaded model ready to run, with passes of some width.
+
+        See `LayerStack.prepare`. The row counts are tried on the first device, which all are taken to be alike to.
+        """
         if self.origin is None:
             first, *others = self.stages
             first.prepare(width)
@@ -87,20 +94,20 @@ class StagedStack:
                 stage.prepare_as(first)
 
     def reserve(self, positions: int) -> None:
-        """See `LayerStack.reserve`."""
+        """Make room in the KV cache for `positions` tokens; see `LayerStack.reserve`."""
         for stage in self.stages if self.origin is None else self.origin.stages:
             stage.reserve(positions)
 
     def clear(self) -> None:
-        """See `LayerStack.clear`."""
+        """Zero the KV cache, which may hold what is not a number; see `LayerStack.clear`."""
         self.cache.clear()
 
     def embed(self, token_ids: list[int]) -> Tensor:
-        """See `LayerStack.embed`."""
+        """Return token ids -> hidden states [n, hidden]; see `LayerStack.embed`."""
         return self.stages[0].embed(token_ids)
 
     def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int, *, prompt: bool = False) -> Tensor:
-        """See `LayerStack.run`."""
+        """Run rows [n, hidden] at `position`; see `LayerStack.run`."""
         for stage in self.stages:
             first, last = max(start_layer, stage.first), min(end_layer, stage.num_layers)
             if first < last:
@@ -108,17 +115,20 @@ class StagedStack:
         return hidden
 
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
-        """See `LayerStack.head`."""
+        """Return the logits of the final norm and the LM head; see `LayerStack.head`."""
         return self.stages[0].head(hidden.to(self.device), reduced)
 
     def reduce_head(self, ids: Tensor) -> ReducedHead:
-        """See `LayerStack.reduce_head`."""
+        """Return a head of the words `ids` only, ascending [vocab]; see `LayerStack.reduce_head`."""
         return self.stages[0].reduce_head(ids)
 
     def write_run(
         self, token: Tensor, end_layer: int, position: int, count: int, read: ArgmaxHead
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `LayerStack.write_run`; as one where no layer beyond the first stage takes part."""
+        """Run a token through layers 0..end_layer-1, then the token read from it, and so on.
+
+        See `LayerStack.write_run`. As one where no layer beyond the first stage takes part.
+        """
         first = self.stages[0]
         if end_layer <= first.num_layers:
             return first.write_run(token, end_layer, position, count, read)

@@ -30,12 +30,12 @@ class Stored(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """How many numbers it holds."""
+        """Return how many numbers it holds."""
         return prod(self.shape)
 
     @property
     def bits(self) -> int:
-        """Bits of each number."""
+        """Return bits of each number."""
         digits = re.search(r"\d+", self.dtype)
         return int(digits[0]) if digits else 8
 
@@ -51,22 +51,22 @@ class Tensors:
 
     @property
     def names(self) -> Collection[str]:
-        """The names of all tensors."""
+        """Return the names of all tensors."""
         return self.stored.keys()
 
     @property
     def files(self) -> set[Path]:
-        """The files that hold them, as far as they are on this machine."""
+        """Return the files that hold them, as far as they are on this machine."""
         return {one.file for one in self.stored.values() if one.file is not None}
 
     @property
     def download(self) -> int:
-        """Bytes of the tensors that are not on this machine yet."""
+        """Return bytes of the tensors that are not on this machine yet."""
         return sum(one.numbers * one.bits // 8 for one in self.stored.values() if one.file is None)
 
     @property
     def dtype(self) -> str | None:
-        """The dtype of the first tensor of plain numbers, which `transformers` computes with; None without any."""
+        """Return the dtype of the first tensor of plain numbers, which `transformers` computes with; None without any."""
         return next((STORED[one.dtype] for one in self.stored.values() if one.dtype in STORED), None)
 
     def read(self, names: Iterable[str]) -> "Iterator[tuple[str, Tensor]]":
@@ -99,12 +99,14 @@ class Tensors:
 
     @property
     def on_grid(self) -> frozenset[str]:
-        """The names of tensors that 4-bit weights can hold with the codes that they have in their file; see `grid`."""
+        """Return the names of tensors that 4-bit weights can hold with the codes that they have in their file; see
+        `grid`.
+        """
         return frozenset()
 
     @property
     def kinds_on_grid(self) -> list[str]:
-        """What the format calls the types of these."""
+        """Return what the format calls the types of these."""
         return []
 
     def grid(self, name: str) -> "tuple[Tensor, Tensor, Tensor]":

@@ -72,20 +72,27 @@ class TransformersStack:
             _tried.add(model)
 
     def quantized(self, quantization: Quantization, layers: int | None = None) -> LayerStack:
-        """See `LayerStack.quantized`; this one has no copies."""
+        """Return a stack that reads quantized copies of the first layers' weights and the head's, and shares the
+        cache.
+
+        See `LayerStack.quantized`. This one has no copies.
+        """
         raise UnavailableError(
             f"levels of {quantization} weights need the fused stack, and {self.name} runs on the transformers one",
             "leave out --stack transformers, or the weights of the draft and intermediate levels",
         )
 
     def prepare(self, width: Width) -> None:
-        """See `LayerStack.prepare`."""
+        """Make a loaded model ready to run, with passes of some width; see `LayerStack.prepare`."""
         self._tabulated = 0
         self.rows = choose_rows(self, width, CANDIDATES, prompt_rows(self.device))
 
     @torch.inference_mode()
     def reserve(self, positions: int) -> None:
-        """See `LayerStack.reserve`; also tabulates the rotary embedding of every position."""
+        """Make room in the KV cache for `positions` tokens.
+
+        See `LayerStack.reserve`. Also tabulates the rotary embedding of every position.
+        """
         self.cache.grow(positions)
         if self._tabulated != self.cache.positions:
             device = device_of(self._parts.rotary)
@@ -97,18 +104,21 @@ class TransformersStack:
 
     @torch.inference_mode()
     def embed(self, token_ids: list[int]) -> Tensor:
-        """See `LayerStack.embed`."""
+        """Return token ids -> hidden states [n, hidden]; see `LayerStack.embed`."""
         embedding = self._parts.embedding
         embedded: Tensor = embedding(torch.tensor(token_ids, device=device_of(embedding)))
         return embedded
 
     def clear(self) -> None:
-        """See `LayerStack.clear`."""
+        """Zero the KV cache, which may hold what is not a number; see `LayerStack.clear`."""
         self.cache.clear()
 
     @torch.inference_mode()
     def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int, *, prompt: bool = False) -> Tensor:
-        """See `LayerStack.run`. A pass ends where the length that attention looks at grows."""
+        """Run rows [n, hidden] at `position`.
+
+        See `LayerStack.run`. A pass ends where the length that attention looks at grows.
+        """
         done, at = [], 0
         for rows, padded in self.rows.passes(len(hidden), position, prompt=prompt):
             for part in self.rows.within_buckets(rows, position + at):
@@ -133,7 +143,7 @@ class TransformersStack:
 
     @torch.inference_mode()
     def head(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
-        """See `LayerStack.head`."""
+        """Return the logits of the final norm and the LM head; see `LayerStack.head`."""
         if reduced is None:
             return in_passes(self.rows, self.logits, hidden)
         return self.logits(hidden, reduced)
@@ -146,7 +156,7 @@ class TransformersStack:
 
     @torch.inference_mode()
     def reduce_head(self, ids: Tensor) -> ReducedHead:
-        """See `LayerStack.reduce_head`."""
+        """Return a head of the words `ids` only, ascending [vocab]; see `LayerStack.reduce_head`."""
         from accelerate.utils import align_module_device
 
         ids, head = ids.to(self.device), self._parts.head
@@ -160,11 +170,14 @@ class TransformersStack:
     def write_run(
         self, token: Tensor, end_layer: int, position: int, count: int, read: ArgmaxHead
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `LayerStack.write_run`."""
+        """Run a token through layers 0..end_layer-1, then the token read from it, and so on.
+
+        See `LayerStack.write_run`.
+        """
         return write_stepwise(self, token, end_layer, position, count, read)
 
     def _arguments(self, rows: int, position: int, device: torch.device) -> dict[str, Any]:
-        """What every layer on a device is called with."""
+        """Return what every layer on a device is called with."""
         end, mask = position + rows, None
         if rows > 1 or not self.rows.free:
             mask = torch.ones(rows, self.cache.end, dtype=torch.bool, device=device).tril_(position)[None, None]
@@ -195,7 +208,7 @@ class TransformersStack:
 
 
 def device_of(module: Any) -> torch.device:
-    """Where a module runs, which `accelerate` may have decided, whatever its weights do meanwhile."""
+    """Return where a module runs, which `accelerate` may have decided, whatever its weights do meanwhile."""
     hook = getattr(module, "_hf_hook", None)
     for one in getattr(hook, "hooks", (hook,)):
         device = getattr(one, "execution_device", None)

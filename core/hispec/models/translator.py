@@ -43,12 +43,12 @@ class Translator:
     bias: Tensor
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Hidden states at the exit -> what the final norm reads, both [n, hidden]."""
+        """Return hidden states at the exit -> what the final norm reads, both [n, hidden]."""
         hidden = hidden.to(self.weight.device)  # a layer that is spread elsewhere left it there
         return torch.addmm(hidden, hidden, self.weight).add_(self.bias)
 
     def on(self, stack: LayerStack) -> "Translator":
-        """A copy in the dtype and on the device of a stack, laid out as its multiplications are fastest."""
+        """Return a copy in the dtype and on the device of a stack, laid out as its multiplications are fastest."""
         size = len(self.bias)
         with torch.inference_mode(False):
             weight = right_factor(size, size, stack.dtype, stack.device).copy_(self.weight)
@@ -136,7 +136,7 @@ class TranslatorFile:
             )
 
     def read(self, exit_layer: int) -> Translator | None:
-        """The translator of an exit in float32, None where the file has none for it; errors as the constructor."""
+        """Return the translator of an exit in float32, None where the file has none for it; errors as the constructor."""
         if exit_layer not in self.provenance.exits:
             return None
         try:
@@ -176,7 +176,8 @@ def save_translators(path: Path, translators: Mapping[int, Translator], provenan
 
 
 def digest_of_model(checkpoint: Checkpoint, num_layers: int) -> str | None:
-    """What tells a checkpoint from its fine-tuned siblings: a hash of its final norm and of rows of its last layer.
+    """Return what tells a checkpoint from its fine-tuned siblings: a hash of its final norm and of rows of its last
+    layer.
 
     Read from the files, so it does not depend on the dtype, the device or what runs the layers.
 

@@ -54,7 +54,7 @@ class StageThroughput:
 
     @property
     def value(self) -> float:
-        """Tokens per unit of time."""
+        """Return tokens per unit of time."""
         return self._tokens / self._time
 
     def spend(self, time: float) -> None:
@@ -126,12 +126,12 @@ class AdaptivePolicy(Policy):
 
     @property
     def active(self) -> ActiveLevels:
-        """The levels that take part at the moment."""
+        """Return the levels that take part at the moment."""
         return self._active
 
     @property
     def _drafts_ngrams(self) -> bool:
-        """Whether n-gram drafts take part."""
+        """Return whether n-gram drafts take part."""
         return self._model.ngrams and self._active[0] == 0
 
     def next_step(self, verified: Sequence[int], may_draft: bool) -> Step:

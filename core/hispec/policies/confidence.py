@@ -43,7 +43,7 @@ FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def confidence_of(logits: Tensor, features: Sequence[str]) -> list[Confidence]:
-    """How sure a level is, row by row.
+    """Return how sure a level is, row by row.
 
     Args:
         logits: [n, vocab].

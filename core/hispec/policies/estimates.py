@@ -29,7 +29,7 @@ class DecayedRatio:
 
     @property
     def mean(self) -> float:
-        """The ratio, by the observations so far and the expected value."""
+        """Return the ratio, by the observations so far and the expected value."""
         return (self._expected * self._weight + self._numerator) / (self._weight + self._denominator)
 
     def update(self, numerator: float, denominator: float) -> None:
@@ -56,7 +56,7 @@ class Acceptance(DecayedRatio):
 
     @property
     def optimistic(self) -> float:
-        """The mean and one standard deviation, so that levels that were seldom tried are tried."""
+        """Return the mean and one standard deviation, so that levels that were seldom tried are tried."""
         mean = self.mean
         return clamped(mean + sqrt(mean * (1 - mean) / (self._weight + self._denominator)))
 

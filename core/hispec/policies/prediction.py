@@ -28,21 +28,21 @@ class Predictor(Protocol):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """See the class."""
+        """Return the features that it reads."""
         ...
 
     @property
     def mean(self) -> float:
-        """See the class."""
+        """Return the acceptance of all tokens that it was fitted on."""
         ...
 
     @property
     def weight(self) -> float:
-        """See the class."""
+        """Return the number of tokens that the mean counts for."""
         ...
 
     def log_odds(self, confidence: Confidence) -> float:
-        """ln(p / (1 - p)) of the probability of acceptance; `confidence` holds its features in their order."""
+        """Return ln(p / (1 - p)) of the probability of acceptance; `confidence` holds its features in their order."""
         ...
 
 
@@ -69,7 +69,7 @@ class Table:
         object.__setattr__(self, "_odds", tuple(map(log_odds_of, self.probabilities)))
 
     def log_odds(self, confidence: Confidence) -> float:
-        """See `Predictor.log_odds`."""
+        """Return ln(p / (1 - p)) of the probability of acceptance; `confidence` holds its features in their order."""
         knots, odds, value = self.knots, self._odds, confidence[0]
         at = bisect_right(knots, value)
         if at == 0 or at == len(knots):
@@ -95,7 +95,7 @@ class Logistic:
     weight: float = FITTED_WEIGHT
 
     def log_odds(self, confidence: Confidence) -> float:
-        """See `Predictor.log_odds`."""
+        """Return ln(p / (1 - p)) of the probability of acceptance; `confidence` holds its features in their order."""
         if self.features == ("margin",):  # by far the most frequent: no list on the way
             constant, linear, bent = self.weights
             (margin,) = confidence
@@ -104,7 +104,7 @@ class Logistic:
 
 
 def terms(features: Sequence[str], confidence: Confidence) -> list[float]:
-    """What a `Logistic` weighs: features bent so that log-odds of acceptance are about linear in them."""
+    """Return what a `Logistic` weighs: features bent so that log-odds of acceptance are about linear in them."""
     values = [1.0]
     for name, value in zip(features, confidence, strict=True):
         match name:
@@ -126,7 +126,7 @@ QUANTIZED = Logistic((0.5, 0.0, 1.6), 0.85, ("margin",), ASSUMED_WEIGHT)
 
 
 def log_odds_from(predictor: Predictor, features: Sequence[str]) -> LogOdds:
-    """A predictor that reads confidences of more features than its own."""
+    """Return a predictor that reads confidences of more features than its own."""
     if tuple(features) == predictor.features:
         return predictor.log_odds
     places = [features.index(name) for name in predictor.features]
@@ -134,18 +134,18 @@ def log_odds_from(predictor: Predictor, features: Sequence[str]) -> LogOdds:
 
 
 def probability_of(log_odds: float) -> float:
-    """The probability, neither 0 nor 1."""
+    """Return the probability, neither 0 nor 1."""
     if log_odds > MAX_LOG_ODDS:
         return 1 - MIN_DISTANCE
     return 1 / (1 + exp(-log_odds)) if log_odds > -MAX_LOG_ODDS else MIN_DISTANCE
 
 
 def log_odds_of(probability: float) -> float:
-    """ln(p / (1 - p)), within limits."""
+    """Return ln(p / (1 - p)) of a probability, within limits."""
     probability = clamped(probability)
     return log(probability / (1 - probability))
 
 
 def clamped(probability: float) -> float:
-    """A probability that is neither 0 nor 1."""
+    """Return a probability that is neither 0 nor 1."""
     return min(1 - MIN_DISTANCE, max(MIN_DISTANCE, probability))

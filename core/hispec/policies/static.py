@@ -11,7 +11,7 @@ class Levels(Protocol):
 
     @property
     def ngrams(self) -> object | None:
-        """What the lowest level looks up; None where it reads a model."""
+        """Return what the lowest level looks up; None where it reads a model."""
 
     def __len__(self) -> int: ...
 

@@ -65,7 +65,7 @@ def _yaml_hint(value: Any, expected: str) -> str:
 
 
 def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    """The section of the schema at a key's path."""
+    """Return the section of the schema at a key's path."""
     section: type[BaseModel] = Profile
     for part in location:
         annotation = section.model_fields[str(part)].annotation

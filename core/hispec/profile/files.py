@@ -37,7 +37,7 @@ def load_profile(name: str) -> Profile:
 
 
 def find_profile(name: str) -> Path:
-    """The file of a profile; errors as `load_profile`."""
+    """Return the file of a profile; errors as `load_profile`."""
     if "/" in name or name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
         if (path / "config.json").is_file() or path.suffix == ".gguf":
@@ -62,7 +62,8 @@ def find_profile(name: str) -> Path:
 
 
 def list_profiles() -> Iterator[tuple[str, Path]]:
-    """Names and files of all profiles, those that ship with the package first: a user's own replaces its namesake.
+    """Return names and files of all profiles, those that ship with the package first: a user's own replaces its
+    namesake.
 
     Within a folder they are in the order of their names, numbers by their size: `qwen3-4b` before `qwen3-14b`.
     """
@@ -87,13 +88,13 @@ def shadows(path: Path) -> bool:
 
 
 def shipped_folder() -> Path:
-    """Where the package's profiles lie: inside it when installed, at the repository's root when edited in place."""
+    """Return where the package's profiles lie: inside it when installed, at the repository's root when edited in place."""
     inside = PACKAGE / "profiles"
     return inside if inside.is_dir() else PACKAGE.parents[1] / "profiles"
 
 
 def user_folder() -> Path:
-    """Where a user keeps profiles of their own."""
+    """Return where a user keeps profiles of their own."""
     return platformdirs.user_config_path("hispec") / "profiles"
 
 
@@ -207,7 +208,7 @@ def to_yaml(profile: Profile, *, unicode: bool = True) -> str:
 
 
 def resolve_model(model: str) -> str:
-    """What the loading libraries call a model: a folder of this package for `builtin:NAME`, else as it is."""
+    """Return what the loading libraries call a model: a folder of this package for `builtin:NAME`, else as it is."""
     if not model.startswith(BUILTIN):
         return str(Path(model).expanduser()) if model.startswith("~") else model
     name = model.removeprefix(BUILTIN)

@@ -65,14 +65,16 @@ def copies_of(profile: Profile, mode: str, num_layers: int) -> dict[Quantization
 
 
 def models_of(profile: Profile, mode: str) -> dict[str, str | None]:
-    """The models that a mode of a profile reads, each once with its revision, the target first."""
+    """Return the models that a mode of a profile reads, each once with its revision, the target first."""
     own = profile.target.model
     others = {level.model: None for level in levels_of(profile, mode) if level.model is not None}
     return {own: profile.target.revision} | {model: None for model in others if model != own}
 
 
 def calibrated_elsewhere(profile: Profile, environment: Mapping[str, Any]) -> list[str]:
-    """What differs between where a profile was calibrated and where it runs, each as `dtype float32 -> bfloat16`."""
+    """Return what differs between where a profile was calibrated and where it runs, each as `dtype float32 ->
+    bfloat16`.
+    """
     known = profile.calibrated or {}
     return [
         f"{key} {known[key]} -> {environment[key]}"
@@ -106,7 +108,7 @@ def check_depths(profile: Profile, model: str, num_layers: int) -> None:
 
 
 def exits_of_target(profile: Profile) -> list[int]:
-    """The exits at which levels read the target, its own weights or copies of them, shallow to deep."""
+    """Return the exits at which levels read the target, its own weights or copies of them, shallow to deep."""
     levels = [level for level in (profile.draft, profile.intermediate) if level is not None]
     own = {level.exit_layer for level in levels if level.model in (None, profile.target.model)}
     return sorted(exit_layer for exit_layer in own if exit_layer is not None)

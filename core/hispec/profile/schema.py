@@ -90,7 +90,7 @@ class DraftSection(_Section):
 
     @property
     def reads_model(self) -> bool:
-        """Whether it reads a model, and not only n-grams."""
+        """Return whether it reads a model, and not only n-grams."""
         return any(key is not None for key in (self.exit_layer, self.weights, self.model))
 
     @model_validator(mode="after")
@@ -231,7 +231,7 @@ class Profile(_Section):
 
     @property
     def assumed(self) -> bool:
-        """Whether its levels are nobody's choice, but what is assumed for a model without a profile."""
+        """Return whether its levels are nobody's choice, but what is assumed for a model without a profile."""
         return self._assumed
 
     @model_validator(mode="after")
@@ -270,7 +270,7 @@ class Profile(_Section):
 
 
 def digest_of(profile: Profile) -> str:
-    """Of the sections that a calibration measured: equal for equal levels, lengths, policy and adaptation."""
+    """Return a digest of the sections that a calibration measured: levels, lengths, policy and adaptation."""
     measured = profile.model_dump(include=set(MEASURED), exclude_none=True, exclude_defaults=True)
     if decoding := measured.get("decoding"):
         measured["decoding"] = {key: value for key, value in decoding.items() if SETTINGS[key].calibration}

@@ -126,7 +126,7 @@ class Chat:
 
     @property
     def unsaved(self) -> bool:
-        """Whether the last turn could not be saved."""
+        """Return whether the last turn could not be saved."""
         return self._unsaved is not None
 
     def leave(self, *, named: bool) -> None:

@@ -50,7 +50,7 @@ def converse(take: Take, read: Callable[[], str], offer: Callable[[], None] = la
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """A Ctrl-C too many, between an answer and the next input, would break the event loop of line editing as it begins.
+    """Ignore a second Ctrl-C between an answer and the next input, which would break the event loop of line editing.
 
     While something is typed, Ctrl-C is a key like others.
     """

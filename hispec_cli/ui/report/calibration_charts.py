@@ -37,7 +37,7 @@ _LINES = ("draft", "intermediate", "target", "prefill", "other")
 
 
 def draw_calibration(result: CalibrationResult, finalists: list[Finalist]) -> list[Chart]:
-    """All charts that there are figures for.
+    """Return all charts that there are figures for.
 
     Args:
         result: of the calibration.
@@ -158,7 +158,7 @@ def _reliability(result: CalibrationResult) -> Chart | None:
 
 
 def curves(result: CalibrationResult) -> Iterator[tuple[str, list[Bin]]]:
-    """For every pair of levels of the winner, or else of the fastest finalist that speculates: (names, its curve)."""
+    """Yield (names, reliability) for each pair of levels of the winner, or else of the fastest finalist that speculates."""
     finalists = [score.configuration for score in result.found.finalists]
     shown = next((one for one in (result.winner, *finalists) if one.specs), None)
     fitter = result.scorer.fitter

@@ -78,7 +78,7 @@ def write_calibration_report(
 def to_html(
     job: CalibrationJob, result: CalibrationResult, environment: Mapping[str, Any], command: Sequence[str]
 ) -> str:
-    """The page; arguments as `write_calibration_report`."""
+    """Return the page; arguments as `write_calibration_report`."""
     state = searched(job, result)
     finalists = state.finalists
     return render(

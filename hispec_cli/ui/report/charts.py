@@ -36,7 +36,7 @@ _LEVELS = ("draft", "intermediate", "prefill", "other")
 
 
 def draw_charts(report: Report) -> list[Chart]:
-    """All charts that the report has figures for."""
+    """Return all charts that the report has figures for."""
     charts = (_throughput, _speedup, _phases, _acceptance, _lengths)
     with drawing():
         return [chart for draw in charts if (chart := draw(report)) is not None]
@@ -128,7 +128,7 @@ def _phases(report: Report) -> Chart | None:
 
 
 def _phase(arm: ArmFigures, phase: str | None) -> float:
-    """Seconds of a phase, or of what no phase accounts for."""
+    """Return seconds of a phase, or of what no phase accounts for."""
     if phase is None:
         return max(0.0, arm.seconds - sum(arm.phase_seconds.values()))
     return arm.phase_seconds.get(phase, 0.0)
@@ -186,12 +186,12 @@ def _lengths(report: Report) -> Chart | None:
 
 
 def _panels(report: Report) -> Iterator[ArmFigures]:
-    """Arms that speculate and say how."""
+    """Return arms that speculate and say how."""
     return (arm for arm in report.arms if any(level.proposed for level in arm.levels))
 
 
 def _styled(arm: ArmFigures) -> Iterator[tuple[LevelFigures, str, str]]:
-    """An arm's levels, each with a colour and a marker of its own."""
+    """Return an arm's levels, each with a colour and a marker of its own."""
     spare = itertools.cycle(name for name in _LEVELS if name not in {level.name for level in arm.levels})
     for at, level in enumerate(arm.levels):
         name = level.name if level.name in _LEVELS else next(spare)
@@ -199,7 +199,7 @@ def _styled(arm: ArmFigures) -> Iterator[tuple[LevelFigures, str, str]]:
 
 
 def _row(panels: Sequence[ArmFigures], label: str) -> "tuple[Figure, list[Axes]]":
-    """A panel for each arm beside the next, with shares upwards and whole numbers rightwards."""
+    """Return a panel for each arm beside the next, with shares upwards and whole numbers rightwards."""
     figure = Figure((WHOLE, 2.9))
     all_axes = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
     for arm, axes in zip(panels, all_axes, strict=True):

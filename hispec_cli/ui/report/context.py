@@ -41,7 +41,7 @@ class Statement:
 
 
 def headline(report: Report) -> Statement:
-    """How fast the first arm is, beside the first baseline that was measured."""
+    """Return how fast the first arm is, beside the first baseline that was measured."""
     arm = report.arms[0]
     baseline = next((name for name in BASELINES if name in arm.speedup), None)
     if baseline is None:
@@ -63,7 +63,7 @@ def headline(report: Report) -> Statement:
 
 
 def losslessness(report: Report) -> Statement:
-    """Whether all arms wrote what the reference wrote."""
+    """Return whether all arms wrote what the reference wrote."""
     compared = [(arm.name, arm.lossless) for arm in report.arms if arm.lossless is not None]
     total, identical = (sum(getattr(found, key) for _, found in compared) for key in ("of", "identical"))
     wrong = [f"{name} {found.errors} of {found.of}" for name, found in compared if found.errors]
@@ -83,7 +83,7 @@ def losslessness(report: Report) -> Statement:
 
 
 def notable(comparison: Comparison) -> list[Change]:
-    """What changed of the first arm, and the speeds of the others: what fits a page that people read."""
+    """Return what changed of the first arm, and the speeds of the others: what fits a page that people read."""
     return [
         change
         for change in comparison.changes
@@ -93,17 +93,17 @@ def notable(comparison: Comparison) -> list[Change]:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """With thin thousands; nothing measured is a dash."""
+    """Return a number with thin spaces between thousands; a dash where nothing was measured."""
     return NOTHING if value is None else f"{value:,.{digits}f}".replace(",", "\u202f")
 
 
 def interval(ci95: Interval | None, digits: int = 1) -> str:
-    """Both ends, or nothing."""
+    """Return both ends, or nothing."""
     return "" if ci95 is None else f"{number(ci95[0], digits)}\u2013{number(ci95[1], digits)}"
 
 
 def levels_of(arm: ArmFigures) -> str:
-    """The levels below the target, the cheapest first; empty where there are none."""
+    """Return the levels below the target, the cheapest first; empty where there are none."""
     target = next((level.model for level in arm.levels if level.weights), None)
     models = {level.model for level in arm.levels if level.exit_layer}
 
@@ -117,12 +117,12 @@ def levels_of(arm: ArmFigures) -> str:
 
 
 def share(value: float | None) -> str:
-    """In per cent."""
+    """Return a share in per cent."""
     return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Three significant digits from a tenth of a millisecond up."""
+    """Return milliseconds with three significant digits from a tenth of a millisecond up."""
     if seconds is None:
         return NOTHING
     value = 1000 * seconds
@@ -130,12 +130,12 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def mebibytes(value: int | None) -> str:
-    """With its unit."""
+    """Return a size in MiB, with its unit."""
     return NOTHING if value is None else f"{number(value / 2**20, 0)} MiB"
 
 
 def accuracy(arm: ArmFigures) -> str:
-    """The score and, where answers are right or wrong, how many were right."""
+    """Return the score and, where answers are right or wrong, how many were right."""
     found = arm.accuracy
     if found is None:
         return NOTHING
@@ -143,7 +143,7 @@ def accuracy(arm: ArmFigures) -> str:
 
 
 def identical(arm: ArmFigures) -> str:
-    """How many answers are the reference's own, and what the others are."""
+    """Return how many answers are the reference's own, and what the others are."""
     found = arm.lossless
     if found is None:
         return "reference" if arm.answers and arm.name == REFERENCE else NOTHING
@@ -152,15 +152,15 @@ def identical(arm: ArmFigures) -> str:
 
 
 def ratio_change(ratio: float) -> str:
-    """A ratio as a change in per cent."""
+    """Return a ratio as a change in per cent."""
     return f"{100 * (ratio - 1):+.1f} %".replace("-", "\u2212")
 
 
 def plain_number(value: float) -> str:
-    """A figure of unknown size: whole as it is, else four significant digits."""
+    """Return a figure of unknown size: whole as it is, else four significant digits."""
     return number(value, 0) if value == int(value) else number(value, max(0, 3 - _magnitude(value)))
 
 
 def _magnitude(value: float) -> int:
-    """Decimal exponent."""
+    """Return decimal exponent."""
     return int(f"{value:e}".partition("e")[2])

@@ -79,7 +79,7 @@ class Chart:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """The look that all charts share."""
+    """Return the look that all charts share."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
@@ -87,26 +87,26 @@ def drawing() -> Iterator[None]:
 
 
 def categories(axes: "Axes", names: Sequence[str]) -> None:
-    """One name for each horizontal bar, the first on top."""
+    """Write one name beside each horizontal bar, the first on top."""
     axes.set_yticks(range(len(names)), [short(name) for name in names], color=INK)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x")
 
 
 def short(name: str) -> str:
-    """A name that leaves room for the drawing."""
+    """Return a name that leaves room for the drawing."""
     line = " ".join(visible(name).split())
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}\u2026"
 
 
 def label(axes: "Axes", x: float, y: float, text: str) -> None:
-    """A figure just right of a bar's end."""
+    """Write a figure just right of a bar's end."""
     behind = {"facecolor": COLORS["card"], "edgecolor": "none", "pad": 1}
     axes.annotate(text, (x, y), (6, 0), textcoords="offset points", va="center", color=INK, bbox=behind)
 
 
 def legend(figure: Figure, all_axes: "Sequence[Axes]") -> None:
-    """One legend for all panels, each name once."""
+    """Draw one legend for all panels, each name once."""
     handles = {
         label: handle for axes in all_axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -114,7 +114,9 @@ def legend(figure: Figure, all_axes: "Sequence[Axes]") -> None:
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as an element for inline use: no prologue, no metadata, no styles for the whole page, colours by name."""
+    """Return the figure as an element for inline use: no prologue, no metadata, no styles for the whole page, colours
+    by name.
+    """
     with matplotlib.rc_context({"svg.hashsalt": name}):  # ids depend on it, and are unique on the page
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})

@@ -20,7 +20,7 @@ from hispec_cli.ui.safe_text import visible
 
 
 def to_html(report: Report, context: Context | None = None) -> str:
-    """The page: headline, losslessness, gates, figures with charts, circumstances, and how to repeat the run.
+    """Return the page: headline, losslessness, gates, figures with charts, circumstances, and how to repeat the run.
 
     Args:
         report: what to show; all of its text is shown as text.
@@ -40,7 +40,7 @@ def to_html(report: Report, context: Context | None = None) -> str:
 
 
 def render(template: str, charts: Sequence[Chart], **values: Any) -> str:
-    """A page of this folder's templates.
+    """Return a page of this folder's templates.
 
     Args:
         template: its file.
@@ -78,12 +78,12 @@ _WORDS = (
 
 
 def _harmless(value: Any) -> Any:
-    """Control characters and direction overrides in text as escapes; our own markup as it is."""
+    """Return text with control characters and direction overrides as escapes; our own markup stays."""
     return visible(value) if type(value) is str else value
 
 
 def flat(values: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys with their values as text."""
+    """Return dotted keys with their values as text."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
             yield from flat(value, f"{prefix}{key}.")

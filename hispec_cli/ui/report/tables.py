@@ -59,7 +59,7 @@ _WITH_INTERVAL = {"tokens_per_second", *(f"speedup.{baseline}" for baseline in B
 
 
 def to_csv(report: Report) -> str:
-    """One line for each arm under a line of names, the keys of the JSON. What was not measured is empty."""
+    """Return one line for each arm under a line of names, the keys of the JSON. What was not measured is empty."""
     run = {
         "profile": report.profile,
         "dataset": report.dataset.name,
@@ -90,7 +90,9 @@ def to_csv(report: Report) -> str:
 
 
 def _cell(value: object) -> object:
-    """Text without control characters; what a spreadsheet would take for a formula gets the quote that makes it text."""
+    """Return text without control characters; what a spreadsheet would take for a formula gets the quote that makes it
+    text.
+    """
     if not isinstance(value, str):
         return value
     text = visible(value)
@@ -98,7 +100,7 @@ def _cell(value: object) -> object:
 
 
 def to_markdown(report: Report, context: Context | None = None) -> str:
-    """Headline, figures of all arms, gates, and changes since an earlier report."""
+    """Return headline, figures of all arms, gates, and changes since an earlier report as Markdown."""
     context = context or Context()
     blocks = [
         f"### hispec bench: {code(report.profile)} on {code(report.dataset.name)}",
@@ -142,7 +144,7 @@ def _arms(report: Report) -> str:
 
 
 def changes_to_markdown(changes: Iterable[Change]) -> str:
-    """Figures of an earlier and of this report, side by side."""
+    """Return figures of an earlier and of this report, side by side."""
     rows = [
         (
             escaped(change.arm),
@@ -168,7 +170,7 @@ def _comparison(comparison: Comparison) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: bool = False) -> str:
-    """A Markdown table; cells are Markdown already.
+    """Return a Markdown table; cells are Markdown already.
 
     Args:
         head: names of the columns.
@@ -180,13 +182,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: bool =
 
 
 def escaped(text: str) -> str:
-    """Text as Markdown that shows just that text, on one line."""
+    """Return text as Markdown that shows just that text, on one line."""
     line = " ".join(visible(text).split())
     return re.sub(r"([\\`*_\[\]#~|!@])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
 def code(text: str) -> str:
-    """Text as a code span, in a table or out of it: a bar, which no code span can hold in both, becomes a broken one."""
+    """Return text as a code span, in a table or out of it: a bar, which no code span can hold in both, becomes a broken
+    one.
+    """
     line = " ".join(visible(text).split()).replace("|", "\u00a6")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"

@@ -75,7 +75,7 @@ def limit(seconds: float, memory: int) -> None:
 
 
 def guard(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook: no writing, no sockets, no programs, no foreign code."""
+    """Refuse writing, sockets, programs and foreign code, as an audit hook."""
     writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
     if writes or (event.startswith(REFUSED) and event not in HARMLESS):
         raise PermissionError(f"{event} is not allowed here")

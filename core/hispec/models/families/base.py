@@ -42,7 +42,7 @@ class Family:
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """Keys beside those of all families without which a `config.json` leaves something to defaults."""
+        """Return keys beside those of all families without which a `config.json` leaves something to defaults."""
         return (
             *["attention_bias"] * (self.attention_bias == "configured"),
             *["mlp_bias"] * self.mlp_bias,
