@@ -5,7 +5,7 @@ One sequence, recorded as graphs, fixed lengths. In microseconds, with B bytes a
     matrix        fixed + bytes / (B * share of the format)
     layer         four matrices + small kernels + norms + attention (+ two copies where there are several rows)
     head          matrix + arg-max
-    pass          layers + head; every run of drafts and every judgement waits once for the device
+    pass          layers + head; every run of drafts and every verification waits once for the device
     several cards staged: crossings between them; tensor-parallel: bytes / cards, two sums over cards a layer, one of the head
 
 A run of n tokens that are accepted with chance a each gives g(a, n) = 1 + a + ... + a^(n-1) tokens, as in `limits.py`. The

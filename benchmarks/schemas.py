@@ -54,53 +54,53 @@ def schemas(count: int, seed: int = 0) -> list[Schema]:
     return [_object(Random(f"{seed} {number}"), 1 + number % 4) for number in range(count)]
 
 
-def _object(dice: Random, depth: int) -> Schema:
+def _object(rng: Random, depth: int) -> Schema:
     """Return the schema of an object that is nested at most so deep."""
-    names = dice.sample(NAMES, dice.randint(1, 4))
+    names = rng.sample(NAMES, rng.randint(1, 4))
     schema: Schema = {
         "type": "object",
-        "properties": {name: _value(dice, depth - 1) for name in names},
-        "required": [name for name in names if dice.random() < 0.8],
+        "properties": {name: _value(rng, depth - 1) for name in names},
+        "required": [name for name in names if rng.random() < 0.8],
         "additionalProperties": False,
     }
     if depth > 2:
-        schema["$defs"] = {"shared": _scalar(dice)}
+        schema["$defs"] = {"shared": _scalar(rng)}
         schema["properties"]["shared"] = {"$ref": "#/$defs/shared"}
     return schema
 
 
-def _value(dice: Random, depth: int) -> Schema:
-    if depth < 1 or dice.random() < 0.4:
-        return _scalar(dice)
-    match dice.randrange(4):
+def _value(rng: Random, depth: int) -> Schema:
+    if depth < 1 or rng.random() < 0.4:
+        return _scalar(rng)
+    match rng.randrange(4):
         case 0:
-            return _object(dice, min(depth, 2))  # no deeper: $ref is resolved at the root
+            return _object(rng, min(depth, 2))  # no deeper: $ref is resolved at the root
         case 1:
-            least = dice.randint(0, 2)
-            items = _value(dice, depth - 1)
-            return {"type": "array", "items": items, "minItems": least, "maxItems": least + dice.randint(0, 2)}
+            least = rng.randint(0, 2)
+            items = _value(rng, depth - 1)
+            return {"type": "array", "items": items, "minItems": least, "maxItems": least + rng.randint(0, 2)}
         case 2:
-            return {"type": "array", "prefixItems": [_scalar(dice), _scalar(dice)], "items": False, "minItems": 2}
+            return {"type": "array", "prefixItems": [_scalar(rng), _scalar(rng)], "items": False, "minItems": 2}
         case _:
-            return {"anyOf": [_scalar(dice), {"type": "null"}, _object(dice, min(depth, 2))]}
+            return {"anyOf": [_scalar(rng), {"type": "null"}, _object(rng, min(depth, 2))]}
 
 
-def _scalar(dice: Random) -> Schema:
-    match dice.randrange(8):
+def _scalar(rng: Random) -> Schema:
+    match rng.randrange(8):
         case 0:
-            return {"enum": dice.sample(WORDS, dice.randint(1, 5))}
+            return {"enum": rng.sample(WORDS, rng.randint(1, 5))}
         case 1:
-            return {"const": dice.choice((*WORDS, 7, None, True, [1, "é"], {"k": "ü"}))}
+            return {"const": rng.choice((*WORDS, 7, None, True, [1, "é"], {"k": "ü"}))}
         case 2:
-            return {"type": "string", "pattern": dice.choice(PATTERNS)}
+            return {"type": "string", "pattern": rng.choice(PATTERNS)}
         case 3:
-            return {"type": "string", "format": dice.choice(FORMATS)}
+            return {"type": "string", "format": rng.choice(FORMATS)}
         case 4:
-            return {"type": "string", "minLength": dice.randint(0, 2), "maxLength": dice.randint(2, 16)}
+            return {"type": "string", "minLength": rng.randint(0, 2), "maxLength": rng.randint(2, 16)}
         case 5:
-            least = dice.randint(-1000, 1000)
-            return {"type": "integer", "minimum": least, "maximum": least + dice.randint(0, 5000)}
+            least = rng.randint(-1000, 1000)
+            return {"type": "integer", "minimum": least, "maximum": least + rng.randint(0, 5000)}
         case 6:
-            return {"type": "number", "minimum": 0, "exclusiveMaximum": dice.choice((1, 10, 99.5)), "multipleOf": 0.25}
+            return {"type": "number", "minimum": 0, "exclusiveMaximum": rng.choice((1, 10, 99.5)), "multipleOf": 0.25}
         case _:
             return {"type": ["boolean", "null"]}

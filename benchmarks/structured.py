@@ -20,12 +20,12 @@ import jsonschema
 import torch
 from common import environment, save
 from exactness import first_layers, kept, kinds
+from hispec.decoding.policies import Policy
 from schemas import schemas
 
 from hispec import Engine
 from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy
-from hispec.decoding.policies import Policy
 from hispec.grammar import Grammar
 from hispec.profile import load_profile, profile_for_model, resolve_model
 from hispec.text import encode_prompt

@@ -118,7 +118,7 @@ def best_of(texts: Sequence[Text], costs: Passes) -> dict[str, Any]:
 
 @torch.inference_mode()
 def predictions(stack: LayerStack, exit_layer: int, ids: list[int]) -> torch.Tensor:
-    """Return the likeliest tokens of a level after each token of a text, [n, RANKS], best first."""
+    """Return the most probable tokens of a level after each token of a text, [n, RANKS], best first."""
     stack.reserve(len(ids))
     hidden = stack.run(stack.embed(ids), 0, exit_layer, 0, prompt=True)
     return torch.cat([stack.head(part).topk(RANKS).indices for part in hidden.split(64)])

@@ -63,7 +63,7 @@ def main() -> None:
     engine = Engine.from_profile(args.profile)
     controller, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, COLUMNS))
-    spec = subprocess.Popen(["cat"], stdin=controller, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    reader = subprocess.Popen(["cat"], stdin=controller, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     os.environ["TERM"] = "xterm-256color"
     os.close(controller)
     questions = held_out_questions(args.questions + WARM_UP)
@@ -81,7 +81,7 @@ def main() -> None:
                 kept = rows[number - WARM_UP]
                 for way, figures in row.items():
                     kept[way] = tuple(a + b for a, b in zip(kept[way], figures, strict=True))
-    spec.wait()
+    reader.wait()
     record: dict[str, Any] = {"profile": args.profile, "questions": args.questions, "rounds": args.rounds}
     for clock, name in ((1, "wall_clock"), (2, "processor"), (3, "engine")):
         speeds = {way: sum(row[way][0] for row in rows) / sum(row[way][clock] for row in rows) for way in ("off", "on")}

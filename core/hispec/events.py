@@ -72,7 +72,7 @@ class TokenLogprobs:
         logprob: as the model says, before any option.
         sampling_logprob: in the distribution that it was drawn from: after penalties, mask, temperature, top-k, top-p
             and min-p. Greedy decoding has no temperature: it is that of the scores of which it takes the argmax.
-        top: the likeliest tokens by the first, in order.
+        top: the most probable tokens by the first, in order.
         sampling_top: likewise by the second; fewer where fewer are possible.
         text: of the token, where texts were asked for.
     """

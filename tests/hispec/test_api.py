@@ -223,9 +223,9 @@ def profile_with(tmp_path, **levels):
     ("draft", "intermediate", "names"),
     [
         ({"model": "SMALL"}, {"exit_layer": 4}, ["draft", "intermediate"]),
-        ({"exit_layer": 2, "ngram": {"max": 3, "tokens": 4}}, {"exit_layer": 4}, ["ngrams", "draft", "intermediate"]),
-        ({"ngram": {"max": 3, "tokens": 4}}, None, ["ngrams"]),
-        ({"ngram": {"max": 3, "tokens": 4}}, {"model": "SMALL", "exit_layer": 1}, ["ngrams", "intermediate"]),
+        ({"exit_layer": 2, "ngram": {"max": 3, "tokens": 4}}, {"exit_layer": 4}, ["guesses", "draft", "intermediate"]),
+        ({"ngram": {"max": 3, "tokens": 4}}, None, ["guesses"]),
+        ({"ngram": {"max": 3, "tokens": 4}}, {"model": "SMALL", "exit_layer": 1}, ["guesses", "intermediate"]),
         ({"exit_layer": 1}, {"model": "builtin:tiny", "exit_layer": 4}, ["draft", "intermediate"]),
         ({"model": "SMALL"}, {"model": "MEDIUM"}, ["draft", "intermediate"]),
     ],

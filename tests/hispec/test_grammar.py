@@ -74,13 +74,13 @@ def test_the_mask_depends_on_the_text_alone_and_not_on_what_was_rejected(engine)
     grammar, prompt = Grammar.json_schema(PERSON), [5, 6, 7]
     ids = engine.generate(QUESTION, grammar=grammar).token_ids
     kept = engine.models.grammars.mask(grammar, len(prompt))
-    dice = torch.Generator().manual_seed(0)
-    for at in [*range(len(ids)), *torch.randint(len(ids), (60,), generator=dice).tolist()]:
+    rng = torch.Generator().manual_seed(0)
+    for at in [*range(len(ids)), *torch.randint(len(ids), (60,), generator=rng).tolist()]:
         text = prompt + ids[:at]
         fresh = engine.models.grammars.mask(grammar, len(prompt)).allowed(text)
         assert torch.equal(kept.allowed(text), fresh) and fresh[ids[at]]
         allowed = fresh.nonzero()[:, 0].tolist()
-        other = allowed[int(torch.randint(len(allowed), (), generator=dice))]
+        other = allowed[int(torch.randint(len(allowed), (), generator=rng))]
         kept.allowed([*text, other])  # a draft that is taken back
         forbidden = int((~fresh).nonzero()[0])
         following = ids[at : min(at + 3, len(ids) - 1)]
@@ -90,11 +90,11 @@ def test_the_mask_depends_on_the_text_alone_and_not_on_what_was_rejected(engine)
 
 def test_verification_decodes_under_the_same_grammar(engine):
     answer = engine.generate(QUESTION, grammar=Grammar.json_schema(PERSON))
-    engine.verify(answer)
-    assert answer.verified
+    engine.check_lossless(answer)
+    assert answer.lossless
     answer.token_ids[3] += 1
     with pytest.raises(LosslessnessError, match="token 3 differs"):
-        engine.verify(answer)
+        engine.check_lossless(answer)
 
 
 def test_an_answer_cut_off_is_told_apart_from_a_complete_one(engine):

@@ -46,8 +46,8 @@ def test_guesses_change_no_answer_in_any_mode(engine, temperature, policy):
 def test_lookup_adds_guesses_to_levels_without_them_and_takes_them_away(engine):
     assert names(engine) == ["draft", "intermediate", "target"]
     guessing = engine.with_settings(lookup=True)
-    assert names(guessing) == ["ngrams", "draft", "intermediate", "target"]
-    assert names(guessing.with_settings(mode="single-layer")) == ["ngrams", "draft", "target"]
+    assert names(guessing) == ["guesses", "draft", "intermediate", "target"]
+    assert names(guessing.with_settings(mode="single-layer")) == ["guesses", "draft", "target"]
     assert names(guessing.with_settings(mode="autoregressive")) == ["target"]
     assert names(guessing.with_settings(lookup=False)) == ["draft", "intermediate", "target"]
     own = NgramSection(max=2, tokens=3)
@@ -119,7 +119,7 @@ def test_an_answer_that_was_left_is_known_as_far_as_it_went(engine):
 
 def test_the_arm_recycling_has_guesses_alone_and_forgets_before_a_repeat(engine):
     arm = only_guesses(engine)
-    assert names(arm.engine) == ["ngrams", "target"]
+    assert names(arm.engine) == ["guesses", "target"]
     ids = [encode_prompt(engine.tokenizer, prompt) for prompt in (QUESTION, OTHER)]
     passes = [arm.answer(prompt, 60, (), seed=0).stats.target_passes for prompt in ids * 2]
     assert passes[:2] == passes[2:]

@@ -51,8 +51,8 @@ def test_the_page_names_every_choice_of_a_key():
     rows = dict(re.findall(r"^\| `([\w.*]+)` \| (.+?) \|", KEYS, re.MULTILINE))
     schema = Profile.model_json_schema()
     parts = schema["$defs"] | {"Profile": schema}
-    for section, names in {"Target": ("dtype", "quantization"), "Decoding": ("policy",)}.items():
+    for section, names in {"TargetSection": ("dtype", "quantization"), "DecodingSection": ("policy",)}.items():
         for name in names:
             known = parts[section]["properties"][name]
             choices = next(part["enum"] for part in (known, *known.get("anyOf", ())) if "enum" in part)
-            assert re.findall(r"`(\w+)`", rows[f"{section.lower()}.{name}"]) == choices
+            assert re.findall(r"`(\w+)`", rows[f"{section.removesuffix('Section').lower()}.{name}"]) == choices

@@ -12,7 +12,7 @@ from hispec.decoding.sampling import Sampling
 from hispec.step_timing import measure, step_costs
 from tests.toy import ToyStack, exits_of, sampler_of, write
 
-NAMES = ["ngrams", "1", "2", "4"]
+NAMES = ["guesses", "1", "2", "4"]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_it_is_measured_once(hierarchy, measured, folder):
     first = step_costs(hierarchy, NAMES)
     assert step_costs(hierarchy, NAMES) == first
     assert len(measured) == 1
-    step_costs(hierarchy, ["ngrams", "1/256", "2", "4"])
+    step_costs(hierarchy, ["guesses", "1/256", "2", "4"])
     assert len(measured) == 2, "another head costs otherwise"
     assert len(json.loads((folder / step_timing.FILE).read_text())) == 2
 

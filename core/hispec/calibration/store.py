@@ -60,7 +60,7 @@ class CalibrationStore:
             for name, span in record["spans"].items()
         }
         heads = {(model, head_size): _curve(curve) for model, head_size, curve in record["heads"]}
-        return Costs(spans, heads, record["steps"], record["confidence"], record["ngram_lookup"])
+        return Costs(spans, heads, record["steps"], record["confidence"], record["guess"])
 
     def keep_costs(self, costs: Costs) -> None:
         """Write them."""

@@ -16,7 +16,7 @@ class RecordingSampler(Sampler):
 
     Args:
         sampler: whose rule it follows.
-        top: how many of the likeliest tokens to tell beside each token.
+        top: how many of the most probable tokens to tell beside each token.
     """
 
     def __init__(self, sampler: Sampler, top: int) -> None:
@@ -51,7 +51,7 @@ class RecordingSampler(Sampler):
 
 
 def _of(logits: Tensor, tokens: Sequence[int], top: int) -> tuple[list[float], list[tuple[Likely, ...]]]:
-    """Return the log-probability of each row's token, and the `top` likeliest of each row that are possible at all."""
+    """Return the log-probability of each row's token, and the `top` most probable of each row that are possible at all."""
     scores = logits.float().log_softmax(-1)
     own = scores.gather(-1, torch.tensor(tokens, device=scores.device)[:, None])[:, 0].tolist()
     best = scores.topk(min(top, scores.shape[-1]))

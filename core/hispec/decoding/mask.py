@@ -40,5 +40,5 @@ def masked(mask: Mask, scores: Tensor, logits: Tensor, prefix: Sequence[int], wa
     forbidden = torch.stack([~mask.allowed(text[: len(prefix) + i]) for i in range(len(scores))])
     left = scores.float().masked_fill(forbidden, -torch.inf)
     stuck = left.amax(-1, keepdim=True).isneginf()
-    # A level that lacks all allowed tokens writes one of them: a poor draft, judged as any.
+    # A level that lacks all allowed tokens writes one of them: a poor draft, verified as any.
     return torch.where(stuck, logits.float().clamp(min=LACKING).masked_fill(forbidden, -torch.inf), left)

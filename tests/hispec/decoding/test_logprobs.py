@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from hispec.decoding.policies import StaticPolicy
 from transformers import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
@@ -17,6 +16,7 @@ from hispec.decoding.processors import Processors
 from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.events import Committed, Prefilled
+from hispec.policies.static import StaticPolicy
 from tests.support import PROMPT, hierarchy_of, random_model
 
 LENGTH, TOP = 30, 5
@@ -29,7 +29,7 @@ RULES = {
         [PENALTY, TemperatureLogitsWarper(0.7), TopKLogitsWarper(9), TopPLogitsWarper(0.9)],
     ),
 }
-HIERARCHIES = {"alone": ((), {}), "exits": ((1, 2), {}), "n-grams": ((2,), {"guesses": (3, 6)})}
+HIERARCHIES = {"alone": ((), {}), "exits": ((1, 2), {}), "n-grams": ((2,), {"ngrams": (3, 6)})}
 
 
 @pytest.fixture(scope="module")

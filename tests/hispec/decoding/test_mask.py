@@ -22,8 +22,8 @@ HIERARCHIES = {
     "one exit": ((2,), {}),
     "two exits": ((1, 2), {}),
     "reduced heads": ((1, 2), {"words": [range(0, 24, 5), range(0, 24, 2)]}),
-    "n-grams": ((), {"guesses": (3, 6)}),
-    "n-grams and exits": ((1, 2), {"guesses": (3, 6)}),
+    "n-grams": ((), {"ngrams": (3, 6)}),
+    "n-grams and exits": ((1, 2), {"ngrams": (3, 6)}),
 }
 SAMPLINGS = {"greedy": Sampling(), "sampled": Sampling(1.2), "top": Sampling(0.9, top_k=6, top_p=0.9, min_p=0.02)}
 

@@ -369,7 +369,7 @@ def test_nothing_waits_for_a_value():
 
 
 def test_few_recordings_are_kept_and_the_last_used_are_among_them(monkeypatch):
-    monkeypatch.setattr("hispec.models.graphs.MOST_RECORDED", 3)
+    monkeypatch.setattr("hispec.models.graphs.MAX_RECORDED", 3)
     stack, recording = fixed(MODEL, recorded=True)
     stack.reserve(100)
     with torch.inference_mode():

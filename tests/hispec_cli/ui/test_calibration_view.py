@@ -366,7 +366,7 @@ def test_other_processes_say_nothing(capfd):
 )
 def test_what_a_budget_costs_is_said_once_and_before_it_is_spent(clock, capfd, spent, plan, said):
     clock.now = float(spent)
-    with CalibrationView(SimpleNamespace(**vars(JOB), most=256)) as view:
+    with CalibrationView(SimpleNamespace(**vars(JOB), max_new_tokens=256)) as view:
         view.see(plan)
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == len(said) and all(part in line for part, line in zip(said, lines, strict=True)), lines
