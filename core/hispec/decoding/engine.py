@@ -9,12 +9,12 @@ import torch
 from hispec.decoding.drafters import Drafter, LevelDrafter, NgramDrafter
 from hispec.decoding.logits import Logits
 from hispec.decoding.logprobs import RecordingSampler
-from hispec.decoding.ngram_drafters import drafter_of
 from hispec.decoding.ngram_cache import NgramCache
-from hispec.policies.base import Draft, Verify, Policy
+from hispec.decoding.ngram_drafters import drafter_of
 from hispec.decoding.sampling import Sampler
 from hispec.decoding.state import DecodingState
-from hispec.events import Committed, Drafted, Event, Finished, FinishReason, Verified, Prefilled
+from hispec.events import Committed, Drafted, Event, Finished, FinishReason, Prefilled, Verified
+from hispec.policies.base import Draft, Policy, Verify
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,9 @@ class DecodeLoop:
             state.append(token, level)
         if self.policy.features:
             sure = scores.confidence(self.policy.features) if level < self.target else []
-            self.policy.on_verification(level, len(waiting), accepted, accepted + (token is not None), sure[: accepted + 1])
+            self.policy.on_verification(
+                level, len(waiting), accepted, accepted + (token is not None), sure[: accepted + 1]
+            )
         return len(waiting), accepted, token
 
     def takes_bonus(self, level: int) -> bool:
