@@ -57,7 +57,7 @@ def arms_of(scorer: Scorer, setup: CalibrationSetup) -> dict[str, Configuration]
     exact = [score for score in found.scores if score.texts == len(scorer.recorded.texts)]
     kinds = {
         "adaptive hierarchy": lambda c: len(c.specs) == 2 and c.adaptive and c.ngram is None,
-        "adaptive hierarchy with guesses": lambda c: len(c.specs) == 2 and c.adaptive and c.ngram is not None,
+        "adaptive hierarchy with n-grams": lambda c: len(c.specs) == 2 and c.adaptive and c.ngram is not None,
         "static hierarchy": lambda c: len(c.specs) == 2 and c.periods and c.ngram is None,
         "single-layer": lambda c: len(c.specs) == 1 and c.periods and c.ngram is None,
         "adaptive single-layer": lambda c: len(c.specs) == 1 and c.adaptive and c.ngram is None,

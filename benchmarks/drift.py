@@ -1,4 +1,4 @@
-"""Why two runs of a benchmark on a shared machine differ: decoding's pace beside that of reading memory, over minutes.
+"""Why two runs of a benchmark on a shared machine differ: the speed of decoding beside that of reading memory, over minutes.
 
 Each round answers one question with the target alone and with the hierarchy, and reads one buffer as large as the
 weights, which lies in the cache that the machine's tenants share, and one that fits the core's own.

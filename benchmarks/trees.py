@@ -3,7 +3,7 @@ r"""Would several drafts for one position pay, beneath a 4-bit copy?
 Where a draft is rejected, its runner-up is often what the copy would have written. As a second row for that position,
 with a mask of its own, it would be accepted in the same pass, and its own row would give the token after it. What that
 saves is replayed here, on the target's own texts: at which rank each draft's logits had the copy's token, and where the
-copy has the target's. A pass costs what it costs on this machine, or what a GPU is reckoned to take.
+copy has the target's. A pass costs what it costs on this machine, or what a GPU is estimated to take.
 
 Chains of every length are compared with trees of the same chain, whose first positions have one or more runners-up; the
 best of each counts. Drafts are of an exit of the copy, or recycled: the tokens that the copy's logits had first when the
@@ -175,7 +175,7 @@ def measured(target: LayerStack, exit_layer: int, position: int = 96, repeats: i
     return {name: Passes(draft, whole, own) for name, draft in drafts.items()}
 
 
-def reckoned(layers: int, exit_layer: int, layer: float, row: float, head: float) -> dict[str, Passes]:
+def estimated(layers: int, exit_layer: int, layer: float, row: float, head: float) -> dict[str, Passes]:
     """Return what passes cost where weights are read once for all rows, in layers of one row of full weights."""
     ends = (1, 1001)
 
@@ -211,7 +211,7 @@ def main() -> None:
     prompts = [encode_prompt(engine.tokenizer, text, raw=args.raw) for text in texts]
     costs = {
         "measured": measured(target, args.exit),
-        "reckoned for a GPU": reckoned(target.num_layers, args.exit, args.layer, args.row, args.head),
+        "estimated for a GPU": estimated(target.num_layers, args.exit, args.layer, args.row, args.head),
     }
     results: dict[str, Any] = {}
     for drafts, recorded in record(engine, prompts, args.exit, args.max_new_tokens).items():

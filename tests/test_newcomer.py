@@ -73,8 +73,8 @@ def test_a_dataset_a_drafter_and_a_family_are_new_files_and_nothing_else(source,
     assert report["dataset"]["name"] == "riddles" and report["environment"]["stack"] == "fused"
     assert report["arms"][0]["lossless"] | {"errors": 0} == {"identical": 1, "of": 1, "ties": 0, "errors": 0}
     assert report["arms"][0]["accuracy"]["metric"] == "exact_match"
-    guesses = next(level for level in report["arms"][0]["levels"] if level["name"] == "guesses")
-    assert guesses["proposed"] > 0
+    ngrams = next(level for level in report["arms"][0]["levels"] if level["name"] == "guesses")
+    assert ngrams["proposed"] > 0
 
 
 def test_a_drafter_that_is_not_there_is_named(tmp_path):

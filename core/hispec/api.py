@@ -107,7 +107,7 @@ class Engine:
         self.hierarchy = build_hierarchy(profile, settings.mode, models.stacks, settings.lookup)
         self.context = self.hierarchy.stack_of(-1).context
         self._ngram_cache = self.new_ngram_cache()
-        """What guesses are made from, of all answers. It is not shared with other engines on the same weights: where
+        """The n-grams of all answers. It is not shared with other engines on the same weights: where
         their answers to one prompt are compared, none shall know those of another."""
         self._interrupted = False
 
@@ -179,7 +179,7 @@ class Engine:
     def with_sampling(self, **changes: Any) -> "Engine":
         """Return the same engine with other settings of sampling; arguments and errors as `with_settings`.
 
-        It goes on guessing from what this one has read and written, since nobody compares the answers of the two.
+        It goes on drafting n-grams from what this one has read and written, since nobody compares the answers of the two.
         """
         if not changes:
             return self
@@ -321,7 +321,7 @@ class Engine:
             seed: in the place of the settings'.
             grammar: that the answer must match, from its first character on.
             logprobs: give `Committed` events and the result the log-probabilities of their tokens, and of so many of
-                the likeliest beside each, from 0 on; None gives none.
+                the most probable tokens beside each, from 0 on; None gives none.
 
         Returns:
             The answer with its token ids and figures.
@@ -339,7 +339,7 @@ class Engine:
         return Stats.of(self.hierarchy)
 
     def new_ngram_cache(self) -> NgramCache | None:
-        """Return what guesses are made from before anything was said; None where nothing is guessed."""
+        """Return an empty n-gram cache; None where the hierarchy drafts no n-grams."""
         ngrams = self.hierarchy.ngrams
         return None if ngrams is None else NgramCache(ngrams.longest)
 

@@ -24,7 +24,7 @@ def build_hierarchy(
         profile: whose levels.
         mode: of decoding.
         stacks: by model as the profile names it.
-        lookup: whether guesses are beneath them; None: as the profile says. Beneath the target alone never.
+        lookup: whether n-gram drafts are below them; None: as the profile says. Plain decoding never has them.
 
     Raises:
         ProfileError: levels out of order, or a reduced head without the token frequencies for it.

@@ -240,7 +240,7 @@ def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
         if lengths:
             found.append(f"{_change(lengths)} nothing in mode autoregressive: nothing is drafted")
         if settings.lookup and _given(["lookup"], origins):
-            found.append("lookup changes nothing in mode autoregressive: nothing is guessed")
+            found.append("lookup changes nothing in mode autoregressive: nothing is drafted")
     elif settings.policy == "adaptive":
         if lengths:
             found.append(f"{_change(lengths)} nothing with the adaptive policy, which chooses lengths itself")

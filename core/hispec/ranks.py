@@ -1,7 +1,7 @@
 """The processes of one tensor-parallel decoding: each holds a part of every matrix, and all take the same decisions.
 
 Every rank runs the same loop on the same token ids, because each of its passes waits for all the others. What could
-differ between them (the seed, an interruption, the pace that a policy measures) is taken from rank 0.
+differ between them (the seed, an interruption, the times that a policy measures) is taken from rank 0.
 """
 
 import atexit

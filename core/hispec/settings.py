@@ -229,7 +229,7 @@ class Settings:
     )
     lookup: bool | None = _decoding(
         None,
-        "Guess, beneath all levels, what was said before: n-grams of the session's texts, and recycled logits.",
+        "Draft from n-grams of the session's texts, and from recycled logits, below all other levels.",
         unset="as the levels say",
     )
     max_new_tokens: Count = _decoding(256, "Most tokens of an answer.", checkpoint="always")

@@ -78,7 +78,7 @@ def generate(
         Path | None, output_option(metavar="FILE", help="Play what --trace recorded, without a model or a prompt.")
     ] = None,
     speed: Annotated[
-        float | None, output_option(min=0, metavar="X", help="Of --replay; 1 is its own pace, 0 does not wait.")
+        float | None, output_option(min=0, metavar="X", help="Of --replay; 1 is as recorded, 0 does not wait.")
     ] = None,
     common: CommonOptions,
 ) -> None:

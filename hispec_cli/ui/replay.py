@@ -74,7 +74,7 @@ class Recording:
         return last.result
 
     def play(self, speed: float, sleep: Callable[[float], None] = time.sleep) -> Iterator[Event]:
-        """Yield the events at their own pace.
+        """Yield the events with the delays between them.
 
         Args:
             speed: how many times faster; 0 does not wait.

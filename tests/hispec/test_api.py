@@ -53,7 +53,7 @@ def test_token_ids_are_gone_on_after_as_a_prompt_is(engine):
         engine.stream_ids([1] * 2048)
 
 
-def test_other_sampling_goes_on_guessing_from_the_same_past():
+def test_other_sampling_keeps_drafting_from_the_same_cache():
     engine = Engine.from_profile("tiny", lookup=True, temperature=1.0, policy="static", max_new_tokens=24)
     assert engine.with_sampling() is engine
     first = engine.with_sampling(temperature=0.0).generate(QUESTION)

@@ -12,8 +12,6 @@ from hispec.counts import counted
         (1, "token", "1 token"),
         (2, "token", "2 tokens"),
         (1319, "row", "1,319 rows"),
-        (1, "guess", "1 guess"),
-        (3, "guess", "3 guesses"),
         (2, "pass", "2 passes"),
         (2, "row of text", "2 rows of text"),
         (-1, "token", "-1 tokens"),

@@ -1,4 +1,4 @@
-"""Guesses from the outside: switched on and off, exact in every mode, and fed by earlier answers of an engine."""
+"""N-gram drafts from the outside: switched on and off, exact in every mode, and fed by earlier answers of an engine."""
 
 import pytest
 
@@ -35,21 +35,21 @@ def names(engine):
 
 @pytest.mark.parametrize("policy", ["static", "adaptive"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_guesses_change_no_answer_in_any_mode(engine, temperature, policy):
+def test_n_grams_change_no_answer_in_any_mode(engine, temperature, policy):
     plain = engine.with_settings(mode="autoregressive", temperature=temperature, max_new_tokens=40, seed=3)
     expected = [plain.generate(prompt).token_ids for prompt in (QUESTION, OTHER, QUESTION)]
     for mode in MODES:
-        guessing = plain.with_settings(mode=mode, policy=policy, lookup=True)
-        assert [guessing.generate(prompt).token_ids for prompt in (QUESTION, OTHER, QUESTION)] == expected
+        drafting = plain.with_settings(mode=mode, policy=policy, lookup=True)
+        assert [drafting.generate(prompt).token_ids for prompt in (QUESTION, OTHER, QUESTION)] == expected
 
 
-def test_lookup_adds_guesses_to_levels_without_them_and_takes_them_away(engine):
+def test_lookup_adds_n_grams_to_levels_without_them_and_takes_them_away(engine):
     assert names(engine) == ["draft", "intermediate", "target"]
-    guessing = engine.with_settings(lookup=True)
-    assert names(guessing) == ["guesses", "draft", "intermediate", "target"]
-    assert names(guessing.with_settings(mode="single-layer")) == ["guesses", "draft", "target"]
-    assert names(guessing.with_settings(mode="autoregressive")) == ["target"]
-    assert names(guessing.with_settings(lookup=False)) == ["draft", "intermediate", "target"]
+    drafting = engine.with_settings(lookup=True)
+    assert names(drafting) == ["guesses", "draft", "intermediate", "target"]
+    assert names(drafting.with_settings(mode="single-layer")) == ["guesses", "draft", "target"]
+    assert names(drafting.with_settings(mode="autoregressive")) == ["target"]
+    assert names(drafting.with_settings(lookup=False)) == ["draft", "intermediate", "target"]
     own = NgramSection(max=2, tokens=3)
     profile = engine.profile.model_copy(update={"draft": engine.profile.draft.model_copy(update={"ngram": own})})
     said = engine.with_profile(profile)
@@ -58,7 +58,7 @@ def test_lookup_adds_guesses_to_levels_without_them_and_takes_them_away(engine):
     assert names(said.with_settings(lookup=False)) == ["draft", "intermediate", "target"]
 
 
-def test_what_is_left_without_guesses_decodes(engine):
+def test_what_is_left_without_n_grams_decodes(engine):
     ngrams = DraftSection(ngram=NgramSection(max=3, tokens=4))
     alone = engine.profile.model_copy(update={"draft": ngrams, "intermediate": None, "single_layer": None})
     under = alone.model_copy(update={"intermediate": engine.profile.intermediate})
@@ -70,7 +70,7 @@ def test_what_is_left_without_guesses_decodes(engine):
             assert without.generate(QUESTION).token_ids == expected
 
 
-def test_a_profile_says_what_is_guessed():
+def test_a_profile_says_what_is_drafted():
     plain = Profile(name="p", target=TargetSection(model="m"))
     both = plain.model_copy(
         update={
@@ -85,7 +85,7 @@ def test_a_profile_says_what_is_guessed():
     assert ngram_of(plain, "hispec", None) is None is ngram_of(both, "hispec", False)
 
 
-def test_a_lookup_that_nothing_is_guessed_with_is_told_of():
+def test_a_lookup_that_nothing_is_drafted_with_is_told_of():
     profile = Profile(name="p", target=TargetSection(model="m"))
     asked = {"mode": "autoregressive", "lookup": True}
     assert any("lookup changes nothing" in told for told in without_effect(*resolve_settings(asked, profile)))
@@ -93,32 +93,32 @@ def test_a_lookup_that_nothing_is_guessed_with_is_told_of():
         assert not any("lookup" in told for told in without_effect(*resolve_settings(asked, profile)))
 
 
-def only_guesses(engine):
+def only_n_grams(engine):
     (arm,) = make_arms(["recycling"], engine.with_settings(max_new_tokens=60))
     return arm
 
 
 def test_an_engine_finds_what_it_answered_before(engine):
-    guessing = only_guesses(engine).engine
-    first, again = guessing.generate(QUESTION), guessing.generate(QUESTION)
+    drafting = only_n_grams(engine).engine
+    first, again = drafting.generate(QUESTION), drafting.generate(QUESTION)
     assert again.token_ids == first.token_ids
     assert again.stats.target_passes < first.stats.target_passes / 2
-    fresh = guessing.with_settings(seed=0)
+    fresh = drafting.with_settings(seed=0)
     assert fresh.generate(QUESTION).stats.target_passes == first.stats.target_passes, "another engine knew the answer"
 
 
 def test_an_answer_that_was_left_is_known_as_far_as_it_went(engine):
-    guessing, count = only_guesses(engine).engine, 0
-    whole = only_guesses(engine).engine.generate(QUESTION)
-    events = guessing.stream(QUESTION)
+    drafting, count = only_n_grams(engine).engine, 0
+    whole = only_n_grams(engine).engine.generate(QUESTION)
+    events = drafting.stream(QUESTION)
     while count < 20:
         count += len(getattr(next(events), "token_ids", ()))
     events.close()
-    assert guessing.generate(QUESTION).stats.target_passes < whole.stats.target_passes
+    assert drafting.generate(QUESTION).stats.target_passes < whole.stats.target_passes
 
 
-def test_the_arm_recycling_has_guesses_alone_and_forgets_before_a_repeat(engine):
-    arm = only_guesses(engine)
+def test_the_arm_recycling_has_n_grams_alone_and_forgets_before_a_repeat(engine):
+    arm = only_n_grams(engine)
     assert names(arm.engine) == ["guesses", "target"]
     ids = [encode_prompt(engine.tokenizer, prompt) for prompt in (QUESTION, OTHER)]
     passes = [arm.answer(prompt, 60, (), seed=0).stats.target_passes for prompt in ids * 2]
@@ -128,11 +128,11 @@ def test_the_arm_recycling_has_guesses_alone_and_forgets_before_a_repeat(engine)
 
 def test_logits_of_rejected_rows_are_recycled(engine, monkeypatch):
     """Without what levels say after rejected tokens, and of them, more passes are needed."""
-    guessing = only_guesses(engine).engine
-    passes = sum(guessing.generate(prompt).stats.target_passes for prompt in (QUESTION, OTHER))
+    drafting = only_n_grams(engine).engine
+    passes = sum(drafting.generate(prompt).stats.target_passes for prompt in (QUESTION, OTHER))
     monkeypatch.setattr(NgramCache, "record_argmax", lambda *_: None)
     monkeypatch.setattr(NgramDrafter, "rejected", lambda *_: None)
-    bare = only_guesses(engine).engine
+    bare = only_n_grams(engine).engine
     assert sum(bare.generate(prompt).stats.target_passes for prompt in (QUESTION, OTHER)) > passes
 
 

@@ -84,7 +84,7 @@ def test_a_good_profile_is_read(write):
         (GOOD + "calibrated:\n  over: {a: 1,\n    a: 1}", "line 9 gives a again, which line 8", "keep one"),
     ],
 )
-def test_a_bad_profile_is_refused_with_its_key_and_the_cure(write, text, message, hint):
+def test_a_bad_profile_is_refused_with_its_key_and_the_hint(write, text, message, hint):
     with pytest.raises(ProfileError) as caught:
         read_profile(write(text))
     assert message in caught.value.message
@@ -177,7 +177,7 @@ def test_another_models_last_layer_is_an_exit_too(write):
         check_depths(profile, "other/model", 3)
 
 
-def test_other_exits_keep_the_guesses_of_a_profile(write):
+def test_other_exits_keep_the_n_grams_of_a_profile(write):
     profile = read_profile(write(GOOD.replace("{exit_layer: 2}", "{exit_layer: 2, ngram: {max: 4, tokens: 8}}")))
     assert with_exits(profile, 3, None).draft.ngram.tokens == 8
 

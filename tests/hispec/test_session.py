@@ -121,7 +121,7 @@ def test_names_stay_in_their_folder(tmp_path, name):
         lambda text: "\xff" + text,
     ],
 )
-def test_a_damaged_file_is_refused_with_a_cure_and_stays(store, damage):
+def test_a_damaged_file_is_refused_with_a_hint_and_stays(store, damage):
     talk = store()
     talk.save(SESSION)
     damaged = damage(talk.path.read_text(encoding="utf-8"))

@@ -67,7 +67,7 @@ def process():
             stream.close()
 
 
-def assert_cause_and_cure(outcome, code, message, hint=""):
+def assert_message_and_hint(outcome, code, message, hint=""):
     """The promised exit code, one line of message, one of hint, no traceback, and nothing on stdout."""
     assert outcome.code == code, outcome.err
     lines = outcome.err.splitlines()

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
+from tests.hispec_cli.conftest import QUESTION, assert_message_and_hint
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
     ],
 )
 def test_wrong_usage_exits_2(hispec, arguments, message, hint):
-    assert_cause_and_cure(hispec(*arguments), 2, message, hint)
+    assert_message_and_hint(hispec(*arguments), 2, message, hint)
 
 
 @pytest.mark.parametrize("arguments", [(), ("profile",)])
@@ -70,7 +70,7 @@ def test_without_a_command_the_help_is_shown(hispec, arguments):
 def test_a_file_that_is_named_like_a_profile_is_hinted_at(hispec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").write_text("target: {model: builtin:tiny}\n")
-    assert_cause_and_cure(
+    assert_message_and_hint(
         hispec("profile", "validate", "mine"), 2, "no profile named 'mine'", "did you mean the file ./mine?"
     )
     assert hispec("profile", "validate", "./mine").code == 0
@@ -78,18 +78,18 @@ def test_a_file_that_is_named_like_a_profile_is_hinted_at(hispec, tmp_path, monk
 
 def test_text_that_is_not_utf8_is_refused(hispec, tmp_path):
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
-    assert_cause_and_cure(hispec("generate", f"@{tmp_path / 'latin.txt'}"), 2, "is not UTF-8 text (byte 3)", "iconv")
-    assert_cause_and_cure(hispec("generate", stdin=b"\xff\xfe"), 2, "standard input is not UTF-8", "iconv")
+    assert_message_and_hint(hispec("generate", f"@{tmp_path / 'latin.txt'}"), 2, "is not UTF-8 text (byte 3)", "iconv")
+    assert_message_and_hint(hispec("generate", stdin=b"\xff\xfe"), 2, "standard input is not UTF-8", "iconv")
 
 
 def test_a_malformed_profile_names_line_and_key(hispec, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("target: {model: x\ndraft: [")
-    assert_cause_and_cure(hispec("generate", "x", "--profile", path), 2, "line 2", "mend")
+    assert_message_and_hint(hispec("generate", "x", "--profile", path), 2, "line 2", "mend")
     path.write_text("target: {model: x, quantized: true}")
-    assert_cause_and_cure(hispec("generate", "x", "--profile", path), 2, "unknown key target.quantized", "revision")
+    assert_message_and_hint(hispec("generate", "x", "--profile", path), 2, "unknown key target.quantized", "revision")
     path.write_text('target: {model: "builtin:nothing"}')
-    assert_cause_and_cure(hispec("generate", "x", "--profile", path), 2, "builtin:nothing", "builtin:tiny")
+    assert_message_and_hint(hispec("generate", "x", "--profile", path), 2, "builtin:nothing", "builtin:tiny")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_malformed_profile_names_line_and_key(hispec, tmp_path):
 def test_profiles_that_only_decoding_would_find_out_exit_2(hispec, tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(f'target: {{model: "builtin:tiny"}}\n{text}\n')
-    assert_cause_and_cure(hispec("generate", "x", "--profile", path), 2, message)
+    assert_message_and_hint(hispec("generate", "x", "--profile", path), 2, message)
 
 
 def test_an_empty_chat_template_leaves_the_tokenizers_own(hispec, tmp_path):
@@ -124,7 +124,7 @@ def test_a_refused_command_leaves_an_earlier_trace_alone(hispec, tmp_path):
 
 
 def test_a_device_that_is_not_there_exits_5(hispec):
-    assert_cause_and_cure(hispec("generate", "x", "--device", "cuda:7"), 5, "no usable device 'cuda:7'", "cpu")
+    assert_message_and_hint(hispec("generate", "x", "--device", "cuda:7"), 5, "no usable device 'cuda:7'", "cpu")
 
 
 def test_damaged_weights_exit_5(hispec, tmp_path, shipped_model):
@@ -132,44 +132,44 @@ def test_damaged_weights_exit_5(hispec, tmp_path, shipped_model):
     weights = (model / "model.safetensors").read_bytes()
     for damaged in (weights[: len(weights) // 2], weights[:100], b""):
         (model / "model.safetensors").write_bytes(damaged)
-        assert_cause_and_cure(hispec("generate", "x", "--model", model), 5, "weights", "download or save")
+        assert_message_and_hint(hispec("generate", "x", "--model", model), 5, "weights", "download or save")
     (model / "model.safetensors").unlink()
-    assert_cause_and_cure(hispec("generate", "x", "--model", model), 5, "model.safetensors", "complete")
+    assert_message_and_hint(hispec("generate", "x", "--model", model), 5, "model.safetensors", "complete")
 
 
 def test_weights_that_lack_a_layer_exit_5(hispec, tmp_path, shipped_model):
     model = shutil.copytree(shipped_model, tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 17}))
-    assert_cause_and_cure(hispec("generate", "x", "--model", model), 5, "incomplete", "download or save")
+    assert_message_and_hint(hispec("generate", "x", "--model", model), 5, "incomplete", "download or save")
 
 
 def test_a_broken_config_or_tokenizer_is_told(hispec, tmp_path, shipped_model):
     model = shutil.copytree(shipped_model, tmp_path / "model")
     (model / "tokenizer.json").write_text("{")
-    assert_cause_and_cure(hispec("generate", "x", "--model", model), 5, "tokenizer", "complete")
+    assert_message_and_hint(hispec("generate", "x", "--model", model), 5, "tokenizer", "complete")
     (model / "config.json").write_text("{")
-    assert_cause_and_cure(hispec("generate", "x", "--model", model), 5, "config.json", "download or save")
+    assert_message_and_hint(hispec("generate", "x", "--model", model), 5, "config.json", "download or save")
 
 
 def test_a_configuration_with_a_wrong_value_is_refused_by_the_key(hispec, tmp_path, shipped_model):
     model = shutil.copytree(shipped_model, tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "rope_parameters": None, "rope_theta": None}))
-    assert_cause_and_cure(hispec("generate", "x", "--model", model), 2, "rope_theta", "correct config.json")
+    assert_message_and_hint(hispec("generate", "x", "--model", model), 2, "rope_theta", "correct config.json")
     (model / "config.json").write_text(json.dumps({**config, "rms_norm_eps": "small"}))
-    assert_cause_and_cure(hispec("generate", "x", "--model", model), 2, "rms_norm_eps", "correct config.json")
+    assert_message_and_hint(hispec("generate", "x", "--model", model), 2, "rms_norm_eps", "correct config.json")
 
 
 def test_an_unsupported_architecture_exits_2(hispec, tmp_path):
     GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
-    assert_cause_and_cure(hispec("generate", "x", "--model", tmp_path), 2, "'gpt2' model", "llama")
+    assert_message_and_hint(hispec("generate", "x", "--model", tmp_path), 2, "'gpt2' model", "llama")
     (tmp_path / "config.json").write_text('{"model_type": "unheard_of"}')
-    assert_cause_and_cure(hispec("generate", "x", "--model", tmp_path), 2, "architecture", "Llama")
+    assert_message_and_hint(hispec("generate", "x", "--model", tmp_path), 2, "architecture", "Llama")
 
 
 def test_a_hub_model_offline_exits_5(hispec):
-    assert_cause_and_cure(hispec("generate", "x", "--model", "no-such-org/model"), 5, "no-such-org/model", "folder")
+    assert_message_and_hint(hispec("generate", "x", "--model", "no-such-org/model"), 5, "no-such-org/model", "folder")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
@@ -186,4 +186,4 @@ def test_debug_shows_the_traceback(hispec):
 
 def test_a_bug_exits_1_and_says_so(hispec, monkeypatch):
     monkeypatch.setattr("hispec.api.Engine.stream", lambda *_, **__: 1 / 0)
-    assert_cause_and_cure(hispec("generate", "x"), 1, "this is a bug in hispec: ZeroDivisionError", "--debug")
+    assert_message_and_hint(hispec("generate", "x"), 1, "this is a bug in hispec: ZeroDivisionError", "--debug")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from hispec.decoding.engine import DecodeLoop
 from hispec.profile import resolve_model
-from tests.hispec_cli.conftest import assert_cause_and_cure
+from tests.hispec_cli.conftest import assert_message_and_hint
 from tests.hub import gsm8k_repository, serve
 
 QUICK = ("bench", "--limit", 3, "--warmup", 1, "--max-new-tokens", 12)
@@ -126,7 +126,7 @@ def test_a_model_whose_files_were_replaced_is_another(hispec, tmp_path, name):
         name = "weights"
     else:
         (folder / name).write_text((folder / name).read_text() + " ")
-    assert_cause_and_cure(hispec(*common, "-o", old, "--resume"), 2, f"{name} was", "without --resume")
+    assert_message_and_hint(hispec(*common, "-o", old, "--resume"), 2, f"{name} was", "without --resume")
     assert hispec(*common, "-o", new).code == 0
     assert f"config.files.{folder}.{name} differs" in hispec("bench", "compare", old, new).err
 
@@ -181,7 +181,7 @@ def test_broken_losslessness_exits_4(hispec, monkeypatch):
 def test_mistakes_are_told_before_anything_is_measured(hispec, monkeypatch, tmp_path, options, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    assert_cause_and_cure(hispec(*QUICK, *options), 2, message)
+    assert_message_and_hint(hispec(*QUICK, *options), 2, message)
 
 
 def test_a_file_of_ones_own_and_the_step_summary(hispec, questions, tmp_path, monkeypatch):
@@ -248,7 +248,7 @@ def test_a_killed_run_is_resumed_and_ends_as_an_undisturbed_one(process, hispec,
         for folder in (killed, tmp_path / "whole")
     ]
     assert tokens[0] == tokens[1]
-    assert_cause_and_cure(hispec(*arguments(killed), "--resume", "--repeats", 2), 2, "measured something else")
+    assert_message_and_hint(hispec(*arguments(killed), "--resume", "--repeats", 2), 2, "measured something else")
 
 
 def test_ctrl_c_reports_what_was_measured(process, tmp_path):

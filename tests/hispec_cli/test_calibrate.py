@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from hispec.profile import digest_of, read_profile
-from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
+from tests.hispec_cli.conftest import QUESTION, assert_message_and_hint
 from tests.hispec_cli.test_report import Page
 from tests.hispec_cli.ui.terminal import Terminal
 
@@ -175,12 +175,12 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(hispec, nowhere):
 )
 def test_mistakes_are_refused_before_anything_is_done(hispec, nowhere, arguments, message):
     (nowhere / "here" / "folder.yaml").mkdir()
-    assert_cause_and_cure(hispec("calibrate", *arguments, "--dry-run"), 2, message)
+    assert_message_and_hint(hispec("calibrate", *arguments, "--dry-run"), 2, message)
 
 
 def test_too_deep_an_exit_is_refused_without_a_dry_run_too(hispec, nowhere):
-    assert_cause_and_cure(hispec("calibrate", "--exit-layers", "3,20"), 2, "exit 20 was asked for", "from 1 to 15")
+    assert_message_and_hint(hispec("calibrate", "--exit-layers", "3,20"), 2, "exit 20 was asked for", "from 1 to 15")
 
 
 def test_there_may_be_nothing_to_resume(hispec, nowhere):
-    assert_cause_and_cure(hispec(*SMALL, "--resume"), 2, "there is nothing to resume", "without --resume")
+    assert_message_and_hint(hispec(*SMALL, "--resume"), 2, "there is nothing to resume", "without --resume")

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from hispec.session import read_session
-from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
+from tests.hispec_cli.conftest import QUESTION, assert_message_and_hint
 
 TERSE = "{% for m in messages %}<|user|>\n{{ m.content | trim }}<|end|>\n{% endfor %}<|assistant|>\n"
 LOUD = "{% for m in messages %}<|user|>\n{{ m.content | upper }}<|end|>\n{% endfor %}<|assistant|>\n"
@@ -66,18 +66,18 @@ def test_a_template_that_cannot_be_used_is_refused_before_anything_is_loaded(
         path.write_bytes(content)
     stdin = "x\n" if command == "chat" else None
     prompt = ["x"] if command == "generate" else []
-    assert_cause_and_cure(hispec(command, *prompt, "--chat-template", path, stdin=stdin), 2, message)
+    assert_message_and_hint(hispec(command, *prompt, "--chat-template", path, stdin=stdin), 2, message)
     monkeypatch.setenv("HISPEC_CHAT_TEMPLATE", str(path))
-    assert_cause_and_cure(hispec(command, *prompt, stdin=stdin), 2, message)
+    assert_message_and_hint(hispec(command, *prompt, stdin=stdin), 2, message)
 
 
 def test_a_folder_is_no_template(hispec, tmp_path):
-    assert_cause_and_cure(hispec("generate", "x", "--chat-template", tmp_path), 2, "Is a directory", "a file")
+    assert_message_and_hint(hispec("generate", "x", "--chat-template", tmp_path), 2, "Is a directory", "a file")
 
 
 def test_it_goes_with_no_raw(hispec, write):
     outcome = hispec("generate", "x", "--raw", "--chat-template", write("t", TERSE))
-    assert_cause_and_cure(outcome, 2, "--chat-template and --raw exclude each other")
+    assert_message_and_hint(outcome, 2, "--chat-template and --raw exclude each other")
 
 
 def test_option_before_environment_before_profile_before_tokenizer(hispec, write, tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_a_base_model_answers_as_the_model_with_that_template(hispec, write, bas
     whole, base = ("--model", shipped_model), ("--model", base_model)
     asked = ("generate", QUESTION, "--system", "Be brief.")
     assert hispec(*asked, *base, *template).out == hispec(*asked, *whole).out
-    assert_cause_and_cure(hispec(*asked, *base), 2, "needs a chat template", "--chat-template")
+    assert_message_and_hint(hispec(*asked, *base), 2, "needs a chat template", "--chat-template")
     assert (
         hispec("chat", *base, *template, stdin=f"{QUESTION}\n").out == hispec("chat", *whole, stdin=f"{QUESTION}\n").out
     )
@@ -159,13 +159,13 @@ def test_a_system_message_that_a_template_drops_is_refused_before_weights_are_ha
     words = ("generate", "x") if command == "generate" else ("chat",)
     given = ("--system", "Be brief.", "--chat-template", write("t.jinja", template))
     outcome = hispec(*words, *given, stdin="x\n" if command == "chat" else None)
-    assert_cause_and_cure(outcome, 2, message, "leave out --system")
+    assert_message_and_hint(outcome, 2, message, "leave out --system")
 
 
 def test_a_system_message_that_is_dropped_is_refused_in_a_chat(hispec, write):
     given = ("--chat-template", write("t.jinja", "{{ messages[-1].content }}"))
     outcome = hispec("chat", *given, stdin="/system Be brief.\n")
-    assert_cause_and_cure(outcome, 2, "no place for a system message", "--chat-template")
+    assert_message_and_hint(outcome, 2, "no place for a system message", "--chat-template")
 
 
 @pytest.mark.parametrize("template", ["{{ 'a' + 1 }}", "{{ 1 / 0 }}", "{{ missing.name }}", "{{ '\\ud800' }}"])

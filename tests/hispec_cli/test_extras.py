@@ -11,7 +11,7 @@ import pytest
 
 from hispec.errors import UnavailableError
 from hispec.extras import EXTRAS, require
-from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
+from tests.hispec_cli.conftest import QUESTION, assert_message_and_hint
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 
@@ -54,28 +54,28 @@ def test_without_extras_everything_else_works(hispec, without, tmp_path):
 def test_a_report_that_cannot_be_drawn_is_refused_before_the_run(hispec, without, tmp_path, command, name):
     without(name)
     outcome = hispec(command, "--report", tmp_path / "page.html")
-    assert_cause_and_cure(outcome, 5, f"an HTML report needs {name}", "pip install 'hispec[report]'")
+    assert_message_and_hint(outcome, 5, f"an HTML report needs {name}", "pip install 'hispec[report]'")
 
 
 @pytest.mark.parametrize("command", [("bench",), ("calibrate", "--dry-run")])
 def test_a_dataset_of_the_hub_needs_its_reader(hispec, without, command):
     without("datasets")
     outcome = hispec(*command, "--dataset", "gsm8k", "--offline")
-    assert_cause_and_cure(outcome, 5, "the dataset gsm8k needs datasets", "pip install 'hispec[bench]'")
+    assert_message_and_hint(outcome, 5, "the dataset gsm8k needs datasets", "pip install 'hispec[bench]'")
 
 
 def test_a_parquet_file_needs_its_reader(hispec, without, tmp_path):
     without("datasets")
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
     outcome = hispec("bench", "--dataset", tmp_path / "rows.parquet")
-    assert_cause_and_cure(outcome, 5, "parquet (rows.parquet) needs datasets", "pip install 'hispec[bench]'")
+    assert_message_and_hint(outcome, 5, "parquet (rows.parquet) needs datasets", "pip install 'hispec[bench]'")
 
 
 @pytest.mark.parametrize("name", ["xsum", "cnn_dailymail"])
 def test_summaries_that_cannot_be_scored_are_refused_before_the_run(hispec, without, rows, name):
     without("rouge_score")
     outcome = hispec("bench", "--dataset", rows, "--format-as", name)
-    assert_cause_and_cure(outcome, 5, f"the score of {name} needs rouge_score", "pip install 'hispec[bench]'")
+    assert_message_and_hint(outcome, 5, f"the score of {name} needs rouge_score", "pip install 'hispec[bench]'")
 
 
 def test_a_conversation_on_a_terminal_needs_its_line_editor(without, monkeypatch, capfd):
@@ -103,7 +103,7 @@ def test_the_fused_stack_quantizes_without_a_library(hispec, without, quantizati
 def test_quantization_needs_its_library(hispec, without):
     without("bitsandbytes")
     outcome = hispec("generate", QUESTION, "--quantization", "8bit")
-    assert_cause_and_cure(outcome, 5, "--quantization 8bit needs bitsandbytes", "pip install 'hispec[quantization]'")
+    assert_message_and_hint(outcome, 5, "--quantization 8bit needs bitsandbytes", "pip install 'hispec[quantization]'")
 
 
 def test_what_is_installed_is_not_asked_for(without):

@@ -14,7 +14,7 @@ from hispec.models.dummy import dummy_tokenizer
 from hispec.profile import files as profiles
 from hispec_cli.ui.fit_progress import FitProgress
 from tests.hispec.models.test_families import SMALL
-from tests.hispec_cli.conftest import assert_cause_and_cure
+from tests.hispec_cli.conftest import assert_message_and_hint
 from tests.hispec_cli.ui.terminal import Terminal
 from tests.support import random_model
 
@@ -134,7 +134,7 @@ def test_translators_that_were_fitted_anew_are_others(hispec, fit, fitted, tmp_p
     )  # fmt: skip
     assert hispec(*bench).code == hispec(*bench, "--resume").code == 0
     assert fit("--exits", "1,2", "--force", "--seed", 5, "--steps", 3, out=tmp_path / "plain.yaml").code == 0
-    assert_cause_and_cure(hispec(*bench, "--resume"), 2, "files.profile.translators was", "same options and files")
+    assert_message_and_hint(hispec(*bench, "--resume"), 2, "files.profile.translators was", "same options and files")
 
 
 def test_damaged_translators_are_refused_by_every_command(hispec, fitted, tmp_path):
@@ -143,10 +143,10 @@ def test_damaged_translators_are_refused_by_every_command(hispec, fitted, tmp_pa
     path = tmp_path / "plain.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
     for command in (("generate", "x", "--profile"), ("profile", "validate")):
-        assert_cause_and_cure(hispec(*command, tmp_path / "plain.yaml"), 5, "are damaged", "hispec fit-exits")
+        assert_message_and_hint(hispec(*command, tmp_path / "plain.yaml"), 5, "are damaged", "hispec fit-exits")
     path.unlink()
     outcome = hispec("generate", "x", "--profile", tmp_path / "plain.yaml")
-    assert_cause_and_cure(outcome, 2, "there are no translators at", "hispec fit-exits")
+    assert_message_and_hint(outcome, 2, "there are no translators at", "hispec fit-exits")
 
 
 @pytest.mark.parametrize(
@@ -170,17 +170,17 @@ def test_damaged_translators_are_refused_by_every_command(hispec, fitted, tmp_pa
 )
 def test_mistakes_exit_2_before_any_weights_are_read(fit, monkeypatch, arguments, message, hint):
     monkeypatch.setattr("hispec.exits.job.load_stack", None)
-    assert_cause_and_cure(fit(**arguments), 2, message, hint)
+    assert_message_and_hint(fit(**arguments), 2, message, hint)
 
 
 def test_a_text_that_is_too_short_is_refused(fit, tmp_path):
     (tmp_path / "short").write_text("a few words")
-    assert_cause_and_cure(fit(text=tmp_path / "short"), 2, "has 11 tokens", "500,000")
+    assert_message_and_hint(fit(text=tmp_path / "short"), 2, "has 11 tokens", "500,000")
 
 
 def test_nothing_is_replaced_unless_it_is_asked_for(fit, tmp_path):
     (tmp_path / "plain.safetensors").write_text("precious")
-    assert_cause_and_cure(fit(out=tmp_path / "plain.yaml"), 2, "plain.safetensors exists", "--force")
+    assert_message_and_hint(fit(out=tmp_path / "plain.yaml"), 2, "plain.safetensors exists", "--force")
     assert (tmp_path / "plain.safetensors").read_text() == "precious"
     assert fit("--force", "--steps", 1, out=tmp_path / "plain.yaml").code == 0
 
@@ -215,7 +215,7 @@ def test_a_model_that_is_no_llama_is_fitted_and_recognized(hispec, text, tmp_pat
     outcome = hispec("generate", "Hello", "--profile", made, "--verify", *short)
     assert outcome.code == 0 and outcome.out == alone.out, outcome.err
     made.write_text(made.read_text().replace(str(tmp_path / "one"), str(tmp_path / "other")))
-    assert_cause_and_cure(hispec("generate", "Hello", "--profile", made), 2, "not for these of", "fit-exits")
+    assert_message_and_hint(hispec("generate", "Hello", "--profile", made), 2, "not for these of", "fit-exits")
 
 
 def test_ctrl_c_keeps_what_was_fitted(fit, monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.gguf_files import small_model, write
-from tests.hispec_cli.conftest import assert_cause_and_cure
+from tests.hispec_cli.conftest import assert_message_and_hint
 from tests.hispec_cli.test_hub_checkpoints import hispec as from_hub  # noqa: F401
 from tests.hispec_cli.test_hub_checkpoints import ids_of
 from tests.hub import COMMIT, serve
@@ -65,18 +65,18 @@ def test_chat_bench_and_fit_exits_run_on_a_file(hispec, path, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["generate", "chat", "doctor"])
-def test_faults_are_told_by_cause_and_cure(hispec, path, tmp_path, command):
+def test_faults_are_told_by_message_and_hint(hispec, path, tmp_path, command):
     (tmp_path / "cut.gguf").write_bytes(path.read_bytes()[:-100])
     words = ["Hello"] if command == "generate" else []
     for model, message in ((tmp_path / "cut.gguf", "cut short"), (tmp_path / "none.gguf", "no GGUF file")):
         outcome = hispec(command, *words, "--model", model)
         assert outcome.code in (2, 5)
         if command != "doctor" or outcome.err:
-            assert_cause_and_cure(outcome, outcome.code, message)
+            assert_message_and_hint(outcome, outcome.code, message)
         else:
             assert message in outcome.out
     outcome = hispec("generate", "Hello", "--profile", path)
-    assert_cause_and_cure(outcome, 2, "is a model, not a profile")
+    assert_message_and_hint(outcome, 2, "is a model, not a profile")
 
 
 def test_a_file_of_a_hub_is_downloaded_once(from_hub, path, tmp_path):  # noqa: F811

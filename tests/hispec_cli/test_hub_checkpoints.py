@@ -172,7 +172,7 @@ REFUSED |= {f"{name} transformers": REFUSED[name] for name in ("lacking", "cut",
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_whole_is_refused_with_cause_and_cure(refusals, name):
+def test_what_is_not_whole_is_refused_with_message_and_hint(refusals, name):
     code, message, hint = REFUSED[name]
     found, out, err = refusals[name]
     lines = [line for line in err.splitlines() if not line.startswith("download")]

@@ -12,7 +12,7 @@ from hispec.machine import Device
 from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.transformers_stack import TransformersStack
-from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
+from tests.hispec_cli.conftest import QUESTION, assert_message_and_hint
 
 ERRORS = [
     MemoryError(),
@@ -54,7 +54,7 @@ def fail_after(monkeypatch, calls, error, stack=FusedStack):
 def test_what_does_not_fit_is_refused_before_it_is_loaded(hispec, monkeypatch, command):
     made = loads(monkeypatch, FusedWeights)
     outcome = hispec(*command, "--device", "cpu")
-    assert_cause_and_cure(outcome, 5, "0.0010 GB are free: 0.0133 GB weights of builtin:tiny (target, ", "--force")
+    assert_message_and_hint(outcome, 5, "0.0010 GB are free: 0.0133 GB weights of builtin:tiny (target, ", "--force")
     assert not made
 
 
@@ -78,7 +78,7 @@ def test_the_arms_of_transformers_need_room_for_modules_of_their_own(hispec, mon
 @pytest.mark.usefixtures("little_memory")
 def test_dummy_weights_need_as_much(hispec):
     outcome = hispec("generate", "x", "--profile", "layerskip-llama3.2-1b", "--load-format", "dummy", "--device", "cpu")
-    assert_cause_and_cure(outcome, 5, "2.47 GB weights of facebook/layerskip-llama3.2-1B", "--force")
+    assert_message_and_hint(outcome, 5, "2.47 GB weights of facebook/layerskip-llama3.2-1B", "--force")
 
 
 def test_a_longer_prompt_needs_a_larger_cache(hispec, monkeypatch):
@@ -170,7 +170,7 @@ def test_anywhere_else_it_is_no_bug(hispec, monkeypatch):
         raise ERRORS[1]
 
     monkeypatch.setattr(Engine, "__init__", load)
-    assert_cause_and_cure(hispec("generate", QUESTION), 5, "the memory ran out", "hispec doctor")
+    assert_message_and_hint(hispec("generate", QUESTION), 5, "the memory ran out", "hispec doctor")
 
 
 def test_other_errors_are_not_taken_for_it():

@@ -11,7 +11,7 @@ import pytest
 from hispec import machine
 from hispec.machine import GPU_DRIVERS, Device
 from hispec.profile import load_profile, read_profile
-from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
+from tests.hispec_cli.conftest import QUESTION, assert_message_and_hint
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_new_begins_a_profile_with_another_and_says_where(hispec, own):
     assert "# Exit 1 writes three of four tokens" in path.read_text()
     assert hispec("profile", "validate", "mine").code == 0
     path.write_text("edited")
-    assert_cause_and_cure(hispec("profile", "new", "mine"), 2, "there is a profile mine", "--force")
+    assert_message_and_hint(hispec("profile", "new", "mine"), 2, "there is a profile mine", "--force")
     assert path.read_text() == "edited"
     assert hispec("profile", "new", "mine", "--force").code == 0
     assert load_profile("mine").target.model == "builtin:tiny"
@@ -152,7 +152,7 @@ def test_new_begins_a_profile_with_another_and_says_where(hispec, own):
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "mine.yaml", "é", "a" * 101])
 def test_new_refuses_names_that_would_not_be_found(hispec, own, name):
-    assert_cause_and_cure(hispec("profile", "new", name), 2, "cannot name a profile", "letters")
+    assert_message_and_hint(hispec("profile", "new", name), 2, "cannot name a profile", "letters")
     assert not list(own.iterdir())
 
 

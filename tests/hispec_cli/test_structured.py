@@ -7,7 +7,7 @@ import sys
 import jsonschema
 import pytest
 
-from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
+from tests.hispec_cli.conftest import QUESTION, assert_message_and_hint
 
 SCHEMA = {
     "type": "object",
@@ -59,7 +59,7 @@ def test_log_probabilities_are_in_the_object_and_in_events(hispec, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "cause", "cure"),
+    ("arguments", "message", "hint"),
     [
         (("--regex", "("), "the regular expression cannot be used: unclosed group", "docs/structured.md"),
         (("--regex", "a", "--grammar", "x"), "--grammar and --regex exclude each other", "one of them"),
@@ -67,25 +67,25 @@ def test_log_probabilities_are_in_the_object_and_in_events(hispec, tmp_path):
         (("--logprobs", "3"), "--logprobs is told in JSON alone", "--format json"),
     ],
 )
-def test_what_cannot_be_is_refused_before_a_model_is_loaded(hispec, monkeypatch, arguments, cause, cure):
+def test_what_cannot_be_is_refused_before_a_model_is_loaded(hispec, monkeypatch, arguments, message, hint):
     monkeypatch.setattr("hispec_cli.commands.generate.load_engine", None)
-    assert_cause_and_cure(hispec("generate", QUESTION, *arguments), 2, cause, cure)
+    assert_message_and_hint(hispec("generate", QUESTION, *arguments), 2, message, hint)
 
 
 def test_files_that_are_no_grammars_are_refused(hispec, tmp_path):
     path = tmp_path / "file"
-    for data, option, cause in (
+    for data, option, message in (
         (b"\xff", "--json-schema", "is not UTF-8 text (byte 0)"),
         (b"{", "--json-schema", "the JSON schema is not JSON"),
         (b'{"type": "objekt"}', "--json-schema", "Invalid type: objekt"),
         (b"start: other", "--grammar", 'unknown name: "other"'),
     ):
         path.write_bytes(data)
-        assert_cause_and_cure(hispec("generate", QUESTION, option, path), 2, cause)
+        assert_message_and_hint(hispec("generate", QUESTION, option, path), 2, message)
 
 
 def test_without_the_extra_the_error_names_it(hispec, monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     monkeypatch.setattr("hispec.extras.find_spec", lambda name: None if name == "llguidance" else sys)
     outcome = hispec("generate", QUESTION, "--regex", "a")
-    assert_cause_and_cure(outcome, 5, "structured output needs llguidance", "pip install 'hispec[grammar]'")
+    assert_message_and_hint(outcome, 5, "structured output needs llguidance", "pip install 'hispec[grammar]'")

@@ -70,7 +70,7 @@ class OwnArm:
         self._asked: set[tuple[int, ...]] = set()
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int, stop: Sequence[str], seed: int) -> Answer:
-        """Decode; see `Arm.answer`. Guesses know earlier answers, but to other prompts."""
+        """Decode; see `Arm.answer`. N-gram drafts come from earlier answers, but to other prompts."""
         engine, moments, reason = self.engine, [], "length"
         if tuple(prompt_ids) in self._asked:  # else it would copy what it wrote when it was asked before
             self._ngram_cache = engine.new_ngram_cache()
@@ -153,7 +153,9 @@ def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
     if name in OWN_ARMS:
         own: dict[str, Any] = {}
         if name == "single-layer":  # what everybody knows by that name drafts a fixed length
-            without = None if engine.settings.lookup is None else False  # guesses that were asked for are not of it
+            without = (
+                None if engine.settings.lookup is None else False
+            )  # n-gram drafts that were asked for are not of it
             own = {"policy": "static", "lookup": without} | ({"validate_every": tuned.draft_tokens} if tuned else {})
         return OwnArm(name, engine.with_settings(mode=name, **own))
     if name in PUBLISHED_ARMS:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 OWN_ARMS = SETTINGS["mode"].choices
 RECYCLING = "recycling"
-"""The arm that has guesses alone below the target: from n-grams and recycled logits."""
+"""The arm that has n-gram and recycled drafts alone below the target."""
 TRANSFORMERS_ARMS = ("hf", "hf-early-exit", "hf-assisted", "prompt-lookup")
 PUBLISHED_ARMS = ("hispec-published", "single-layer-published")
 """Modes of our engine with levels as published: exits of the full weights."""

@@ -68,12 +68,12 @@ class Fitter:
 
 
 def performance_model_of(replay: Replay, fitter: Fitter, texts: Sequence[RecordedText]) -> PerformanceModel:
-    """Return what the policy should know of a hierarchy, with the paces of its teams found by replay.
+    """Return the performance model of a hierarchy, with the throughput of its active levels found by replay.
 
     Args:
         replay: of the hierarchy.
         fitter: of predictors.
-        texts: to find the paces with.
+        texts: to replay.
     """
     hierarchy = replay.hierarchy
     costs, predictors = step_costs(replay), fitter.predictors(hierarchy)

@@ -29,7 +29,7 @@ from hispec.models.translator import Translator
 from hispec.policies.confidence import FEATURES, Confidence, confidence_of
 
 WINDOW = 16
-"""Tokens that a quantized copy reads after the last that the target has run: more than a detour has."""
+"""Tokens that a quantized copy reads after the last that the target has run: more than a branch has."""
 
 FEWEST = 8
 """Texts that are recorded however long it takes."""
@@ -150,7 +150,7 @@ class Recorder:
             written = text.predictions[drafter].argmax
             wrong = [at for at, token in enumerate(text.tokens) if written[at] != token]
             chosen += [(at, drafter) for at in rng.sample(wrong, min(most, len(wrong)))]
-        # From the last one back, since a detour overwrites what the caches hold of the text behind its mistake.
+        # From the last one back, since a branch overwrites what the caches hold of the text behind its mistake.
         for at, drafter in sorted(chosen, reverse=True):
             ngram_lookup = text.predictions[drafter].argmax[at]
             yield drafter, self._branch([*prompt, *text.tokens[:at]], ngram_lookup, drafter, length)
@@ -230,7 +230,7 @@ def record_all(
     progress: Callable[[float], None] = lambda share: None,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> RecordedTexts:
-    """Record texts on the path, and for every reader below the target some detours.
+    """Record texts on the path, and for every level spec below the target some branches.
 
     Args:
         recorder: of all readers.
@@ -240,7 +240,7 @@ def record_all(
         branches: per reader, about.
         length: tokens written in each.
         progress: told the share that is done.
-        out_of_time: asked before every text but the first eight, and before every detour but the first.
+        out_of_time: asked before every text but the first eight, and before every branch but the first.
     """
     texts: list[RecordedText] = []
     followed: dict[LevelSpec, list[RecordedText]] = {spec: [] for spec in recorder.specs}

@@ -52,7 +52,7 @@ class Replay:
         recorded: with a reading of every level.
         costs: of the models that it reads.
         eos_ids: tokens that end a text.
-        rng: draws the detour that a mistake leads to.
+        rng: draws the branch that a mistake leads to.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ FINALISTS, FEWEST_FINALISTS = 8, 3
 """Configurations that are timed, beside the best of each kind; the second where time is short."""
 
 HELD_OUT = 3
-"""Every so manieth prompt is not calibrated on, but checked with."""
+"""One of this many prompts is held out of calibration, for the check."""
 
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Planned:
-    """What the budget allows: guessed from one token at the start, known once costs are measured.
+    """What the budget allows: estimated from one token at the start, and from measured costs later.
 
     Attributes:
         tokens: of an answer, None at the start.

@@ -21,7 +21,7 @@ HEADER = """\
 # {verdict}
 """
 COMMENTS = {
-    "draft": "The level that writes, and what it guesses before.",
+    "draft": "The level that drafts, and the n-grams that are looked up before.",
     "intermediate": "The level that verifies drafts before the target does.",
     "single_layer": "Mode single-layer: the best exit and the best fixed length that were found for it.",
     "decoding": "The policy, and the fixed lengths that the static one takes.",

@@ -3,7 +3,7 @@ r"""CNN/DailyMail: news articles and their highlights (See et al., arXiv 1704.04
 A record in the form of the source, shortened:
 
     {"article": "(CNN)The footbridge at Alder Lock will close for ten weeks from Monday while engineers ...",
-     "highlights": "The footbridge closes for ten weeks .\nWalkers face a detour of two miles .", "id": "f001ec5c4704..."}
+     "highlights": "The footbridge closes for ten weeks .\nWalkers walk two miles more .", "id": "f001ec5c4704..."}
 
 Asked as the papers on early exits do, with one example first; ours is written for this package.
 """

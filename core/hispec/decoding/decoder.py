@@ -49,7 +49,7 @@ class Decoder:
             max_new_tokens: at least 1.
             seed: of the sampling noise.
             prefix: remembers from answer to answer what has been run already.
-            ngram_cache: remembers from answer to answer what guesses are made from; by default they know this text only.
+            ngram_cache: holds the n-grams of earlier answers; by default those of this text only.
             logprobs: how many of the most probable tokens to tell beside each committed one; None: no log-probabilities.
         """
         policy = self.policy()  # which may measure costs first, with the caches that the state will take

@@ -140,7 +140,7 @@ class NgramDrafter:
         return found[:count]
 
     def _find(self, tokens: Sequence[int]) -> tuple[Kind, list[int]]:
-        """Return guesses of the kind that was right most often, and which it is."""
+        """Return the draft of the kind with the highest acceptance, and that kind."""
         kinds = [
             self.cache.continuation(tokens, tokens[self._read :], self.max_tokens),
             (AFTER_REJECTION, self._rest),

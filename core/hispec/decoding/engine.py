@@ -50,7 +50,7 @@ def decode(
         policy: chooses each step.
         sampler: chooses the tokens of every level.
         stop: when to end.
-        cache: what guesses are made from beside the text itself, and to what it is added.
+        cache: the n-grams of earlier texts, to which this text is added.
         logprobs: give committed tokens their log-probabilities, and those of so many of the most probable beside each.
     """
     return DecodeLoop(state, policy, sampler, stop, cache, logprobs).run()

@@ -1,4 +1,4 @@
-"""What guesses are made from: what was read and written before, and what models said of it.
+"""The n-gram cache: what followed each n-gram in earlier texts, and the argmax that levels computed after each token.
 
 Beside texts, the argmax of every row that a level computes to verify is kept by the token before it, rejected tokens
 included (Luo et al., *Token Recycling*, arXiv 2408.08696, of which this is the narrowest form: one successor of each
@@ -13,13 +13,13 @@ MAX_TOKENS = 1 << 16
 """Tokens of texts that are remembered, about half a kilobyte each; beyond, the older half is forgotten."""
 
 PRIOR_ACCEPTANCE, PRIOR_TOKENS = 0.7, 8.0
-"""Share of guesses of a kind that are expected to be right before any was made; tokens that this counts for."""
+"""The expected acceptance of a kind of draft before any was verified; the number of tokens that it counts for."""
 
 DECAY = 0.99
-"""What a guess weighs in that share when the next was verified."""
+"""The factor on the weight of earlier tokens whenever a draft is verified."""
 
 Kind = int
-"""Where a guess comes from: the tokens of the n-gram that was found, or one of these."""
+"""The kind of a draft: the length of the n-gram that was found, or one of these."""
 RECYCLED: Kind = 0
 AFTER_REJECTION: Kind = -1
 
@@ -28,9 +28,9 @@ BREAK = -1
 
 
 class NgramCache:
-    """Texts of a session by their n-grams, each model's last word on what follows a token, and how good guesses were.
+    """The n-grams of a session's texts, the last argmax after each token, and the acceptance of each kind of draft.
 
-    All is of one vocabulary. It knows committed tokens of a text only, so nothing is ever taken back.
+    All token ids are of one vocabulary. Only committed tokens are added, so nothing is ever removed.
 
     Args:
         longest: tokens of the longest n-gram that is looked up.
@@ -39,18 +39,18 @@ class NgramCache:
     def __init__(self, longest: int) -> None:
         self.longest = longest
         self._texts: list[int] = []
-        """One after the other, `BREAK` between them; of one that begins as the one before only what is new, and what leads up to it."""
+        """All texts, `BREAK` between them; of a text with the same beginning as the one before only the new part, and the n-gram before it."""
         self._begin = 0
-        """Of the present text, in `_texts`."""
+        """The start of the current text in `_texts`."""
         self._present: list[int] = []
-        """The present text as a whole."""
+        """The current text as a whole."""
         self._after: dict[tuple[int, ...], int] = {}
-        """Where, in `_texts`, stands what followed an n-gram the last time."""
+        """For each n-gram, the place in `_texts` of the token that followed it the last time."""
         self._next: dict[int, int] = {}
         self._right: dict[Kind, Acceptance] = {}
 
     def start_text(self, text: Sequence[int]) -> None:
-        """Read another text, as far as it is known."""
+        """Begin another text with the tokens that it has so far."""
         both = zip(text, self._present, strict=False)
         shared = next((at for at, (new, old) in enumerate(both) if new != old), min(len(text), len(self._present)))
         self._present = list(text[:shared])
@@ -58,7 +58,7 @@ class NgramCache:
         self.extend(text[shared:])
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """Read on in the present text."""
+        """Add tokens to the current text."""
         self._present += tokens
         self._add(tokens)
 
@@ -80,7 +80,7 @@ class NgramCache:
         return 0, []
 
     def recycled(self, token: int, max_tokens: int) -> list[int]:
-        """Return at most `max_tokens` tokens that models would write after a token, had they seen nothing before it."""
+        """Return at most `max_tokens` tokens, each the argmax that was recorded after the one before."""
         found: list[int] = []
         following = self._next.get(token)
         while following is not None and len(found) < max_tokens:
@@ -89,16 +89,16 @@ class NgramCache:
         return found
 
     def record_argmax(self, tokens: Iterable[int], following: Iterable[int]) -> None:
-        """Learn which token a level would write after each of some tokens."""
+        """Record the argmax that a level computed after each of some tokens."""
         self._next.update(zip(tokens, following, strict=False))
 
     def acceptance(self, kind: Kind) -> float:
-        """Return the probability of a guess of a kind, as far as is known; high where little is."""
+        """Return the estimated acceptance of a kind of draft, optimistic where few were verified."""
         right = self._right.get(kind)
         return PRIOR_ACCEPTANCE if right is None else right.optimistic
 
     def record_acceptance(self, kind: Kind, right: int, seen: int) -> None:
-        """Learn how many guesses of a kind were right."""
+        """Record how many draft tokens of a kind were accepted."""
         self._right.setdefault(kind, Acceptance(PRIOR_ACCEPTANCE, PRIOR_TOKENS)).update(right, seen)
         for known in [*self._right.values()]:
             known.decay(DECAY)
@@ -114,7 +114,7 @@ class NgramCache:
         return found
 
     def _add(self, tokens: Sequence[int]) -> None:
-        """Write tokens down, and where they stand under the n-grams before them."""
+        """Append tokens, and record their places under the n-grams before them."""
         if len(self._texts) + len(tokens) > MAX_TOKENS:
             tokens = tokens[-MAX_TOKENS // 2 :]
             kept = self._texts[len(self._texts) + len(tokens) - MAX_TOKENS // 2 :]

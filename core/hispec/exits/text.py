@@ -71,7 +71,7 @@ def read_rows(
 
 
 def split(rows: Tensor, max_held_out: int) -> tuple[Tensor, Tensor]:
-    """Return rows to fit on and rows that are held out: every so manieth, so that both are of the whole text.
+    """Return rows to fit on and rows that are held out: one in every few, so that both come from the whole text.
 
     Returns:
         Both, [rows, row_tokens] each.

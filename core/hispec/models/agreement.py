@@ -140,13 +140,13 @@ class _Segments:
         """Find the scale after exit `at` at which it agrees with the last layer on the wanted share of positions."""
         exit_layer = self._ends[at]
         states = [self._run(self._stack.embed(text.tolist()), 0, exit_layer) for text in texts]
-        guesses = [self._argmax(state) for state in states]
+        full = [self._argmax(state) for state in states]
 
         def excess(log_scale: float) -> float:
             self.scale(at, 2.0**log_scale)
             same = [
-                self._argmax(self._run(state, exit_layer, self._ends[-1])) == guess
-                for state, guess in zip(states, guesses, strict=True)
+                self._argmax(self._run(state, exit_layer, self._ends[-1])) == whole
+                for state, whole in zip(states, full, strict=True)
             ]
             return _share(same) - wanted
 

@@ -35,12 +35,12 @@ def levels_of(profile: Profile, mode: str) -> list[DraftSection | IntermediateSe
 
 
 def ngram_of(profile: Profile, mode: str, lookup: bool | None) -> NgramSection | None:
-    """Return the guesses beneath the levels of a mode; None where nothing is guessed.
+    """Return the n-gram section for the levels of a mode; None where no n-grams are looked up.
 
     Args:
         profile: whose levels.
         mode: of decoding.
-        lookup: whether to guess; None: as the levels say.
+        lookup: whether to look n-grams up; None: as the levels say.
     """
     if lookup is False or mode == "autoregressive":
         return None

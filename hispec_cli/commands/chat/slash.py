@@ -31,7 +31,7 @@ KEYBOARD = {
     "Ctrl-C": "stop an answer, or clear what is typed",
     "Ctrl-D": "leave",
 }
-"""Keys that a person may not guess, and what they do."""
+"""Keys that a person may not expect, and what they do."""
 
 
 class Leave(Exception):  # noqa: N818 (not an error)

@@ -120,7 +120,7 @@ def _prediction(finalists: list[Finalist]) -> Chart | None:
         "prediction",
         "Replay against timing",
         "Every finalist, on the prompts that were calibrated on; lines: 95 % interval; diamond: the fastest. On the "
-        "dashed line replay was right; a machine that changed pace meanwhile moves all points alike.",
+        "dashed line replay was right; a machine that became faster or slower meanwhile moves all points alike.",
         to_svg(figure, "prediction", "Predicted against timed tokens per second of the finalists"),
     )
 

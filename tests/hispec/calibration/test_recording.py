@@ -9,7 +9,7 @@ from tests.support import decode_ids
 READERS = [LevelSpec("random", exit_) for exit_ in range(1, 7)]
 
 
-def test_detours_of_one_drafter_leave_those_of_the_others_alone(stack, hierarchy_at):
+def test_branches_of_one_drafter_leave_those_of_the_others_alone(stack, hierarchy_at):
     recorder = Recorder({"random": stack}, READERS, {}, "random")
     written = decode_ids(hierarchy_at(), (1,), prompt=PROMPTS[0], max_new_tokens=30)
     text = recorder.record(PROMPTS[0], written)
@@ -26,7 +26,7 @@ def test_detours_of_one_drafter_leave_those_of_the_others_alone(stack, hierarchy
         assert any(branch.tokens == other.tokens and branch.predictions == other.predictions for other in alone)
 
 
-def test_where_time_is_short_a_few_texts_and_one_detour_of_each_are_recorded(stack, hierarchy_at):
+def test_where_time_is_short_a_few_texts_and_one_branch_of_each_are_recorded(stack, hierarchy_at):
     recorder = Recorder({"random": stack}, READERS, {}, "random")
 
     def write(prompt):

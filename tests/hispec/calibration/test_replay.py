@@ -117,7 +117,7 @@ def test_recording_is_what_levels_say_when_they_decode(recorded, hierarchy_at, s
             assert state.tokens[-1] == text.predictions[LevelSpec("random", exit_)].argmax[1]
 
 
-def test_detours_begin_with_a_mistake_and_go_on_as_their_drafter_would(recorded, hierarchy_at):
+def test_branches_begin_with_a_mistake_and_go_on_as_their_drafter_would(recorded, hierarchy_at):
     known = recorded.branches[LevelSpec("random", 1)]
     assert len(known) > 10
     assert all(branch.predictions[LevelSpec("random", 1)].argmax == branch.tokens for branch in known)

@@ -63,8 +63,8 @@ def test_loading_counts_and_what_cannot_be_kept_is_done_with_the_least(job, tmp_
     monkeypatch.setattr(sessions, "seconds_alone", lambda *_: (0.0, 1.0))
     job = replace(job, budget=Budget(4.0, began=monotonic() - gone))
     result = CalibrationRun(job, tmp_path, seen.append).run()
-    guess, plan = [step for step in seen if isinstance(step, Planned)]
-    assert seen.index(guess) == 1 and guess.tokens is None and guess.least > 0
+    first, plan = [step for step in seen if isinstance(step, Planned)]
+    assert seen.index(first) == 1 and first.tokens is None and first.least > 0
     assert plan == Planned(16, (8 + 16 + 6) * 16.0)
     assert {max_new_tokens for max_new_tokens, _ in asked} == {16}
     if gone:

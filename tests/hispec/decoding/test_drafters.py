@@ -1,4 +1,4 @@
-"""Guesses: from n-grams, from what a level said after a rejected token, and recycled; no more than are worth it."""
+"""N-gram drafts: from n-grams, from what a level said after a rejected token, and recycled; no more than are worth it."""
 
 import pytest
 
@@ -63,7 +63,7 @@ def test_the_kind_that_was_right_most_often_is_proposed():
     assert propose([AFTER_REJECTION, 1]) == [7, 8]
 
 
-def test_guesses_that_are_not_worth_their_rows_are_not_proposed():
+def test_drafts_that_are_not_worth_their_rows_are_not_proposed():
     text, lengths = [1, 2, 3, 4, 5, 6, 1], []
     for wrong in (0, 4, 400):
         drafter = NgramDrafter(1, 5)
@@ -83,7 +83,7 @@ def test_a_kind_is_verified_by_what_the_text_kept_of_it():
     assert before < better > drafter.cache.acceptance(1)
 
 
-def test_a_guess_that_was_taken_back_with_what_led_to_it_says_nothing():
+def test_a_draft_that_was_taken_back_with_what_led_to_it_says_nothing():
     drafter = NgramDrafter(1, 3)
     before = drafter.cache.acceptance(1)
     assert drafter.propose([1, 2, 3, 4, 5, 1], 10, 4) == [2, 3, 4]

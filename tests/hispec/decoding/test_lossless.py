@@ -199,7 +199,7 @@ def assert_fresh(state, event):
                 torch.testing.assert_close(carried, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_guesses_and_lenient_lower_levels_change_nothing(model, reference):
+def test_n_grams_and_lenient_lower_levels_change_nothing(model, reference):
     for exits, periods in all_settings():
         for rule in (GREEDY, Sampler(Sampling(), lower_top_k=3)):
             hierarchy = hierarchy_of(model, *exits, ngrams=(2, 4))
@@ -214,7 +214,7 @@ def test_guesses_and_lenient_lower_levels_change_nothing(model, reference):
 
 
 @pytest.mark.parametrize("drafted", ["right", "wrong"])
-def test_guesses_past_an_end_of_text_are_never_written(model, reference, drafted, monkeypatch):
+def test_n_grams_past_an_end_of_text_are_never_written(model, reference, drafted, monkeypatch):
     class Knows(NgramDrafter):
         def _find(self, tokens):
             ahead = reference[len(tokens) - len(PROMPT) :]
@@ -278,8 +278,8 @@ def test_logits_that_are_not_numbers_are_an_error_not_a_token():
             list(decode(state, StaticPolicy((1, 2)), rule, StopCriteria(4)))
 
 
-def test_guesses_are_taken_from_a_text_that_repeats():
-    """A prompt that says everything twice: some guess must be accepted, or the level does nothing."""
+def test_n_grams_are_taken_from_a_text_that_repeats():
+    """A prompt that says everything twice: some draft must be accepted, or the level does nothing."""
     model = random_model("llama", seed=0)
     prompt = [*PROMPT, *greedy_by_hand(model, 20), *PROMPT]
     state = DecodingState(hierarchy_of(model, 2, ngrams=(3, 4)), prompt, len(prompt) + 12)

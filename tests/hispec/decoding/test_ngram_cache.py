@@ -1,4 +1,4 @@
-"""What guesses are made from: earlier texts by their n-grams, the last successor of each token, within bounds."""
+"""What n-gram drafts are made from: earlier texts by their n-grams, the last successor of each token, within bounds."""
 
 from random import Random
 

@@ -168,7 +168,7 @@ def test_states_that_are_not_numbers_are_refused():
         fit_exits(TransformersStack(model, "random"), [1], ROWS, HELD_OUT, SETTINGS)
 
 
-def test_running_out_of_memory_is_told_with_a_cure(monkeypatch):
+def test_running_out_of_memory_is_told_with_a_hint(monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError
 

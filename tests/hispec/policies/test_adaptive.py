@@ -86,7 +86,7 @@ def test_greedy_answers_are_the_targets_own(exits, seed, ngrams, restless):
 
 
 @pytest.mark.parametrize("exits", [(1,), (1, 2)])
-def test_sampling_writes_what_the_target_alone_draws_while_teams_change(exits, restless):
+def test_sampling_writes_what_the_target_alone_draws_while_active_levels_change(exits, restless):
     stack, sampling = ToyStack.random(3, 3, seed=7, opposed=True), Sampling(temperature=0.9)
     levels = exits_of(stack, *exits)
     choices = set()
@@ -151,7 +151,7 @@ def test_what_waits_is_verified_when_nothing_may_be_drafted():
 
 
 def answer(policy, right, tokens=400):
-    """Let a policy decode beside a draft whose tokens at some positions are right; yields (position, team)."""
+    """Let a policy decode beside a draft whose tokens at some positions are right; yields (position, active levels)."""
     committed, waiting = 1, 0
     while committed < tokens:
         yield committed, policy.active
@@ -251,7 +251,7 @@ def test_a_level_between_takes_part_where_it_saves_verifications():
     assert AdaptivePolicy(PerformanceModel(3, costs, predictors)).active == (0, 1, 2)
 
 
-def test_calibrated_paces_go_before_expected_ones():
+def test_calibrated_throughputs_go_before_expected_ones():
     costs = costs_of(3, [0.1, 0.5, 2.0], {(0, 1): 0.6, (0, 2): 2.0, (1, 2): 1.8})
     known = PerformanceModel(3, costs, dict.fromkeys(costs.verify, CHANCE), {(1, 2): 99.0})
     assert AdaptivePolicy(known).active == (1, 2)

@@ -12,7 +12,7 @@ import pytest
 
 from hispec.session import Session, SessionStore, Turn, read_session, write_session
 from tests.hispec_cli.chat.conftest import APPLES, CARDS, WHO
-from tests.hispec_cli.conftest import assert_cause_and_cure
+from tests.hispec_cli.conftest import assert_message_and_hint
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_events_of_every_turn_one_a_line(hispec):
     ],
 )
 def test_a_mistake_ends_it_with_its_exit_code(hispec, stdin, message, hint):
-    assert_cause_and_cure(hispec("chat", stdin=stdin + b"Hello\n"), 2, message, hint)
+    assert_message_and_hint(hispec("chat", stdin=stdin + b"Hello\n"), 2, message, hint)
 
 
 def test_a_session_goes_on_with_its_model_settings_and_turns(hispec, sessions):
@@ -116,17 +116,19 @@ def test_the_mode_of_a_session_brings_its_lengths(hispec):
 
 
 def test_what_is_damaged_missing_or_in_use_is_refused(hispec, sessions):
-    assert_cause_and_cure(hispec("chat", "--continue", stdin="a\n"), 2, "no earlier session", "hispec chat")
+    assert_message_and_hint(hispec("chat", "--continue", stdin="a\n"), 2, "no earlier session", "hispec chat")
     named = hispec("chat", "--continue", "--session", "talk", stdin="a\n")
-    assert_cause_and_cure(named, 2, "there is no session talk", "leave out --continue")
+    assert_message_and_hint(named, 2, "there is no session talk", "leave out --continue")
     (sessions / "talk.json").write_text('{"schema": "hispec.session/1", "turns": [')
-    assert_cause_and_cure(hispec("chat", "--session", "talk", stdin="a\n"), 2, "not a whole saved", "move it away")
-    assert_cause_and_cure(hispec("chat", "--session", "../x", stdin="a\n"), 2, "cannot name a session", "letters")
+    assert_message_and_hint(hispec("chat", "--session", "talk", stdin="a\n"), 2, "not a whole saved", "move it away")
+    assert_message_and_hint(hispec("chat", "--session", "../x", stdin="a\n"), 2, "cannot name a session", "letters")
     store = SessionStore("mine", sessions)
     store.save(Session.new(turns=(Turn("a", "b", (1,), "eos"),)))
-    assert_cause_and_cure(hispec("chat", "--continue", stdin="a\n"), 2, "mine is open in another process", "--session")
+    assert_message_and_hint(
+        hispec("chat", "--continue", stdin="a\n"), 2, "mine is open in another process", "--session"
+    )
     store.close()
-    assert_cause_and_cure(
+    assert_message_and_hint(
         hispec("chat", "--markdown", "--format", "json", stdin="a\n"), 2, "exclude each other", "leave out"
     )
 
@@ -154,10 +156,12 @@ def test_sessions_are_listed_renamed_and_deleted(hispec, sessions):
         (("--list-sessions", "--delete-session", "sums"), "exclude each other", "one of them"),
     ]
     for arguments, message, hint in refused:
-        assert_cause_and_cure(hispec("chat", *arguments), 2, message, hint)
+        assert_message_and_hint(hispec("chat", *arguments), 2, message, hint)
     with closing(SessionStore("travel", sessions)):
         for arguments in (("--rename-session", "travel", "x"), ("--delete-session", "travel")):
-            assert_cause_and_cure(hispec("chat", *arguments), 2, "travel is open in another process", "leave it there")
+            assert_message_and_hint(
+                hispec("chat", *arguments), 2, "travel is open in another process", "leave it there"
+            )
     assert hispec("chat", "--delete-session", "travel", "--delete-session", "torn").code == 0
     assert sorted(path.name for path in sessions.glob("[a-z]*")) == ["kitchen.json", "sums.json"]
 
@@ -172,7 +176,7 @@ def test_a_session_that_begins_says_so(hispec, sessions):
 
 def test_a_folder_that_cannot_be_written(hispec, home):
     (home / "data").write_text("a file")
-    assert_cause_and_cure(hispec("chat", "--session", "talk", stdin="a\n"), 5, "cannot be used", "--no-history")
+    assert_message_and_hint(hispec("chat", "--session", "talk", stdin="a\n"), 5, "cannot be used", "--no-history")
 
 
 def test_a_full_disk_is_told_after_the_answer(hispec, sessions, monkeypatch):
@@ -205,7 +209,7 @@ def test_a_base_model_needs_a_template(hispec, home, shipped_model):
     template = (model / "chat_template.jinja").read_text()
     (model / "chat_template.jinja").unlink()
     refused = hispec("chat", "--model", model, stdin=f"{APPLES}\n")
-    assert_cause_and_cure(refused, 2, "has no chat template: it is a base model", "--chat-template")
+    assert_message_and_hint(refused, 2, "has no chat template: it is a base model", "--chat-template")
     profile = home / "base.yaml"
     profile.write_text(f"target: {{model: {model}}}\ndraft: {{exit_layer: 1}}\nchat_template: {json.dumps(template)}\n")
     assert hispec("chat", "--profile", profile, stdin=f"{APPLES}\n").out == hispec("generate", APPLES).out

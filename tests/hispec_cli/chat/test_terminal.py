@@ -14,7 +14,7 @@ from hispec.conversation import Conversation
 from hispec.session import Session, Turn, read_session, write_session
 from hispec_cli.commands.chat.slash import COMMANDS
 from tests.hispec_cli.chat.conftest import APPLES, CARDS, WHO, Person
-from tests.hispec_cli.conftest import assert_cause_and_cure
+from tests.hispec_cli.conftest import assert_message_and_hint
 from tests.hispec_cli.ui.terminal import Terminal
 
 
@@ -400,7 +400,7 @@ def test_resizing_while_typing_and_while_answering(talk, answers):
 
 
 def test_another_process_cannot_have_the_session(talk, hispec):
-    assert_cause_and_cure(hispec("chat", "--session", "talk"), 2, "talk is open in another process", "--session")
+    assert_message_and_hint(hispec("chat", "--session", "talk"), 2, "talk is open in another process", "--session")
 
 
 def test_killed_in_mid_answer_it_goes_on_with_all_that_was_validated(tmp_path, answers):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from hispec_cli.ui.replay import read_trace
-from tests.hispec_cli.conftest import QUESTION, assert_cause_and_cure
+from tests.hispec_cli.conftest import QUESTION, assert_message_and_hint
 from tests.hispec_cli.ui.conftest import ANSWER, TRACE, records, write_trace
 
 
@@ -42,7 +42,7 @@ sys.exit(code or 9 * ("torch" in sys.modules))
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def test_events_come_at_their_own_pace_or_faster_or_at_once():
+def test_events_come_as_recorded_or_faster_or_at_once():
     recording = read_trace(TRACE)
     for speed, total in ((1, 1.0), (4, 0.25), (0, 0.0)):
         waits = []
@@ -85,22 +85,22 @@ def edited(change):
 )
 def test_what_is_no_trace_is_told_in_one_line(hispec, tmp_path, content, message):
     (tmp_path / "trace.jsonl").write_text(content)
-    assert_cause_and_cure(replay(hispec, tmp_path / "trace.jsonl"), 2, message, "hispec generate ... --trace")
+    assert_message_and_hint(replay(hispec, tmp_path / "trace.jsonl"), 2, message, "hispec generate ... --trace")
 
 
 def test_files_that_cannot_be_read(hispec, tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     for name, message in (("missing", "No such file"), ("", "directory"), ("bytes", "not UTF-8")):
-        assert_cause_and_cure(replay(hispec, tmp_path / name), 2, message, "--replay")
+        assert_message_and_hint(replay(hispec, tmp_path / name), 2, message, "--replay")
 
 
 def test_options_that_do_not_go_together(hispec, tmp_path):
     for arguments in (("hello", "--replay", TRACE), ("--replay", TRACE, "--verify")):
-        assert_cause_and_cure(hispec("generate", *arguments), 2, "--replay goes with no prompt")
-    assert_cause_and_cure(hispec("generate", "hello", "--speed", 2), 2, "--speed", "--replay")
-    assert_cause_and_cure(replay(hispec, TRACE, "--live"), 2, "needs a terminal")
-    assert_cause_and_cure(replay(hispec, TRACE, "--live", "--format", "json"), 2, "exclude each other")
-    assert_cause_and_cure(hispec("generate", "--replay", TRACE, "--speed", -1), 2, "--speed")
+        assert_message_and_hint(hispec("generate", *arguments), 2, "--replay goes with no prompt")
+    assert_message_and_hint(hispec("generate", "hello", "--speed", 2), 2, "--speed", "--replay")
+    assert_message_and_hint(replay(hispec, TRACE, "--live"), 2, "needs a terminal")
+    assert_message_and_hint(replay(hispec, TRACE, "--live", "--format", "json"), 2, "exclude each other")
+    assert_message_and_hint(hispec("generate", "--replay", TRACE, "--speed", -1), 2, "--speed")
 
 
 def test_line_separators_inside_a_text_do_not_end_a_line(hispec, tmp_path):

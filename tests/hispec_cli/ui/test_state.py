@@ -107,7 +107,7 @@ def test_four_exits():
     assert state.validated == "acd" and state.closed and state.cycle[-1] == "aaa"
 
 
-def test_guesses_and_a_target_that_writes_alone():
+def test_n_grams_and_a_target_that_writes_alone():
     state = reduce(begin("guesses"), Prefilled(0, 5), Committed(0, (1,), "a"))
     state = reduce(state, Drafted(0, "target", (2,), texts=("b",)), Committed(0, (2,), "b"))
     assert shown(state) == ("ab", []) and state.stats.target_passes == 2

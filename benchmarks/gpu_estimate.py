@@ -3,8 +3,8 @@
 This is a GPU at batch 1, on which further rows are nearly free; calls, attention and the KV cache are left out. A pass of
 the whole model is the unit.
 
-    python benchmarks/reckoned.py --model DIR --exits 1,4 --results quantized-levels-lab-ee --name reckoned-lab-ee
-    python benchmarks/reckoned.py --model DIR --results quantized-levels-smollm2 --name reckoned-smollm2
+    python benchmarks/gpu_estimate.py --model DIR --exits 1,4 --results quantized-levels-lab-ee --name gpu-estimate-lab-ee
+    python benchmarks/gpu_estimate.py --model DIR --results quantized-levels-smollm2 --name gpu-estimate-smollm2
 """
 
 import argparse
@@ -41,7 +41,7 @@ def price(run: dict[str, Any], sizes: Sizes, hidden_size: int, exits: list[int])
         read = share * ((depth - first) * sizes.layer + sizes.head(None)) / sizes.total
         if at == 0:  # it drafts one token a pass
             passes = verified[0][1]
-        elif names[at - 1 : at] == ["n-grams"] and name != "target":  # it drafts too, where nothing is guessed
+        elif names[at - 1 : at] == ["n-grams"] and name != "target":  # it drafts too, where no n-gram is found
             passes = verified[at][1] - verified[at - 1][0]
         else:
             passes = verified[at - 1][2]
