@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from hispec.errors import HispecError, UnavailableError, UsageError
 from hispec.extras import require
-from hispec.models import gguf, gguf_hub
+from hispec.models import gguf, gguf_config, gguf_hub, gguf_names, gguf_tensors
 from hispec.models.hub import Access, is_offline, quieten, quieten_transformers, within
 from hispec.models.tensors import Stored, Tensors, read_headers
 from hispec.profile import Profile, models_of, resolve_model
@@ -202,7 +202,7 @@ class Checkpoint:
         """Return the configuration of a GGUF file as `transformers` has it; errors as `config`."""
         from transformers import AutoConfig
 
-        if header.architecture in gguf.ARCHITECTURES:
+        if header.architecture in gguf_names.ARCHITECTURES:
             values = self._values(header)
             return AutoConfig.for_model(**{key: value for key, value in values.items() if key != "gguf"})
         try:
@@ -210,13 +210,13 @@ class Checkpoint:
         except (ValueError, KeyError, TypeError, NotImplementedError):
             raise UsageError(
                 f"{self.name} has the architecture {header.architecture!r}, which transformers does not read from GGUF",
-                f"choose one of these: {', '.join(gguf.ARCHITECTURES)}; or the model in safetensors",
+                f"choose one of these: {', '.join(gguf_names.ARCHITECTURES)}; or the model in safetensors",
             ) from None
 
     def _values(self, header: gguf.Header) -> dict[str, Any]:
         path = self._header_file
         assert path is not None
-        return gguf.values_of(header, path, self.name)
+        return gguf_config.values_of(header, path, self.name)
 
     def gguf_arguments(self) -> dict[str, str]:
         """Return what `from_pretrained` of tokenizers and configurations is to be called with for its GGUF file.
@@ -472,7 +472,7 @@ class Checkpoint:
             path = self.find(self.gguf_file)
             self._check_whole([self.gguf_file] if path is None else [], [self.gguf_file])
             assert path is not None
-            return gguf.GgufTensors.of(self._read_header(path), path)
+            return gguf_tensors.GgufTensors.of(self._read_header(path), path)
         shards = self.shards()
         paths = {name: self.find(name) for name in shards}
         self._check_whole([name for name, path in paths.items() if path is None], shards)
@@ -488,7 +488,7 @@ class Checkpoint:
         """Return the tensors, None where not all of them are on this machine or one of their files is damaged."""
         if self.gguf_file is not None:
             path, header = self._file_here, self.header_here
-            return None if path is None or header is None else gguf.GgufTensors.of(header, path)
+            return None if path is None or header is None else gguf_tensors.GgufTensors.of(header, path)
         paths = [self.here(name) for name in self._shards_here()]
         if None in paths:
             return None
@@ -525,7 +525,7 @@ class Checkpoint:
             return None
         if self.gguf_file is not None:
             self.fetch_config(timeout)
-            return None if self.header_here is None else gguf.GgufTensors.of(self.header_here, None)
+            return None if self.header_here is None else gguf_tensors.GgufTensors.of(self.header_here, None)
         try:
             found = HfApi().get_safetensors_metadata(self.model, revision=self.revision, timeout=timeout)
         except Exception:  # loading the model will say what is wrong with it

@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hispec.errors import UsageError
-from hispec.models import gguf
+from hispec.models import gguf, gguf_config
 from hispec.models.hub import is_offline
 
 FIRST = 1 << 16
@@ -42,7 +42,7 @@ def fetch_beginning(model: str, file: str, revision: str | None, commit: str | N
         hf_raise_for_status(answer)
         for piece in answer.iter_bytes():
             found += piece
-            if len(found) >= wanted and (wanted := gguf.needed(found, f"{model}:{file}")) <= len(found):
+            if len(found) >= wanted and (wanted := gguf_config.needed(found, f"{model}:{file}")) <= len(found):
                 break
     _folders.append(TemporaryDirectory(prefix="hispec-gguf-"))
     path = Path(_folders[-1].name) / Path(file).name
