@@ -98,7 +98,7 @@ def test_ctrl_c_while_verifying_exits_130_and_loses_no_answer(hispec, monkeypatc
         monkeypatch.setattr(self, "decoder", signalled, raising=False)
         verify(self, generation)
 
-    monkeypatch.setattr(Engine, "verify", interrupted)
+    monkeypatch.setattr(Engine, "check_lossless", interrupted)
     for format_ in ("json", "jsonl"):
         outcome = hispec("generate", QUESTION, "--verify", "--format", format_)
         record = json.loads(outcome.out.splitlines()[-1])

@@ -182,7 +182,7 @@ def test_a_whole_calibration_looks_at_copies_that_pay_and_leaves_the_others(targ
     space = space_of("random", DEPTH, [1, 2, 3], ["int4", "int8"])
     stacks = {"random": target} | {f"random {each}": target.quantized(each) for each in ("int4", "int8")}
     prompts = [[3, 1, 4, at] for at in range(12)]
-    job = CalibrationJob(stacks, "random", {}, replace(space, ngrams=()), prompts, frozenset(), 24, budget=Budget(3.0))
+    job = CalibrationJob(stacks, "random", {}, replace(space, ngrams=()), prompts, frozenset(), 24, budget=Budget(6.0))
     monkeypatch.setattr(sessions, "seconds_alone", lambda costs, stack, *_: (0.0, 1e-4 if "int4" in stack else 1e-3))
     result = CalibrationRun(job, tmp_path).run()
     asked = {spec.weights for text in result.scorer.recorded.texts for spec in text.predictions}
