@@ -12,6 +12,7 @@ from hispec.counts import counted
 from hispec.errors import LosslessnessError, OutOfMemoryError, UnavailableError, UsageError, is_out_of_memory
 from hispec.events import Finished
 from hispec.launched import launched, started_by_torchrun
+from hispec.prompts import Asking
 from hispec_cli.checks import asked, check_message, choose, choose_grammar
 from hispec_cli.engine import load_engine
 from hispec_cli.exit_codes import INTERRUPTED
@@ -20,6 +21,7 @@ from hispec_cli.options import (
     AnswerOptions,
     CommonOptions,
     DecodingOptions,
+    Format,
     GrammarOptions,
     ModelOptions,
     ViewOptions,
@@ -27,6 +29,7 @@ from hispec_cli.options import (
     message_option,
     output_option,
 )
+from hispec_cli.prompts import PromptsOptions, answer_prompts
 from hispec_cli.ui.console import say
 from hispec_cli.ui.signals import ctrl_c
 from hispec_cli.ui.trace import TraceFile
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     'hispec generate "Ben has 12 cards. Mei gives Ben 5 more. How many cards does Ben have?" --verify',
     "hispec generate @question.txt --profile layerskip-llama3-8b --format json",
+    "hispec generate --prompts questions.jsonl -o answers.jsonl",
 )
 
 
@@ -74,6 +78,7 @@ def generate(
         ),
     ] = None,
     view: ViewOptions,
+    many: PromptsOptions,
     replay: Annotated[
         Path | None, output_option(metavar="FILE", help="Play what --trace recorded, without a model or a prompt.")
     ] = None,
@@ -84,17 +89,31 @@ def generate(
 ) -> None:
     """Answer one prompt, token for token as the target model alone would."""
     if replay is not None:
-        if prompt is not None or verify or trace is not None:
-            raise UsageError("--replay goes with no prompt, --verify or --trace", "leave out one or the other")
+        if prompt is not None or verify or trace is not None or many.prompts is not None:
+            raise UsageError(
+                "--replay goes with no prompt, --prompts, --verify or --trace", "leave out one or the other"
+            )
         play(replay, 1.0 if speed is None else speed, view)
         return
     if speed is not None:
         raise UsageError("--speed is that of a replay", "add --replay FILE, or leave it out")
     check_view(view)
     check_message(system, stop, raw=raw, template=model.chat_template)
-    if logprobs is not None and not view.format.is_json and trace is None:
+    many.check(
+        {
+            "a prompt": prompt is not None,
+            "--trace": trace is not None,
+            "--live": bool(view.live),
+            f"--format {view.format}": view.format is not Format.auto,
+        }
+    )
+    if logprobs is not None and not view.format.is_json and trace is None and many.prompts is None:
         raise UsageError("--logprobs is told in JSON alone", "add --format json, --format jsonl or --trace FILE")
     grammar = choose_grammar(structure)
+    if many.prompts is not None:
+        asking = Asking(system, raw, tuple(stop or ()), grammar, logprobs, verify)
+        answer_prompts(many, choose(model, decoding), asking)
+        return
     first = speaks(decoding, debug=common.debug)
     text = read_prompt(prompt) if first else ""
     choice = choose(model, decoding, shared=True)

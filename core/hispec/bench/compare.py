@@ -12,6 +12,7 @@ from hispec.bench.caveats import few_prompts, fewest_prompts
 from hispec.bench.names import BASELINES
 from hispec.bench.record import ArmFigures, Estimate, Report, look_up
 from hispec.errors import UsageError
+from hispec.journal import differences
 
 _WIDTH = 2 * 1.959963984540054
 """Of a 95 % interval of a normal distribution, in standard deviations."""
@@ -159,18 +160,3 @@ def _warnings(old: Report, new: Report) -> Iterator[str]:
     ):
         if only:
             yield f"only the {name} report has {', '.join(only)}"
-
-
-def differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the innermost values that differ: the dotted keys to each, its old and its new value.
-
-    Args:
-        path: keys that lead to both, empty at the top.
-        old: a JSON value.
-        new: another.
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            yield from differences(f"{path}.{key}" if path else key, old.get(key), new.get(key))
-    elif old != new:
-        yield path, old, new

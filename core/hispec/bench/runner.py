@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,9 +16,9 @@ from hispec.bench.arms import Answer, Arm, OwnArm, make_arms
 from hispec.bench.journal import Journal
 from hispec.bench.names import REFERENCE
 from hispec.bench.record import LevelCounts, Measurement, TokenComparison
+from hispec.configuration import configuration_of
 from hispec.datasets.base import Dataset, Row
 from hispec.machine import processor_name
-from hispec.models.digest import digests_of_profile
 from hispec.text import encode_prompt
 
 
@@ -181,15 +180,8 @@ def configuration(
     """Return everything that measurements depend on, so that only equal runs are continued or compared without a
     warning.
     """
-    levels = engine.profile.model_dump(
-        mode="json", include={"target", "draft", "intermediate", "single_layer", "adaptive", "chat_template"}
-    )
     return {
-        "hispec": version("hispec"),
-        "profile": {"name": engine.profile.name, **levels},
-        "files": digests_of_profile(engine.profile, dummy=engine.settings.load_format == "dummy"),
-        "settings": engine.settings.to_record() | {"max_new_tokens": max_new_tokens},
-        **({"generation_config": options} if (options := engine.generation.to_record()) else {}),
+        **configuration_of(engine, max_new_tokens),
         "arms": list(arms),
         "dataset": dataset,
         "repeats": repeats,

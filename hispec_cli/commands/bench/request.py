@@ -9,12 +9,13 @@ from platformdirs import user_state_path
 
 from hispec.bench.compare import read_report
 from hispec.bench.gates import Gate, parse_gate
-from hispec.bench.journal import SUFFIX, check_journal
+from hispec.bench.journal import SUFFIX
 from hispec.bench.names import ARMS, check_arms, default_arms
 from hispec.bench.processes import Processes
 from hispec.bench.record import Report
 from hispec.datasets import Loaded, load
 from hispec.errors import UnavailableError, UsageError
+from hispec.journal import check_journal
 from hispec_cli.checks import Choice, choose
 from hispec_cli.commands.bench.options import ReportOptions, RunOptions
 from hispec_cli.options import DecodingOptions, ModelOptions

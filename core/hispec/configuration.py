@@ -1,0 +1,29 @@
+"""Everything that answers of an engine depend on, so that only equal runs are continued or compared."""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from hispec.models.digest import digests_of_profile
+
+if TYPE_CHECKING:
+    from hispec.api import Engine
+
+
+def configuration_of(engine: "Engine", max_new_tokens: int | None = None) -> dict[str, Any]:
+    """Return it as JSON values.
+
+    Args:
+        engine: that answers.
+        max_new_tokens: in the place of the settings'.
+    """
+    levels = engine.profile.model_dump(
+        mode="json", include={"target", "draft", "intermediate", "single_layer", "adaptive", "chat_template"}
+    )
+    limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+    return {
+        "hispec": version("hispec"),
+        "profile": {"name": engine.profile.name, **levels},
+        "files": digests_of_profile(engine.profile, dummy=engine.settings.load_format == "dummy"),
+        "settings": engine.settings.to_record() | limit,
+        **({"generation_config": options} if (options := engine.generation.to_record()) else {}),
+    }
