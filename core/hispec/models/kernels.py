@@ -32,10 +32,10 @@ from hispec.settings import Quantization
 ROWS = (1, 2, 4, 8, 16)
 """Counts of rows that are timed."""
 
-REPEATS = 5
+REPEATS = 3
 """The fastest of so many passes counts."""
 
-READ, MAX_COPIES = 16_000_000, 64
+READ, MAX_COPIES = 8_000_000, 64
 """Weights that a pass reads, so that the nearer caches do not hold them, in at most so many copies of the matrix."""
 
 CANDIDATES = 2

@@ -232,7 +232,7 @@ class AdaptivePolicy(Policy):
 
     def _select_levels(self) -> None:
         """Activate the levels with the highest expected throughput."""
-        self._model.decay(self._committed)
+        self._model.decay(self._committed, self._active)
         self._activate(self._model.fastest_levels())
 
     def _activate(self, active: ActiveLevels) -> None:

@@ -15,8 +15,9 @@ from hispec.policies.step_costs import MAX_WAITING, ActiveLevels, Pair, StepCost
 DRAFT_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, MAX_WAITING)
 """Numbers of draft tokens that are compared with each other."""
 
-DECAY = 0.995
-"""The factor on the weight of observations for every token that the target commits: half of it is left after 140."""
+DECAY, DECAY_INACTIVE = 0.995, 0.998
+"""The factor on the weight of observations for every token that the target commits: half of it is left after 140, and of
+those of levels that were not active, after 350."""
 
 PRIOR_NGRAM_GAIN = 1.05
 """The factor on the throughput of the verifying level that n-gram drafts are expected to give, before any was seen."""
@@ -132,12 +133,17 @@ class PerformanceModel:
             self.choices, key=lambda active: self.relative[active].mean * self.expected(active, optimistic=True)[-1]
         )
 
-    def decay(self, tokens: int) -> None:
-        """Let observations decay by a number of committed tokens."""
-        factor = DECAY**tokens
+    def decay(self, tokens: int, active: ActiveLevels) -> None:
+        """Let observations decay by a number of committed tokens.
+
+        Args:
+            tokens: that were committed.
+            active: the levels that took part. What is known of others decays slowly: trying them again costs time.
+        """
+        observed: set[object] = {active, *pairwise(active), *active}
         for estimates in (self.acceptance, self.relative, self.gain):
-            for estimate in estimates.values():
-                estimate.decay(factor)
+            for key, estimate in estimates.items():
+                estimate.decay((DECAY if key in observed else DECAY_INACTIVE) ** tokens)
 
     def _best_throughput(self, pair: Pair, mean: float, each: float) -> float:
         """Return the throughput of a stage at the best fixed number of draft tokens.
