@@ -236,7 +236,9 @@ def with_found_exit(models: LoadedModels, plan: Plan) -> LoadedModels:
         return models
     copies = profile.single_layer is not None
     exits = profile_for_model(profile.target.model, stack.num_layers, found, None)
-    return replace(models, profile=exits if copies else without_copies(exits))
+    levels = exits if copies else without_copies(exits)
+    drafting = {name: getattr(levels, name) for name in ("draft", "intermediate", "single_layer", "decoding")}
+    return replace(models, profile=profile.model_copy(update=drafting))
 
 
 def fetch(plan: Plan, watch: Watch = unwatched) -> None:

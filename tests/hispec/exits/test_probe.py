@@ -98,3 +98,9 @@ def test_nothing_is_tried_where_levels_were_chosen_or_none_is_used(shipped_model
     Engine.from_profile(load_profile("tiny"))
     Engine.from_profile(profile_for_model(str(shipped_model), 16, 3, None))
     engine_of(shipped_model, mode="autoregressive")
+
+
+def test_what_else_the_profile_says_is_kept(shipped_model):
+    profile = profile_for_model(str(shipped_model), 16, None, None).model_copy(update={"chat_template": "own"})
+    found = Engine.from_profile(profile).profile
+    assert (found.draft.exit_layer, found.chat_template, found.target) == (2, "own", profile.target)
