@@ -116,7 +116,7 @@ def test_policies_import_neither_a_model_nor_the_engine():
         assert imports_of(path, modules) <= policies.keys(), name
 
 
-@pytest.mark.parametrize("name", ["generate", "profile", "doctor", "fit_exits", "bench", "calibrate", "chat"])
+@pytest.mark.parametrize("name", ["generate", "profile", "doctor", "fit_exits", "bench", "calibrate", "chat", "serve"])
 def test_no_command_imports_from_another(name):
     modules = modules_of(PACKAGES[0])
     own = f"hispec_cli.commands.{name}"
@@ -147,7 +147,17 @@ def test_what_is_installed_imports_nothing_that_is_not():
 
 
 def test_help_comes_before_anything_that_takes_long_to_import():
-    slow = {"torch", "transformers", "numpy", "pydantic", "yaml", "jinja2", "huggingface_hub", "prompt_toolkit"}
+    slow = {
+        "torch",
+        "transformers",
+        "numpy",
+        "pydantic",
+        "yaml",
+        "jinja2",
+        "huggingface_hub",
+        "prompt_toolkit",
+        "fastapi",
+    }
     code = f"import sys; from hispec_cli.app import run; run(['--help']); sys.exit(str({slow} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == "set()"

@@ -11,6 +11,7 @@ EXTRAS = {
     "gguf": ("gguf",),
     "grammar": ("llguidance",),
     "quantization": ("bitsandbytes",),
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
 }
 """Importable packages by the extra that installs them, as in pyproject.toml."""
 

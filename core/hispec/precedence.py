@@ -33,6 +33,8 @@ class SettingError(UsageError):
     def __init__(self, error: ValidationError, name: str) -> None:
         super().__init__(*explain(error, name))
         self._error = error
+        self.setting = str(error.errors()[0]["loc"][0])
+        """The name of the setting itself."""
 
     def named(self, name: str) -> "SettingError":
         """Return the same under another name of the setting."""

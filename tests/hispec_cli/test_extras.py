@@ -92,6 +92,12 @@ def test_a_conversation_on_a_terminal_needs_its_line_editor(without, monkeypatch
     assert "on a terminal needs prompt_toolkit" in told and "pip install 'hispec[chat]'" in told
 
 
+@pytest.mark.parametrize("name", ["fastapi", "uvicorn", "prometheus_client"])
+def test_a_server_needs_its_packages(hispec, without, name):
+    without(name)
+    assert_message_and_hint(hispec("serve"), 5, f"a server needs {name}", "pip install 'hispec[serve]'")
+
+
 @pytest.mark.parametrize("quantization", ["int4", "int8"])
 def test_the_fused_stack_quantizes_without_a_library(hispec, without, quantization):
     without("bitsandbytes")

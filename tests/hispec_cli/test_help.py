@@ -9,7 +9,7 @@ import pytest
 from hispec_cli.app import run
 from hispec_cli.completion import with_shell
 
-COMMANDS = ("generate", "chat", "bench", "calibrate", "doctor", "fit-exits")
+COMMANDS = ("generate", "chat", "bench", "calibrate", "doctor", "fit-exits", "serve")
 
 
 @pytest.fixture
@@ -39,6 +39,7 @@ def test_types_are_those_of_a_person_and_an_example_can_be_typed(page, command):
         ("generate", ["Model", "Text", "Decoding", "Sampling", "Weights and devices", "Output", "Options"]),
         ("bench", ["What is measured", "Model", "Decoding", "Sampling", "Weights and devices", "Output", "Options"]),
         ("calibrate", ["Model", "Search", "Weights and devices", "Output", "Options"]),
+        ("serve", ["Model", "Server", "Decoding", "Sampling", "Weights and devices", "Options"]),
         ("doctor", ["Model", "Decoding", "Weights and devices", "Output", "Options"]),
     ],
 )

@@ -1,0 +1,244 @@
+"""The engine of a server: one thread that answers prompts one at a time, and what carries its text to each client."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from threading import Thread
+from time import monotonic
+from typing import Any
+
+import torch
+
+from hispec.api import Engine, Generation
+from hispec.chat_template import Message
+from hispec.decoding.state import PrefixCache
+from hispec.errors import UsageError
+from hispec.events import Committed, Finished
+from hispec.grammar import Grammar
+from hispec.server.errors import ProtocolError, shutting_down, told
+from hispec.server.metrics import Metrics
+from hispec.server.turns import FullError, Turns
+from hispec.text import check_room, encode_messages, encode_prompt
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to answer, and how.
+
+    Attributes:
+        prompt: messages of a conversation, a text to continue, or its token ids.
+        sampling: settings for it alone, by the names of `hispec.settings.Settings`.
+        max_new_tokens, stop, seed, grammar, logprobs: as for `Engine.stream_ids`.
+    """
+
+    prompt: tuple[Message, ...] | str | tuple[int, ...]
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    grammar: Grammar | None = None
+    logprobs: int | None = None
+
+    def encode(self, engine: Engine) -> list[int]:
+        """Return the ids that the target reads.
+
+        Raises:
+            UsageError: as `encode_prompt` and `encode_messages`.
+            ProtocolError: more than the context has room for.
+        """
+        if isinstance(self.prompt, str):
+            ids = encode_prompt(engine.tokenizer, self.prompt, raw=True)
+        elif self.prompt and isinstance(self.prompt[0], int):
+            ids = [int(token) for token in self.prompt]
+        else:
+            messages: Sequence[Message] = self.prompt  # type: ignore[assignment]
+            ids = encode_messages(engine.tokenizer, messages, engine.profile.chat_template)
+        try:
+            check_room(ids, engine.context, engine.profile.name)
+        except UsageError as error:
+            raise ProtocolError(400, f"{error.message}: {error.hint}", "context_length_exceeded") from None
+        return ids
+
+
+class Answer:
+    """What becomes of a question, for the coroutine that waits for it.
+
+    Args:
+        question: to be answered.
+    """
+
+    def __init__(self, question: Question) -> None:
+        self.question, self.asked_at = question, monotonic()
+        self.left = False
+        """Whether nobody waits for it any more."""
+        self.generation: Generation | None = None
+        """The whole answer, once `pieces` is exhausted."""
+        self._loop = asyncio.get_running_loop()
+        # Without a bound: a client that reads slowly must not hold up the others, and an answer has an end.
+        self._news: asyncio.Queue[Committed | Generation | ProtocolError] = asyncio.Queue()
+        self._first: list[Committed | Generation] = []
+
+    async def begin(self) -> None:
+        """Wait until there is something to show; errors as `pieces`."""
+        if not self._first:
+            self._first.append(await self._next())
+
+    async def pieces(self) -> AsyncGenerator[Committed]:
+        """Yield text, and log-probabilities if they were asked for, as they are validated.
+
+        Raises:
+            ProtocolError: it cannot be answered, or not to its end.
+        """
+        while True:
+            news = self._first.pop() if self._first else await self._next()
+            if isinstance(news, Generation):
+                self.generation = news
+                return
+            yield news
+
+    async def whole(self) -> None:
+        """Wait for the end; errors as `pieces`."""
+        async for _ in self.pieces():
+            pass
+
+    async def _next(self) -> Committed | Generation:
+        news = await self._news.get()
+        if isinstance(news, ProtocolError):
+            raise news
+        return news
+
+    def tell(self, news: Committed | Generation | ProtocolError) -> None:
+        """Pass on what has come; called by any thread."""
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._news.put_nowait, news)
+
+
+class Answering:
+    """Answers questions with one engine, one at a time, in a thread of its own.
+
+    What the KV cache holds of one answer is not run again for the next, whoever asks.
+
+    Args:
+        engine: used by nobody else meanwhile.
+        most_waiting: prompts that wait at once.
+    """
+
+    def __init__(self, engine: Engine, most_waiting: int) -> None:
+        self.engine = engine
+        self._turns: Turns[Answer] = Turns(most_waiting)
+        self._prefix = PrefixCache()
+        self._closing = self._cut = False
+        self._thread = Thread(target=self._work, name="answering", daemon=True)
+        self.metrics = Metrics(lambda: len(self._turns))
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    @property
+    def able(self) -> bool:
+        """Whether a question would be answered."""
+        return self._thread.is_alive() and not self._closing
+
+    @property
+    def waiting(self) -> int:
+        """How many prompts wait."""
+        return len(self._turns)
+
+    def ask(self, questions: Sequence[Question], client: str) -> list[Answer]:
+        """Let questions wait for their turn; call it in the event loop.
+
+        Args:
+            questions: of one request.
+            client: who asks; clients take turns.
+
+        Raises:
+            ProtocolError: too many wait, or the server is shutting down.
+        """
+        if not self.able:
+            raise shutting_down()
+        answers = [Answer(question) for question in questions]
+        if len(answers) > self._turns.most:
+            raise ProtocolError(
+                400, f"more than {self._turns.most} prompts: send several requests", "invalid_value", "prompt"
+            )
+        try:
+            self._turns.put(client, answers)
+        except FullError:
+            raise ProtocolError(429, f"{self.waiting} prompts wait already: try again later", "queue_full") from None
+        return answers
+
+    def leave(self, answer: Answer) -> None:
+        """Take a question back: it is not answered, or not any further than the step under way."""
+        answer.left = True
+        self._turns.remove(answer)
+
+    def close(self) -> None:
+        """Answer nothing but what is under way."""
+        self._closing = True
+        for answer in self._turns.close():
+            answer.tell(shutting_down())
+
+    def cut(self) -> None:
+        """Cut what is under way off, after its step."""
+        self._cut = True
+
+    def join(self) -> None:
+        """Wait for the end of what is under way."""
+        self._thread.join()
+
+    def _work(self) -> None:
+        # The number of threads is each thread's own where torch computes with OpenMP.
+        torch.set_num_threads(int(self.engine.environment["threads"]))
+        try:
+            while (answer := self._turns.take()) is not None:
+                self.metrics.waited.observe(monotonic() - answer.asked_at)
+                with self.metrics.answering.track_inprogress():
+                    self.metrics.ended.labels(self._attend(answer)).inc()
+        finally:
+            self.close()  # where this thread breaks down, nobody must wait for it
+
+    def _attend(self, answer: Answer) -> str:
+        """Tell somebody the whole answer, or what prevents it; return how it ended."""
+        try:
+            generation = self._answer(answer)
+        except Exception as error:
+            answer.tell(told(error))
+            return "error"
+        if generation is None:
+            return "left"
+        answer.tell(shutting_down() if generation.finish_reason == "interrupted" else generation)
+        return generation.finish_reason
+
+    def _answer(self, answer: Answer) -> Generation | None:
+        """Answer a question, and return the whole; None where nobody waits any more."""
+        question, generation = answer.question, None
+        engine = self.engine.with_sampling(**question.sampling)
+        ids = question.encode(engine)
+        stats = engine.new_stats()
+        events = engine.stream_ids(
+            ids,
+            max_new_tokens=question.max_new_tokens,
+            stop=question.stop,
+            seed=question.seed,
+            prefix=self._prefix,
+            grammar=question.grammar,
+            logprobs=question.logprobs,
+        )
+        try:
+            with closing(events):
+                for event in events:
+                    stats.see(event)
+                    match event:
+                        case Committed() if event.text or event.logprobs:
+                            answer.tell(event)
+                        case Finished():
+                            generation = event.result
+                    if answer.left:
+                        return None
+                    if self._cut:
+                        engine.interrupt()
+        finally:
+            self.metrics.see(stats)
+        return generation

@@ -1,0 +1,212 @@
+"""What clients ask for, as the protocol writes it."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+
+from hispec.chat_template import Message
+from hispec.decoding.noise import SEEDS
+from hispec.errors import UsageError
+from hispec.grammar import Grammar
+from hispec.server.answering import Question
+from hispec.server.errors import ProtocolError
+from hispec.settings import Count
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""Settings that a request may have values for; `hispec.settings` says which."""
+MOST_STOPS, MOST_LOGPROBS = 16, 20
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "ignore_eos": (False,),
+    **dict.fromkeys(
+        (
+            "grammar",
+            "json_schema",
+            "guided_json",
+            "guided_regex",
+            "guided_choice",
+            "guided_grammar",
+            "structured_outputs",
+        ),
+        (),
+    ),
+}
+"""Fields of the protocol that would change the answer and are not supported, with the values that change nothing. What
+else is not known here is left out of account, as clients send fields of other servers, too."""
+
+
+def _joined(content: Any) -> Any:
+    """Return the text of a message that comes in parts."""
+    if not isinstance(content, list):
+        return content
+    if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        raise ValueError("only parts of the type text are supported")
+    return "".join(str(part.get("text", "")) for part in content)
+
+
+def _listed(stop: Any) -> Any:
+    return [stop] if isinstance(stop, str) else stop
+
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Stop = Annotated[list[Text], Field(max_length=MOST_STOPS), BeforeValidator(_listed)]
+
+
+class Said(BaseModel):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, BeforeValidator(_joined)]
+
+    def message(self) -> Message:
+        """Return it as chat templates know it."""
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+
+
+class StreamOptions(BaseModel):
+    """What a stream has beside the answer."""
+
+    include_usage: bool = False
+
+
+class Asked(BaseModel):
+    """What every request for an answer has."""
+
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: Count | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    stop: Stop | None = None
+    user: str | None = None
+    response_format: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _supported(cls, values: Any) -> Any:
+        """Refuse what would change the answer, and is not done.
+
+        Raises:
+            ProtocolError: naming it.
+        """
+        for name, neutral in NEUTRAL.items():
+            if isinstance(values, Mapping) and values.get(name) is not None and values[name] not in neutral:
+                raise ProtocolError(400, f"{name} is not supported: leave it out", "unsupported_parameter", name)
+        return values
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def question(self, prompt: tuple[Message, ...] | str | tuple[int, ...]) -> Question:
+        """Return the question with one of the prompts."""
+        sampling = {name: value for name in SAMPLING if (value := getattr(self, name)) is not None}
+        seed = None if self.seed is None else self.seed % SEEDS
+        try:
+            grammar = Grammar.of_response_format(self.response_format)
+        except UsageError as error:
+            raise ProtocolError(400, f"{error.message}: {error.hint}", "invalid_value", "response_format") from None
+        stop = tuple(self.stop or ())
+        return Question(prompt, sampling, self.limit(), stop, seed, grammar, self.most_probable())
+
+    def limit(self) -> int | None:
+        """Return the most tokens of an answer."""
+        return self.max_tokens
+
+    def most_probable(self) -> int | None:
+        """Return how many tokens to tell beside each one with their log-probabilities, None to tell none at all."""
+        raise NotImplementedError
+
+    def questions(self) -> list[Question]:
+        """Return what is to be answered."""
+        raise NotImplementedError
+
+
+class ChatRequest(Asked):
+    """Of `/v1/chat/completions`."""
+
+    messages: Annotated[list[Said], Field(min_length=1)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ChatRequest":
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs")
+        if self.messages[-1].role == "assistant":
+            raise ValueError("the last message must not be of the assistant, who answers it")
+        return self
+
+    def limit(self) -> int | None:
+        """Return the most tokens of an answer."""
+        return self.max_completion_tokens or self.max_tokens
+
+    def most_probable(self) -> int | None:
+        """Return how many tokens to tell beside each one with their log-probabilities, None to tell none at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def questions(self) -> list[Question]:
+        """Return what is to be answered."""
+        return [self.question(tuple(said.message() for said in self.messages))]
+
+
+def _explained(prompt: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """Return a prompt as it is read; the library would tell what is wrong with it as each of its kinds."""
+    try:
+        return read(prompt)
+    except ValidationError:
+        raise ValueError("it must be a text, its token ids, or a list of either, and no list may be empty") from None
+
+
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class CompletionRequest(Asked):
+    """Of `/v1/completions`."""
+
+    prompt: Annotated[
+        str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)],
+        WrapValidator(_explained),
+    ]
+    logprobs: Annotated[int, Field(strict=True, ge=0, le=MOST_LOGPROBS)] | None = None
+
+    def most_probable(self) -> int | None:
+        """Return how many tokens to tell beside each one with their log-probabilities, None to tell none at all."""
+        return self.logprobs
+
+    def questions(self) -> list[Question]:
+        """Return what is to be answered, one question for each prompt."""
+        several = (
+            self.prompt if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) else [self.prompt]
+        )
+        return [self.question(one if isinstance(one, str) else tuple(one)) for one in several]
