@@ -271,6 +271,8 @@ def draw(plan: Plan) -> LoadedModels:
     drawn = {name: draw_stack(checkpoint, plan.placements[name]) for name, checkpoint in plan.checkpoints.items()}
     stacks = {name: with_graphs(stack, plan.settings.graphs) for name, (stack, _) in drawn.items()}
     environment = _environment(stacks, plan) | {"weights": "dummy"}
+    if plan.settings.quantization != "none":
+        environment["quantization"] = plan.settings.quantization
     if (asked := plan.settings.dummy_agreement) is not None:
         reached = set_agreement(*drawn[plan.target.name], read_agreement(asked, exits_of_target(plan.profile)))
         environment["agreement"] = {"asked": list(asked), "measured": reached.like(asked)}

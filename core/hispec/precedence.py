@@ -152,10 +152,16 @@ def check_placement(settings: Settings) -> None:
         raise UsageError(
             "--tensor-parallel goes with neither --device-map nor --quantization", "leave out one or the other"
         )
-    if settings.load_format == "dummy" and (settings.tensor_parallel or special):
-        raise UsageError(
-            "random weights are drawn on one device, as they are", "leave out --load-format dummy, or the placement"
-        )
+    if settings.load_format == "dummy":
+        if settings.tensor_parallel or settings.device_map != "none" or settings.needs_bitsandbytes:
+            raise UsageError(
+                "random weights are drawn on one device, whole or as int8 or int4",
+                "leave out --load-format dummy, or the placement",
+            )
+        if settings.dummy_agreement is not None and settings.quantization != "none":
+            raise UsageError(
+                "--dummy-agreement changes weights, which quantized ones do not allow", "leave out one or the other"
+            )
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ Nothing is downloaded for the models that shipped profiles name: `configs/ORG--N
 What such a model writes is noise. Only its sizes, and therefore its costs, are those of the model that it stands for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -16,7 +18,9 @@ from hispec.models.config import ModelConfig
 from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.stack import LayerStack
+from hispec.models.tensors import Stored, Tensors
 from hispec.models.transformers_stack import TransformersStack
+from hispec.settings import Quantization
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,6 +56,38 @@ def build_dummy(
     parts = {key: parameter.data for key, parameter in model.named_parameters()}
     fill(parts)
     return TransformersStack(model, name), parts
+
+
+class DrawnTensors(Tensors):
+    """The tensors of a checkpoint that exists nowhere: each is drawn, on the device, when it is read.
+
+    Args:
+        parts: weights by their names in a checkpoint, of which only the shapes count.
+        dtype: of what is drawn.
+        device: where.
+    """
+
+    _draw: Callable[[tuple[int, ...]], Tensor]
+
+    def __init__(self, parts: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__({name: Stored("", tuple(part.shape), None) for name, part in parts.items()})
+        object.__setattr__(self, "_draw", partial(torch.empty, dtype=dtype, device=device))  # its class is frozen
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """See `Tensors.read`; the same each time."""
+        for name in names:
+            drawn = self._draw(self.stored[name].shape)
+            fill({name: drawn}, seed=crc32(name.encode()))
+            yield name, drawn
+
+
+def build_quantized_dummy(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, name: str, quantization: Quantization
+) -> FusedStack:
+    """Return a stack of quantized random weights, made layer by layer; arguments as `build_dummy`."""
+    weights = FusedWeights(config, dtype, device, quantization)
+    weights.fill(DrawnTensors(weights.parts, dtype, device))
+    return FusedStack(config, weights, name)
 
 
 def modules_on(stack: FusedStack, original: Any) -> Any:

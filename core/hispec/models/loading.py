@@ -18,7 +18,7 @@ from hispec.errors import UnavailableError, UsageError
 from hispec.machine import give_back_memory
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.config import ModelConfig
-from hispec.models.dummy import build_dummy, modules_on
+from hispec.models.dummy import build_dummy, build_quantized_dummy, modules_on
 from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.placement import Placement
@@ -82,7 +82,7 @@ def draw_stack(checkpoint: Checkpoint, placement: Placement) -> tuple[LayerStack
     """Make a stack with random weights; arguments and errors as `load_stack`.
 
     Returns:
-        The stack, and its weights by their names in a checkpoint, as views.
+        The stack, and its weights by their names in a checkpoint, as views; none of quantized ones.
     """
     name, config = checkpoint.name, checkpoint.config
     if config.quantized:
@@ -90,6 +90,9 @@ def draw_stack(checkpoint: Checkpoint, placement: Placement) -> tuple[LayerStack
     original = None if placement.check(config, name) is None else checkpoint.load_original
     dtype = config.settle_dtype(placement.dtype_for(config), None)
     with checkpoint.explaining():
+        if placement.fused_quantization is not None:
+            quantized = placement.fused_quantization
+            return build_quantized_dummy(config, getattr(torch, dtype), placement.device, name, quantized), {}
         return build_dummy(config, getattr(torch, dtype), placement.device, name, original)
 
 

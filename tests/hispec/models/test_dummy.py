@@ -162,3 +162,17 @@ def test_building_takes_little_more_memory_than_the_weights(tmp_path, dtype, sta
     weights, peak = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert weights > 30e6
     assert peak < 1.1 * weights
+
+
+@pytest.mark.parametrize("quantization", ["int4", "int8"])
+def test_quantized_random_weights_are_drawn_tensor_by_tensor(folder, quantization):
+    profile = profile_for_model(str(folder), 8, 1, 2)
+    options = {"load_format": "dummy", "quantization": quantization, "max_new_tokens": 12}
+    engine = Engine.from_profile(profile, **options)
+    assert engine.environment["weights"] == "dummy" and engine.environment["quantization"] == quantization
+    assert engine.hierarchy.stack_of(-1).quantization == quantization
+    written = engine.decoder().token_ids([3, 1, 4], 12)
+    assert written == engine.with_settings(mode="autoregressive").decoder().token_ids([3, 1, 4], 12)
+    assert written == Engine.from_profile(profile, **options).decoder().token_ids([3, 1, 4], 12)
+    with pytest.raises(UsageError, match="changes weights, which quantized ones do not allow"):
+        Engine.from_profile(profile, **options, dummy_agreement="0.5,0.7")
