@@ -1,6 +1,7 @@
 """The scripts behind published figures: the limit's formulas, the bytes that they count, and one small run of all."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -164,3 +165,41 @@ def test_kinds_of_levels_are_compared_at_their_best_lengths(tmp_path, replay):
     assert ratio == pytest.approx(
         arms["int8 > target"]["tokens_per_second"] / arms["plain"]["tokens_per_second"], rel=0.01
     )
+
+
+def test_every_part_of_what_a_gpu_is_measured_with_runs_on_a_cpu(tmp_path):
+    """So that its half hour is not spent on mending the script."""
+    command = [sys.executable, FOLDER / "gpu.py", "all", "--smoke"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OUT": str(tmp_path)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    assert set(record["status"].values()) == {"done"}
+    assert record["parts"].keys() == set(", ".join(record["status"]).split(", "))
+    whats = [row["what"] for row in record["compare"]]
+    for what in (
+        "memory read",
+        "8B plain",
+        "8B int4 exit > int4 > target",
+        "70B int4, plain",
+        "8B full: a pass of 8 rows",
+    ):
+        assert any(one.startswith(what) for one in whats), what
+    assert all(level["identical"] == level["of"] for level in record["parts"]["8B"]["levels"].values())
+    assert all(line["relative_error"] < 0.05 for line in record["parts"]["matrices"]["products"])
+    assert "| what | expected | measured |" in done.stdout
+
+
+def test_what_is_expected_of_gpus_follows_from_the_constants(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import predict
+
+    config = predict.config_of("8B")
+    free = predict.Costs(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {"full": 1.0, "int4": 1.0})
+    plain = predict.speed(predict.Machine(4.4, costs=free), config, [], (), "full", 512)
+    assert plain == pytest.approx(293, rel=0.005)  # as the weights are read
+    four = predict.speed(predict.Machine(4.4, 4, True, free), config, [], (), "full", 512)
+    assert four == pytest.approx(4 * plain)
+    assert predict.speed(predict.Machine(4.4, 4, False, free), config, [], (), "full", 512) == pytest.approx(plain)
+    rows = predict.predictions()
+    kept = json.loads((FOLDER / "results" / "predicted-gpu.json").read_text())["rows"]
+    assert rows == kept  # the tables of the docs are of this model
