@@ -8,7 +8,7 @@ import typer
 from typer.completion import get_completion_inspect_parameters, install_callback, show_callback
 
 from hispec.errors import HispecError, UnavailableError, is_out_of_memory
-from hispec_cli.commands import doctor, fit_exits, generate, profile, serve
+from hispec_cli.commands import doctor, fit_exits, generate, profile, pull, serve
 from hispec_cli.commands.bench import command as bench
 from hispec_cli.commands.calibrate import command as calibrate
 from hispec_cli.commands.chat import command as chat
@@ -36,6 +36,7 @@ app = typer.Typer(
 app.command("generate", cls=Command, epilog=generate.EXAMPLES)(generate.generate)
 app.command("chat", cls=Command, epilog=chat.EXAMPLES)(chat.chat)
 app.command("serve", cls=Command, epilog=serve.EXAMPLES)(serve.serve)
+app.command("pull", cls=Command, epilog=pull.EXAMPLES)(pull.pull)
 app.add_typer(bench.app, name="bench")
 app.command("calibrate", cls=Command, epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.add_typer(profile.app, name="profile")

@@ -105,6 +105,18 @@ def load_depth(target: "TargetSection", dummy: bool) -> int:
     return Checkpoint(target.model, target.revision, dummy).config.num_layers
 
 
+def ask_for_depth(target: "TargetSection", dummy: bool) -> int:
+    """Return a model's number of layers, 0 where the hub does not tell it in time."""
+    from hispec.doctor import HUB_SECONDS
+    from hispec.models.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(target.model, target.revision)
+    if checkpoint.is_local:
+        return load_depth(target, dummy)
+    checkpoint.fetch_config(HUB_SECONDS)
+    return checkpoint.depth or 0
+
+
 def choose_profile(
     model: ProfileOptions,
     *,

@@ -116,7 +116,9 @@ def test_policies_import_neither_a_model_nor_the_engine():
         assert imports_of(path, modules) <= policies.keys(), name
 
 
-@pytest.mark.parametrize("name", ["generate", "profile", "doctor", "fit_exits", "bench", "calibrate", "chat", "serve"])
+@pytest.mark.parametrize(
+    "name", ["generate", "profile", "doctor", "fit_exits", "bench", "calibrate", "chat", "serve", "pull"]
+)
 def test_no_command_imports_from_another(name):
     modules = modules_of(PACKAGES[0])
     own = f"hispec_cli.commands.{name}"

@@ -1,12 +1,12 @@
 """`hispec doctor`: what this machine can do, and whether a profile will run on it, before any download."""
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hispec.limits import MAX_INT
-from hispec_cli.checks import asked, choose_profile, is_dummy, load_depth, prepare_hub, resolve
+from hispec_cli.checks import ask_for_depth, asked, choose_profile, is_dummy, prepare_hub, resolve
 from hispec_cli.help import examples
 from hispec_cli.options import (
     Asked,
@@ -19,9 +19,6 @@ from hispec_cli.options import (
 from hispec_cli.ui.loading import Loading
 from hispec_cli.ui.output import write, write_json
 from hispec_cli.ui.safe_text import visible
-
-if TYPE_CHECKING:
-    from hispec.profile import TargetSection
 
 EXAMPLES = examples("hispec doctor", "hispec doctor --profile llama-3b-70b", "hispec doctor --model ./my-model --json")
 
@@ -42,9 +39,7 @@ def doctor(
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     loaded, settings = None, None
     if model != ProfileOptions(offline=model.offline):  # mistakes are told before seconds are spent on torch
-        loaded = choose_profile(
-            model, mode=asked("mode", decoding), dummy=is_dummy(decoding), find_depth=_ask_for_depth
-        )
+        loaded = choose_profile(model, mode=asked("mode", decoding), dummy=is_dummy(decoding), find_depth=ask_for_depth)
         settings, _ = resolve(loaded, decoding)
     with Loading("examining this machine") as loading:
         from hispec.doctor import examine_machine, examine_profile
@@ -62,15 +57,3 @@ def doctor(
 
         write(visible("\n".join(lines_of(machine, verdict))) + "\n")
     raise typer.Exit(verdict.exit_code if verdict else 0)
-
-
-def _ask_for_depth(target: "TargetSection", dummy: bool) -> int:
-    """Return a model's number of layers, 0 where the hub does not tell it in time."""
-    from hispec.doctor import HUB_SECONDS
-    from hispec.models.checkpoint import Checkpoint
-
-    checkpoint = Checkpoint(target.model, target.revision)
-    if checkpoint.is_local:
-        return load_depth(target, dummy)
-    checkpoint.fetch_config(HUB_SECONDS)
-    return checkpoint.depth or 0

@@ -9,7 +9,7 @@ WIDTH = 14
 
 def lines_of(machine: Machine, verdict: DoctorVerdict | None) -> list[str]:
     """Return the lines that describe a machine, and what stands in the way of a profile on it."""
-    return _machine_lines(machine) + (_verdict_lines(verdict) if verdict is not None else [])
+    return _machine_lines(machine) + (verdict_lines(verdict) if verdict is not None else [])
 
 
 def _machine_lines(machine: Machine) -> list[str]:
@@ -44,7 +44,8 @@ def _machine_lines(machine: Machine) -> list[str]:
     return lines
 
 
-def _verdict_lines(verdict: DoctorVerdict) -> list[str]:
+def verdict_lines(verdict: DoctorVerdict) -> list[str]:
+    """Return the lines that say whether a profile runs here, and what it needs; the first is empty."""
     lines = ["", f"profile {verdict.profile}: {'no' if verdict.problems else 'yes, it runs here'}"]
     need, device = verdict.need, verdict.device
     if need is not None and device is not None:

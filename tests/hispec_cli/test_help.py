@@ -9,7 +9,7 @@ import pytest
 from hispec_cli.app import run
 from hispec_cli.completion import with_shell
 
-COMMANDS = ("generate", "chat", "bench", "calibrate", "doctor", "fit-exits", "serve")
+COMMANDS = ("generate", "chat", "bench", "calibrate", "doctor", "fit-exits", "serve", "pull")
 
 
 @pytest.fixture
