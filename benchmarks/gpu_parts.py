@@ -304,7 +304,7 @@ def levels(part: Part, name: str) -> None:
         arm = replace(
             decoder, hierarchy=Hierarchy([*lower, last]), policy=lambda periods=tuple(policy): StaticPolicy(periods)
         )
-        rows, judged, equal = [], {}, 0
+        rows, verified, equal = [], {}, 0
         for turn, (text, answer) in enumerate(zip([texts[0], *texts], [expected[0], *expected], strict=True)):
             events = list(arm.decode(text, count))
             if not turn:
@@ -315,18 +315,18 @@ def levels(part: Part, name: str) -> None:
             equal += ids == answer
             for event in events:
                 if isinstance(event, Verified):
-                    known = judged.setdefault(event.level, [0, 0, 0])
-                    judged[event.level] = [known[0] + event.accepted, known[1] + event.proposed, known[2] + 1]
+                    known = verified.setdefault(event.level, [0, 0, 0])
+                    verified[event.level] = [known[0] + event.accepted, known[1] + event.proposed, known[2] + 1]
         speed = sorted(rows)[len(rows) // 2]
         found[kind] = {
             "tokens_per_second": speed,
             "lengths": best["lengths"],
             "identical": equal,
             "of": len(texts),
-            "judged": judged,
+            "verified": verified,
         }
         part.note("levels", found)
-        first = "acceptance (judged) first, then the passes above, then the wait of the host"
+        first = "acceptance (verified) first, then the passes above, then the wait of the host"
         part.compare(f"{name} {kind} {best['lengths']}", best["tokens_per_second"], speed, "tok/s", first)
     if part.left(20) and not part.smoke:
         part.note("kernels", kernels(target))
