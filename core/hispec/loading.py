@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hispec.early_exit import find_exit
 from hispec.errors import UnavailableError
-from hispec.exits.probe import find_exit
 from hispec.generation import GenerationOptions, read_generation_options
 from hispec.grammar_mask import Grammars
 from hispec.levels import check_copies, check_drafter, deepest_exit, open_translators

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from hispec import Engine
-from hispec.exits import probe
+from hispec import Engine, early_exit
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.loading import load_stack
 from hispec.models.placement import Placement
@@ -63,7 +62,7 @@ def test_the_kv_cache_keeps_what_it_held(shipped_model):
     with torch.inference_mode():
         stack.run(stack.embed([1, 2, 3]), 0, stack.num_layers, 0, prompt=True)
     held = [layer.clone() for layer in stack.cache.layers]
-    probe.measure_agreement(stack, load_tokenizer(Checkpoint(str(shipped_model))), 2)
+    early_exit.measure_agreement(stack, load_tokenizer(Checkpoint(str(shipped_model))), 2)
     assert all(
         torch.equal(layer[:, :, :, :3], own[:, :, :, :3]) for layer, own in zip(stack.cache.layers, held, strict=True)
     )
@@ -76,7 +75,7 @@ def test_what_was_found_is_remembered_for_these_weights(shipped_model, ordinary,
     def refuse(*_):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(probe, "measure_agreement", refuse)
+    monkeypatch.setattr(early_exit, "measure_agreement", refuse)
     assert exits_of(engine_of(shipped_model)) == found
     assert ("draft", 2, "int4") not in exits_of(engine_of(ordinary))
 
@@ -84,8 +83,8 @@ def test_what_was_found_is_remembered_for_these_weights(shipped_model, ordinary,
 @pytest.mark.parametrize("damaged", ["no JSON", '{"DIGEST": "0.9"}', "[]"])
 def test_a_damaged_file_is_measured_anew(shipped_model, tmp_path, damaged):
     found = exits_of(engine_of(shipped_model))
-    file = tmp_path / "cache" / "hispec" / probe.FILE
-    digest = next(iter(probe.remembered(probe.FILE)))
+    file = tmp_path / "cache" / "hispec" / early_exit.FILE
+    digest = next(iter(early_exit.remembered(early_exit.FILE)))
     file.write_text(damaged.replace("DIGEST", digest))
     assert exits_of(engine_of(shipped_model)) == found
 
@@ -94,7 +93,7 @@ def test_nothing_is_tried_where_levels_were_chosen_or_none_is_used(shipped_model
     def refuse(*_):
         raise AssertionError("measured")
 
-    monkeypatch.setattr(probe, "measure_agreement", refuse)
+    monkeypatch.setattr(early_exit, "measure_agreement", refuse)
     Engine.from_profile(load_profile("tiny"))
     Engine.from_profile(profile_for_model(str(shipped_model), 16, 3, None))
     engine_of(shipped_model, mode="autoregressive")
