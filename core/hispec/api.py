@@ -187,6 +187,12 @@ class Engine:
         engine._ngram_cache = self._ngram_cache
         return engine
 
+    def without_eos(self) -> "Engine":
+        """Return the same engine for answers that no EOS ends, as measurements want them; see `with_sampling`."""
+        engine = self._on_same_weights(self.profile, self.settings)
+        engine._ngram_cache, engine.eos_ids = self._ngram_cache, frozenset()
+        return engine
+
     def with_profile(self, profile: Profile) -> "Engine":
         """Return an engine on the same weights and settings with another profile's levels.
 

@@ -1,6 +1,7 @@
 """`hispec serve`, asked over HTTP: answers, errors, clients that leave, and its end."""
 
 import json
+import re
 import signal
 import socket
 import time
@@ -115,6 +116,14 @@ def test_stop_texts_end_an_answer_and_are_not_part_of_it(client, engine):
         assert "".join(piece["choices"][0]["delta"].get("content", "") for piece in pieces) == expected
 
 
+def test_an_answer_may_go_on_after_its_end(client, engine):
+    asked = {"prompt": TEXT, "max_tokens": 40, "logprobs": 0}
+    ended, longer = (post(client, COMPLETIONS, **asked, ignore_eos=on)["choices"][0] for on in (False, True))
+    count = len(ended["logprobs"]["tokens"])
+    assert longer["finish_reason"] == "length" and len(longer["logprobs"]["tokens"]) == 40 > count
+    assert longer["logprobs"]["tokens"][:count] == ended["logprobs"]["tokens"]
+
+
 def test_a_seed_gives_the_answer_of_the_engine_with_it(client, engine):
     sampled = {"temperature": 1.5, "top_p": 0.9, "top_k": 30, "min_p": 0.01, "repetition_penalty": 1.1}
     options = {"seed": 7, "max_completion_tokens": 30, **sampled}
@@ -204,6 +213,7 @@ def said(*turns):
         (CHAT, {**ASKED, "stop": ["a", ""]}, 400, "stop.1", "at least 1 character"),
         (CHAT, {**ASKED, "top_logprobs": 2}, 400, None, "needs logprobs"),
         (CHAT, {**ASKED, "tools": [{"type": "function"}]}, 400, "tools", "not supported"),
+        (CHAT, {**ASKED, "response_format": FORMAT, "ignore_eos": True}, 400, "ignore_eos", "goes with no"),
         (CHAT, {**ASKED, "response_format": {"type": "xml"}}, 400, "response_format", "response_format is"),
         (
             CHAT,
@@ -362,8 +372,15 @@ def test_many_clients_at_once_half_of_whom_leave(slow, slow_client):
                         return [*events_of(response)][-1]
                     return next(events_of(response)) and "left"
 
+    def left():
+        (count,) = re.findall(r'hispec_answers_total{end="left"} (\S+)', slow_client.get("/metrics").text) or ["0"]
+        return float(count)
+
+    before = left()
     with ThreadPoolExecutor(8) as pool:
         assert [*pool.map(ask, range(16))] == ["left", "[DONE]"] * 8
+    wait_for(slow, 0)
+    assert left() == before + 8
 
 
 def test_who_does_not_read_or_does_not_write_on_does_not_hold_up_others(slow, slow_client):

@@ -30,6 +30,7 @@ class Question:
         prompt: messages of a conversation, a text to continue, or its token ids.
         sampling: settings for it alone, by the names of `hispec.settings.Settings`.
         max_new_tokens, stop, seed, grammar, logprobs: as for `Engine.stream_ids`.
+        ignore_eos: whether no EOS ends the answer.
     """
 
     prompt: tuple[Message, ...] | str | tuple[int, ...]
@@ -39,6 +40,7 @@ class Question:
     seed: int | None = None
     grammar: Grammar | None = None
     logprobs: int | None = None
+    ignore_eos: bool = False
 
     def encode(self, engine: Engine) -> list[int]:
         """Return the ids that the target reads.
@@ -215,6 +217,7 @@ class Answering:
         """Answer a question, and return the whole; None where nobody waits any more."""
         question, generation = answer.question, None
         engine = self.engine.with_sampling(**question.sampling)
+        engine = engine.without_eos() if question.ignore_eos else engine
         ids = question.encode(engine)
         stats = engine.new_stats()
         events = engine.stream_ids(

@@ -40,7 +40,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
-    "ignore_eos": (False,),
     **dict.fromkeys(
         (
             "grammar",
@@ -108,6 +107,7 @@ class Asked(BaseModel):
     stop: Stop | None = None
     user: str | None = None
     response_format: dict[str, Any] | None = None
+    ignore_eos: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -135,8 +135,12 @@ class Asked(BaseModel):
             grammar = Grammar.of_response_format(self.response_format)
         except UsageError as error:
             raise ProtocolError(400, f"{error.message}: {error.hint}", "invalid_value", "response_format") from None
+        if grammar is not None and self.ignore_eos:
+            raise ProtocolError(
+                400, "ignore_eos goes with no response_format, which ends", "invalid_value", "ignore_eos"
+            )
         stop = tuple(self.stop or ())
-        return Question(prompt, sampling, self.limit(), stop, seed, grammar, self.most_probable())
+        return Question(prompt, sampling, self.limit(), stop, seed, grammar, self.most_probable(), self.ignore_eos)
 
     def limit(self) -> int | None:
         """Return the most tokens of an answer."""
