@@ -1,4 +1,4 @@
-"""What steps of a hierarchy cost on this machine, measured in about a second where no calibration has measured it.
+"""What steps of a hierarchy cost on this machine, measured in less than a second where no calibration has measured it.
 
 The adaptive policy begins with these costs, and corrects them by the clock while it decodes. They are kept in the
 user's cache folder, so that a model is measured once.
