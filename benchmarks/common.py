@@ -11,7 +11,10 @@ from typing import Any
 import torch
 import transformers
 
+from hispec import Engine
 from hispec.machine import processor_name
+from hispec.models.checkpoint import Checkpoint
+from hispec.profile import profile_for_model, resolve_model
 from training.evaluate import held_out_problems
 
 RESULTS = Path(__file__).parent / "results"
@@ -27,6 +30,24 @@ def gsm8k_questions(path: Path, count: int) -> list[str]:
     """Return the first questions of a GSM8K file."""
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line)["question"] for _, line in zip(range(count), lines, strict=False)]
+
+
+def engine_without_profile(model: str, **options: Any) -> Engine:
+    """Return an engine as somebody gets it who names a model and nothing else.
+
+    Args:
+        model: a folder, `tiny` for the shipped model, or a model whose shape is known.
+        options: as for `Engine.from_profile`.
+    """
+    folder = resolve_model("builtin:tiny") if model == "tiny" else model
+    layers = Checkpoint(folder, dummy=options.get("load_format") == "dummy").config.num_layers
+    return Engine.from_profile(profile_for_model(folder, layers, None, None), **options)
+
+
+def questions_for(model: str, gsm8k: Path, count: int, *, raw: bool) -> list[str]:
+    """Return questions that a model can read: held-out ones for `tiny`, else those of a GSM8K file."""
+    asked = held_out_questions(count) if model == "tiny" else gsm8k_questions(gsm8k, count)
+    return [f"Question: {text}\nAnswer:" if raw else text for text in asked]
 
 
 def environment(threads: int) -> dict[str, Any]:

@@ -16,15 +16,13 @@ from random import Random
 from typing import Any
 
 import torch
-from common import environment, gsm8k_questions, held_out_questions, save
+from common import engine_without_profile, environment, questions_for, save
 from quantized_levels import PLAIN, SINGLE_LAYERS, Answering, Arm, Grid, arms, numbers, ratio, tune
 
 from hispec import Engine
 from hispec.bench.arms import make_arms
 from hispec.bench.names import RECYCLING
 from hispec.budget import Budget
-from hispec.models.checkpoint import Checkpoint
-from hispec.profile import profile_for_model, resolve_model
 from hispec.text import encode_prompt
 
 DEFAULT = "hispec by default"
@@ -83,10 +81,9 @@ def edits(count: int) -> list[str]:
 
 def texts(args: argparse.Namespace, count: int) -> dict[str, list[str]]:
     """Return prompts by kind of text."""
-    asked = held_out_questions(count) if args.model == "tiny" else gsm8k_questions(args.gsm8k, count)
     form = "Question: {}\nAnswer:" if args.raw else "{}"
     return {
-        "GSM8K": [form.format(text) for text in asked],
+        "GSM8K": questions_for(args.model, args.gsm8k, count, raw=args.raw),
         "chat": [form.format(text) for text in CHAT[:count]],
         "code edit": edits(count),
     }
@@ -148,12 +145,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     load = os.getloadavg()
-    folder = resolve_model("builtin:tiny") if args.model == "tiny" else args.model
     options: dict[str, Any] = {"dtype": args.dtype}
     if args.dummy or args.dummy_agreement:
         options |= {"load_format": "dummy", "dummy_agreement": args.dummy_agreement}
-    layers = Checkpoint(folder, dummy="load_format" in options).config.num_layers
-    engine = Engine.from_profile(profile_for_model(folder, layers, None, None), **options)
+    engine = engine_without_profile(args.model, **options)
     results = {}
     for kind, some in texts(args, args.prompts + args.tune_prompts).items():
         raw = args.raw or kind == "code edit"

@@ -21,13 +21,11 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from common import environment, gsm8k_questions, held_out_questions, save
+from common import engine_without_profile, environment, questions_for, save
 
 from hispec import Engine
 from hispec.curve import Curve
-from hispec.models.checkpoint import Checkpoint
 from hispec.models.stack import LayerStack
-from hispec.profile import profile_for_model, resolve_model
 from hispec.text import encode_prompt
 
 RANKS = 4
@@ -202,12 +200,9 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    folder = resolve_model("builtin:tiny") if args.model == "tiny" else args.model
-    profile = profile_for_model(folder, Checkpoint(folder).config.num_layers, None, None)
-    engine = Engine.from_profile(profile, mode="autoregressive")
+    engine = engine_without_profile(args.model, mode="autoregressive")
     target = engine.hierarchy.stack_of(-1)
-    asked = (held_out_questions if args.model == "tiny" else lambda n: gsm8k_questions(args.gsm8k, n))(args.prompts)
-    texts = [f"Question: {text}\nAnswer:" if args.raw else text for text in asked]
+    texts = questions_for(args.model, args.gsm8k, args.prompts, raw=args.raw)
     prompts = [encode_prompt(engine.tokenizer, text, raw=args.raw) for text in texts]
     costs = {
         "measured": measured(target, args.exit),

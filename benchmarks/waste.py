@@ -14,13 +14,10 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from common import environment, gsm8k_questions, held_out_questions, save
+from common import engine_without_profile, environment, questions_for, save
 
-from hispec import Engine
 from hispec.decoding.hierarchy import Hierarchy
 from hispec.events import Drafted, Prefilled, Verified
-from hispec.models.checkpoint import Checkpoint
-from hispec.profile import profile_for_model, resolve_model
 from hispec.step_timing import step_costs
 from hispec.text import encode_prompt
 
@@ -60,12 +57,10 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    folder = resolve_model("builtin:tiny") if args.model == "tiny" else args.model
-    engine = Engine.from_profile(profile_for_model(folder, Checkpoint(folder).config.num_layers, None, None))
+    engine = engine_without_profile(args.model)
     hierarchy, names = engine.hierarchy, [level.name for level in engine.hierarchy.levels]
     costs = step_costs(hierarchy, names)
-    asked = (held_out_questions if args.model == "tiny" else lambda n: gsm8k_questions(args.gsm8k, n))(args.prompts)
-    texts = [f"Question: {text}\nAnswer:" if args.raw else text for text in asked]
+    texts = questions_for(args.model, args.gsm8k, args.prompts, raw=args.raw)
     decoder, watched = engine.decoder(), Watched(hierarchy)
     spent: Counter[str] = Counter()
     rows, useless, drafted, lost = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
