@@ -1,5 +1,6 @@
 """What clients ask for, as the protocol writes it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -91,7 +92,7 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class Asked(BaseModel):
+class Asked(BaseModel, ABC):
     """What every request for an answer has."""
 
     model: str | None = None
@@ -146,13 +147,13 @@ class Asked(BaseModel):
         """Return the most tokens of an answer."""
         return self.max_tokens
 
+    @abstractmethod
     def most_probable(self) -> int | None:
         """Return how many tokens to tell beside each one with their log-probabilities, None to tell none at all."""
-        raise NotImplementedError
 
+    @abstractmethod
     def questions(self) -> list[Question]:
         """Return what is to be answered."""
-        raise NotImplementedError
 
 
 class ChatRequest(Asked):
