@@ -162,7 +162,7 @@ def make_plan(
     generation_config = target.generation_config()
     settings = complete_settings(settings, origins, generation_config)
     if settings.tensor_parallel:
-        check_ranks({name: checkpoint.config.num_kv_heads for name, checkpoint in checkpoints.items()})
+        check_ranks({name: checkpoint.config for name, checkpoint in checkpoints.items()})
     elif not force:
         check_profile(profile, settings, prompt_tokens)
     tokenizer = load_tokenizer(target)
@@ -213,7 +213,9 @@ def settled(profile: Profile, settings: Settings, prompt_tokens: int | None = No
         return profile
     own = profile.target.model
     config = checkpoints_of(profile, settings.mode, dummy=settings.load_format == "dummy")[own].config
-    if Placement.of(settings).check(config, own) is not None or settings.quantization != "none":
+    placement = Placement.of(settings)
+    # Whether memory holds them is nothing that ranks would agree on.
+    if placement.check(config, own) is not None or settings.quantization != "none" or placement.shard is not None:
         return without_copies(profile)
     try:
         if not force:
@@ -250,13 +252,14 @@ def fetch(plan: Plan, watch: Watch = unwatched) -> None:
 
 def build(plan: Plan, watch: Watch = unwatched) -> LoadedModels:
     """Read the weights; arguments and errors as `load`."""
+    shared = plan.settings.tensor_parallel
+    ranks = Ranks(plan.placements[plan.target.name].device) if shared else None
     stacks = {
         name: with_graphs(load_stack(checkpoint, plan.placements[name], watch), plan.settings.graphs)
         for name, checkpoint in plan.checkpoints.items()
     }
-    environment, ranks = _environment(stacks, plan), None
-    if plan.settings.tensor_parallel:
-        ranks = Ranks()
+    environment = _environment(stacks, plan)
+    if ranks is not None:
         environment["tensor_parallel"] = ranks.count
     if plan.settings.quantization != "none":
         environment["quantization"] = plan.settings.quantization

@@ -217,9 +217,8 @@ class _Estimate:
 
     @property
     def special(self) -> bool:
-        """Return whether the weights are spread, shared or quantized, which only the modules of `transformers` can do."""
-        settings = self.settings
-        return settings.device_map != "none" or settings.needs_bitsandbytes or settings.tensor_parallel
+        """Return whether the weights are quantized as only the modules of `transformers` can do it."""
+        return self.settings.needs_bitsandbytes
 
     @property
     def fused(self) -> bool:

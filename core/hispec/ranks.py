@@ -7,43 +7,61 @@ differ between them (the seed, an interruption, the times that a policy measures
 import atexit
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from hispec.errors import UsageError
 from hispec.launched import check_launched, started_by_torchrun
+from hispec.models.config import ModelConfig
 from hispec.policies.base import Draft, Policy, Step, Verify
 from hispec.policies.confidence import Confidence
+
+if TYPE_CHECKING:
+    import torch
+
+PATIENCE = timedelta(hours=2)
+"""How long a rank waits for the slowest to read its weights."""
 
 NOBODY = -1
 """In the place of a level where there is none."""
 
 
-def check_ranks(heads: Mapping[str, int]) -> None:
+def check_ranks(configs: Mapping[str, ModelConfig]) -> None:
     """Refuse to share what there is nobody to share with, or what cannot be divided.
 
     Args:
-        heads: key/value heads by model.
+        configs: of the models, by their names.
 
     Raises:
-        UsageError: torchrun did not start several processes, or their number does not divide some heads.
+        UsageError: torchrun did not start several processes, or their number does not divide a model's heads or MLP.
     """
     check_launched()
     count = started_by_torchrun()
-    for model, number in heads.items():
-        if number % count:
-            fit = ", ".join(str(n) for n in range(2, number + 1) if number % n == 0)
+    for model, config in configs.items():
+        heads, inner = config.num_kv_heads, config.intermediate_size
+        if heads % count or inner % count:
+            what = f"{heads} key/value heads" if heads % count else f"{inner} inner units of the MLP"
+            fit = ", ".join(str(n) for n in range(2, heads + 1) if heads % n == inner % n == 0)
             raise UsageError(
-                f"{count} processes cannot share the {number} key/value heads of {model} evenly",
+                f"{count} processes cannot share the {what} of {model} evenly",
                 f"start as many as divide them: {fit}" if fit else "leave out --tensor-parallel",
             )
 
 
 class Ranks:
-    """One process and its peers, once `transformers` has connected them; all of them must call every method."""
+    """One process and its peers, which it connects with; all of them must call every method.
 
-    def __init__(self) -> None:
-        from torch import distributed
+    Args:
+        device: that its part of the models is on.
+    """
 
+    def __init__(self, device: "torch.device") -> None:
+        from torch import cuda, distributed
+
+        if device.type == "cuda":
+            cuda.set_device(device)
+        if not distributed.is_initialized():
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         self._group = distributed.new_group(backend="gloo")  # for small decisions, wherever the model's tensors are
         self.rank = distributed.get_rank()
         self.count = distributed.get_world_size()

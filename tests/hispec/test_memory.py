@@ -238,13 +238,13 @@ def test_the_settings_quantization_counts_where_no_other_is_given():
     assert quarter.models[0].quantization == "4bit" and quarter.models[0].weights < whole.models[0].weights / 3
 
 
-@pytest.mark.parametrize("placed", [{"device_map": "auto"}, {"quantization": "8bit"}, {"tensor_parallel": True}])
-def test_what_the_modules_of_transformers_run_has_their_workspace(placed):
+def test_what_the_modules_of_transformers_run_has_their_workspace():
     profile = load_profile("layerskip-llama3.2-1b")
     (fused,) = need_of(profile, dtype="float16").models
     (modules,) = need_of(profile, dtype="float16", stack="transformers").models
-    (need,) = need_of(profile, dtype="float16", **placed).models
-    assert need.workspace == modules.workspace > fused.workspace
+    (quantized,) = need_of(profile, dtype="float16", quantization="8bit").models
+    (spread,) = need_of(profile, dtype="float16", device_map="auto").models
+    assert quantized.workspace == modules.workspace > fused.workspace == spread.workspace
 
 
 def test_weights_quantized_in_a_way_that_is_not_known_are_not_taken_for_the_fused_stack(tmp_path):

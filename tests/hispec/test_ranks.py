@@ -35,10 +35,13 @@ profile, folder, prompt, sampled = sys.argv[1], Path(sys.argv[2]), sys.argv[3], 
 engine = Engine.from_profile(profile, tensor_parallel=True, max_new_tokens=20)
 rank, stack = engine.ranks.rank, engine.hierarchy.stack_of(-1)
 found = {"world": engine.environment["tensor_parallel"]}
-keys = stack.model.model.layers[0].self_attn.k_proj.weight
-found["rows"] = (keys.to_local() if hasattr(keys, "to_local") else keys).shape[0]
-found["greedy"] = engine.generate(prompt).token_ids
-found["sampled"] = engine.with_settings(**sampled).generate(prompt).token_ids
+found["held"] = [stack.kind, stack.config.num_kv_heads]
+for mode in ("hispec", "single-layer", "autoregressive"):
+    own = engine.with_settings(mode=mode)
+    found[mode] = [own.generate(prompt).token_ids, own.with_settings(**sampled).generate(prompt).token_ids]
+found["greedy"], found["sampled"] = found["hispec"]
+adaptive = engine.with_settings(policy="adaptive")
+found["adaptive"] = [adaptive.generate(prompt).token_ids, adaptive.with_settings(**sampled).generate(prompt).token_ids]
 unseeded = engine.with_settings(**sampled | {"seed": None}).generate(prompt)
 found["unseeded"] = [unseeded.seed, unseeded.token_ids]
 
@@ -58,6 +61,10 @@ policy = SharedPolicy(StaticPolicy((1, 2, 4) if rank == 0 else (1, 3, 7)), engin
 steps = list(decode(state, policy, Sampler(Sampling()), StopCriteria(20)))
 found["policy"] = [type(step).__name__ for step in steps]
 found["policy ids"] = [token for step in steps if isinstance(step, Committed) for token in step.token_ids]
+
+modules = Engine.from_profile(profile, tensor_parallel=True, stack="transformers", max_new_tokens=20)
+keys = modules.hierarchy.stack_of(-1).model.model.layers[0].self_attn.k_proj.weight
+found["modules"] = [modules.generate(prompt).token_ids, list((keys.to_local() if hasattr(keys, "to_local") else keys).shape)]
 
 (folder / f"rank{rank}.json").write_text(json.dumps(found))
 distributed.barrier()
@@ -96,12 +103,18 @@ def ranks(profile):
 
 
 def test_two_ranks_write_the_ids_of_one_process(ranks, profile):
-    one = Engine.from_profile(str(profile), max_new_tokens=20)
+    one = Engine.from_profile(str(profile), max_new_tokens=20, mode="autoregressive")
     greedy, sampled = (one.with_settings(**settings).generate(PROMPT).token_ids for settings in ({}, SAMPLED))
+    assert greedy != sampled
     for found in ranks[:2]:
-        assert (found["world"], found["rows"]) == (2, 8)  # one of two key heads each
-        assert found["greedy"] == greedy
-        assert found["sampled"] == sampled != greedy
+        assert (found["world"], found["held"]) == (2, ["fused", 1])  # one of two key heads each
+        for mode in ("hispec", "single-layer", "autoregressive", "adaptive"):
+            assert found[mode] == [greedy, sampled], mode
+
+
+def test_the_modules_of_transformers_are_shared_where_they_are_asked_for(ranks):
+    for found in ranks[:2]:
+        assert found["modules"] == [found["greedy"], [8, 32]]
 
 
 def test_ranks_decide_alike_whatever_each_would_have_decided(ranks):
@@ -125,7 +138,6 @@ def test_only_the_first_rank_reads_and_prints(ranks):
         (1, ("--tensor-parallel",), "--tensor-parallel needs one process for each device", "torchrun"),
         (3, ("--tensor-parallel",), "3 processes cannot share the 2 key/value heads", "divide them: 2"),
         (2, ("--tensor-parallel", "--device-map", "auto"), "neither --device-map", "leave out"),
-        (2, ("--tensor-parallel", "--stack", "fused"), "its matrices are shared among processes", "--stack"),
     ],
 )
 def test_what_ranks_cannot_do_is_told(monkeypatch, capsys, profile, world, arguments, message, hint):

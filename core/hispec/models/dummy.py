@@ -17,6 +17,7 @@ from hispec.errors import UsageError
 from hispec.models.config import ModelConfig
 from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import FusedWeights
+from hispec.models.sharding import Shard
 from hispec.models.stack import LayerStack
 from hispec.models.tensors import Stored, Tensors
 from hispec.models.transformers_stack import TransformersStack
@@ -73,8 +74,8 @@ class DrawnTensors(Tensors):
         super().__init__({name: Stored("", tuple(part.shape), None) for name, part in parts.items()})
         object.__setattr__(self, "_draw", partial(torch.empty, dtype=dtype, device=device))  # its class is frozen
 
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """See `Tensors.read`; the same each time."""
+    def read(self, names: Iterable[str], shard: Shard | None = None) -> Iterator[tuple[str, Tensor]]:
+        """See `Tensors.read`; the same each time. `shard` means nothing: parts are drawn."""
         for name in names:
             drawn = self._draw(self.stored[name].shape)
             fill({name: drawn}, seed=crc32(name.encode()))

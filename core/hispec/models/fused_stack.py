@@ -18,6 +18,7 @@ from hispec.machine import give_back_memory
 from hispec.models.cache import KVCache
 from hispec.models.config import ModelConfig
 from hispec.models.fused_weights import FusedWeights, Layer
+from hispec.models.linear import Linear
 from hispec.models.rotary import rotary_tables
 from hispec.models.rows import (
     BUCKET,
@@ -58,7 +59,7 @@ class FusedStack:
     """A model of the Llama family; see `LayerStack` for the protocol.
 
     Args:
-        config: its shape.
+        config: its shape; where ranks share it, that of their parts.
         weights: filled.
         name: how users know it.
         origin: the stack of the model's full weights, whose KV cache and tables this one shares: it reads
@@ -82,7 +83,7 @@ class FusedStack:
         self.device, self.dtype = weights.device, weights.dtype
         self.config = config
         self._shared: Shared = Shared(config, self.dtype, self.device) if origin is None else origin._shared
-        self._weights = weights
+        self._weights, self._shard = weights, weights.shard
         self._group = config.num_heads // config.num_kv_heads
         self._suits_cuda = self.device.type == "cuda"
         """Whether attention is asked for as its kernels on CUDA can do it: those that take masks want them aligned, and
@@ -209,13 +210,14 @@ class FusedStack:
         return in_passes(self.rows, self._whole_head, hidden)
 
     def _whole_head(self, hidden: Tensor) -> Tensor:
-        return self._weights.head(self._buffers_for(len(hidden)).norm(hidden, self._weights.norm))
+        logits = self._weights.head(self._buffers_for(len(hidden)).norm(hidden, self._weights.norm))
+        return self._shard.gather(logits) if self._shard and self._weights.shares_head else logits
 
     def reduce_head(self, ids: Tensor) -> ReducedHead:
         """Return a head of the words `ids` only, ascending [vocab]; see `LayerStack.reduce_head`."""
         ids = ids.to(self.device)
         with torch.inference_mode(False):
-            return ReducedHead(ids, self._weights.head.select(ids))
+            return ReducedHead(ids, self._weights.reduced_head(ids))
 
     def _pass(self, hidden: Tensor, padded: int, start_layer: int, end_layer: int, position: int) -> Tensor:
         """Run rows [n, hidden] through layers in one pass of `padded` rows."""
@@ -276,14 +278,14 @@ class FusedStack:
         else:
             cache.index_copy_(3, place.position, buffers.keys_values)
         if place.grouped:
-            layer.output.add_to(hidden, self._attend(buffers, cache, place.windows))
+            self._add(layer.output, hidden, self._attend(buffers, cache, place.windows))
         else:
             ((_, _, length, mask),) = place.windows
             keys, values = cache.narrow(3, 0, length).unbind()
             attended = F.scaled_dot_product_attention(
                 buffers.queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
             )
-            layer.output.add_to(hidden, attended[0].transpose(0, 1).reshape(len(hidden), -1))
+            self._add(layer.output, hidden, attended[0].transpose(0, 1).reshape(len(hidden), -1))
 
     def _attend(self, buffers: "Buffers", cache: Tensor, windows: tuple["Window", ...]) -> Tensor:
         """Return what the queries in the buffers attend to, [n, heads * size]."""
@@ -301,7 +303,14 @@ class FusedStack:
     def _mlp(self, layer: Layer, hidden: Tensor, buffers: "Buffers") -> None:
         """Add a layer's MLP to `hidden` [n, hidden]."""
         layer.gate_up(buffers.norm(hidden, layer.mlp_norm), buffers.gate_up)
-        layer.down.add_to(hidden, F.silu(buffers.gate, inplace=True).mul_(buffers.up))
+        self._add(layer.down, hidden, F.silu(buffers.gate, inplace=True).mul_(buffers.up))
+
+    def _add(self, linear: Linear, hidden: Tensor, rows: Tensor) -> None:
+        """Add a product [n, hidden] to `hidden`, in place: the sum of those of all ranks, where they share the matrix."""
+        if self._shard is None:
+            linear.add_to(hidden, rows)
+        else:
+            hidden.add_(self._shard.sum(linear(rows)))
 
     def _is_grouped(self, rows: int, position: int) -> bool:
         """Return whether query heads that read the same keys are taken as rows of one head, see `PassPlace`.

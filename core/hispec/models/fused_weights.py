@@ -14,6 +14,7 @@ from hispec.models.config import ModelConfig
 from hispec.models.kernels import quantize
 from hispec.models.linear import Linear, PackedLinear, packs, right_factor
 from hispec.models.quantized import Int4Linear, QuantizedLinear
+from hispec.models.sharding import Shard
 from hispec.models.tensors import Tensors
 from hispec.settings import Quantization
 
@@ -50,13 +51,14 @@ class FusedWeights:
     """All weights of a model of the Llama family, allocated but not filled.
 
     Args:
-        config: its shape.
+        config: its shape; where ranks share it, that of their parts.
         dtype: of all weights that are not quantized.
         device: where they go.
         quantization: format of the matrices, which are then allocated and quantized layer by layer while `fill` reads
             them; the embedding and all vectors are never quantized.
         span: numbers of the layers that are held; by default of all. Who holds the first one has the embedding, the last
             norm and the head, too.
+        shard: which part of every matrix is held; None for the whole.
     """
 
     def __init__(
@@ -66,9 +68,14 @@ class FusedWeights:
         device: torch.device,
         quantization: Quantization | None = None,
         span: range | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self.device, self.dtype = device, dtype
-        self.span = range(config.num_layers) if span is None else span
+        self.span, self.shard = range(config.num_layers) if span is None else span, shard
+        words = range(config.vocab_size)
+        self.words = words if shard is None else shard.words(config.vocab_size)
+        """Token ids whose logits the head gives."""
+        self.shares_head = self.words != words
         self._config, self._dtype = config, dtype
         self._device = device if quantization is None else torch.device("meta")
         self.quantization: Quantization | None = quantization
@@ -91,10 +98,11 @@ class FusedWeights:
         config, hidden = self._config, self._config.hidden_size
         self.norm = self._vector({"model.norm.weight": hidden})
         if config.tied:
-            self.head = Linear(self._matrix(hidden, {"model.embed_tokens.weight": config.vocab_size}))
-            self.embedding = self.head.matrix.t()
+            tied = self._matrix(hidden, {"model.embed_tokens.weight": config.vocab_size})
+            self.head = Linear(tied[:, self.words.start : self.words.stop])
+            self.embedding = tied.t()
         else:
-            self.head = Linear(self._matrix(hidden, {"lm_head.weight": config.vocab_size}))
+            self.head = Linear(self._matrix(hidden, {"lm_head.weight": len(self.words)}))
             self.embedding = torch.empty(config.vocab_size, hidden, dtype=self._dtype, device=self._device)
             self.parts["model.embed_tokens.weight"] = self.embedding
 
@@ -129,7 +137,8 @@ class FusedWeights:
             quantization: format of the copies.
             layers: of the model, how many of the first ones there are in it; by default all.
         """
-        make = partial(quantize, quantization=quantization, beside=True)
+        agree = None if self.shard is None else self.shard.agree
+        make = partial(quantize, quantization=quantization, beside=True, agree=agree)
         made = copy(self)
         made.quantization, made._packs = quantization, False
         own = self.layers if layers is None else self.layers[: layers - self.span.start]
@@ -138,6 +147,19 @@ class FusedWeights:
             made.head = make(self.head)
         made.parts = self._unconverted()
         return made
+
+    def reduced_head(self, ids: Tensor) -> Linear:
+        """Return a copy of the head's rows of some token ids [n], held in the same way; whole on every rank."""
+        if self.shard is None or not self.shares_head:
+            return self.head.select(ids)
+        own = (ids >= self.words.start) & (ids < self.words.stop)
+        dense = self.head.dense()
+        matrix = right_factor(len(dense), len(ids), dense.dtype, dense.device).zero_()
+        matrix[:, own] = dense[:, ids[own] - self.words.start]
+        linear = Linear(self.shard.sum(matrix.t().contiguous()).t())
+        if self.quantization is not None:
+            return quantize(linear, self.quantization, agree=self.shard.agree)
+        return PackedLinear(linear) if isinstance(self.head, PackedLinear) else linear
 
     @property
     def nbytes(self) -> int:
@@ -228,13 +250,15 @@ class FusedWeights:
         return PackedLinear(linear) if packs(self._dtype, self._device, self._config.largest_matrix) else linear
 
     def _fill_parts(self, names: list[str], tensors: Tensors, read: Callable[[int], None]) -> None:
-        for name, tensor in tensors.read(names):
+        for name, tensor in tensors.read(names, self.shard):
             self.parts[name].copy_(tensor)
             read(tensors.size(name))
 
     def misfits(self, tensors: Tensors) -> list[str]:
         """Return the names of tensors that are missing in a checkpoint or misshapen; only its headers are read."""
         shapes = {name: stored.shape for name, stored in tensors.stored.items()}
+        if self.shard is not None:
+            shapes = {name: self.shard.shape(name, whole) for name, whole in shapes.items()}
         return sorted(name for name, part in self.parts.items() if shapes.get(name) != tuple(part.shape))
 
     def _groups(self) -> Iterator[list[str]]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from torch import Tensor
 
+    from hispec.models.sharding import Shard
+
 CHUNK = 1 << 20
 """Numbers that are dequantized at once."""
 PARTNERS = re.compile(r"\.(self_attn\.[qkv]|mlp\.(?:gate|up))_proj\.")
@@ -66,8 +68,11 @@ class GgufTensors(Tensors):
         """
         return STORED[self.header.dtype]
 
-    def read(self, names: Iterable[str]) -> "Iterator[tuple[str, Tensor]]":
-        """Yield some tensors, each valid only until the next; see `Tensors`. Blocks are dequantized to float32."""
+    def read(self, names: Iterable[str], shard: "Shard | None" = None) -> "Iterator[tuple[str, Tensor]]":
+        """Yield some tensors, or a rank's parts of them, each valid only until the next.
+
+        See `Tensors`. Blocks are dequantized to float32.
+        """
         import torch
 
         for name in names:
@@ -76,7 +81,8 @@ class GgufTensors(Tensors):
             numbers = numbers_of(path, self.header.tensors[own])
             if (heads := turned_rows(self.header, own)) is not None:
                 numbers = as_halves(numbers, heads)
-            yield name, torch.from_numpy(numbers)
+            whole = torch.from_numpy(numbers)
+            yield name, whole if shard is None else shard.cut(name, self.stored[name].shape, whole)
 
     def first(self, name: str) -> "Tensor":
         """Return the first row of a matrix, or a whole vector; see `Tensors`."""

@@ -54,13 +54,20 @@ Costs = dict[str, dict[int, float]]
 """Seconds of a product by kernel and count of rows."""
 
 
-def quantize(linear: Linear, quantization: Quantization, *, beside: bool = False) -> Linear:
+def quantize(
+    linear: Linear,
+    quantization: Quantization,
+    *,
+    beside: bool = False,
+    agree: Callable[[Costs], Costs] | None = None,
+) -> Linear:
     """Return a matrix with quantized weights, in the kernel that is the fastest for it on this machine.
 
     Args:
         linear: the full weights.
         quantization: their format.
         beside: whether the full weights stay and multiply where there are so many rows that they are the faster.
+        agree: makes the measured costs those of one of several ranks, which then choose alike.
 
     Raises:
         UnavailableError: the device has no kernel for the format.
@@ -69,6 +76,8 @@ def quantize(linear: Linear, quantization: Quantization, *, beside: bool = False
     weights, bias = dense.t(), linear.bias
     inputs, outputs = dense.shape
     costs = _costs_of(inputs, outputs, dense.dtype, dense.device, quantization) if dense.numel() >= SMALL_MATRIX else {}
+    if costs and agree is not None:
+        costs = agree(costs)
     quantized: QuantizedLinear
     if quantization == "int4":
         codes, scales, zeros = by_chunks(weights, quantize_int4)

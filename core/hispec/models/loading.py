@@ -51,8 +51,11 @@ def load_stack(checkpoint: Checkpoint, placement: Placement, watch: Watch = unwa
         tensors = checkpoint.tensors()
         config = _untied(config, tensors)
         dtype = config.settle_dtype(placement.dtype_for(config), tensors.dtype)
+        shard = placement.shard
+        if shard is not None:
+            config = shard.config(config)
         stages = [
-            FusedWeights(config, getattr(torch, dtype), device, placement.fused_quantization, span)
+            FusedWeights(config, getattr(torch, dtype), device, placement.fused_quantization, span, shard)
             for device, span in _spans(placement, config.num_layers)
         ]
         names = frozenset().union(*(stage.names for stage in stages))

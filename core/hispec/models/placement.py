@@ -11,8 +11,10 @@ import torch
 
 from hispec.errors import UnavailableError, UsageError
 from hispec.extras import require
+from hispec.launched import launched
 from hispec.models.config import ModelConfig
 from hispec.models.parts import find_parts
+from hispec.models.sharding import Shard
 from hispec.settings import Quantization, Settings, parse_memory
 
 _offloaded: list[TemporaryDirectory[str]] = []
@@ -33,7 +35,7 @@ class Placement:
         spread: over all GPUs, then the CPU's memory, then the disk.
         max_memory: bytes of devices (GPU numbers, `cpu`) that may be used; what `accelerate` finds free where empty.
         quantization: a key of `QUANTIZED_BITS`, of bitsandbytes; `int4` or `int8`, of the fused stack; or `none`.
-        tensor_parallel: every matrix is shared among the processes that torchrun started.
+        shard: this process's part, where every matrix is shared among those that torchrun started.
         shallow: layers that levels below the target read, which shall stay on the first device.
         stages: numbers of layers on each of several GPUs, in their order, for the fused stack; empty for one device.
     """
@@ -44,7 +46,7 @@ class Placement:
     spread: bool = False
     max_memory: Mapping[int | str, int] = field(default_factory=dict)
     quantization: str = "none"
-    tensor_parallel: bool = False
+    shard: Shard | None = None
     shallow: int = 0
     stages: tuple[tuple[torch.device, int], ...] = ()
 
@@ -56,7 +58,11 @@ class Placement:
             UsageError: a device that torch does not know.
             UnavailableError: a device that this machine lacks, or quantization without its library.
         """
-        device = choose_device(settings.device)
+        device, shard = choose_device(settings.device), None
+        if settings.tensor_parallel:
+            place = launched()
+            shard = Shard(place.rank, place.count)
+            device = torch.device("cuda", place.local_rank) if device.type == "cuda" else device
         if settings.needs_bitsandbytes:
             require("quantization", f"--quantization {settings.quantization}")
         return cls(
@@ -66,14 +72,12 @@ class Placement:
             settings.device_map == "auto",
             parse_memory(settings.max_memory),
             settings.quantization,
-            settings.tensor_parallel,
+            shard,
         )
 
     @property
     def special(self) -> str | None:
         """Return what of it only the modules of `transformers` can do, None where there is nothing."""
-        if self.tensor_parallel:
-            return "its matrices are shared among processes"
         if self.spread:
             return "its layers are spread over devices"
         others = self.quantization != "none" and self.fused_quantization is None
@@ -96,7 +100,7 @@ class Placement:
         """
         if config.quantized and self.quantization != "none":
             raise UsageError(f"the weights of {name} are quantized already", "leave out --quantization")
-        if config.gguf is not None and (self.tensor_parallel or self.quantization in QUANTIZED_BITS):
+        if config.gguf is not None and self.quantization in QUANTIZED_BITS:
             raise UsageError(
                 f"{name} is a GGUF file, and {self.special}",
                 "leave that out, choose --quantization int4 or int8, or the model in safetensors",
@@ -104,6 +108,12 @@ class Placement:
         reason = config.why_not_fused or self.special
         if reason is None and self.stack == "transformers":
             reason = "it is not asked for"
+        if config.gguf is not None and self.shard is not None and reason is not None:
+            raise UsageError(
+                f"--tensor-parallel shares the matrices of a GGUF file on the fused stack only, and {name} does not run "
+                f"on it: {reason}",
+                "leave out --tensor-parallel or --stack transformers, or choose the model in safetensors",
+            )
         if self.fused_quantization is not None and reason is not None:
             raise UsageError(
                 f"{self.quantization} weights need the fused stack, on which {name} does not run: {reason}",
@@ -164,7 +174,7 @@ class Placement:
             UnavailableError: a limit is for a GPU that is not there.
         """
         found: dict[str, Any] = {}
-        if self.tensor_parallel:
+        if self.shard is not None:
             from transformers.distributed import DistributedConfig
 
             known = "tp_plan" in getattr(DistributedConfig, "__dataclass_fields__", ())

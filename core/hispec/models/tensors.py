@@ -17,6 +17,8 @@ from hispec.models.dtypes import STORED
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hispec.models.sharding import Shard
+
 ROWS = 4096
 """Of two tables that are compared: as many are read at once."""
 
@@ -69,8 +71,8 @@ class Tensors:
         """Return the dtype of the first tensor of plain numbers, which `transformers` computes with; None without any."""
         return next((STORED[one.dtype] for one in self.stored.values() if one.dtype in STORED), None)
 
-    def read(self, names: Iterable[str]) -> "Iterator[tuple[str, Tensor]]":
-        """Yield some tensors, each valid only until the next; their files are mapped meanwhile.
+    def read(self, names: Iterable[str], shard: "Shard | None" = None) -> "Iterator[tuple[str, Tensor]]":
+        """Yield some tensors, or a rank's parts of them, each valid only until the next; their files are mapped meanwhile.
 
         What has been read of a mapped file counts as this process's memory, so few should be asked for at once.
         """
@@ -82,7 +84,10 @@ class Tensors:
                 path = self.stored[name].file
                 if path not in known:
                     known[path] = opened.enter_context(safe_open(path, framework="pt"))
-                yield name, known[path].get_tensor(name)
+                if shard is None:
+                    yield name, known[path].get_tensor(name)
+                else:
+                    yield name, shard.cut(name, self.stored[name].shape, known[path].get_slice(name))
 
     def first(self, name: str) -> "Tensor":
         """Return the first row of a matrix, or a whole vector."""

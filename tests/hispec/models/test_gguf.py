@@ -14,6 +14,7 @@ from hispec.models.digest import digests_of_profile
 from hispec.models.loading import check_weights, load_stack
 from hispec.models.placement import Placement
 from hispec.models.rotary import inverse_frequencies
+from hispec.models.sharding import Shard
 from hispec.models.tokenizer import load_tokenizer
 from hispec.models.translator import digest_of_model
 from hispec.profile import Profile, TargetSection
@@ -322,8 +323,22 @@ def test_without_its_package_nothing_is_read(whole, monkeypatch):
     assert "there is no GGUF file" in refused(whole.with_name("nowhere.gguf"), UsageError)
 
 
+def test_ranks_read_their_parts_of_a_file(whole):
+    tensors = Checkpoint(str(whole)).tensors()
+    assert len(tensors.names) > 10
+    for rank in range(2):
+        shard = Shard(rank, 2)
+        for name, part in tensors.read(tensors.names, shard):
+            ((_, tensor),) = tensors.read([name])
+            assert torch.equal(part, shard.cut(name, tensors.stored[name].shape, tensor)), name
+
+
 def test_what_cannot_be_done_with_a_file_is_refused(whole):
-    for options in ({"quantization": "4bit"}, {"quantization": "8bit"}, {"tensor_parallel": True}):
+    config = Checkpoint(str(whole)).config
+    for options in ({"quantization": "4bit"}, {"quantization": "8bit"}):
         with pytest.raises(UsageError, match="is a GGUF file") as caught:
-            Placement(**options).check(Checkpoint(str(whole)).config, "model.gguf")
+            Placement(**options).check(config, "model.gguf")
         assert "int4" in caught.value.hint
+    with pytest.raises(UsageError, match="shares the matrices of a GGUF file on the fused stack only") as caught:
+        Placement(shard=Shard(0, 2), stack="transformers").check(config, "model.gguf")
+    assert "--stack transformers" in caught.value.hint
