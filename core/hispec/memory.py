@@ -245,7 +245,9 @@ class _Estimate:
         """Return the positions of a KV cache for so many tokens: where shapes are fixed, with padding, a power of two."""
         graphs = self.settings.graphs
         if self.fused and (graphs == "on" or (graphs == "auto" and self.device.startswith("cuda"))):
-            return 1 << (longest + WIDEST_FIXED - 1).bit_length()
+            width = self.settings.width
+            padding = max(WIDEST_FIXED, width) if isinstance(width, int) else WIDEST_FIXED
+            return 1 << (longest + padding - 1).bit_length()
         return -(-longest // CACHE_STEP) * CACHE_STEP
 
     def need(self, positions: int) -> ModelNeed:

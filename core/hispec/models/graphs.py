@@ -14,16 +14,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from hispec.limits import WIDEST_FIXED
+from hispec.limits import WIDEST, WIDEST_FIXED
 from hispec.models.config import ModelConfig
 from hispec.models.fused_stack import Buffers, FusedStack, PassPlace, Window
 from hispec.models.fused_weights import FusedWeights
-from hispec.models.rows import Width, choose_rows, prompt_rows
+from hispec.models.rows import RowCounts, Width, prompt_rows
 from hispec.models.stack import ArgmaxHead, LayerStack
 from hispec.models.staged_stack import StagedStack
 
 WIDTHS = (1, 2, 4, 8, 16, WIDEST_FIXED)
-"""Rows that a span is padded to; a wider one is a prompt's, which is run once and as it is."""
+"""Rows that a span of free width is padded to; a wider one is a prompt's, which is run once and as it is."""
+
+ONE_WIDTH = WIDEST
+"""Rows of every pass of the target where nobody says how many: one product with so many takes a GPU as long as one with a
+single row, and few verifications have more."""
 
 SHORTEST = 256
 """Positions of the shortest length that attention looks at; the next are twice as long, up to the cache's."""
@@ -63,17 +67,24 @@ class GraphedStack(FusedStack):
     ) -> None:
         super().__init__(config, weights, name, origin)
         self._record, self._fixed = record, True
+        self._allocate(WIDTHS)
         with torch.inference_mode(False):
-            self._rows = self._zeros(WIDTHS[-1], config.hidden_size)
-            """A span's rows, which become its result."""
-            self._offsets = torch.arange(WIDTHS[-1], device=self.device)
-            self._positions = torch.zeros_like(self._offsets)
-            self._buffers_of_width = {width: Buffers(config, width, self.dtype, self.device) for width in WIDTHS}
-            self._token = torch.zeros_like(self._offsets[:1])
+            self._token = torch.zeros(1, dtype=torch.long, device=self.device)
             """The newest token of a run of drafts."""
             self._run_tokens = torch.zeros(LONGEST_RUN, dtype=torch.long, device=self.device)
             self._run_highest = self._zeros(LONGEST_RUN)
             self._run_hidden = self._zeros(LONGEST_RUN, config.hidden_size)
+
+    def _allocate(self, widths: tuple[int, ...]) -> None:
+        """Make what spans of some widths compute in; what was recorded in other memory is given up."""
+        self._recorded.clear()
+        self._widths = widths
+        with torch.inference_mode(False):
+            self._rows = self._zeros(widths[-1], self.config.hidden_size)
+            """A span's rows, which become its result."""
+            self._offsets = torch.arange(widths[-1], device=self.device)
+            self._positions = torch.zeros_like(self._offsets)
+            self._buffers_of_width = {width: Buffers(self.config, width, self.dtype, self.device) for width in widths}
 
     @property
     def _recorded(self) -> dict[Hashable, Work | None]:
@@ -99,7 +110,8 @@ class GraphedStack(FusedStack):
         if self.origin is not None:
             self.origin.reserve(positions)
             return
-        positions = _power_of_two(positions + WIDTHS[-1])  # so that the capacity bounds no length of attention
+        padding = max(WIDTHS[-1], self._widths[-1])  # also of the stacks beside this one
+        positions = _power_of_two(positions + padding)  # so that the capacity bounds no length of attention
         if positions > self.cache.positions or self._shared.tabulated != self.cache.positions:
             self._recorded.clear()  # they replay into memory that is no more once the first layer has grown
         super().reserve(positions)
@@ -121,24 +133,28 @@ class GraphedStack(FusedStack):
     def prepare(self, width: Width) -> None:
         """Make a loaded model ready to run, with passes of some width.
 
-        See `LayerStack.prepare`. Nothing is recorded meanwhile.
+        See `LayerStack.prepare`. One width serves the whole model, so that there is one recording of each span and length:
+        a row cannot depend on how many there are, as they are always as many.
         """
         if self.origin is not None:
             return
-        record, self._record = self._record, None
-        try:
-            self._weights.pack()
-            self._shared.tabulated = 0
-            self.rows = choose_rows(self, width, WIDTHS[1:], prompt_rows(self.device))
-        finally:
-            self._record = record
+        self._weights.pack()
+        self._shared.tabulated = 0
+        one = ONE_WIDTH if width == "auto" else width
+        self.rows = RowCounts() if one == "free" else RowCounts((one,), prompt_rows(self.device))
+        self._allocate(self.rows.counts or WIDTHS)
+
+    def prepare_as(self, before: FusedStack) -> None:
+        """Make ready to run with the row counts of the first stage; see `LayerStack.prepare`."""
+        super().prepare_as(before)
+        self._allocate(self.rows.counts or WIDTHS)
 
     def _pass(self, hidden: Tensor, padded: int, start_layer: int, end_layer: int, position: int) -> Tensor:
         """Run rows [n, hidden] through layers in one pass of `padded` rows.
 
         See `FusedStack`. In several parts where the length that attention looks at grows.
         """
-        width = next((width for width in WIDTHS if width >= padded), None)
+        width = next((width for width in self._widths if width >= padded), None)
         if width is None or not self._fixed:
             return super()._pass(hidden, padded, start_layer, end_layer, position)
         done, at = [], 0
@@ -197,7 +213,7 @@ class GraphedStack(FusedStack):
 
     def _run_steps(self, read: ArgmaxHead, end_layer: int, steps: int, length: int) -> None:
         """Run `steps` tokens one after the other, each read from the one before, in passes of one row and padding."""
-        width = next(width for width in WIDTHS if width >= self.rows.padded(1))
+        width = self._widths[0]
         self._rows[:width].zero_()
         for step in range(steps):
             row = self._rows[:1]

@@ -16,7 +16,7 @@ from hispec.decoding.state import DecodingState
 from hispec.errors import UsageError
 from hispec.limits import CACHE_STEP as STEP
 from hispec.models.fused_weights import FusedWeights
-from hispec.models.graphs import LONGEST_RUN, WIDTHS, GraphedStack, with_graphs
+from hispec.models.graphs import LONGEST_RUN, ONE_WIDTH, WIDTHS, GraphedStack, with_graphs
 from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import Translator
 from hispec.policies.base import Draft, Policy, Verify
@@ -378,6 +378,24 @@ def test_few_recordings_are_kept_and_the_last_used_are_among_them(monkeypatch):
             stack.run(rows, 0, 4, position)
     assert len(stack._recorded) == 3
     assert len(recording.kernels) == 1
+
+
+@pytest.mark.parametrize("width", ["auto", 8, 40])
+def test_one_width_needs_one_recording_for_each_span_and_length(width):
+    """Whatever the hierarchy asks for: the ids are then those of the target alone, to the last bit of bfloat16."""
+    stack, recording = fixed(random_model(seed=1, max_position_embeddings=512).to(torch.bfloat16), recorded=True)
+    stack.prepare(width)
+    rows = ONE_WIDTH if width == "auto" else width
+    assert stack.rows.describe() == rows
+    asked, work = set(), stack._run_span
+    stack._run_span = lambda *span: asked.add(span) or work(*span)
+    written = []
+    for exits, periods in [((), (1,)), ((1,), (1, 3)), ((1,), (1, 12)), ((1, 2), (1, 2, 4)), ((1, 2, 3), (1, 4, 2, 5))]:
+        written.append(decode_ids(hierarchy_of(stack, *exits), periods, max_new_tokens=60))
+    assert written == [written[0]] * len(written)
+    assert {run_rows for _, _, run_rows, _ in asked} == {rows}
+    spans = [key[:2] + key[3:] for _, key in stack._recorded if len(key) == 4 and isinstance(key[0], int)]
+    assert len(spans) == len(set(spans)) > 4 and recording.kernels
 
 
 def test_a_gpu_takes_graphs_by_itself_and_a_cpu_fixed_shapes_if_asked():
