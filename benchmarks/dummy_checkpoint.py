@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from hispec import Engine
 from hispec.models import agreement
-from hispec.models.checkpoint import CONFIG, Checkpoint
+from hispec.models.checkpoint import Checkpoint
+from hispec.models.checkpoint_files import CONFIG
 from hispec.profile import profile_for_model
 
 

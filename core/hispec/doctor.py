@@ -16,7 +16,8 @@ from hispec.extras import EXTRAS
 from hispec.loading import settled
 from hispec.machine import Device, computes_natively, devices, disk_free
 from hispec.memory import PROMPT_TOKENS, ModelNeed, Need, check_fits, estimate, gigabytes, place_of
-from hispec.models.checkpoint import CONFIG, Checkpoint, checkpoints_of
+from hispec.models.checkpoint import Checkpoint, checkpoints_of
+from hispec.models.checkpoint_files import CONFIG
 from hispec.models.hub import State, hub_state, within
 from hispec.models.values import check_values
 from hispec.profile import Profile, check_depths

@@ -12,7 +12,8 @@ from hispec.counts import counted
 from hispec.errors import UnavailableError
 from hispec.limits import CACHE_STEP, FREE_ROWS, SMALL_MATRIX, WIDEST, WIDEST_FIXED
 from hispec.machine import Device, device_named, packs_bfloat16, together
-from hispec.models.checkpoint import CONFIG, Checkpoint, checkpoints_of
+from hispec.models.checkpoint import Checkpoint, checkpoints_of
+from hispec.models.checkpoint_files import CONFIG
 from hispec.models.config import ModelConfig, read_config
 from hispec.models.dtypes import FLOATS, STORED, bits_per_weight
 from hispec.models.families import FAMILIES

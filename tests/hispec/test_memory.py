@@ -11,8 +11,8 @@ from hispec.api import Engine
 from hispec.errors import UnavailableError
 from hispec.machine import Device
 from hispec.memory import check_fits, check_profile, estimate
-from hispec.models.checkpoint import SHIPPED_CONFIGS as CONFIGS
 from hispec.models.checkpoint import Checkpoint
+from hispec.models.checkpoint_files import SHIPPED_CONFIGS as CONFIGS
 from hispec.models.config import parse_config, read_config
 from hispec.models.dtypes import FLOATS
 from hispec.models.fused_weights import FusedWeights

@@ -7,7 +7,8 @@ import pytest
 
 from hispec.api import Engine
 from hispec.memory import estimate
-from hispec.models.checkpoint import SHIPPED_CONFIGS, Checkpoint
+from hispec.models.checkpoint import Checkpoint
+from hispec.models.checkpoint_files import SHIPPED_CONFIGS
 from hispec.precedence import resolve_settings
 from hispec.profile import Profile, check_depths, levels_of, list_profiles, models_of, read_profile, shipped_folder
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from hispec.files import remember, remembered
 from hispec.frequencies import frequencies_path
-from hispec.models.checkpoint import CONFIG, GENERATION_CONFIG, TOKENIZER, VOCABULARIES, Checkpoint, checkpoints_of
+from hispec.models.checkpoint import Checkpoint, checkpoints_of
+from hispec.models.checkpoint_files import CONFIG, GENERATION_CONFIG, TOKENIZER, VOCABULARIES
 from hispec.profile import Profile
 
 SMALL = (

@@ -10,8 +10,8 @@ import torch
 from hispec.api import Engine
 from hispec.bench.arms import make_arms
 from hispec.errors import UsageError
-from hispec.models.checkpoint import SHIPPED_CONFIGS as CONFIGS
 from hispec.models.checkpoint import Checkpoint
+from hispec.models.checkpoint_files import SHIPPED_CONFIGS as CONFIGS
 from hispec.models.dummy import dummy_tokenizer
 from hispec.models.fused_stack import FusedStack
 from hispec.models.loading import draw_modules, draw_stack
