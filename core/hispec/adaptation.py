@@ -1,4 +1,4 @@
-"""What a profile holds for the adaptive policy, and the policy's knowledge of a hierarchy made of it.
+"""The adaptive policy's section of a profile, and the performance model that is made of it.
 
 Levels are named as `level_key` says, so that all modes of a profile find what concerns them.
 """
@@ -19,20 +19,20 @@ VERIFIED_TOKENS = (1, 2, 4, 8, 16, MAX_WAITING)
 """Numbers of verified tokens whose costs a profile holds."""
 
 ROW = 0.05
-"""Unmeasured: what one more row adds to the cost of a layer."""
+"""The cost of one more row of a layer, where it is not measured, as a share of the layer's."""
 
 QUANTIZED_LAYER = 0.35
-"""Unmeasured: what a layer of quantized weights costs, one of full weights being 1."""
+"""The cost of a layer of quantized weights, where it is not measured; a layer of full weights costs 1."""
 
 NGRAM_COST = 0.1
-"""Unmeasured: what an n-gram look-up costs."""
+"""The cost of an n-gram look-up, where it is not measured, in layers."""
 
 
 def level_key(hierarchy: Hierarchy, level: int) -> str:
     """Return a level's name in profiles.
 
     `2` is exit 2 of the target, `2:int4` that of its 4-bit copy, `org/name@20` an exit of another model, `2/1024` one
-    with a head of 1,024 words.
+    with a head of 1,024 tokens.
     """
     one = hierarchy.levels[level]
     if one.stack is None:
@@ -56,7 +56,7 @@ def performance_model(
 
     Args:
         hierarchy: the levels.
-        adaptation: what the profile holds; what is not there is assumed.
+        adaptation: the profile's section; values that it lacks are assumed.
         measured: measure costs that it does not hold, see `hispec.step_timing`; else they are assumed, too.
     """
     found = adaptation or AdaptiveSection()

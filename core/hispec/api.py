@@ -1,4 +1,4 @@
-"""The engine as callers meet it: a profile in, text and events out."""
+"""The Python API: an `Engine` takes prompts and yields events, or returns a `Generation`."""
 
 import secrets
 from collections.abc import Generator, Mapping, Sequence
@@ -44,18 +44,18 @@ class Generation:
 
     Attributes:
         profile: the profile's name.
-        prompt: as the user wrote it.
-        prompt_ids: what the target read, chat template included.
+        prompt: the prompt as the user wrote it.
+        prompt_ids: the token ids that the target read, including the chat template's.
         text: the validated text, cut before a stop string.
         token_ids: the validated ids, an EOS included.
-        finish_reason: why it ended.
-        stats: its figures.
-        environment: what it ran on.
-        seed: what the answer was sampled with; None for a greedy one.
-        lossless: whether `Engine.check_lossless` found it identical to the target's own; None when not asked.
-        logprobs: of each of `token_ids`; None when not asked.
-        grammar: that the answer was to match, if any.
-        complete: whether it does: one that broke off, or reached its most tokens, may not. None without a grammar.
+        finish_reason: the reason why the answer ended.
+        stats: the counts and times of its decoding.
+        environment: the versions, device and dtypes that the engine ran with.
+        seed: the seed that the answer was sampled with; None for a greedy answer.
+        lossless: whether `Engine.check_lossless` found the ids equal to the target's own; None before it was called.
+        logprobs: the log-probabilities of each of `token_ids`; None if they were not requested.
+        grammar: the grammar that the answer had to match, if any.
+        complete: whether the answer matches the grammar; an answer that was cut off may not. None without a grammar.
     """
 
     profile: str
@@ -93,9 +93,9 @@ class Engine:
     """Loaded models and a way to decode; answers one prompt at a time.
 
     Args:
-        profile: which models and which exits.
+        profile: the profile that names models and exits.
         settings: resolved decoding settings.
-        models: what was loaded; its attributes are also the engine's.
+        models: the loaded models; their stacks, tokenizer and so on are also attributes of the engine.
     """
 
     def __init__(self, profile: Profile, settings: Settings, models: LoadedModels) -> None:
@@ -107,13 +107,14 @@ class Engine:
         self.hierarchy = build_hierarchy(profile, settings.mode, models.stacks, settings.lookup)
         self.context = self.hierarchy.stack_of(-1).context
         self._ngram_cache = self.new_ngram_cache()
-        """The n-grams of all answers. It is not shared with other engines on the same weights: where
-        their answers to one prompt are compared, none shall know those of another."""
+        """The n-grams of all answers. Engines on the same weights do not share it: where their answers to one prompt
+        are compared, no engine may draft from the other's answer.
+        """
         self._interrupted = False
 
     @property
     def device(self) -> torch.device:
-        """Return where the target's logits come out."""
+        """Return the device of the target's logits."""
         return self.hierarchy.stack_of(-1).device
 
     @classmethod
@@ -132,7 +133,7 @@ class Engine:
             profile: a profile, its name or its path.
             environ: environment variables whose `HISPEC_*` count; none by default.
             force: load models that do not seem to fit the memory that is free.
-            watch: told what loading does and how far it has come.
+            watch: a callback that receives the progress of loading.
             options: any field of `hispec.settings.Settings`.
 
         Raises:
@@ -145,16 +146,16 @@ class Engine:
 
     @classmethod
     def load(cls, profile: Profile, settings: Settings, origins: Mapping[str, str], **options: Any) -> "Engine":
-        """Load a profile's models as settings say; arguments and errors are those of `hispec.loading.load`."""
+        """Load a profile's models with resolved settings; arguments and errors are those of `hispec.loading.load`."""
         models = load(profile, settings, origins, **options)
         engine = cls(models.profile, models.settings, models)
         engine.prepare()
         return engine
 
     def prepare(self) -> None:
-        """Make the models ready to run with torch's present number of threads; again after that number was changed.
+        """Prepare the models for torch's present number of threads. Call it again after a change of that number.
 
-        Only the target owes one width: what other models say is never the answer.
+        Only the target needs one width, because the output of other models is never the answer.
         """
         target = self.hierarchy.stack_of(-1)
         for stack in self.stacks.values():
@@ -172,14 +173,14 @@ class Engine:
         Raises:
             UsageError: a value that is not accepted.
         """
-        agreement = self.settings.dummy_agreement  # of the exits that the weights were made for
+        agreement = self.settings.dummy_agreement  # the agreement that the weights were drawn for
         settings, _ = resolve_settings(asdict(replace(self.settings, dummy_agreement=None)) | changes, self.profile)
         return self._on_same_weights(self.profile, replace(settings, dummy_agreement=agreement))
 
     def with_sampling(self, **changes: Any) -> "Engine":
         """Return the same engine with other settings of sampling; arguments and errors as `with_settings`.
 
-        It goes on drafting n-grams from what this one has read and written, since nobody compares the answers of the two.
+        The n-gram cache is shared with this engine, since the answers of the two are not compared.
         """
         if not changes:
             return self
@@ -188,7 +189,7 @@ class Engine:
         return engine
 
     def without_eos(self) -> "Engine":
-        """Return the same engine for answers that no EOS ends, as measurements want them; see `with_sampling`."""
+        """Return the same engine, except that no EOS ends an answer, for measurements; see `with_sampling`."""
         engine = self._on_same_weights(self.profile, self.settings)
         engine._ngram_cache, engine.eos_ids = self._ngram_cache, frozenset()
         return engine
@@ -197,7 +198,7 @@ class Engine:
         """Return an engine on the same weights and settings with another profile's levels.
 
         Args:
-            profile: of the same target; it names no model that is not loaded.
+            profile: a profile of the same target that names no other models than those that are loaded.
 
         Raises:
             UsageError: a model that is not loaded, or an exit that is too deep.
@@ -207,7 +208,7 @@ class Engine:
         return self._on_same_weights(profile, self.settings)
 
     def _on_same_weights(self, profile: Profile, settings: Settings) -> "Engine":
-        """Return another engine on what is loaded; refuses what is not."""
+        """Return another engine on the loaded models, or raise if a model is not loaded."""
         if missing := models_of(profile, settings.mode).keys() - self.stacks.keys():
             raise UsageError(
                 f"profile {profile.name} in mode {settings.mode} reads {min(missing)}, which is not loaded",
@@ -229,20 +230,20 @@ class Engine:
         grammar: Grammar | None = None,
         logprobs: int | None = None,
     ) -> Generator[Event]:
-        """Answer a prompt, event by event; the last is `Finished`, its `result` a `Generation`.
+        """Answer a prompt event by event. The last event is `Finished`, whose `result` is a `Generation`.
 
         Args:
-            prompt: what to answer.
+            prompt: the user's message.
             system: a system message.
             raw: do not apply the chat template.
-            stop: texts that end the answer and are not part of it; by default those of the generation config.
+            stop: texts that end the answer and are not part of it; by default those of `generation_config.json`.
             draft_text: give drafts and corrections their text, as views show it; decoding it is not in any `seconds`.
             history: earlier turns, (prompt, answer) each.
-            seed: in the place of the settings'.
-            prefix: remembers from answer to answer what has been run already.
-            grammar: that the answer must match, from its first character on.
-            logprobs: give `Committed` events and the result the log-probabilities of their tokens, and of so many of
-                the most probable beside each, from 0 on; None gives none.
+            seed: the seed of this answer, in place of the one in the settings.
+            prefix: a cache that keeps the tokens that have been run from one answer to the next.
+            grammar: a grammar that the answer must match from its first character.
+            logprobs: the number of most probable tokens, 0 or more, whose log-probabilities are added to each token's
+                own, in `Committed` events and in the result; None adds no log-probabilities.
 
         Raises:
             UsageError: an empty prompt, an impossible stop text, a prompt that leaves no room in the context, a grammar
@@ -279,19 +280,19 @@ class Engine:
         grammar: Grammar | None = None,
         logprobs: int | None = None,
     ) -> Generator[Event]:
-        """Go on after token ids, as `stream` does after a prompt.
+        """Answer a prompt given as token ids, event by event, like `stream`.
 
         Args:
-            ids: what the target reads, at least one.
-            prompt: what they were made from, for the `Generation`.
-            max_new_tokens: in the place of the settings'.
-            stop, draft_text, seed, prefix, grammar, logprobs: as for `stream`.
-            conversation: whether earlier turns are among the ids, for the error.
+            ids: the token ids that the target reads, at least one.
+            prompt: the text that the ids were made from, which is copied into the `Generation`.
+            max_new_tokens: the limit of this answer, in place of the one in the settings.
+            stop, draft_text, seed, prefix, grammar, logprobs: the arguments of `stream`.
+            conversation: whether the ids include earlier turns; the error message depends on it.
 
         Raises:
             UsageError: an impossible stop text or grammar, ids that leave no room in the context or, with the first
                 event, one that is not in the vocabulary.
-            OutOfMemoryError: as `stream`.
+            OutOfMemoryError: the memory ran out, as for `stream`.
         """
         stop = [stop] if isinstance(stop, str) else (stop or self.generation.stop)
         check_stop(stop)
@@ -303,7 +304,7 @@ class Engine:
         if logprobs is not None and logprobs < 0:
             raise UsageError(f"--logprobs is {logprobs}", "give a whole number from 0 on")
         if grammar is not None:
-            self.models.grammars.mask(grammar, len(ids))  # refused now, not when the first event is asked for
+            self.models.grammars.mask(grammar, len(ids))  # raises now rather than at the first event
         return self._stream(prompt, ids, limit, stop, drafts, seed, prefix, grammar, logprobs)
 
     def generate(
@@ -320,17 +321,17 @@ class Engine:
         """Answer a prompt in one call.
 
         Args:
-            prompt: what to answer.
+            prompt: the user's message.
             system: a system message.
             raw: do not apply the chat template.
-            stop: texts that end the answer and are not part of it; by default those of the generation config.
-            seed: in the place of the settings'.
-            grammar: that the answer must match, from its first character on.
-            logprobs: give `Committed` events and the result the log-probabilities of their tokens, and of so many of
-                the most probable tokens beside each, from 0 on; None gives none.
+            stop: texts that end the answer and are not part of it; by default those of `generation_config.json`.
+            seed: the seed of this answer, in place of the one in the settings.
+            grammar: a grammar that the answer must match from its first character.
+            logprobs: the number of most probable tokens, 0 or more, whose log-probabilities are added to each token's
+                own in the result; None adds no log-probabilities.
 
         Returns:
-            The answer with its token ids and figures.
+            The answer with its token ids and statistics.
 
         Raises:
             UsageError: an empty prompt, an impossible stop text or grammar, a prompt that leaves no room in the context.
@@ -341,7 +342,7 @@ class Engine:
         return last.result
 
     def new_stats(self) -> Stats:
-        """Return empty figures of the hierarchy, for a caller that counts events itself."""
+        """Return empty statistics of the hierarchy, for a caller that counts events itself."""
         return Stats.of(self.hierarchy)
 
     def new_ngram_cache(self) -> NgramCache | None:
@@ -354,11 +355,11 @@ class Engine:
         self._interrupted = True
 
     def decoder(self, hierarchy: Hierarchy | None = None, grammar: Grammar | None = None) -> Decoder:
-        """Return what decodes token ids, without text, as the settings say.
+        """Return a decoder of token ids, without text, with the engine's settings.
 
         Args:
-            hierarchy: on the engine's models; its own by default.
-            grammar: that answers must match.
+            hierarchy: a hierarchy on the engine's models; by default the engine's own.
+            grammar: a grammar that answers must match.
         """
         hierarchy = hierarchy or self.hierarchy
         return Decoder(
@@ -371,7 +372,7 @@ class Engine:
         )
 
     def _sampling(self, prompt_ids: Sequence[int], max_new_tokens: int, grammar: Grammar | None = None) -> Sampling:
-        """Return how tokens are chosen for one prompt."""
+        """Return the sampling options for one prompt."""
         vocab_size = self.hierarchy.stack_of(-1).vocab_size
         conditions = Conditions.of(prompt_ids, max_new_tokens, self.eos_ids, vocab_size, self.device)
         sampling = self.generation.sampling(self.settings, conditions)
@@ -379,14 +380,14 @@ class Engine:
         return replace(sampling, mask=mask)
 
     def _policy(self, hierarchy: Hierarchy) -> Policy:
-        """Return a fresh policy of the settings."""
+        """Return a new policy, of the kind that the settings choose."""
         if self.settings.policy == "static" or len(hierarchy) == 1:
             return StaticPolicy.of(hierarchy, self.settings.draft_tokens, self.settings.validate_every)
         policy = AdaptivePolicy(self._performance_model(hierarchy))
         return policy if self.ranks is None else SharedPolicy(policy, self.ranks)
 
     def _performance_model(self, hierarchy: Hierarchy) -> PerformanceModel:
-        """Return what is known of levels, by all answers that these models have given with them."""
+        """Return the performance model of a hierarchy, which earlier answers with the same models have refined."""
         known, adaptation = self.models.performance_model, self.profile.adaptive
         held = "" if adaptation is None else adaptation.model_dump_json()
         key = levels_key(hierarchy, range(len(hierarchy))), held, self.profile.translators, torch.get_num_threads()
@@ -396,23 +397,24 @@ class Engine:
         return known[key]
 
     def _is_interrupted(self) -> bool:
-        """Return whether to end; ranks ask rank 0, so that all end at the same step."""
+        """Return whether to stop. Ranks follow rank 0, so that all stop at the same step."""
         if self.ranks is not None:
             self._interrupted = bool(self.ranks.share_numbers(self._interrupted)[0])
         return self._interrupted
 
     def check_lossless(self, generation: Generation) -> None:
-        """Decode the same prompt with the target alone and compare ids; sets `generation.lossless`.
+        """Decode the same prompt with the target alone, compare the token ids, and set `generation.lossless`.
 
         A sampled answer is decoded with its own seed.
 
         Raises:
-            LosslessnessError: at the first id that differs, with the gap between the target's two best scores.
+            LosslessnessError: a token id differs; the error names the first and the gap between the target's two best
+                scores.
         """
         self._interrupted = False
         prompt_ids, count = generation.prompt_ids, len(generation.token_ids)
         own_end = generation.finish_reason in ("eos", "length")  # the target must end there too
-        limit = min(self.context - len(prompt_ids), self.settings.max_new_tokens)  # which some processors look at
+        limit = min(self.context - len(prompt_ids), self.settings.max_new_tokens)  # for processors that depend on it
         decoder = self.decoder(Hierarchy([self.hierarchy.target]), generation.grammar)
         alone = decoder.decode(prompt_ids, limit, generation.seed or 0)
         written = (token for event in alone if isinstance(event, Committed) for token in event.token_ids)
@@ -439,15 +441,16 @@ class Engine:
         seed: int = 0,
         grammar: Grammar | None = None,
     ) -> Difference | None:
-        """Compare an output with the target's own for the same prompt and seed: None where they are equal.
+        """Compare an output with the target's own for the same prompt and seed; return None if they are equal.
 
         Args:
-            prompt_ids: of both.
+            prompt_ids: the prompt of both outputs.
             ids: new tokens.
             reference: the target's own.
-            max_new_tokens: what both were decoded with, which some processors look at; by default the settings'.
-            seed: of the sampling noise.
-            grammar: that both had to match.
+            max_new_tokens: the limit that both were decoded with, since some processors depend on it; by default the
+                settings'.
+            seed: the seed of the sampling noise.
+            grammar: the grammar that both had to match.
         """
         at = first_difference(ids, reference)
         if at is None:
@@ -472,7 +475,7 @@ class Engine:
         grammar: Grammar | None,
         logprobs: int | None,
     ) -> Generator[Event]:
-        """Return the engine's events with text added, cut at a stop text."""
+        """Yield the engine's events with text added, cut at a stop text."""
         seed = secrets.randbits(32) if seed is None else seed % SEEDS
         seed = seed if self.ranks is None else self.ranks.share(seed)
         text, stats = TextStream(self.tokenizer, stop), self.new_stats()
@@ -502,7 +505,7 @@ class Engine:
                 raise
             memory_ended = True
         if memory_ended and self.device.type == "cuda":
-            torch.cuda.empty_cache()  # outside of the handler, whose error holds on to the tensors of the step
+            torch.cuda.empty_cache()  # outside of the handler, whose error keeps the tensors of the step alive
         if rest := text.finish():
             yield Committed(end.t, (), rest)
         generation = Generation(

@@ -10,8 +10,8 @@ class Budget:
     """Wall time from the start of a command, loading included.
 
     Attributes:
-        seconds: from the start, infinite for no limit.
-        began: when the command started, on the clock of `time.monotonic`.
+        seconds: the limit, counted from the start; infinite for no limit.
+        began: the time when the command started, on the clock of `time.monotonic`.
     """
 
     seconds: float = math.inf

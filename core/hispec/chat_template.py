@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 Message = dict[str, str]
 Place = tuple[int, int, int]
-"""Where a message spells a control token: the index of the message, first and last character (exclusive)."""
+"""A control token that a message spells out: the message's index, the token's first character and the one after its
+last.
+"""
 ANOTHER = "mend it, or give another with --chat-template FILE"
 NO_SYSTEM = "leave out --system, put its text into the prompt, or give another template with --chat-template FILE"
 
@@ -52,7 +54,7 @@ def check_syntax(template: str) -> None:
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer, or another in its place.
+    """The chat template of a tokenizer, or one that replaces it.
 
     Only the template writes control tokens: one that is spelled out in a message is its letters. An answer of the
     model is an exception for tokens that decoding shows, such as `<think>`: there, they are what the model wrote.
@@ -109,7 +111,7 @@ class ChatTemplate:
         return text
 
     def _ignores(self, messages: Sequence[Message], text: str) -> bool:
-        """Return whether the template writes the same text whatever the first message says."""
+        """Return whether the template's output does not depend on the first message."""
         first, *others = messages
         try:
             return self._render([{**first, "content": f"x{first['content']}"}, *others]) == text
@@ -129,8 +131,8 @@ class ChatTemplate:
         """Return where control tokens that messages spell out begin in what the template wrote.
 
         The template has seen the messages as they are. Their tokens are found by rendering again with marks in the
-        messages. That counts where the marks are all that differs; where the template looks at a token itself, a mark
-        beside it may still pass.
+        messages. The result counts only where it differs by nothing but the marks; where the template looks at a token
+        itself, a mark next to the token may still leave the output the same.
         """
         places = [
             (index, *match.span())
@@ -147,7 +149,7 @@ class ChatTemplate:
         return set().union(*(self._locate(messages, [place], text) or () for place in places))
 
     def _locate(self, messages: Sequence[Message], places: Sequence[Place], text: str) -> set[int] | None:
-        """Return where the tokens of some places begin in the text; None where the template looks at one of them."""
+        """Return the positions in the text of tokens at some places; None where the template depends on one of them."""
         seen = {*text, *(character for message in messages for character in message["content"])}
         mark = next(sign for sign in map(chr, range(0xFDD0, 0x110000)) if sign not in seen)
 
@@ -179,7 +181,7 @@ class ChatTemplate:
         ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         if id_ not in ids:
             return ids
-        # The tokenizer keeps an added token whole that is not called special: in two parts it is no such token.
+        # The tokenizer does not split an added token, even one that is not special: only its two halves are plain text.
         return [id_ for part in (text[:1], text[1:]) for id_ in tokenizer(part, add_special_tokens=False)["input_ids"]]
 
 
@@ -194,7 +196,7 @@ def _positions(text: str, mark: str) -> list[int]:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a template failed: in its own words where it said so, else with the kind of the error."""
+    """Return why a template failed: the message that it raised itself, otherwise the kind of the error too."""
     from jinja2 import TemplateError
 
     line = getattr(error, "lineno", None)

@@ -1,4 +1,4 @@
-"""Everything that answers of an engine depend on, so that only equal runs are continued or compared."""
+"""The configuration that an engine's answers depend on: only runs with equal ones are resumed or compared."""
 
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,8 @@ def configuration_of(engine: "Engine", max_new_tokens: int | None = None) -> dic
     """Return it as JSON values.
 
     Args:
-        engine: that answers.
-        max_new_tokens: in the place of the settings'.
+        engine: the engine that answers.
+        max_new_tokens: the limit of an answer, in place of the one in the settings.
     """
     levels = engine.profile.model_dump(
         mode="json", include={"target", "draft", "intermediate", "single_layer", "adaptive", "chat_template"}

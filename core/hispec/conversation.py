@@ -26,16 +26,16 @@ def turn_seed(seed: int, turn: int, attempt: int = 0) -> int:
     """Return what a turn is sampled with: its own random numbers, and others for every attempt at it.
 
     Args:
-        seed: of the conversation; also that of the first turn's first attempt.
-        turn: how many turns are before it.
-        attempt: how often it was answered before.
+        seed: the seed of the conversation, which is also the seed of the first attempt at the first turn.
+        turn: the number of earlier turns.
+        attempt: the number of earlier attempts at this turn.
     """
     further = turn * ATTEMPTS + attempt
     return (seed + further) % SEEDS
 
 
 def check_template(profile: Profile, tokenizer: "PreTrainedTokenizerBase", system: str | None = None) -> None:
-    """Refuse a conversation with a model whose turns could not be told apart, or that would not be told `system`.
+    """Refuse a conversation if the model has no chat template, or one that ignores `system`.
 
     Raises:
         UsageError: neither the profile nor the tokenizer has a chat template; one that fails, or that has no place for
@@ -52,7 +52,7 @@ def check_template(profile: Profile, tokenizer: "PreTrainedTokenizerBase", syste
 
 
 class Conversation:
-    """Asks an engine turn by turn. Whatever ends an answer, what was validated of it is kept.
+    """A conversation with an engine, turn by turn. The committed part of an answer is kept, however the answer ends.
 
     Args:
         engine: answers; it may be replaced between turns by another on the same weights.
@@ -60,7 +60,7 @@ class Conversation:
         turns: earlier ones.
 
     Raises:
-        UsageError: see `check_template`.
+        UsageError: the conditions of `check_template` are not met.
     """
 
     def __init__(self, engine: Engine, system: str | None = None, turns: Iterable[Turn] = ()) -> None:
@@ -73,16 +73,17 @@ class Conversation:
     def ask(self, prompt: str, *, stop: Sequence[str] = (), draft_text: bool = False) -> Generator[Event]:
         """Answer a prompt, event by event; arguments and errors as `Engine.stream`, the seed that of `turn_seed`.
 
-        The turn is kept once the generator is exhausted or closed, if anything was validated.
+        The turn is kept when the generator is exhausted or closed, if any token was committed.
 
         Raises:
             UsageError: the conversation leaves no room in the context; it stays as it is.
-            OutOfMemoryError: as `Engine.stream`; the next turn may be asked.
+            OutOfMemoryError: the memory ran out, as for `Engine.stream`; the next turn can still be asked.
         """
         return self._answer(prompt, self.turns, self._seed(len(self.turns), 0), stop, draft_text)
 
     def retry(self, *, stop: Sequence[str] = (), draft_text: bool = False) -> Generator[Event]:
-        """Answer the last prompt anew; the earlier answer is kept until something is validated. Errors as `ask`.
+        """Answer the last prompt again; the earlier answer is kept until a token is committed. Raises the errors of
+        `ask`.
 
         It counts as one attempt more than the earlier answer, whose seed would draw the same again.
 

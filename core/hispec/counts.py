@@ -5,8 +5,8 @@ def counted(count: int, noun: str) -> str:
     """Return a count and its noun: `1 token`, `2 tokens`, `1,319 rows`.
 
     Args:
-        count: how many.
-        noun: in the singular; words may follow it after ` of `, as in `share of text`.
+        count: the number of things.
+        noun: the noun in the singular; ` of ` and further words may follow it, as in `share of text`.
     """
     return f"{count:,} {nouns(count, noun)}"
 

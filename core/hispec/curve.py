@@ -9,7 +9,7 @@ class Curve:
 
     Attributes:
         at: ascending.
-        seconds: at these.
+        seconds: the measured time at each of these numbers.
     """
 
     at: tuple[int, ...]

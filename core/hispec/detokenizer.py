@@ -13,7 +13,7 @@ INNER = re.compile(r"(?<=[^\W_])[^\W_]")
 
 
 class _Kind(NamedTuple):
-    """What matters of a token.
+    """The properties of a token that decoding depends on.
 
     Attributes:
         seen: whether the decoder sees it: not a special token, nor an id without a token.
@@ -29,8 +29,8 @@ class _Kind(NamedTuple):
 class Detokenizer:
     """Gives the text that each token adds, as `tokenizer.decode` with `skip_special_tokens` writes it.
 
-    Only the latest tokens are decoded, since a decoder looks no further than to the neighbours: from the last one on
-    after which all text was settled.
+    Only the latest tokens are decoded, from the last token before which all text was final, since a decoder looks no
+    further than the neighbours of a token.
 
     Args:
         tokenizer: a fast tokenizer.
@@ -44,7 +44,7 @@ class Detokenizer:
         self._window: list[int] = []
         """The latest tokens, the first of them settled but at the beginning of a text."""
         self._settled = 0
-        """How many characters of the window's text have been returned."""
+        """The number of characters of the window's text that have been returned."""
 
     def special(self, token: int) -> str | None:
         """Return the text of a special token, None for any other."""
@@ -58,7 +58,7 @@ class Detokenizer:
         if not kind.seen:
             return ""
         self._window.append(token)
-        if kind.byte:  # what becomes of the run is known after its end
+        if kind.byte:  # the text of a run of bytes is known only after its end
             return ""
         text = self._decode(self._window)
         settled = self._settled_length(text)
@@ -90,7 +90,7 @@ class Detokenizer:
         if token in self._specials or written is None:
             return _Kind(seen=False, byte=False, alone=None)
         text = self._decode([token])
-        # What follows a blank at the beginning of a text may be stripped with it.
+        # The decoder may strip what follows a space at the beginning of a text, together with the space.
         begins = text.strip() and (not self._cleans or INNER.fullmatch(text, len(text) - 1))
         return _Kind(seen=True, byte=BYTE.fullmatch(written) is not None, alone=len(text) if begins else None)
 

@@ -1,4 +1,4 @@
-"""What this machine is and has, and whether a profile can run on it: all that can be known before a download."""
+"""A description of this machine, and a check whether a profile can run on it, before anything is downloaded."""
 
 import os
 import platform
@@ -25,9 +25,9 @@ from hispec.settings import SETTINGS, Settings
 from hispec.vocabulary import check_vocabulary
 
 HUB_SECONDS = 5.0
-"""For each question to the hub."""
+"""The timeout of one request to the hub."""
 VOCABULARY_SECONDS = 60.0
-"""For the tokenizers of a profile's models, a few megabytes where they are not here."""
+"""The timeout for fetching the tokenizers of a profile's models, a few megabytes if they are not on this machine."""
 OPTIONAL = (*(package.replace("_", "-") for packages in EXTRAS.values() for package in packages), "hf-xet")
 """Packages that are used where they are installed: those of extras, and one for faster downloads."""
 DTYPES = SETTINGS["dtype"].choices[1:]
@@ -56,15 +56,15 @@ class Computes:
 
 @dataclass(frozen=True)
 class Machine:
-    """What everything runs on.
+    """The hardware and software of this machine.
 
     Attributes:
         python, torch, transformers: versions.
         system: the operating system.
-        threads: that torch computes with.
-        cores: that this process may use.
+        threads: the number of threads that torch computes with.
+        cores: the number of cores that this process may use.
         devices: GPUs first.
-        cache: where downloads go, and bytes free there.
+        cache: the folder for downloads, and its free space in bytes.
         hub: its address, whether it answers, and whether this user is logged in.
         packages: versions of required and optional packages, None where they are not installed.
     """
@@ -99,15 +99,15 @@ class Machine:
 
 @dataclass
 class DoctorVerdict:
-    """Whether a profile can run here.
+    """The result of the check whether a profile can run here.
 
     Attributes:
         profile: its name.
-        device: where, None where its memory cannot be asked for.
+        device: the device to run on, None where its memory cannot be queried.
         need: None where too little is known of a model.
-        weights: of each model, whether they are here or can be had.
+        weights: for each model, whether its weights are on this machine or can be downloaded.
         vocabulary: whether the models' ids mean the same tokens; None for one model, or where that is not known.
-        problems: why it cannot run, each with a hint.
+        problems: the reasons why the profile cannot run, each with a hint.
     """
 
     profile: str
@@ -172,10 +172,10 @@ def examine_profile(
     """Return whether a profile can run: memory, disk, weights, access, depths and vocabularies.
 
     Args:
-        profile: which models.
-        settings: as they would be decoded with.
-        machine: this one.
-        prompt_tokens: of the text that is read.
+        profile: the profile to check.
+        settings: the settings to decode with.
+        machine: a description of this machine.
+        prompt_tokens: the length of the prompt in tokens.
     """
     reachable = machine.hub[1] == "reachable"
     checkpoints = checkpoints_of(profile, settings.mode, dummy=settings.load_format == "dummy")
@@ -184,7 +184,7 @@ def examine_profile(
         if weights[name] == "to download" and checkpoint.read_here(CONFIG) is None:
             checkpoint.fetch_config(HUB_SECONDS)
     if checkpoints[profile.target.model].read_here(CONFIG) is not None:
-        with suppress(HispecError):  # what is wrong is told below
+        with suppress(HispecError):  # the problem is reported below
             profile = settled(profile, settings, prompt_tokens)
     need = estimate(
         profile,

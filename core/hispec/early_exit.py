@@ -1,4 +1,4 @@
-"""Whether a model without a profile was trained for early exit, found by asking it: its name seldom tells."""
+"""A test whether a model without a profile was trained for early exit. Its name rarely says so."""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ TEXT = (
 """An ordinary text."""
 
 POSITIONS = 48
-"""How many of its positions are read at most: a pass of so few rows costs little more than one row."""
+"""The most positions of the text that are read: a pass of so few rows costs little more than a pass of one."""
 
 DEPTH = 1 / 8
 """The share of the layers after which the exit is tried: where LayerSkip's models are read, and the paper drafts."""
@@ -43,7 +43,7 @@ def find_exit(stack: LayerStack, tokenizer: "PreTrainedTokenizerBase", checkpoin
     Args:
         stack: the model, loaded; what its KV cache holds stays.
         tokenizer: its tokenizer.
-        checkpoint: where its weights are from.
+        checkpoint: the checkpoint that the weights come from.
     """
     exit_layer = max(1, round(DEPTH * stack.num_layers))
     if exit_layer >= stack.num_layers:

@@ -12,8 +12,8 @@ class HispecError(Exception):
     """A failure with a message and a hint, each one line of plain text.
 
     Args:
-        message: what is wrong, naming the offender.
-        hint: how to mend it.
+        message: the line that says what is wrong and names the offending value.
+        hint: the line that says how to mend it.
     """
 
     exit_code = 1
@@ -60,7 +60,7 @@ class OutOfMemoryError(UnavailableError):
 
     Args:
         generation: the answer so far.
-        tokens: how many it has.
+        tokens: the number of its tokens.
     """
 
     def __init__(self, generation: Any, tokens: int) -> None:

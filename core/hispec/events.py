@@ -1,4 +1,4 @@
-"""What the engine tells the world while it decodes: plain values, in order, with the time they happened.
+"""The events that the engine yields while it decodes: plain values, in order, each with the time when it happened.
 
 The engine yields these and knows nothing of who listens; views, metrics, traces and benchmarks read them.
 `t` is seconds since decoding started; `seconds` is how long the step itself took, the time that a listener spends
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 FinishReason = Literal["eos", "length", "stop", "interrupted"]
 PHASES = ("prefill", "draft", "intermediate", "target")
-"""What decoding spends its time on."""
+"""The kinds of work that decoding spends time on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,14 @@ class TokenLogprobs:
     """Natural log-probabilities of one committed token, all the target's own.
 
     Attributes:
-        token_id: that was committed.
-        logprob: as the model says, before any option.
-        sampling_logprob: in the distribution that it was drawn from: after penalties, mask, temperature, top-k, top-p
-            and min-p. Greedy decoding has no temperature: it is that of the scores of which it takes the argmax.
+        token_id: the committed token.
+        logprob: its log-probability in the model's distribution, before any sampling option applies.
+        sampling_logprob: its log-probability in the distribution that it was drawn from: after penalties, mask,
+            temperature, top-k, top-p and min-p. Greedy decoding, which has no temperature, uses the scores whose argmax
+            it takes.
         top: the most probable tokens by the first, in order.
-        sampling_top: likewise by the second; fewer where fewer are possible.
-        text: of the token, where texts were asked for.
+        sampling_top: the same by the second distribution; there are fewer where fewer tokens are possible.
+        text: the token's text, where texts were requested.
     """
 
     token_id: int

@@ -21,8 +21,8 @@ def require(extra: str, purpose: str, *packages: str) -> None:
 
     Args:
         extra: a key of `EXTRAS`.
-        purpose: what needs them, the subject of the error's sentence.
-        packages: of the extra; by default all of it.
+        purpose: the feature that needs the packages; it is the subject of the error message.
+        packages: the packages of the extra that are needed; by default all.
 
     Raises:
         UnavailableError: naming the first missing package, and the command that installs it.

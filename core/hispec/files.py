@@ -1,4 +1,6 @@
-"""Files that a reader sees as they were or as they are, never a part of, and that one process at a time writes."""
+"""Writing files so that a reader sees the old or the new file, never a part of it, and only one process writes at a
+time.
+"""
 
 import json
 import os
@@ -16,13 +18,13 @@ def write_whole(path: Path, data: bytes, hint: str, *, mode: int = 0o666) -> Non
     """Write a file, all of it or nothing, on disk when this returns; a link is followed.
 
     Args:
-        path: of the file; its folder exists.
+        path: the file, in a folder that exists.
         data: all of it.
-        hint: what to do where it cannot be written.
+        hint: the hint of the error if the file cannot be written.
         mode: permissions of a new file, before the umask.
 
     Raises:
-        UnavailableError: it cannot be written; what was there stays.
+        UnavailableError: the file cannot be written; the old file is unchanged.
     """
     path = path.resolve()
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -42,11 +44,12 @@ def write_whole(path: Path, data: bytes, hint: str, *, mode: int = 0o666) -> Non
 def hold(path: Path, held: HispecError) -> FileLock:
     """Keep a file to this process until the lock is released or the process ends, however it ends.
 
-    The lock is on a hidden file beside it, `.NAME.lock`, which stays: removing it could let two processes in.
+    The lock is on a hidden file in the same folder, `.NAME.lock`, which stays: if it were removed, two processes could
+        hold it.
 
     Args:
-        path: of the file; its folder exists.
-        held: what to raise where another has it.
+        path: the file, in a folder that exists.
+        held: the error to raise if another process holds the lock.
 
     Returns:
         The lock, to be released.

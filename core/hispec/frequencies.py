@@ -1,4 +1,4 @@
-"""How often tokens occur in a text, for heads that only read the most frequent ones.
+"""Token frequencies in a text, for heads that read only the most frequent tokens.
 
 `python -m hispec.frequencies MODEL TEXT... -o FILE` counts the tokens of text files with a model's tokenizer; name the
 file as a profile's `frequencies`, or save it as `frequencies.json` in the model's folder.
@@ -28,8 +28,8 @@ def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str], end
     """Return how often each id occurs.
 
     Args:
-        tokenizer: of the model.
-        texts: what is counted.
+        tokenizer: the model's tokenizer.
+        texts: the texts whose tokens are counted.
         ends: ids that end a text, counted once for every text: a head without them could never end one.
     """
     counts: Counter[int] = Counter()

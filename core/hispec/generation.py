@@ -1,4 +1,4 @@
-"""What a checkpoint's `generation_config.json` asks for beyond the settings: applied, or named as left out.
+"""The options of a checkpoint's `generation_config.json` beyond the settings: each is applied, or reported as ignored.
 
 Its author wrote it for `transformers`, whose processors are applied here in its order. It is not the user's, so nothing
 in it is fatal.
@@ -21,13 +21,13 @@ from hispec.settings import SETTINGS, Settings
 
 @dataclass(frozen=True)
 class Conditions:
-    """What processors depend on beside their own option.
+    """The values that processors depend on besides their own options.
 
     Attributes:
         prompt: token ids, [1, prompt].
-        max_length: of the whole text, in tokens.
+        max_length: the limit of the whole text, prompt included, in tokens.
         eos: ids that end a text, [ends]; None where there are none.
-        vocab_size: of the target.
+        vocab_size: the target's vocabulary size.
     """
 
     prompt: Tensor
@@ -140,7 +140,7 @@ class GenerationOptions:
     """The options of a generation config that are applied.
 
     Attributes:
-        values: by name, keys of `MAKERS` all; those of the warpers only where the config samples.
+        values: the options by name, all of them keys of `MAKERS`; those of warpers only if the config samples.
         stop: texts that end an answer.
         eos_ids: ids that end an answer; empty where the config names none.
     """
@@ -186,7 +186,7 @@ def read_generation_options(config: Mapping[str, Any], vocab_size: int, eos_ids:
 
     Args:
         config: the object in `generation_config.json`.
-        vocab_size: of the target.
+        vocab_size: the target's vocabulary size.
         eos_ids: ids that end a text where the config names none.
     """
     ends, stop = _ids(config.get("eos_token_id")), _texts(config.get("stop_strings"))
@@ -197,11 +197,11 @@ def read_generation_options(config: Mapping[str, Any], vocab_size: int, eos_ids:
         value = config.get(key)
         if value is None or value == [] or (key in WARPERS and config.get("do_sample") is not True):
             continue
-        if key == "min_length" and config.get("min_new_tokens") is not None:  # which replaces it in `generate`
+        if key == "min_length" and config.get("min_new_tokens") is not None:  # `generate` ignores it then
             continue
         try:
             acts = _try(MAKERS[key], value, conditions)
-        except Exception:  # whatever the library's own checks, or its arithmetic, find wrong
+        except Exception:  # the library's own checks, or its arithmetic, may raise anything
             unusable.append(key)
         else:
             values |= {key: value} if acts else {}

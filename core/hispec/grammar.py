@@ -24,10 +24,10 @@ write little else."""
 
 @dataclass(frozen=True)
 class Grammar:
-    """What an answer must match, from its first character to its last.
+    """A schema, grammar or expression that a whole answer must match.
 
     Attributes:
-        kind: of the source.
+        kind: the kind of the source.
         source: a JSON schema as JSON, a regular expression of Rust's syntax, or a grammar in llguidance's Lark.
     """
 
@@ -42,7 +42,7 @@ class Grammar:
             schema: the schema, or its JSON text.
 
         Raises:
-            UsageError: it is not JSON, or neither an object nor a boolean.
+            UsageError: the text is not JSON, or its value is neither an object nor a boolean.
         """
         try:
             value = json.loads(schema) if isinstance(schema, str | bytes) else schema
@@ -93,10 +93,10 @@ class Grammar:
         )
 
     def check(self) -> None:
-        """Refuse a grammar for what is wrong with it whatever the model; some is found when it is compiled only.
+        """Refuse a grammar that is wrong for every model; other mistakes are found only when it is compiled.
 
         Raises:
-            UsageError: it is malformed, asks for what is not supported, or is too large.
+            UsageError: the grammar is malformed, uses what is not supported, or is too large.
             UnavailableError: llguidance is not installed.
         """
         require("grammar", "structured output")

@@ -26,9 +26,9 @@ class Grammars:
 
     Args:
         tokenizer: the target's, a fast one.
-        vocab_size: of the target.
-        eos_ids: that end an answer.
-        device: where the logits are.
+        vocab_size: the target's vocabulary size.
+        eos_ids: the token ids that end an answer.
+        device: the device of the logits.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Grammars:
         """Return the mask of one answer.
 
         Args:
-            grammar: that it must match.
+            grammar: the grammar that the answer must match.
             prompt_tokens: before it.
 
         Raises:
@@ -120,10 +120,10 @@ class GrammarMask:
         self._taken: list[int] = []
         """The answer's tokens that the matcher has taken."""
         self._found: dict[int, Tensor] = {}
-        """By the number of them, the tokens that may follow."""
+        """The tokens that may follow, by the number of tokens before them."""
 
     def allowed(self, text: Sequence[int]) -> Tensor:
-        """See `Mask.allowed`."""
+        """Return the tokens that may follow a text; arguments and result are those of `Mask.allowed`."""
         answer = text[self._start :]
         if (answer and answer[-1] in self._eos_ids) or not self._follow(answer):
             return self._all
@@ -134,7 +134,9 @@ class GrammarMask:
         return self._found[len(answer)]
 
     def fitting(self, text: Sequence[int], tokens: Sequence[int]) -> int:
-        """See `Mask.fitting`; an end of the answer is not counted, but left to who verifies."""
+        """Return the number of leading tokens that fit, as `Mask.fitting`. An EOS is not counted: whoever verifies
+        decides on it.
+        """
         wanted = list(takewhile(lambda token: token not in self._eos_ids, tokens))
         return self._matcher.validate_tokens(wanted) if self._follow(text[self._start :], at_end=True) else 0
 
@@ -172,7 +174,7 @@ class GrammarMask:
 
 
 def _impossible(matcher: "LLMatcher") -> str:
-    """Return why a matcher cannot go on, in words."""
+    """Return a message that says why a matcher cannot continue."""
     reason = matcher.get_error()
     if reason.startswith("NoExtension"):
         return "no text can match it"

@@ -1,4 +1,6 @@
-"""What a long run has computed so far, safe on disk: one line each, appended and synced before the next begins."""
+"""The journal of a long run: results on disk, one line each, each written and synced before the next one is
+computed.
+"""
 
 import json
 import os
@@ -30,16 +32,16 @@ def check_journal(path: Path, *, resume: bool) -> None:
 
 
 class Journal:
-    """A file whose first line says what is computed, and each further one a part of it.
+    """A file whose first line describes the computation, and each further line holds one part of its result.
 
     Args:
-        path: of the file; made anew, or continued.
-        config: everything that the parts depend on.
+        path: the file, which is created or continued.
+        config: all values that the parts depend on.
         resume: continue the file at `path`, where it is one of the same configuration.
 
     Attributes:
-        records: that an earlier run left, in order.
-        set_aside: where an earlier journal that was not resumed went.
+        records: the parts that an earlier run left, in order.
+        set_aside: the new path of an earlier journal that was not resumed.
 
     Raises:
         UsageError: nothing to resume, or another configuration.
@@ -47,9 +49,9 @@ class Journal:
     """
 
     owner: ClassVar[str] = "a run's"
-    """Whose journal it is, for error messages."""
+    """The command that owns the journal, for error messages."""
     did: ClassVar[str] = "computed"
-    """What the run did, likewise."""
+    """The verb for what the run did, for error messages."""
 
     def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
         self.path = path
@@ -81,7 +83,7 @@ class Journal:
         self._lock.release()
 
     def add(self, record: dict[str, Any]) -> None:
-        """Keep a part, on disk before this returns.
+        """Append a part to the file; it is on disk when this returns.
 
         Raises:
             UnavailableError: the disk is full, or gone.
@@ -141,7 +143,7 @@ def differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]
 
 
 def _clipped(old: Any, new: Any) -> tuple[str, str]:
-    """Return two values as JSON, long ones cut to the parts around the first difference."""
+    """Return two values as JSON; long ones are cut to the surroundings of the first difference."""
     texts = [json.dumps(value, ensure_ascii=False) for value in (old, new)]
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
     begin = max(0, shared - WIDTH // 3) if max(map(len, texts)) > WIDTH else 0

@@ -11,8 +11,8 @@ class LaunchedProcess:
     """The place of a process among those that were started together.
 
     Attributes:
-        count: of processes.
-        rank: of this one, 0 for the one that speaks.
+        count: the number of processes.
+        rank: the number of this process; rank 0 prints.
         local_rank: among those on this machine: the number of the GPU to use.
     """
 
@@ -22,7 +22,7 @@ class LaunchedProcess:
 
 
 def launched() -> LaunchedProcess:
-    """Return the place of this process; alone where nobody launched it with others.
+    """Return the rank and number of processes, which is 0 of 1 unless a launcher started several.
 
     Raises:
         UsageError: an environment that neither torchrun nor accelerate makes.
@@ -48,7 +48,7 @@ def started_by_torchrun() -> int:
 
 
 def check_launched() -> None:
-    """Refuse to share work where there is nobody to share it with.
+    """Refuse to share work if there is only one process.
 
     Raises:
         UsageError: torchrun did not start several processes.

@@ -1,4 +1,4 @@
-"""From a profile to the levels that decode it."""
+"""Builds the hierarchy of a profile from loaded models."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +21,9 @@ def build_hierarchy(
     target.
 
     Args:
-        profile: whose levels.
-        mode: of decoding.
-        stacks: by model as the profile names it.
+        profile: the profile whose levels are built.
+        mode: the decoding mode.
+        stacks: the loaded stacks, by the names that the profile has for the models.
         lookup: whether n-gram drafts are below them; None: as the profile says. Plain decoding never has them.
 
     Raises:
@@ -67,9 +67,9 @@ def check_copies(profile: Profile, mode: str, reason: str | None) -> None:
     """Refuse levels of quantized weights of a target that does not run on the fused stack.
 
     Args:
-        profile: whose levels.
-        mode: of decoding.
-        reason: why the target does not run on it, as `Placement.check` returns it.
+        profile: the profile whose levels are checked.
+        mode: the decoding mode.
+        reason: the reason why the target does not run on the fused stack, as `Placement.check` returns it.
 
     Raises:
         UnavailableError: naming the reason.
@@ -97,14 +97,14 @@ def check_drafter(profile: Profile, mode: str, lookup: bool | None) -> None:
 
 
 class _Heads:
-    """Reduced heads, each made once: levels that read as many words of one model share theirs."""
+    """Reduced heads, each made once: levels with heads of the same size on the same model share one."""
 
     def __init__(self, profile: Profile, target_vocab: int) -> None:
         self._profile, self._target_vocab = profile, target_vocab
         self._known: dict[tuple[str, int], ReducedHead] = {}
 
     def of(self, stack: LayerStack, head_size: int | None) -> ReducedHead | None:
-        """Return the head of a model's most frequent words, None for its whole head."""
+        """Return the head for a model's most frequent tokens, None for the whole head."""
         if head_size is None:
             return None
         if (stack.name, head_size) not in self._known:

@@ -4,11 +4,11 @@ Nothing here imports torch.
 """
 
 MAX_INT = 2**31 - 1
-"""Of tokens, rows, steps and other counts."""
+"""The largest count of tokens, rows, steps and so on."""
 WIDEST_PASS = 64
 """Rows of the widest pass that `width` may ask for."""
 MAX_SEED = 2**63 - 1
-"""What every generator of random numbers here takes."""
+"""The largest seed that all random number generators in use accept."""
 CACHE_STEP = 256
 """Positions by which a KV cache grows: a longer text seldom needs a new one."""
 FREE_ROWS = 512

@@ -1,4 +1,4 @@
-"""From a profile to loaded models, in three steps: plan, fetch, build.
+"""Loads the models of a profile in three steps: plan, fetch, build.
 
 Planning refuses everything that can be refused before weights are downloaded or read. Random weights are another way to
 build: `hispec.models.loading` has both.
@@ -49,15 +49,15 @@ class LoadedModels:
     """The models of a profile, and what decoding must know of them.
 
     Attributes:
-        profile: which, with the levels that they can have.
-        settings: that they were loaded with, and what the target's generation config adds.
-        stacks: by model as the profile names it, the target's among them.
+        profile: the profile, with the levels that its models can have.
+        settings: the settings that the models were loaded with, completed by the target's generation config.
+        stacks: the stacks by the names that the profile has for the models, the target's among them.
         tokenizer: the target's.
         eos_ids: ids that end an answer.
-        environment: what they run on, for the record.
-        generation: what the checkpoint's generation config asks for beyond the settings.
-        ranks: this process and its peers, where they share the target's matrices.
-        performance_model: what the adaptive policy knows of levels on these models, by what tells them apart.
+        environment: versions, device and dtypes, for the record.
+        generation: the options of the checkpoint's generation config that are not settings.
+        ranks: this process and its peers, if they share the target's matrices.
+        performance_model: the performance models of hierarchies on these models, by all that they depend on.
     """
 
     profile: Profile
@@ -79,15 +79,15 @@ class LoadedModels:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be loaded, and how; nothing that is known of it speaks against it.
+    """A plan of what to load and how, after all checks that need no weights.
 
     Attributes:
-        profile: whose models.
-        settings: with what the target's generation config adds.
-        placements: of the models.
-        checkpoints: by model as the profile names it, the target's first.
+        profile: the profile whose models will be loaded.
+        settings: the settings, completed by the target's generation config.
+        placements: the placement of each model.
+        checkpoints: the checkpoints by the names that the profile has for the models, the target's first.
         tokenizer: the target's.
-        generation: see `LoadedModels`.
+        generation: the options of the checkpoint's generation config that are not settings.
     """
 
     profile: Profile
@@ -116,12 +116,12 @@ def load(
     """Load the models of a profile.
 
     Args:
-        profile: which.
-        settings: how, whether or not the target's generation config was known already.
-        origins: of the settings; see `resolve_settings`.
-        prompt_tokens: what will be read, for the estimate of the KV cache; see `hispec.memory`.
+        profile: the profile whose models are loaded.
+        settings: the settings; the target's generation config need not have been applied to them.
+        origins: the source of each setting, as `resolve_settings` returns it.
+        prompt_tokens: the expected length of the prompt in tokens, for the estimate of the KV cache in `hispec.memory`.
         force: load what does not seem to fit the device's memory.
-        watch: told how far downloading and reading the weights is.
+        watch: a callback that receives the progress of downloading and of reading the weights.
         check: called before weights are downloaded or read.
 
     Raises:
@@ -204,7 +204,7 @@ def settled(profile: Profile, settings: Settings, prompt_tokens: int | None = No
 
     Args:
         profile: one with levels of somebody's choice stays as it is.
-        settings, prompt_tokens, force: as for `load`.
+        settings, prompt_tokens, force: the arguments of `load`.
 
     Raises:
         UsageError: a model that cannot be run as the settings ask.
@@ -214,7 +214,7 @@ def settled(profile: Profile, settings: Settings, prompt_tokens: int | None = No
     own = profile.target.model
     config = checkpoints_of(profile, settings.mode, dummy=settings.load_format == "dummy")[own].config
     placement = Placement.of(settings)
-    # Whether memory holds them is nothing that ranks would agree on.
+    # Ranks need not agree on whether the memory suffices.
     if placement.check(config, own) is not None or settings.quantization != "none" or placement.shard is not None:
         return without_copies(profile)
     try:

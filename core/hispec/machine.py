@@ -1,4 +1,6 @@
-"""What this machine has free: memory by device, within a container's limits, and disk space. Needs no torch for a host."""
+"""The free memory by device, within a container's limits, and the free disk space. Queries of the host need no
+torch.
+"""
 
 import ctypes
 import platform
@@ -17,9 +19,11 @@ INSTRUCTIONS = {
     "bfloat16": frozenset(("avx512_bf16", "amx_bf16", "bf16")),
     "float16": frozenset(("avx512_fp16", "amx_fp16", "asimdhp")),
 }
-"""What Linux calls the instructions for a dtype, on x86 and ARM."""
+"""The names that Linux has for the instructions of a dtype, on x86 and ARM."""
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""What Linux shows where CUDA or ROCm may find a GPU; importing torch to learn that there is none takes seconds."""
+"""Files that exist under Linux where CUDA or ROCm may find a GPU; importing torch to learn that there is none takes
+seconds.
+"""
 HOST_MEMORY = ("cpu", "mps")
 """Kinds of devices that compute in the host's memory."""
 
@@ -29,8 +33,8 @@ class Device:
     """A place for weights.
 
     Attributes:
-        name: as torch calls it.
-        title: as its maker does.
+        name: the name that torch has for it.
+        title: the name that its maker gave it.
         free, total: bytes.
     """
 
@@ -113,7 +117,7 @@ def packs_bfloat16() -> bool:
 
 
 def _cpu_info() -> dict[str, str]:
-    """Return what Linux says of the first processor, by key; empty elsewhere."""
+    """Return the properties that Linux reports of the first processor, by key; empty on other systems."""
     if not CPU_INFO.exists():
         return {}
     found: dict[str, str] = {}
@@ -133,7 +137,7 @@ def _gpus() -> list[Device]:
     found = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        # What this process has taken from the driver and does not use is free for it.
+        # Memory that this process has reserved from the driver but does not use is free for it.
         free += torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
         found.append(Device(f"cuda:{index}", torch.cuda.get_device_name(index), free, total))
     return found
@@ -148,7 +152,7 @@ def _current_gpu() -> str:
 def _container_limits() -> Iterator[tuple[int, int]]:
     """Limit and use, in bytes, of every control group that this process is in; version 2 and version 1 of Linux.
 
-    The page cache of files that nobody maps counts as use, but is given up first.
+    Memory of the page cache counts as used, but the kernel reclaims it first unless a process maps it.
     https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files,
     https://docs.kernel.org/admin-guide/cgroup-v1/memory.html
     """

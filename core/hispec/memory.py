@@ -1,4 +1,4 @@
-"""What decoding will need of a device's memory, before anything is loaded, and whether it is there.
+"""Estimates the memory that decoding will need, before anything is loaded, and checks that it is free.
 
 Weights are counted exactly, from safetensors headers where they can be had, else from `config.json`; the KV cache is as
 large as the context that is asked for; the workspace is estimated. docs/memory.md has the formulas, and what a
@@ -22,7 +22,7 @@ from hispec.profile import Profile, copies_of
 from hispec.settings import Settings
 
 PROMPT_TOKENS = 1024
-"""What a prompt is taken for while it is not known."""
+"""The assumed length of a prompt in tokens, while it is not known."""
 HUB_TIMEOUT = 10.0
 """Seconds for each request for a header."""
 LOGIT_BYTES = 4 * 3
@@ -33,7 +33,7 @@ class InsufficientMemoryError(UnavailableError):
     """Less memory is free than is needed.
 
     Args:
-        summary: how much.
+        summary: the need in one sentence.
         terms: the arithmetic.
     """
 
@@ -50,15 +50,15 @@ class ModelNeed:
     """Bytes that one model takes.
 
     Attributes:
-        model: as the profile names it.
+        model: the name that the profile has for the model.
         role: target, draft or intermediate.
         layers: its depth.
         parameters: its numbers, quantized ones counted as what they stand for.
-        dtype: what it computes with, and its KV cache.
+        dtype: the dtype of the computation and of the KV cache.
         quantization: `4bit`, `8bit`, `stored` as its checkpoint has it, or None.
         weights, copies, kv_cache, workspace: bytes; the copies are those that levels of other weights read.
         download: bytes that are not on this machine yet.
-        source: what the weights were counted from: `safetensors`, `gguf` or `config.json`.
+        source: the file that the parameters were counted from: `safetensors`, `gguf` or `config.json`.
     """
 
     model: str
@@ -77,7 +77,7 @@ class ModelNeed:
 
 @dataclass(frozen=True)
 class Need:
-    """What a profile takes: its models, and the positions of their KV caches."""
+    """The memory that a profile needs: its models, and the positions of their KV caches."""
 
     models: tuple[ModelNeed, ...]
     positions: int
@@ -114,10 +114,10 @@ def estimate(
     """Return what a profile needs on its device.
 
     Args:
-        profile: which models.
+        profile: the profile whose models are counted.
         settings: mode, device, dtype, stack, quantization, lengths.
-        prompt_tokens: of the text that is read.
-        timeout: seconds for each request to the hub, for what is not on this machine; None asks nobody.
+        prompt_tokens: the length of the prompt in tokens.
+        timeout: the seconds that each request to the hub may take, for what is not on this machine; None sends none.
 
     Returns:
         The need; None where the configuration of a model is neither here nor shipped, or too little is known of its
@@ -142,7 +142,9 @@ def estimate(
 
 
 def place_of(settings: Settings) -> Device | None:
-    """Return where settings put the weights, all devices as one where layers are spread; None where nobody knows."""
+    """Return the device that settings choose, all devices as one where layers are spread; None where it is not
+    known.
+    """
     return together() if settings.device_map == "auto" else device_named(settings.device)
 
 
@@ -150,12 +152,12 @@ def check_profile(profile: Profile, settings: Settings, prompt_tokens: int | Non
     """Refuse a profile whose models do not fit; what cannot be known is not refused.
 
     Args:
-        profile: whose configurations are on this machine.
-        settings: as for `estimate`.
-        prompt_tokens: of the text that is read, `PROMPT_TOKENS` where that is not known.
+        profile: a profile whose configurations are on this machine.
+        settings: the settings, as for `estimate`.
+        prompt_tokens: the length of the prompt in tokens, or `PROMPT_TOKENS` where it is not known.
 
     Raises:
-        InsufficientMemoryError: with the arithmetic.
+        InsufficientMemoryError: the memory does not suffice; the message shows the sum.
     """
     place = place_of(settings)
     need = estimate(profile, settings, prompt_tokens=prompt_tokens or PROMPT_TOKENS, timeout=HUB_TIMEOUT)
@@ -167,12 +169,12 @@ def check_fits(need: Need, device: Device, name: str) -> None:
     """Refuse what does not fit.
 
     Args:
-        need: what is needed.
-        device: where.
-        name: of the profile.
+        need: the memory that is needed.
+        device: the device that must hold it.
+        name: the name of the profile.
 
     Raises:
-        InsufficientMemoryError: with the arithmetic.
+        InsufficientMemoryError: the memory does not suffice; the message shows the sum.
     """
     if need.total <= device.free:
         return
@@ -202,7 +204,7 @@ def _config_of(checkpoint: Checkpoint) -> ModelConfig | None:
 
 @dataclass(frozen=True)
 class _Estimate:
-    """What is known of one model: its configuration, and its tensors where their headers can be read."""
+    """The estimate for one model, from its configuration and, where their headers can be read, its tensors."""
 
     profile: Profile
     settings: Settings
@@ -243,7 +245,7 @@ class _Estimate:
         return None if self.settings.quantization == "none" else self.settings.quantization
 
     def positions(self, longest: int) -> int:
-        """Return the positions of a KV cache for so many tokens: where shapes are fixed, with padding, a power of two."""
+        """Return the positions of a KV cache for some tokens; where shapes are fixed, padded to a power of two."""
         graphs = self.settings.graphs
         if self.fused and (graphs == "on" or (graphs == "auto" and self.device.startswith("cuda"))):
             width = self.settings.width
@@ -252,7 +254,7 @@ class _Estimate:
         return -(-longest // CACHE_STEP) * CACHE_STEP
 
     def need(self, positions: int) -> ModelNeed:
-        """Return what the model needs with a cache of so many positions."""
+        """Return the memory that the model needs with a cache of that many positions."""
         config, tensors, dtype = self.config, self.tensors, self.dtype
         bits = config.stored_bits
         if self.quantization is not None:
@@ -282,9 +284,7 @@ class _Estimate:
 
     @property
     def _quantized_head(self) -> int:
-        """Return bytes that a quantized head takes beside its embedding where it is tied, fewer than none where it is
-        not.
-        """
+        """Return the bytes that a quantized head adds if it is tied to the embedding; else a negative number, which it saves."""
         if not self.settings.quantizes_fused or self.on_grid:
             return 0
         plain = 0 if self.config.tied else FLOATS[self.dtype]
@@ -350,7 +350,7 @@ class _Estimate:
 
     @property
     def _words(self) -> int:
-        """Return how many rows of the head are copied for levels that read only some words."""
+        """Return how many rows of the head are copied for levels with reduced heads."""
         levels = [level for level in (self.profile.draft, self.profile.intermediate) if level is not None]
         own = [level for level in levels if (level.model or self.profile.target.model) == self.checkpoint.name]
         return sum({level.head or 0 for level in own})

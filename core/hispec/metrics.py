@@ -17,15 +17,15 @@ def exit_name(exit_layer: int, weights: str | None = None) -> str:
 
 @dataclass
 class LevelStats:
-    """What a level below the target proposed to the next one, and how much of it that one accepted.
+    """The tokens that a level below the target proposed to the next level, and how many of them that level accepted.
 
     Attributes:
-        name: of the level.
-        model: that it reads.
-        exit_layer: at which it reads it.
-        weights: of the copy that it reads, None where it reads the model's own.
+        name: the name of the level.
+        model: the name of the model that the level reads.
+        exit_layer: the exit layer of the level.
+        weights: the weight format of the copy that the level reads, None where it reads the model's own weights.
         proposed: tokens.
-        accepted: of them.
+        accepted: the number of proposed tokens that were accepted.
         accepted_lengths: item k is the number of verifications that accepted exactly k tokens.
         proposed_at: item i is how often a verified run had a token at position i.
         accepted_at: item i is how often that token was accepted.
@@ -89,7 +89,7 @@ class Stats:
     target: str
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """Of the prompt; they were in the KV cache from an earlier answer."""
+    """The number of prompt tokens that were in the KV cache from an earlier answer."""
     new_tokens: int = 0
     target_passes: int = 0
     time_to_first_token_s: float | None = None
@@ -176,7 +176,9 @@ class Stats:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
     def _level(self, name: str) -> LevelStats:
-        """Return the level that stands behind what is verified: a policy may leave out those between it and the verify."""
+        """Return the level whose tokens were verified; a policy may leave out levels between it and the verifying
+        one.
+        """
         return next((level for level in self.levels if level.name == name), self.levels[-1])
 
 

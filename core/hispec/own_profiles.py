@@ -14,11 +14,11 @@ def copy_text(path: Path, name: str) -> str:
     """Return the text of a profile like another one under a new name: with its comments if possible.
 
     Args:
-        path: of the other profile.
-        name: of the new one.
+        path: the path of the other profile.
+        name: the name of the new profile.
 
     Raises:
-        ProfileError: as `read_profile`.
+        ProfileError: the profile cannot be read, as for `read_profile`.
     """
     text, header = read_text(path), f"# Begun with the profile {path.stem}.\n"
     wanted = parse_profile(text, path).model_copy(update={"name": name})
@@ -40,7 +40,7 @@ def save_own(name: str, text: str, *, force: bool = False) -> Path:
 
     Args:
         name: letters, digits, dots, dashes and underscores.
-        text: of the file.
+        text: the content of the file.
         force: replace one that is there.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Where the value of a setting comes from: option > environment > profile > generation config > default."""
+"""Resolves the value of a setting from option, environment, profile, generation config and default, in this order."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,8 +26,8 @@ class SettingError(UsageError):
     """A value that a setting does not accept.
 
     Args:
-        error: of the validation.
-        name: of the setting, as its source calls it.
+        error: the error of the validation.
+        name: the name that the source of the setting has for it.
     """
 
     def __init__(self, error: ValidationError, name: str) -> None:
@@ -51,10 +51,10 @@ def resolve_settings(
     """Take every setting from the first source that has it.
 
     Args:
-        options: what the user asked for just now; None means not asked.
+        options: the values that the user gave just now; None stands for a value that was not given.
         profile: the profile in use.
         environ: environment variables, `HISPEC_DRAFT_TOKENS` and the like; none by default.
-        generation_config: of the target; what is nonsense there counts as absent.
+        generation_config: the target's generation config; invalid values in it are ignored.
 
     Returns:
         The settings, and for each the name of its source.
@@ -88,9 +88,9 @@ def complete_settings(settings: Settings, origins: Mapping[str, str], generation
     """Return settings with what nothing else has said taken from the target's generation config.
 
     Args:
-        settings: as `resolve_settings` returns them, which may not have known the generation config yet.
-        origins: likewise.
-        generation_config: as for `resolve_settings`.
+        settings: the settings from `resolve_settings`, to which the generation config may not have been applied yet.
+        origins: the sources from `resolve_settings`.
+        generation_config: the target's generation config, as for `resolve_settings`.
     """
     usable = usable_settings(generation_config)[0]
     found = {name: value for name, value in usable.items() if origins[name] == "default"}
@@ -98,7 +98,7 @@ def complete_settings(settings: Settings, origins: Mapping[str, str], generation
 
 
 def asked(name: str, options: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
-    """Return what option or environment say of one setting, its default where they are silent.
+    """Return the value of one setting from option or environment, otherwise its default.
 
     Raises:
         UsageError: a value that is not accepted, naming its source.
@@ -111,7 +111,7 @@ def _variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _keys(profile: Profile) -> dict[str, Any]:
-    """Return what a profile says of settings."""
+    """Return the settings that a profile makes."""
     sections = {name: getattr(profile, setting.section) for name, setting in SETTINGS.items() if setting.section}
     return {name: getattr(section, name) for name, section in sections.items() if name in section.model_fields_set}
 
@@ -166,11 +166,11 @@ def check_placement(settings: Settings) -> None:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often readings of random weights name the whole model's token.
+    """The agreement of random weights: the probability that a level's token is the whole model's.
 
     Attributes:
-        exits: by exit, ascending.
-        copies: by format of a whole quantized copy; one at most.
+        exits: the agreement by exit layer, ascending.
+        copies: the agreement by format of a whole quantized copy; at most one.
     """
 
     exits: Mapping[int, float]
@@ -191,11 +191,11 @@ def read_agreement(shares: Sequence[float | tuple[str, float]], exits: Sequence[
 
     Args:
         shares: one for each exit, shallow to deep, or each with the number of its exit; those of copies with a format.
-        exits: of the target, and of its copies, that levels read, ascending, without the last layer.
+        exits: the exits that levels read, of the target and of its copies, ascending, without the last layer.
 
     Raises:
-        UsageError: another number of shares than of exits, a name that is none, or shares that do not rise between 0
-            and 1.
+        UsageError: the number of shares is not the number of exits, a name is unknown, or the shares are not ascending
+            between 0 and 1.
     """
     shown = "--dummy-agreement " + ",".join(
         f"{share:g}" if isinstance(share, float | int) else f"{share[0]}={share[1]:g}" for share in shares
@@ -237,8 +237,8 @@ def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
     """Say which settings that were asked for change nothing, or less than they seem to, each in a sentence.
 
     Args:
-        settings: as `resolve_settings` returns them.
-        origins: likewise. What a profile or a checkpoint says is not told.
+        settings: the settings from `resolve_settings`.
+        origins: the sources from `resolve_settings`. Values from a profile or a checkpoint are not reported.
     """
     found = []
     if settings.temperature == 0 and (ignored := _given(WARPERS, origins)):

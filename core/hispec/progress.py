@@ -1,4 +1,4 @@
-"""How far what takes long is while a model is loaded."""
+"""Reports of the progress of loading a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Doing = Literal["downloading", "reading", "quantizing"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far it is.
+    """The progress of one piece of work.
 
     Attributes:
         doing: downloading files, reading weights, or reading and quantizing them.
@@ -25,8 +25,8 @@ class Progress:
 
 
 Watch = Callable[[Progress], None]
-"""Who is told."""
+"""The type of a callback that receives progress."""
 
 
 def unwatched(_: Progress) -> None:
-    """Do nothing: nobody wants to know."""
+    """Ignore the progress."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hispec.api import Engine
 
 SUFFIX = ".journal"
-"""Of the file beside the results that keeps answers while they are computed."""
+"""The ending of the file next to the results that keeps answers while a run is under way."""
 
 HINT = 'write one object a line: {"prompt": "..."}, with "id" and "system" if need be'
 
@@ -27,11 +27,11 @@ class Line:
     """One line of the file.
 
     Attributes:
-        number: from 1.
+        number: the line number, from 1.
         id: the user's own, any JSON value; None where there is none.
-        prompt: what to answer.
+        prompt: the prompt to answer.
         system: a system message.
-        error: why it cannot be answered, if it cannot.
+        error: the reason why the prompt cannot be answered, if it cannot.
         key: the same for equal lines, a count among them apart.
     """
 
@@ -49,7 +49,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Asking:
-    """How every prompt is asked; see `hispec.api.Engine.stream`.
+    """The arguments of `hispec.api.Engine.stream` for every prompt.
 
     Attributes:
         system: a system message for lines without one of their own.
@@ -123,10 +123,11 @@ def answer_lines(
     """Answer lines in order; those that are in the journal are not answered again.
 
     Args:
-        engine: that answers.
-        lines: of the file.
-        asking: how.
-        journal: of the same configuration; an answer is in it before it is yielded. Errors are not: they may be mended.
+        engine: the engine that answers.
+        lines: the lines of the file.
+        asking: the arguments for every prompt.
+        journal: a journal of the same configuration. An answer is written to it before it is yielded; errors are not,
+            so that a resumed run tries these lines again.
 
     Yields:
         Each line and the object that came of it, with `error` where it could not be answered.
@@ -170,5 +171,5 @@ def _answer(engine: "Engine", line: Line, asking: Asking, prefix: Any) -> dict[s
         try:
             engine.check_lossless(generation)
         except LosslessnessError:
-            generation.lossless = False  # told with the result, and in the end
+            generation.lossless = False  # reported with the result, and at the end
     return dict(generation.to_record())

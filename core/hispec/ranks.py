@@ -1,4 +1,4 @@
-"""The processes of one tensor-parallel decoding: each holds a part of every matrix, and all take the same decisions.
+"""The processes of one tensor-parallel decoding: each has a part of every matrix, and all take the same decisions.
 
 Every rank runs the same loop on the same token ids, because each of its passes waits for all the others. What could
 differ between them (the seed, an interruption, the times that a policy measures) is taken from rank 0.
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     import torch
 
 PATIENCE = timedelta(hours=2)
-"""How long a rank waits for the slowest to read its weights."""
+"""The time that a rank waits for the slowest one to read its weights."""
 
 NOBODY = -1
-"""In the place of a level where there is none."""
+"""A number that stands for no level."""
 
 
 def check_ranks(configs: Mapping[str, ModelConfig]) -> None:
-    """Refuse to share what there is nobody to share with, or what cannot be divided.
+    """Refuse tensor parallelism without other processes, or for a model whose matrices cannot be divided.
 
     Args:
-        configs: of the models, by their names.
+        configs: the models' configurations, by name.
 
     Raises:
         UsageError: torchrun did not start several processes, or their number does not divide a model's heads or MLP.
@@ -52,7 +52,7 @@ class Ranks:
     """One process and its peers, which it connects with; all of them must call every method.
 
     Args:
-        device: that its part of the models is on.
+        device: the device that holds this rank's part of the models.
     """
 
     def __init__(self, device: "torch.device") -> None:
@@ -62,7 +62,7 @@ class Ranks:
             cuda.set_device(device)
         if not distributed.is_initialized():
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-        self._group = distributed.new_group(backend="gloo")  # for small decisions, wherever the model's tensors are
+        self._group = distributed.new_group(backend="gloo")  # small decisions go through the CPU
         self.rank = distributed.get_rank()
         self.count = distributed.get_world_size()
         atexit.register(_leave)
@@ -86,7 +86,7 @@ class Ranks:
 
 
 def _leave() -> None:
-    """Take leave of the peers, which the library wants to be told."""
+    """Leave the process group, as torch.distributed asks of every process."""
     from torch import distributed
 
     with suppress(Exception):
@@ -98,7 +98,7 @@ class SharedPolicy(Policy):
     """A policy of rank 0 whose choices all ranks follow.
 
     Args:
-        policy: that of rank 0 is asked and told.
+        policy: the policy of rank 0, whose choices all ranks follow.
         ranks: this process and its peers.
     """
 

@@ -27,14 +27,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class Turn:
-    """What was asked and what was answered.
+    """A prompt and its answer.
 
     Attributes:
-        prompt: as the user wrote it.
+        prompt: the prompt as the user wrote it.
         answer: the validated text.
         token_ids: the validated ids, an EOS included.
-        finish_reason: why the answer ended; one that broke off was `interrupted`.
-        seed: what it was sampled with; None for a greedy one.
+        finish_reason: the reason why the answer ended; `interrupted` for one that was cut off.
+        seed: the seed that the answer was sampled with; None for a greedy answer.
     """
 
     prompt: str
@@ -59,13 +59,13 @@ class Session(BaseModel):
     """A conversation as it is saved.
 
     Attributes:
-        model: which model answers.
+        model: the name of the model that answers.
         options: decoding settings that were asked for, by the names of `hispec.settings.Settings`.
         system: the system message.
-        chat_template: in place of the profile's or the tokenizer's.
+        chat_template: a template that replaces the profile's or the tokenizer's.
         stop: texts that end an answer.
-        turns: in order.
-        answers: how many answers were begun and saved, which tells a journal that is still to be taken over.
+        turns: the turns in order.
+        answers: the number of answers that were begun and saved; it shows whether a journal has yet to be merged.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -105,10 +105,10 @@ def read_session(path: Path) -> Session:
 
 
 def write_session(path: Path, session: Session) -> None:
-    """Save a conversation for its owner's eyes. Whoever reads sees the old file or the new one, never a part.
+    """Save a conversation so that only its owner can read it. A reader sees the old file or the new one, never a part.
 
     Raises:
-        UnavailableError: it cannot be written; what was there stays.
+        UnavailableError: the file cannot be written; the old file is unchanged.
     """
     data = _written(session).encode("utf-8", "backslashreplace")
     write_whole(path, data, "make room, or save elsewhere", mode=0o600)
@@ -123,7 +123,7 @@ def _written(session: Session) -> str:
 
 
 def sessions_folder() -> Path:
-    """Return where sessions lie."""
+    """Return the folder of sessions."""
     return platformdirs.user_data_path("hispec") / "sessions"
 
 
@@ -144,8 +144,8 @@ class Listed:
     """A session of a list.
 
     Attributes:
-        path: of its file, which is named after it.
-        saved_at: when it was saved last, in seconds since 1970.
+        path: the file of the session, which has its name.
+        saved_at: the time of the last save, in seconds since 1970.
         session: None where the file is damaged.
     """
 
@@ -220,11 +220,11 @@ def _usable(path: Path, hint: str) -> Iterator[None]:
 
 
 class SessionStore:
-    """The files of one session, kept to this process until it is closed or ends.
+    """The files of one session, locked by this process until the session is closed or the process ends.
 
     Args:
         name: letters, digits, dots, dashes and underscores.
-        folder: where sessions lie, the user's own by default.
+        folder: the folder of sessions; by default the user's own.
 
     Raises:
         UsageError: an impossible name, or a session that another process has open.
@@ -305,15 +305,17 @@ class SessionStore:
         """Note that an answer begins.
 
         Args:
-            session: as it is before.
-            prompt: to be answered.
+            session: the session before the turn.
+            prompt: the prompt to be answered.
             replaces: whether the answer will take the place of the last turn's.
         """
         self.save(session)
         self._write({"answer": session.answers + 1, "prompt": prompt, "replaces": replaces})
 
     def note(self, token_ids: Sequence[int], text: str) -> None:
-        """Note what has been validated of the answer. The system has it when this returns, whatever ends us then."""
+        """Write the committed text of the answer. The operating system has it when this returns, so a crash loses none
+        of it.
+        """
         self._write({"token_ids": list(token_ids), "text": text})
 
     def set_aside(self, session: Session) -> str:

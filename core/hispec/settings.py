@@ -1,7 +1,7 @@
-"""Every setting of how to decode, each written once: name, type, default, and what is told of it.
+"""The definition of every decoding setting: name, type, default and help text.
 
-Options, `HISPEC_*` variables, keys of profiles, `/set` and the tables of the documentation are read from `SETTINGS`.
-`hispec --help` reads it too, so this module imports nothing that takes time.
+Options, `HISPEC_*` variables, profile keys, `/set` and the tables of the documentation are generated from `SETTINGS`.
+`hispec --help` needs it too, so this module imports nothing that is slow to import.
 """
 # ruff: noqa: RUF009 (the calls in the place of defaults return fields)
 
@@ -18,9 +18,9 @@ from hispec.limits import MAX_INT, MAX_SEED, WIDEST_PASS
 PREFIX = "HISPEC_"
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia")
-"""The kinds of device of torch that compute; all but the first may have a number."""
+"""The device types of torch that can compute; all but the first may have an index."""
 COOLEST = 1e-4
-"""Dividing float32 logits by less may leave its range; the difference to greedy decoding is long gone."""
+"""The lowest temperature above 0. A lower one could overflow float32, and would not differ from greedy decoding."""
 HOTTEST = 1e4
 WEAKEST, STRONGEST = 0.01, 100.0
 """Bounds of the repetition penalty."""
@@ -41,11 +41,11 @@ class Range:
 
 @dataclass(frozen=True)
 class Read:
-    """A function that reads or checks a value; its `ValueError`s have words for users.
+    """A function that converts or checks a value; the messages of its `ValueError`s are shown to users.
 
     Attributes:
         function: returns the value.
-        first: whether it runs before the type's own reading.
+        first: whether it runs before the type's own validation.
     """
 
     function: Callable[[Any], Any]
@@ -64,10 +64,10 @@ class Read:
 
 
 def parse_memory(text: str) -> dict[int | str, int]:
-    """Read bytes by device, `0=20GB,1=20GB,cpu=60GB`: GPUs have numbers.
+    """Parse the memory of each device, in bytes: `0=20GB,1=20GB,cpu=60GB`. GPUs are given by number.
 
     Raises:
-        BadValueError: with words for users.
+        BadValueError: the text cannot be parsed.
     """
     found: dict[int | str, int] = {}
     for part in text.split(",") if text else ():
@@ -90,7 +90,7 @@ def _drawable(temperature: float) -> float:
 
 
 def _shares(value: Any) -> Any:
-    """Read what an option or a variable says, `0.55,0.75` or `2=0.75,int4=0.97`, as numbers, with their names if any."""
+    """Parse the value of an option or a variable, `0.55,0.75` or `2=0.75,int4=0.97`, to numbers, with their names if any."""
     if not isinstance(value, str):
         return value
     found: list[float | tuple[str, float]] = []
@@ -112,7 +112,7 @@ def _device(name: str) -> str:
 
 
 def _width(value: Any) -> Any:
-    """Read what an option or a variable says, `8`, as a number."""
+    """Parse the value of an option or a variable, `8`, to a number."""
     value = int(value) if isinstance(value, str) and value.isdecimal() else value
     if value not in ("auto", "free") and not (type(value) is int and 1 <= value <= WIDEST_PASS):
         raise BadValueError(f"{value!r} is no width", f"give auto, free, or rows from 1 to {WIDEST_PASS}")
@@ -135,21 +135,21 @@ Width = Annotated[int | Literal["auto", "free"], Read(_width, first=True)]
 
 @dataclass(frozen=True)
 class Setting:
-    """What is told of a setting; `SETTINGS` adds what its field in `Settings` says.
+    """The description of a setting; `SETTINGS` completes it with name, type and default of the field in `Settings`.
 
     Attributes:
-        help: what it does, for help pages and the documentation.
-        panel: the section of a help page that its option is in; None gives it no option.
-        section: of a profile that has it as a key; None: profiles do not have it.
-        checkpoint: when the target's generation config counts, if ever.
-        at_loading: whether it is decided when the weights are loaded, so that a chat cannot change it.
+        help: the help text, for help pages and the documentation.
+        panel: the section of a help page that lists its option; None if it has no option.
+        section: the section of a profile that has the setting as a key; None if profiles do not have it.
+        checkpoint: the condition under which the target's generation config sets it; None if it never does.
+        at_loading: whether it applies when the weights are loaded, so that a chat cannot change it.
         calibration: `found` if a calibration finds it and writes it into a profile, `given` if what a calibration
-            measures depends on it, None if neither. What comes of settings at loading is in the environment anyway.
-        metavar: what an option shows for its value, where the type does not say it.
-        accepts: accepted values in words, likewise.
-        unset: what happens without a value, in words, where the default does not say it.
-        offers: values that a shell completes, likewise.
-        name, type, default: of the field.
+            measures depends on it, None if neither. The effect of settings at loading is recorded in the environment.
+        metavar: the placeholder of the value in help pages, where the type does not give one.
+        accepts: a description of the accepted values, where the type does not give one.
+        unset: a description of what happens without a value, where the default does not give one.
+        offers: the values that a shell completes, where the type does not give them.
+        name, type, default: those of the field.
     """
 
     help: str
@@ -168,34 +168,36 @@ class Setting:
 
     @property
     def option(self) -> str:
-        """Return the option of commands."""
+        """Return the name of its command-line option."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def variable(self) -> str:
-        """Return the environment variable."""
+        """Return the name of its environment variable."""
         return PREFIX + self.name.upper()
 
     @property
     def nullable(self) -> bool:
-        """Return whether it can be without a value."""
+        """Return whether None is a valid value."""
         return NoneType in get_args(self.type)
 
     @property
     def kind(self) -> Any:
-        """Return the type that an option reads: numbers, flags and choices as such, all else as text."""
+        """Return the type of its option: a number, a flag, a choice, or else text."""
         held = get_args(self.type)[0] if self.nullable else self.type
         bare = held.__origin__ if get_origin(held) is Annotated else held
         return bare if bare in (int, float, bool) or get_origin(bare) is Literal else str
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """Return the accepted words, where there is nothing else to accept."""
+        """Return the accepted values if the type lists them all; otherwise empty."""
         return get_args(self.kind)
 
     @property
     def otherwise(self) -> str:
-        """Return what counts where neither option nor variable says it, in words; empty if there is nothing to say."""
+        """Return the value that applies if neither option nor variable sets one, as text for users; empty if there is
+        none.
+        """
         above = [f"the {one}'s" for one, has in (("profile", self.section), ("checkpoint", self.checkpoint)) if has]
         default = f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
         default = self.unset or {"False": "off" if above else "", "None": ""}.get(default, default)
@@ -203,7 +205,7 @@ class Setting:
 
 
 def _setting(default: Any, help: str, **told: Any) -> Any:  # noqa: A002
-    """Return a field of `Settings` with its default and what is told of it, as arguments of `Setting`."""
+    """Return a field of `Settings` with its default and a description; `told` are arguments of `Setting`."""
     return field(default=default, metadata={"told": Setting(help, **told)})
 
 
@@ -214,92 +216,109 @@ _loading = partial(_setting, panel="Weights and devices", at_loading=True)
 
 @dataclass(frozen=True)
 class Settings:
-    """How to decode. The defaults are what counts where no other source has a value; see `hispec.precedence`."""
+    """The decoding settings. The defaults apply where no other source has a value; `hispec.precedence` has the
+    order.
+    """
 
     mode: Literal["hispec", "single-layer", "autoregressive"] = _decoding(
-        "hispec", "All levels, draft and target only, or the target alone.", section=None
+        "hispec", "Decode with all levels, with draft and target only, or with the target alone.", section=None
     )
-    draft_tokens: Count = _decoding(2, "Tokens drafted before the intermediate level verifies.", calibration="found")
-    validate_every: Count = _decoding(4, "Waiting tokens at which the target validates.", calibration="found")
+    draft_tokens: Count = _decoding(
+        2, "Number of tokens to draft before the intermediate level verifies them.", calibration="found"
+    )
+    validate_every: Count = _decoding(
+        4, "Number of waiting tokens at which the target verifies them.", calibration="found"
+    )
     policy: Literal["static", "adaptive"] = _decoding(
         "adaptive",
-        "What decides between drafting on and verifying: confidence and measured costs, or fixed lengths, which count "
-        "where only they are given.",
+        "Decide when to verify by confidence and measured costs (adaptive), or by fixed lengths (static). static is the "
+        "default if only lengths are given.",
         calibration="found",
     )
     lookup: bool | None = _decoding(
         None,
-        "Draft from n-grams of the session's texts, and from recycled logits, below all other levels.",
+        "Add a lowest level that drafts from n-grams of the session's texts and from recycled logits.",
         unset="as the levels say",
     )
-    max_new_tokens: Count = _decoding(256, "Most tokens of an answer.", checkpoint="always")
+    max_new_tokens: Count = _decoding(256, "Maximum number of tokens in an answer.", checkpoint="always")
     intermediate_top_k: Count = _decoding(
-        1, "The intermediate level accepts a token among its N most probable.", panel=None, calibration="given"
+        1,
+        "Let the intermediate level accept a token that is among its N most probable.",
+        panel=None,
+        calibration="given",
     )
     temperature: Temperature = _sampling(
         0.0,
-        "0 always takes the most probable token.",
+        "Sampling temperature; 0 is greedy decoding, which always takes the most probable token.",
         metavar="T",
         accepts=f"0, or a number from {COOLEST} to {HOTTEST:g}",
     )
-    top_k: Annotated[int, Range(ge=0, le=MAX_INT)] = _sampling(0, "Draw from the N most probable tokens; 0: from all.")
+    top_k: Annotated[int, Range(ge=0, le=MAX_INT)] = _sampling(
+        0, "Sample from the N most probable tokens only; 0 is no limit."
+    )
     top_p: Share = _sampling(
-        1.0, "Draw from the most probable tokens that have this probability together.", metavar="P"
+        1.0, "Sample from the fewest most probable tokens whose total probability is P.", metavar="P"
     )
     min_p: Annotated[float, Range(ge=0, le=1)] = _sampling(
-        0.0, "Draw from tokens this share as likely as the most probable.", metavar="P"
+        0.0, "Sample from tokens at least P times as probable as the most probable one.", metavar="P"
     )
     repetition_penalty: Annotated[float, Range(ge=WEAKEST, le=STRONGEST)] = _sampling(
-        1.0, "Above 1 disfavours tokens already there.", checkpoint="always", metavar="X"
+        1.0, "Penalize tokens that already occur in the text; 1 is no penalty.", checkpoint="always", metavar="X"
     )
     seed: Seed | None = _setting(
-        None, "The same seed gives the same answer, whatever drafts it.", panel="Sampling", unset="drawn"
+        None,
+        "Random seed. The same seed gives the same answer in every mode and with every profile of the model.",
+        panel="Sampling",
+        unset="drawn",
     )
     device: Annotated[str, Read(_device)] = _loading(
         "auto",
-        "auto, cpu, cuda or cuda:N.",
+        "Device to decode on: auto, cpu, cuda or cuda:N.",
         metavar="DEVICE",
         accepts="`auto`, `cpu`, `cuda`, `cuda:N`, or another device of torch",
         offers=("auto", "cpu", "cuda"),
     )
     dtype: Dtype = _loading(
-        "auto", "Of the weights; auto: the checkpoint's, or bfloat16 where a CPU is faster with it.", section="target"
+        "auto",
+        "Data type of the weights. auto is the checkpoint's, or bfloat16 on a CPU that is faster with it.",
+        section="target",
     )
     stack: Literal["auto", "fused", "transformers"] = _loading(
-        "auto", "What runs the layers; auto: the fused stack, which is the faster, for every model that it can run."
+        "auto",
+        "Implementation of the layers. auto is the fused stack, the faster one, for every model that it supports.",
     )
     device_map: Literal["none", "auto"] = _loading(
-        "none", "auto: spread the layers over all GPUs, then the CPU's memory, then the disk."
+        "none", "auto spreads the layers over all GPUs, then the CPU's memory, then the disk."
     )
     max_memory: Annotated[str, Read(_memory)] = _loading(
         "",
-        "What --device-map may use, for example 0=20GB,1=20GB,cpu=60GB.",
+        "Memory that --device-map may use on each device, for example 0=20GB,1=20GB,cpu=60GB.",
         metavar="DEVICE=SIZE,...",
         accepts="devices and their memory",
     )
     quantization: Literal["none", "int4", "int8", "4bit", "8bit"] = _loading(
         "none",
-        "Quantize the weights while loading: int4 and int8 for the fused stack, 4bit and 8bit by bitsandbytes.",
+        "Quantize the weights while loading: int4 and int8 on the fused stack, 4bit and 8bit with bitsandbytes.",
         section="target",
     )
-    tensor_parallel: bool = _loading(False, "Share every matrix among the processes that torchrun started.")
+    tensor_parallel: bool = _loading(False, "Split every matrix among the processes that torchrun started.")
     width: Width = _loading(
         "auto",
-        "Rows of a pass: auto and a number give the same ids in every mode; free is the fastest and may differ "
-        "where rounding decides.",
+        "Number of rows of a pass. auto and a number give the same token ids in every mode; free is the fastest, and "
+        "token ids may differ where two logits are equal but for rounding.",
         metavar="auto|ROWS|free",
         accepts=f"`auto`, `free`, or a whole number from 1 to {WIDEST_PASS}",
     )
     graphs: Graphs = _loading(
-        "auto", "Whether the fused stack runs in fixed shapes, recorded as CUDA graphs; auto: on CUDA.", panel=None
+        "auto", "Run the fused stack in fixed shapes, recorded as CUDA graphs. auto does so on CUDA.", panel=None
     )
     load_format: Literal["auto", "dummy"] = _loading(
-        "auto", "dummy: random weights, no download; speed and memory are real, the text is noise."
+        "auto", "dummy draws random weights instead of a download: speed and memory are real, the text is noise."
     )
     dummy_agreement: Shares | None = _loading(
         None,
-        "Of random weights: how often each exit, shallow to deep or by number, and whole copies agree with the model, "
-        "e.g. 0.55,0.75 or 2=0.75,int4=0.97.",
+        "For random weights, how often each exit agrees with the model, shallow to deep or by number, and each whole "
+        "copy by its format, e.g. 0.55,0.75 or 2=0.75,int4=0.97.",
         metavar="SHARE,...",
         accepts="numbers between 0 and 1, rising from exit to exit; named ones too: `2=0.75`, `int4=0.97`",
     )
@@ -311,7 +330,7 @@ class Settings:
 
     @property
     def needs_bitsandbytes(self) -> bool:
-        """Return whether that library quantizes the weights."""
+        """Return whether bitsandbytes quantizes the weights."""
         return self.quantization != "none" and not self.quantizes_fused
 
     def to_record(self) -> dict[str, Any]:

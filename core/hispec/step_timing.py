@@ -1,7 +1,7 @@
-"""What steps of a hierarchy cost on this machine, measured in less than a second where no calibration has measured it.
+"""Costs of a hierarchy's steps on this machine, measured in less than a second if no calibration has measured them.
 
-The adaptive policy begins with these costs, and corrects them by the clock while it decodes. They are kept in the
-user's cache folder, so that a model is measured once.
+The adaptive policy begins with these costs, and corrects them by its own measurements while it decodes. They are cached
+in the user's cache folder, so that a model is measured once.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ CONTEXT = 32
 """Tokens before those that are timed."""
 
 REPEATS = 2
-"""The faster of so many counts, which leaves out what is done at a first call only."""
+"""The number of runs of which the fastest counts, so that work that only the first call does is left out."""
 
 MAX_SECONDS = 0.6
-"""When these have passed, costs of more rows are taken from those of fewer."""
+"""The time after which the costs of more rows are derived from those of fewer."""
 
 NGRAM_SECONDS = 2e-5
 """The seconds of an n-gram look-up."""
@@ -36,7 +36,7 @@ MAX_REMEMBERED = 200
 """Hierarchies whose costs are remembered; the first that were measured go first."""
 
 FILE = "steps.json"
-"""What was measured, in the user's cache folder."""
+"""The file of measurements, in the user's cache folder."""
 
 
 def step_costs(hierarchy: Hierarchy, names: list[str]) -> StepCosts:
@@ -44,7 +44,7 @@ def step_costs(hierarchy: Hierarchy, names: list[str]) -> StepCosts:
 
     Args:
         hierarchy: loaded and ready to run; what its KV caches hold stays.
-        names: of its levels, as profiles call them.
+        names: the names of its levels in profiles.
     """
     target = hierarchy.stack_of(-1)
     cuda = target.device.type == "cuda"
@@ -58,10 +58,10 @@ def step_costs(hierarchy: Hierarchy, names: list[str]) -> StepCosts:
         " > ".join(names),
     )
     key, known = ", ".join(parts), remembered(FILE)
-    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):  # a damaged file is measured anew
+    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):  # a damaged file is measured again
         return _costs_of(hierarchy, [(_curve(spans), _curve(heads)) for spans, heads in known[key]])
     alone = not cuda and torch.get_num_threads() == 1
-    measured = measure(hierarchy, thread_time if alone else perf_counter)  # other processes shall not count
+    measured = measure(hierarchy, thread_time if alone else perf_counter)  # the time of other processes must not count
     known[key] = [[_listed(spans), _listed(heads)] for spans, heads in measured]
     remember(FILE, dict(list(known.items())[-MAX_REMEMBERED:]))
     return _costs_of(hierarchy, measured)
@@ -144,6 +144,6 @@ def _listed(curve: Curve) -> list[list[float]]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -32,9 +32,9 @@ def check_room(ids: Sequence[int], context: int, name: str, *, conversation: boo
     """Return how many tokens an answer may have.
 
     Args:
-        ids: that the model reads.
+        ids: the token ids that the model reads.
         context: positions of the model.
-        name: of the model or profile, for the error.
+        name: the name of the model or profile, for the error.
         conversation: whether earlier turns are among the ids.
 
     Raises:
@@ -66,7 +66,7 @@ def encode_prompt(
 
     Args:
         tokenizer: the target's.
-        prompt: what the user wrote.
+        prompt: the prompt as the user wrote it.
         system: a system message; needs a chat template.
         raw: take the prompt as it is, without a chat template.
         template: a chat template that replaces the tokenizer's.
@@ -128,9 +128,9 @@ def encode_messages(
 class TextStream:
     """Token ids in, printable text out, ending before the first stop text.
 
-    Text that the next tokens may change, and text that may yet become a stop text, is held back: what was released
-    stays. Without a stop text, all of it is `tokenizer.decode` of the ids, special tokens left out. A stop text may have
-    special tokens in it, as `stop_strings` of `transformers` may.
+    Text that the next tokens may change, and text that may become a stop text, is held back; released text is final.
+    Without a stop text, all of it equals `tokenizer.decode` of the ids without special tokens. A stop text may contain
+    special tokens, like the `stop_strings` of `transformers`.
 
     Args:
         tokenizer: a fast tokenizer.
@@ -230,9 +230,9 @@ def with_text(event: Committed, text: TextStream, tokenizer: "PreTrainedTokenize
 class DraftText:
     """Gives drafts and corrections their text, which may all be taken back; feed it every event of an answer.
 
-    A token's text is what it adds to the text before it. A token that ends inside a character adds nothing, the one
-    that completes the character adds all of it. Each token costs one decoding of itself, the waiting tokens before it
-    and a few validated ones, since subword decoders look at neighbours.
+    A token's text is the text that it adds to the text before it. A token that ends inside a character adds nothing,
+    the one that completes the character adds all of it. Each token costs one decoding of itself, the waiting tokens
+    before it and a few validated ones, since subword decoders depend on neighbours.
 
     Args:
         tokenizer: a fast tokenizer.
@@ -264,7 +264,7 @@ class DraftText:
         while len(self._context) > self.CONTEXT // 2 and self._decode(whole=False).startswith("\ufffd"):
             del self._context[0]  # the end of a character whose beginning is out of sight
         self._lengths = [len(self._decode())]
-        """Of the text before each waiting token, and after the last."""
+        """The text before each waiting token, and after the last one."""
 
     def _add(self, token: int) -> str:
         self._waiting.append(token)

@@ -1,4 +1,4 @@
-"""How many threads a CPU decodes fastest with, which no rule tells.
+"""A measurement of the number of threads that a CPU decodes fastest with.
 
 Threads share the work of a matrix and wait for each other after each. A small model waits more than it computes, a large
 one is fed by a memory that a few threads exhaust, a container may be granted less than the processors it sees, and
@@ -13,13 +13,13 @@ import torch
 from hispec.models.stack import LayerStack
 
 SET_BY_USERS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Environment variables by which users say how many threads there shall be."""
+"""Environment variables by which users set the number of threads."""
 
 SECONDS = 0.02
-"""For which each number of threads is measured, at least."""
+"""The least time for which each number of threads is measured."""
 
 ROWS = (1, 4)
-"""Of the spans that are timed: drafting a token, verifying some."""
+"""The rows of the spans that are timed: drafting a token, and verifying some."""
 
 WORTH = 0.95
 """More threads must take less than this share of the time: they are taken from somebody else."""
@@ -29,9 +29,9 @@ def tune_threads(stack: LayerStack, environ: Mapping[str, str], known: int | Non
     """Let torch compute with as many threads as decode fastest; as many as it does where the user has said how many.
 
     Args:
-        stack: on a CPU, or nothing is changed; it must not be decoding.
+        stack: a stack that is not decoding; one that is not on a CPU is left as it is.
         environ: environment variables.
-        known: what was found earlier for this model; not measured again where the machine has as many.
+        known: an earlier result for this model, which is used if the machine has as many cores.
 
     Returns:
         Threads that torch computes with from now on.

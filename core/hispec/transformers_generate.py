@@ -55,7 +55,7 @@ PREPARED = (
     "output_attentions",
     "output_hidden_states",
 )
-"""What `generate` hands on of its own accord, or what is looked at before."""
+"""Arguments that `generate` passes by itself, or that are checked before."""
 
 
 def custom_generate(
@@ -86,9 +86,9 @@ def custom_generate(
     Args:
         model: a decoder-only model of a supported family, with `sdpa` attention.
         input_ids: [1, prompt].
-        logits_processor: as `generate` prepares it, warpers included.
-        stopping_criteria: as `generate` prepares it: lengths, EOS, time, the caller's own.
-        generation_config: as `generate` prepares it.
+        logits_processor: the processors that `generate` prepared, warpers included.
+        stopping_criteria: the criteria that `generate` prepared: lengths, EOS, time, the caller's own.
+        generation_config: the config that `generate` prepared.
         draft_exit: layers that draft.
         intermediate_exit: layers that verify drafts. With neither exit given, a model that was trained for early exit, as
             its name tells, drafts with an eighth of its depth, and any other with n-grams of the text alone.
@@ -97,9 +97,10 @@ def custom_generate(
         validate_every: tentatively accepted tokens before the target verifies, N_i.
         translators: a file that `hispec fit-exits` wrote for this model; its first two exits are then the default.
         spec_streamer: receives the prompt, then each validated token (`generate` keeps `streamer` for itself).
-        seed: of sampled output, which is then a function of prompt and seed alone, whatever the exits and lengths; drawn
-            from torch's own generator where it is None.
-        model_kwargs: what `generate` prepares for `forward`; only a padding-free attention mask is accepted.
+        seed: the seed of sampled output, which depends on prompt and seed only, not on exits and lengths; if None, it
+            is drawn from torch's own generator.
+        model_kwargs: the arguments that `generate` prepared for `forward`; an attention mask is accepted if it masks
+            nothing.
 
     Returns:
         The prompt and the new tokens, [1, prompt + new], in an output object if `return_dict_in_generate`.

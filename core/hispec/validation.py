@@ -1,4 +1,4 @@
-"""What would keep a profile from being decoded, as far as the files at hand say: no weights are read, no network is used."""
+"""Checks of a profile that need only files on this machine: neither weights nor the network."""
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 MODES: tuple[Literal["hispec", "single-layer"], ...] = ("hispec", "single-layer")
 UNKNOWN = 1 << 40
-"""Layers and words of a model that is not here: nothing is too deep or too many for it."""
+"""The assumed layers and vocabulary of a model that is not on this machine, so that no level exceeds them."""
 
 
 def check_at_hand(profile: Profile) -> list[str]:
     """Refuse what decoding a profile would refuse, as far as that can be known from files on this machine.
 
-    The hub's client must have been told to stay offline (`HF_HUB_OFFLINE=1`) before it is imported.
+    The hub's client must be set offline (`HF_HUB_OFFLINE=1`) before it is imported.
 
     Args:
         profile: any.
@@ -50,7 +50,7 @@ def check_at_hand(profile: Profile) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class _StandIn:
-    """What a hierarchy asks of a stack while it is built, known without weights."""
+    """The properties of a stack that building a hierarchy needs, known without weights."""
 
     name: str
     num_layers: int

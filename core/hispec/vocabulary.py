@@ -1,4 +1,4 @@
-"""Whether two models mean the same tokens by the same ids."""
+"""A check that two models have the same tokens for the same ids."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ def check_vocabulary(
     """Refuse a model whose ids mean other tokens than the target's; ids that only one of them has are tolerated.
 
     Raises:
-        UsageError: with the first differing id.
+        UsageError: the vocabularies differ; the message names the first id that does.
     """
     tokens, others = ({id_: token for token, id_ in t.get_vocab().items()} for t in (own, other))
     for id_ in sorted(tokens.keys() & others.keys()):

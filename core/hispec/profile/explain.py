@@ -1,4 +1,4 @@
-"""What is wrong with a profile or a setting, as a message and a hint, from the errors of pydantic."""
+"""Turns pydantic's errors in a profile or a setting into a message and a hint."""
 
 import difflib
 from typing import Any, get_args
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from hispec.profile.schema import Profile
 
 LIMITS = {"ge": "at least", "gt": "more than", "le": "at most"}
-"""How users read the bounds of pydantic."""
+"""The words for pydantic's names of bounds."""
 NAMES_OF_TYPES = {
     "bool": "true or false",
     "int": "a whole number",
@@ -17,15 +17,16 @@ NAMES_OF_TYPES = {
     "dict": "a section of keys",
     "model": "a section of keys",
 }
-"""How users call what pydantic's error types (`int_type`, `float_parsing`) begin with."""
+"""The words for the first part of pydantic's error types (`int_type`, `float_parsing`)."""
 
 
 def explain(error: ValidationError, name: str | None = None) -> tuple[str, str]:
     """Return the first error of a validation as a message (with the key's path) and a hint (with the accepted values).
 
     Args:
-        error: of a profile, or of settings.
-        name: of a setting, as its source calls it; None for a key of a profile, which YAML may have misread.
+        error: an error in a profile or in settings.
+        name: the name that the source of the setting has for it; None for a key of a profile, which YAML may have
+            misread.
     """
     first = error.errors()[0]
     path = ".".join(map(str, first["loc"] if name is None else (name, *first["loc"][1:])))

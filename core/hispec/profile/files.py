@@ -1,4 +1,4 @@
-"""Where profiles lie, and how they are read and written.
+"""Finds, reads and writes profile files.
 
 A profile is looked up by path, then in the user's own folder, then among those that ship with the package.
 """
@@ -78,7 +78,7 @@ def _order(name: str) -> list[tuple[str, int]]:
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a file lies in the user's folder of profiles."""
+    """Return whether a file is in the user's folder of profiles."""
     return path.parent == user_folder()
 
 
@@ -88,7 +88,9 @@ def shadows(path: Path) -> bool:
 
 
 def shipped_folder() -> Path:
-    """Return where the package's profiles lie: inside it when installed, at the repository's root when edited in place."""
+    """Return the folder of shipped profiles: in the package when installed, at the repository's root in an editable
+    install.
+    """
     inside = PACKAGE / "profiles"
     return inside if inside.is_dir() else PACKAGE.parents[1] / "profiles"
 
@@ -116,7 +118,7 @@ def read_profile(path: Path) -> Profile:
     """Read one YAML file. Relative paths in it are meant relative to the file.
 
     Raises:
-        ProfileError: with the key at fault and what it accepts.
+        ProfileError: the profile is invalid; the message names the key at fault and the accepted values.
     """
     return parse_profile(read_text(path), path)
 
@@ -185,7 +187,7 @@ def parse_profile(text: str, path: Path) -> Profile:
     except ValidationError as error:
         message, hint = explain(error)
         raise ProfileError(f"profile {path}: {message}", hint) from None
-    folder = path.parent.absolute()  # a profile made of this one may lie elsewhere
+    folder = path.parent.absolute()  # a profile derived from this one may be in another folder
     found: dict[str, Any] = {}
     for name in ("target", "draft", "intermediate"):
         level = getattr(profile, name)
@@ -200,7 +202,7 @@ def to_yaml(profile: Profile, *, unicode: bool = True) -> str:
     """Return a profile as the text of a file that reads back as an equal one.
 
     Args:
-        profile: what of it is not set is left out.
+        profile: the profile; keys that are not set are left out.
         unicode: write letters of all scripts as they are; else as escapes, and so is all that is not ASCII.
     """
     data = {"schema": 1} | profile.model_dump(by_alias=True, exclude_unset=True, exclude_none=True)

@@ -22,7 +22,7 @@ from hispec.profile.schema import (
 from hispec.settings import Quantization
 
 EARLY_EXIT = "layerskip"
-"""What names of checkpoints have in them that were trained for early exit."""
+"""Parts of the names of checkpoints that were trained for early exit."""
 
 
 def levels_of(profile: Profile, mode: str) -> list[DraftSection | IntermediateSection]:
@@ -38,8 +38,8 @@ def ngram_of(profile: Profile, mode: str, lookup: bool | None) -> NgramSection |
     """Return the n-gram section for the levels of a mode; None where no n-grams are looked up.
 
     Args:
-        profile: whose levels.
-        mode: of decoding.
+        profile: the profile whose levels are wanted.
+        mode: the decoding mode.
         lookup: whether to look n-grams up; None: as the levels say.
     """
     if lookup is False or mode == "autoregressive":
@@ -53,8 +53,8 @@ def copies_of(profile: Profile, mode: str, num_layers: int) -> dict[Quantization
     """Return the quantized copies of the target that a mode reads: for each format, how many layers it has.
 
     Args:
-        profile: whose levels.
-        mode: of decoding.
+        profile: the profile whose levels are wanted.
+        mode: the decoding mode.
         num_layers: the target's depth.
     """
     depths: dict[Quantization, int] = {}
@@ -187,7 +187,7 @@ def profile_for_model(model: str, num_layers: int, draft: int | None, intermedia
 
 
 def without_copies(profile: Profile) -> Profile:
-    """Return a profile whose levels read no quantized copies, which leaves those out that have no exit or model beside."""
+    """Return a profile without quantized copies, and without levels that have no exit or model besides their copy."""
     levels: dict[str, Any] = {}
     for name in ("draft", "intermediate", "single_layer"):
         level = getattr(profile, name)
@@ -202,7 +202,7 @@ def without_copies(profile: Profile) -> Profile:
 PAPERS = (8, 4)
 """The paper's exits, draft and intermediate: the whole depth over these."""
 PAPERS_LENGTHS = {"hispec": (2, 4), "single-layer": (4, 4)}
-"""By mode, tokens that are drafted, and that wait for the target."""
+"""The default numbers of draft tokens and of tokens that wait for the target, by mode."""
 
 
 def published(profile: Profile, mode: str, num_layers: int) -> Profile:
@@ -212,12 +212,12 @@ def published(profile: Profile, mode: str, num_layers: int) -> Profile:
     a whole copy, or n-grams alone, becomes an exit of the paper with the paper's lengths.
 
     Args:
-        profile: whose levels.
+        profile: the profile to complete.
         mode: `hispec` or `single-layer`.
         num_layers: the target's depth.
 
     Raises:
-        UsageError: too few layers for so many exits.
+        UsageError: the model has too few layers for these exits.
     """
     tuned = profile.single_layer if mode == "single-layer" else None
     given = [profile.draft, profile.intermediate] if mode == "hispec" else [tuned or profile.draft]

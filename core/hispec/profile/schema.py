@@ -48,7 +48,7 @@ def _with_settings(section: type[_Section]) -> Any:
 
 
 Head = Annotated[Count | None, BeforeValidator(_whole_head)]
-"""How many of the most frequent tokens a level reads; None, or `full` in a profile, is the whole vocabulary."""
+"""The number of most frequent tokens that a level reads; None, `full` in a profile, stands for the whole vocabulary."""
 
 
 @_with_settings
@@ -68,18 +68,19 @@ class NgramSection(_Section):
 
 
 DEFAULT_NGRAM = NgramSection(max=4, tokens=8)
-"""Where nothing else is said."""
+"""The defaults."""
 
 
 class DraftSection(_Section):
-    """What proposes tokens: a reading of the target or another model, an n-gram look-up, or the latter before the former.
+    """The drafter: an exit of the target, another model, an n-gram look-up, or an n-gram look-up before one of the
+    others.
 
     Attributes:
-        exit_layer: of the target, or of its quantized copy.
+        exit_layer: an exit of the target, or of its quantized copy.
         weights: the target's, quantized; without an exit, the whole depth of that copy.
         model: another one.
-        ngram: what is looked up.
-        head: words that the level reads.
+        ngram: the n-gram look-up.
+        head: the number of tokens that the level reads.
     """
 
     exit_layer: Count | None = None
@@ -105,13 +106,14 @@ class DraftSection(_Section):
 
 
 class IntermediateSection(_Section):
-    """What verifies drafts before the target: a reading of the target, or (an exit of) another model.
+    """The intermediate level, which verifies drafts before the target: an exit of the target, or another model or its
+    exit.
 
     Attributes:
-        exit_layer: of the target, of its quantized copy, or of the other model.
+        exit_layer: an exit of the target, of its quantized copy, or of the other model.
         weights: the target's, quantized; without an exit, the whole depth of that copy.
         model: another one.
-        head: words that the level reads.
+        head: the number of tokens that the level reads.
     """
 
     exit_layer: Count | None = None
@@ -130,9 +132,9 @@ class SingleLayerSection(_Section):
     """Mode single-layer where it is tuned apart from the hierarchy.
 
     Attributes:
-        exit_layer: that drafts, of the target or of its quantized copy.
+        exit_layer: the exit that drafts, of the target or of its quantized copy.
         weights: the target's, quantized; without an exit, the whole depth of that copy.
-        draft_tokens: drafted at once.
+        draft_tokens: the number of tokens of one draft.
     """
 
     exit_layer: Count | None = None
@@ -148,22 +150,22 @@ class SingleLayerSection(_Section):
 
 @_with_settings
 class DecodingSection(_Section):
-    """How much is drafted before each verification."""
+    """The numbers of tokens that are drafted before each verification."""
 
 
 @_with_settings
 class SamplingSection(_Section):
-    """How tokens are drawn; see `hispec.decoding.sampling.SamplingSection`. Temperature 0 is greedy."""
+    """The sampling settings; see `hispec.decoding.sampling.Sampling`. Temperature 0 is greedy decoding."""
 
 
 class AcceptanceSection(_Section):
-    """What predicts whether a level's token is accepted by another: a table of one feature, or a logistic regression.
+    """A predictor of whether a level's token is accepted by another: a table of one feature, or a logistic regression.
 
     Attributes:
-        features: that it reads, see `hispec.policies.confidence.FEATURES`.
+        features: the features that it reads, from `hispec.policies.confidence.FEATURES`.
         mean: share of tokens accepted.
         table: pairs of the feature's value, ascending, and the probability of acceptance there.
-        weights: of the terms of the features, see `hispec.policies.prediction.terms`.
+        weights: the weights of the features' terms, see `hispec.policies.prediction.terms`.
     """
 
     features: Features
@@ -187,13 +189,14 @@ class AcceptanceSection(_Section):
 
 
 class AdaptiveSection(_Section):
-    """What the adaptive policy knows of levels, written by `hispec calibrate`; names as in `hispec.adaptation`.
+    """Measurements for the adaptive policy, written by `hispec calibrate`; the keys are those of `hispec.adaptation`.
 
     Attributes:
-        draft_ms: by level, milliseconds of one drafted token.
-        verify_ms: by pair of levels, of verifying 1, 2, 4, 8, 16 and 32 tokens; `judge_ms` in older profiles.
-        acceptance: by pair of levels.
-        tokens_per_ms: by levels that take part, what to expect of them.
+        draft_ms: the milliseconds of one drafted token, by level.
+        verify_ms: the milliseconds of verifying 1, 2, 4, 8, 16 and 32 tokens, by pair of levels; `judge_ms` in older
+            profiles.
+        acceptance: the predictor, by pair of levels.
+        tokens_per_ms: the expected throughput, by active levels.
     """
 
     draft_ms: dict[str, Milliseconds] = {}
@@ -206,7 +209,7 @@ class AdaptiveSection(_Section):
 
 
 class Profile(_Section):
-    """A model trio and its defaults; `None` leaves a value to whatever comes next in the order of precedence.
+    """Models, levels and defaults. `None` leaves a value to the next source in the order of precedence.
 
     `frequencies` is the file of token frequencies that reduced heads are taken from, the target's own by default.
     `translators` is the file of translators for exits of the target, written by `hispec fit-exits`; exits that it has
@@ -231,7 +234,7 @@ class Profile(_Section):
 
     @property
     def assumed(self) -> bool:
-        """Return whether its levels are nobody's choice, but what is assumed for a model without a profile."""
+        """Return whether its levels are defaults for a model without a profile, rather than chosen by a user."""
         return self._assumed
 
     @model_validator(mode="after")
