@@ -1,4 +1,4 @@
-"""Everything that decoding needs beside a prompt, put together in one place."""
+"""A decoder: a hierarchy with the policy, sampling and stop criteria that decoding a prompt takes."""
 
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +19,11 @@ class Decoder:
 
     Attributes:
         hierarchy: the levels.
-        policy: makes a policy for each answer.
-        sampling: given a prompt and the most new tokens, says which tokens may be drawn, and how likely.
-        lower_top_k: see `Sampler`.
-        eos_ids: end an answer.
-        interrupted: asked before every step whether to end.
+        policy: returns a new policy for each answer.
+        sampling: returns the sampling options for a prompt and a maximum number of new tokens.
+        lower_top_k: the number of most probable tokens that levels below the target accept, as for `Sampler`.
+        eos_ids: the token ids that end an answer.
+        interrupted: called before every step; decoding ends if it returns True.
     """
 
     hierarchy: Hierarchy
@@ -45,14 +45,15 @@ class Decoder:
         """Decode a prompt; see `hispec.decoding.engine.decode`.
 
         Args:
-            prompt_ids: at least one token.
-            max_new_tokens: at least 1.
-            seed: of the sampling noise.
-            prefix: remembers from answer to answer what has been run already.
+            prompt_ids: the token ids of the prompt, at least one.
+            max_new_tokens: the maximum number of new tokens, at least 1.
+            seed: the seed of the sampling noise.
+            prefix: a cache that keeps the tokens that have been run from one answer to the next.
             ngram_cache: holds the n-grams of earlier answers; by default those of this text only.
-            logprobs: how many of the most probable tokens to tell beside each committed one; None: no log-probabilities.
+            logprobs: the number of most probable tokens to report with each committed one; None reports no
+                log-probabilities.
         """
-        policy = self.policy()  # which may measure costs first, with the caches that the state will take
+        policy = self.policy()  # it may measure costs first, with the caches that the state will take
         capacity = len(prompt_ids) + max_new_tokens
         state = (prefix or PrefixCache()).begin(self.hierarchy, list(prompt_ids), capacity)
         stop = StopCriteria(max_new_tokens, self.eos_ids, self.interrupted)

@@ -1,4 +1,4 @@
-"""What proposes tokens: a level of the hierarchy, or what is remembered."""
+"""Drafters propose tokens: with a level of the hierarchy, or from an n-gram cache."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ class Drafter(Protocol):
         """Add tokens and return them.
 
         Args:
-            state: what is decoded.
-            step: what the policy asks for.
+            state: the state of the decoding.
+            step: the policy's request.
             room: the most that may be added.
         """
         ...
 
     def rejected(self, rest: Sequence[int]) -> None:
-        """Learn what the level that has just rejected a token said of those after it."""
+        """Receive the argmax tokens that a level computed after the token that it has just rejected."""
         ...
 
 
@@ -35,10 +35,11 @@ class LevelDrafter:
     """Drafts with a level of the hierarchy, one token after the other.
 
     Attributes:
-        level: that drafts.
-        sampler: chooses its tokens.
+        level: the index of the level that drafts.
+        sampler: the sampler that chooses its tokens.
         eos_ids: tokens after which it stops.
-        keep_drafting: told the scores of each token, whether there is to be another; None to draft what is wanted.
+        keep_drafting: called with the scores of each token; drafting ends if it returns False. None drafts all that is
+            asked for.
     """
 
     level: int
@@ -63,24 +64,24 @@ class LevelDrafter:
         return tuple(state.tokens[before:])
 
     def rejected(self, rest: Sequence[int]) -> None:
-        """Learn what the level that has just rejected a token said of those after it.
+        """Receive the argmax tokens that a level computed after the token that it has just rejected.
 
         See `Drafter.rejected`. The level will draft on from the correction.
         """
 
 
 class NgramDrafter:
-    """Drafts what is remembered: what followed an n-gram, what a level just said after a token that it rejected, or
-    what levels last said after a token. Of these it takes the kind that was right most often.
+    """Drafts from earlier tokens. There are three kinds: the tokens that followed an n-gram, the argmax tokens that a level
+    computed after a token that it rejected, and recycled tokens. It takes the kind with the highest acceptance so far.
 
-    Its level is the lowest. It costs no pass of a model, and the next level verifies all of it in one.
+    Its level is the lowest. A draft needs no pass of a model, and the next level verifies all of it in one pass.
 
     Args:
         longest: tokens of the longest n-gram that is looked up.
-        max_tokens: the most tokens of one draft.
+        max_tokens: the maximum number of tokens in one draft.
         eos_ids: tokens after which it stops.
-        cache: of the session, with the same `longest`; none by default.
-        mask: which tokens may follow a text; drafts end before the first that may not.
+        cache: the n-gram cache of the session, with the same `longest`; by default an empty one.
+        mask: the tokens that may follow a text; a draft ends before the first that may not.
     """
 
     def __init__(
@@ -94,23 +95,23 @@ class NgramDrafter:
         self.max_tokens, self.eos_ids, self.cache, self.mask = max_tokens, eos_ids, cache or NgramCache(longest), mask
         self._rest: list[int] = []
         self._read: int | None = None
-        """Tokens of the text that are in the past; None before any is."""
+        """The number of tokens of the text that the cache has read; None before the first."""
         self._proposed: tuple[int, Kind, list[int]] = 0, AFTER_REJECTION, []
-        """The last draft: where in the text, of which kind, and the tokens."""
+        """The last draft: its position in the text, its kind, and its tokens."""
 
     def draft(self, state: DecodingState, step: Draft, room: int) -> tuple[int, ...]:
-        """Add tokens and return them; see `Drafter.draft`. All that it finds, or nothing."""
+        """Add all tokens that are found and return them; see `Drafter.draft`."""
         found = self.propose(state.tokens, room, state.committed, step.min_probability)
         for token in found:
             state.append(token, 0)
         return tuple(found)
 
     def rejected(self, rest: Sequence[int]) -> None:
-        """Keep what a level said after the token that it rejected: it may well follow the correction too."""
+        """Keep the tokens that a level computed after the rejected one: they often follow the correction too."""
         self._rest = list(rest)
 
     def remember(self, tokens: Sequence[int], committed: int) -> None:
-        """Add a text to the past, as far as it is committed."""
+        """Add the committed part of a text to the cache."""
         if self._read is None:
             self.cache.start_text(tokens[:committed])
         else:
@@ -120,13 +121,13 @@ class NgramDrafter:
     def propose(
         self, tokens: Sequence[int], room: int, committed: int | None = None, min_probability: float = MIN_PROBABILITY
     ) -> list[int]:
-        """Return at most `room` tokens that may follow `tokens`, none past an end of text.
+        """Return at most `room` tokens that may follow `tokens`, and none after an EOS.
 
         Args:
             tokens: the text.
             room: the most that may be added.
-            committed: tokens that stay as they are, never fewer than before; all by default.
-            min_probability: of the probability that all of them are right.
+            committed: the number of committed tokens, never fewer than before; by default all.
+            min_probability: the least probability that all tokens of the draft are accepted.
         """
         self._learn(tokens)
         self.remember(tokens, len(tokens) if committed is None else committed)
@@ -140,7 +141,7 @@ class NgramDrafter:
         return found[:count]
 
     def _find(self, tokens: Sequence[int]) -> tuple[Kind, list[int]]:
-        """Return the draft of the kind with the highest acceptance, and that kind."""
+        """Return the kind with the highest acceptance, and its draft."""
         kinds = [
             self.cache.continuation(tokens, tokens[self._read :], self.max_tokens),
             (AFTER_REJECTION, self._rest),
@@ -152,7 +153,7 @@ class NgramDrafter:
         return max(found, key=lambda one: self.cache.acceptance(one[0]), default=(AFTER_REJECTION, []))
 
     def _learn(self, tokens: Sequence[int]) -> None:
-        """Record how many tokens of the last draft the text has kept."""
+        """Record how many tokens of the last draft were accepted."""
         at, kind, proposed = self._proposed
         kept = tokens[at : at + len(proposed)]
         wrong = (i for i, (token, draft) in enumerate(zip(kept, proposed, strict=False)) if token != draft)

@@ -1,4 +1,4 @@
-"""The loop that everything hangs off: step by step, draft or verify, and commit what the target let through."""
+"""The decode loop: draft or verify, step by step, and commit the tokens that the target accepts."""
 
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ from hispec.policies.base import Draft, Policy, Verify
 
 @dataclass(frozen=True)
 class StopCriteria:
-    """When decoding ends.
+    """The conditions under which decoding ends.
 
     Attributes:
-        max_new_tokens: at least 1.
+        max_new_tokens: the maximum number of new tokens, at least 1.
         eos_ids: committed, any of them ends the text.
-        interrupted: asked before every step.
+        interrupted: called before every step; decoding ends if it returns True.
     """
 
     max_new_tokens: int
@@ -46,12 +46,13 @@ def decode(
     the seconds that the engine worked: time that the consumer spends between them is not counted.
 
     Args:
-        state: holding the prompt and nothing else, with room for `max_new_tokens` more.
-        policy: chooses each step.
-        sampler: chooses the tokens of every level.
-        stop: when to end.
-        cache: the n-grams of earlier texts, to which this text is added.
-        logprobs: give committed tokens their log-probabilities, and those of so many of the most probable beside each.
+        state: a state that holds only the prompt, with room for `max_new_tokens` more tokens.
+        policy: the policy that chooses each step.
+        sampler: the sampler that chooses the tokens of every level.
+        stop: the conditions under which decoding ends.
+        cache: the n-gram cache of earlier texts, to which this text is added.
+        logprobs: the number of most probable tokens to report with each committed one; None reports no
+            log-probabilities.
     """
     return DecodeLoop(state, policy, sampler, stop, cache, logprobs).run()
 
@@ -75,7 +76,7 @@ class DecodeLoop:
         self.limit = len(state.tokens) + stop.max_new_tokens
         others = [stack.context for stack in hierarchy.stacks if stack is not hierarchy.target.stack]
         self.reach = min(others, default=self.limit)
-        """Beyond the context of any other model, the target writes alone."""
+        """Beyond the context of any other model, the target decodes alone."""
         self.recorder = None if logprobs is None else RecordingSampler(sampler, logprobs)
         self.samplers = [*[sampler] * self.target, self.recorder or sampler]
         self.drafters: list[Drafter] = [
@@ -90,7 +91,7 @@ class DecodeLoop:
         self.started = perf_counter()
 
     def run(self) -> Generator[Event]:
-        """Decode until the end, or until nobody asks for more."""
+        """Decode until the end, or until the consumer stops iterating."""
         try:
             yield from self.steps()
         finally:
@@ -98,7 +99,7 @@ class DecodeLoop:
                 self.ngram_drafter.remember(self.state.tokens, self.state.committed)
 
     def steps(self) -> Generator[Event]:
-        """Prefill, then step until the end; every step may commit."""
+        """Prefill, then take steps until the end; every step may commit tokens."""
         reason: FinishReason | None = "interrupted" if self.stop.interrupted() else None
         step = self.prefill
         while reason is None:
@@ -120,14 +121,14 @@ class DecodeLoop:
 
     @torch.inference_mode()
     def prefill(self) -> Event:
-        """Run the prompt through every level; as the target has run it, the first token is already its own."""
+        """Run the prompt through every level. The target has then run it, so its logits give the first token."""
         begin, length, cached = perf_counter(), len(self.state.tokens), self.state.frontier[-1]
         self.drafters[self.target].draft(self.state, Draft(), 1)
         return Prefilled(self.now(), prompt_tokens=length, cached_tokens=cached, seconds=perf_counter() - begin)
 
     @torch.inference_mode()
     def draft_or_verify(self) -> Event:
-        """Do what the policy wants next."""
+        """Take the step that the policy chooses."""
         begin = perf_counter()
         match self.policy.next_step(self.state.verified, self.may_draft()):
             case Draft() as step:
@@ -142,7 +143,7 @@ class DecodeLoop:
                 return Verified(self.now(), self.names[level], proposed, accepted, own, seconds)
 
     def draft(self, step: Draft) -> tuple[int, tuple[int, ...]]:
-        """Let a level draft, or another one where it has nothing to propose: (level, tokens)."""
+        """Let a level draft, or its fallback if it proposes nothing, and return (level, tokens)."""
         length, level = len(self.state.tokens), step.level
         if length >= self.reach:
             level = self.target
@@ -153,9 +154,9 @@ class DecodeLoop:
         return (level, tokens) if tokens else self.draft(Draft(1, step.fallback or level + 1))
 
     def verify(self, level: int) -> tuple[int, int, int | None]:
-        """Let a level verify what it has not verified: (proposed, accepted, its own token after them).
+        """Let a level verify the waiting tokens, and return (proposed, accepted, its own token after them).
 
-        That token is its correction or, where it accepted all, a bonus; there may be none.
+        That token is its correction or, if it accepted all, a bonus token; it may be None.
         """
         state, since = self.state, self.state.verified[level]
         waiting = state.tokens[since:]
@@ -180,28 +181,28 @@ class DecodeLoop:
         return len(waiting), accepted, token
 
     def takes_bonus(self, level: int) -> bool:
-        """Return whether a level runs the newest token too, for one more token of its own where it accepts all.
+        """Return whether a level also runs the newest token, for a bonus token if it accepts all.
 
-        That costs it a row. A level that resumes from a lower one would have to run the lower one first.
+        That costs a row. A level that resumes from a lower one would have to run the lower one first.
         """
         return self.state.hierarchy.below[level] is None and self.may_draft()
 
     def accepted(self, level: int, waiting: list[int], own: list[int], scores: Logits) -> int:
-        """Count the leading tokens that a level accepts: the target its own, lower levels those near their own, too."""
+        """Count the leading tokens that a level accepts: the target accepts its own, lower levels also those of their top k."""
         allowed = [[token] for token in own]
         if level < self.target and self.sampler.lower_top_k > 1:
             allowed = scores.top(self.sampler.lower_top_k)
         return next((at for at, token in enumerate(waiting) if token not in allowed[at]), len(waiting))
 
     def keep_drafting(self, level: int) -> Callable[[Logits], bool] | None:
-        """Return what tells the policy how sure a level is of a token; None where it does not want to know."""
+        """Return a callback that shows the policy a level's confidence in each token; None if the policy needs none."""
         drafted, features = self.policy.on_draft, self.policy.features
         if not features or level == self.target:
             return None
         return lambda scores: drafted(level, scores.confidence(features)[0])
 
     def may_draft(self) -> bool:
-        """Return a tentative end of text, or a full length, leaves nothing to draft: what waits is verified instead."""
+        """Return whether drafting makes sense: not after an EOS that waits for verification, nor at the full length."""
         tokens = self.state.tokens
         waiting = len(tokens) > self.state.committed
         if waiting and (tokens[-1] in self.stop.eos_ids or len(tokens) >= self.reach):
@@ -209,7 +210,7 @@ class DecodeLoop:
         return len(tokens) < self.limit
 
     def finish_reason(self, new: list[int]) -> FinishReason | None:
-        """Return why the text ends with the tokens just committed, if it does. Nothing is drafted past either end."""
+        """Return the reason why the text ends with the tokens just committed, or None. Nothing is drafted past an end."""
         if new[-1] in self.stop.eos_ids:
             return "eos"
         return "length" if self.state.committed >= self.limit else None

@@ -51,11 +51,11 @@ class Hierarchy:
     run its token: a level neither runs nor writes over what a higher one on its cache has run.
 
     Args:
-        levels: at least one; exits of one stack ascend, and those of stacks that share a cache do not descend; the last
-            level reads its stack's full depth.
+        levels: the levels, at least one. The exits of one stack ascend, and those of stacks that share a cache do not
+            descend; the last level reads its stack's full depth.
 
     Raises:
-        ValueError: when the levels cannot form a hierarchy. Profiles are checked before, with friendlier words.
+        ValueError: the levels cannot form a hierarchy. Profiles are checked before, with messages for users.
     """
 
     def __init__(self, levels: Sequence[Level]) -> None:
@@ -63,17 +63,18 @@ class Hierarchy:
             raise ValueError("a hierarchy needs at least its target")
         self.levels = tuple(levels)
         self.ngrams = levels[0].ngrams
-        """What the lowest level looks up; None where it reads a model."""
+        """The n-gram look-up of the lowest level; None where it reads a model."""
         self.beneath = tuple(
             tuple(i for i in range(j) if _share_cache(levels[i], level)) for j, level in enumerate(levels)
         )
-        """For each level the lower ones whose KV cache it shares."""
+        """For each level, the lower levels whose KV cache it shares."""
         self.below = tuple(
             beneath[-1] if beneath and levels[beneath[-1]].stack is level.stack else None
             for beneath, level in zip(self.beneath, levels, strict=True)
         )
-        """For each level the lower one from whose hidden states it resumes: the nearest on its cache, if that one reads
-        the same weights."""
+        """For each level, the lower level from whose hidden states it resumes: the nearest one on its cache, if both
+        read the same weights.
+        """
         self.above: tuple[int | None, ...] = tuple(
             next((j for j in range(i + 1, len(levels)) if self.below[j] == i), None) for i in range(len(levels))
         )

@@ -1,4 +1,4 @@
-"""A level's logits or scores, over the tokens that it has."""
+"""Logits or scores of a level, over the tokens that it has."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,13 +16,13 @@ from hispec.policies.confidence import Confidence, confidence_of, margin_of
 
 @dataclass(frozen=True, eq=False)
 class Logits:
-    """Logits of some rows, over a level's own tokens only; what it lacks has probability 0.
+    """Logits of some rows, over a level's own tokens only; all other tokens have probability 0.
 
     Attributes:
         values: [n, vocab].
-        ids: of these tokens, ascending, [vocab]; None: the tokens are 0, 1, 2...
-        vocab_size: of the target; the number of tokens by default.
-        level: whose they are, for error messages.
+        ids: the token ids of the columns, ascending, [vocab]; None stands for 0, 1, 2...
+        vocab_size: the target's vocabulary size; by default the number of columns.
+        level: the name of the level, for error messages.
     """
 
     values: Tensor
@@ -32,7 +32,7 @@ class Logits:
 
     @cached_property
     def own(self) -> Tensor:
-        """Return the logits of the tokens that the target has too, [n, vocab]: another model may have more."""
+        """Return the logits of the tokens that the target has, [n, vocab]; another model may have more."""
         if self.ids is None and 0 < self.vocab_size < self.values.shape[-1]:
             return self.values[:, : self.vocab_size]
         return self.values
@@ -43,7 +43,7 @@ class Logits:
         Raises:
             UsageError: a row without one.
         """
-        if "_top_two" in vars(self):  # already looked for
+        if "_top_two" in vars(self):  # already computed
             two, words = self._top_two
             highest, best = [first for first, _ in two], [first for first, _ in words]
             if not all(map(math.isfinite, highest)):
@@ -52,7 +52,7 @@ class Logits:
         return wait_for_argmax(*self.argmax_async(), self.level)
 
     def argmax_async(self) -> tuple[Tensor, Tensor]:
-        """Return the same as the device has it, without waiting for it: (logits [n], token ids [n])."""
+        """Return the argmax of each row without waiting for the device: (logits [n], token ids [n])."""
         highest, best = self.own.max(-1)
         return highest, best if self.ids is None else self.ids[best]
 
@@ -68,7 +68,7 @@ class Logits:
         return first, second
 
     def confidence(self, features: Sequence[str]) -> list[Confidence]:
-        """Return how sure the level is of each row's argmax; see `hispec.policies.confidence`."""
+        """Return the level's confidence in each row's argmax; see `hispec.policies.confidence`."""
         if tuple(features) == ("margin",):
             return [(margin_of(first, second),) for first, second in self._top_two[0]]
         return confidence_of(self.own, features)
@@ -83,11 +83,11 @@ class Logits:
         )
 
     def select(self, row: Tensor) -> Tensor:
-        """Take of a row [vocab] what belongs to the level's tokens, [vocab]."""
+        """Return the entries of a row over the target's vocabulary [vocab] that belong to the level's tokens."""
         return row[: self.own.shape[-1]] if self.ids is None else row[self.ids]
 
     def check(self) -> None:
-        """Raise `UsageError` for a row that has no highest number."""
+        """Raise `UsageError` if a row has no highest number."""
         if not all(map(math.isfinite, self.own.amax(-1).tolist())):
             raise not_numbers(self.level)
 
@@ -103,15 +103,15 @@ class Logits:
 
 
 def wait_for_argmax(highest: Tensor, tokens: Tensor, level: str) -> list[int]:
-    """Return the argmax of each row once the device has found them.
+    """Wait for the device and return the argmax of each row.
 
     Args:
         highest: their logits, [n].
         tokens: [n].
-        level: whose they are.
+        level: the name of the level, for error messages.
 
     Raises:
-        UsageError: logits that are no numbers.
+        UsageError: a row has no finite highest logit.
     """
     numbers, found = to_host(highest, tokens)
     check_numbers(numbers, level)
@@ -122,7 +122,7 @@ def to_host(numbers: Tensor, indices: Tensor) -> tuple[list[Any], list[Any]]:
     """Return two tensors of one shape as lists, waiting for another device once.
 
     Args:
-        numbers: of any dtype.
+        numbers: a tensor of any dtype.
         indices: below 2 ** 53, which float64 holds exactly.
     """
     if numbers.device.type == "cpu":
@@ -132,13 +132,13 @@ def to_host(numbers: Tensor, indices: Tensor) -> tuple[list[Any], list[Any]]:
 
 
 def check_numbers(highest: Iterable[float], level: str) -> None:
-    """Refuse logits of which a row's highest is not a number, as `known`."""
+    """Raise `UsageError` if the highest logit of a row is not a finite number."""
     if not all(map(math.isfinite, highest)):
         raise not_numbers(level)
 
 
 def not_numbers(level: str) -> UsageError:
-    """Return the error for logits that are NaN, infinite, or leave no token possible."""
+    """Return the error for logits that are NaN or infinite, or that exclude all tokens."""
     return UsageError(
         f"the {level} level gives no token a probability: its logits are not numbers, or all are excluded",
         "try --dtype float32, and check the weights and what excludes tokens",

@@ -15,15 +15,15 @@ class RecordingSampler(Sampler):
     """The target's sampler, which remembers the rows that it was shown last.
 
     Args:
-        sampler: whose rule it follows.
-        top: how many of the most probable tokens to tell beside each token.
+        sampler: the sampler whose rule it follows.
+        top: the number of most probable tokens to report with each token.
     """
 
     def __init__(self, sampler: Sampler, top: int) -> None:
         super().__init__(sampler.sampling, sampler.noise, sampler.lower_top_k)
         self._top = top
         self._at = 0
-        """Where in the text the first row's token stands."""
+        """The position in the text of the first row's token."""
         self._before = self._after = torch.empty(0)
         """Logits of these rows, [n, vocab]: the model's own, and of the distribution that is drawn from."""
 
@@ -41,8 +41,8 @@ class RecordingSampler(Sampler):
         """Return the log-probabilities of tokens that the rows shown last have decided.
 
         Args:
-            at: where in the text the first of them stands.
-            tokens: that were committed.
+            at: the position in the text of the first token.
+            tokens: the committed tokens.
         """
         rows = slice(at - self._at, at - self._at + len(tokens))
         own, top = _of(self._before[rows], tokens, self._top)

@@ -1,4 +1,4 @@
-"""Which tokens may follow a text at all: a function of the text, and so the same for every level."""
+"""A mask excludes tokens that must not follow a text. It depends on the text only, and is the same for every level."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -32,7 +32,7 @@ def masked(mask: Mask, scores: Tensor, logits: Tensor, prefix: Sequence[int], wa
 
     Args:
         scores: processed, [n, vocab]; row i is for the token after `prefix + waiting[:i]`.
-        logits: from which they were made, [n, vocab].
+        logits: the logits that they were made from, [n, vocab].
         prefix: the tokens before the first row's.
         waiting: the tokens between the rows, at least n - 1.
     """
@@ -40,5 +40,5 @@ def masked(mask: Mask, scores: Tensor, logits: Tensor, prefix: Sequence[int], wa
     forbidden = torch.stack([~mask.allowed(text[: len(prefix) + i]) for i in range(len(scores))])
     left = scores.float().masked_fill(forbidden, -torch.inf)
     stuck = left.amax(-1, keepdim=True).isneginf()
-    # A level that lacks all allowed tokens writes one of them: a poor draft, verified as any.
+    # If a level lacks all allowed tokens, it drafts one of its own, which the next level verifies like any other.
     return torch.where(stuck, logits.float().clamp(min=LACKING).masked_fill(forbidden, -torch.inf), left)

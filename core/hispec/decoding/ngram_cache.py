@@ -1,8 +1,8 @@
 """The n-gram cache: what followed each n-gram in earlier texts, and the argmax that levels computed after each token.
 
-Beside texts, the argmax of every row that a level computes to verify is kept by the token before it, rejected tokens
-included (Luo et al., *Token Recycling*, arXiv 2408.08696, of which this is the narrowest form: one successor of each
-token, and a chain instead of a tree). Such rows are there anyhow, so nothing more is computed.
+Apart from texts, the cache keeps the argmax of every row that a level computes for a verification, by the token before
+it, rejected tokens included. This is the simplest form of *Token Recycling* (Luo et al., arXiv 2408.08696): one
+successor of each token, and a chain instead of a tree. The rows are computed anyway, so recycling adds no work.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,13 +39,15 @@ class NgramCache:
     def __init__(self, longest: int) -> None:
         self.longest = longest
         self._texts: list[int] = []
-        """All texts, `BREAK` between them; of a text with the same beginning as the one before only the new part, and the n-gram before it."""
+        """All texts, with `BREAK` between them. Of a text that begins like the one before it, only the new part and the
+        n-gram before that are added.
+        """
         self._begin = 0
         """The start of the current text in `_texts`."""
         self._present: list[int] = []
         """The current text as a whole."""
         self._after: dict[tuple[int, ...], int] = {}
-        """For each n-gram, the place in `_texts` of the token that followed it the last time."""
+        """For each n-gram, the position in `_texts` of the token that followed its last occurrence."""
         self._next: dict[int, int] = {}
         self._right: dict[Kind, Acceptance] = {}
 
@@ -70,8 +72,8 @@ class NgramCache:
 
         Args:
             text: the present one.
-            tail: of it, the tokens that were not read yet.
-            max_tokens: at least 1.
+            tail: the tokens of the text that have not been read yet.
+            max_tokens: the maximum number of tokens, at least 1.
         """
         for length in range(min(self.longest, len(text)), 0, -1):
             start = self._after.get(tuple(text[-length:]))

@@ -15,7 +15,7 @@ SEEDS = 1 << 64
 """Seeds are the whole numbers below this."""
 
 POSITIONS_KEPT = 64
-"""Positions whose noise is kept: more than wait for the target at any time."""
+"""The number of positions whose noise is cached, more than ever wait for the target."""
 
 _BITS = (1 << 32) - 1
 
@@ -25,8 +25,8 @@ class GumbelNoise:
 
     Args:
         seed: a whole number in [0, `SEEDS`).
-        vocab_size: of the target.
-        device: where the logits are.
+        vocab_size: the target's vocabulary size.
+        device: the device of the logits.
     """
 
     def __init__(self, seed: int, vocab_size: int, device: torch.device) -> None:
@@ -39,8 +39,8 @@ class GumbelNoise:
         """Return the noise of a position in the text, float32 [n].
 
         Args:
-            position: of the token.
-            ids: int64 [n], the tokens that may stand there; None for the whole vocabulary, whose noise is kept.
+            position: the position of the token in the text.
+            ids: the tokens that are possible there, int64 [n]; None for the whole vocabulary, whose noise is cached.
         """
         return self._whole(position) if ids is None else self._of(position, ids)
 
@@ -57,8 +57,8 @@ def hash_ids(ids: Tensor, seed: int, position: int) -> Tensor:
 
     Args:
         ids: int64 [n], in [0, 2^32).
-        seed: in [0, `SEEDS`).
-        position: of the token in the text.
+        seed: a whole number in [0, `SEEDS`).
+        position: the position of the token in the text.
 
     Returns:
         int64 [n], in [0, 2^32), all different.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from transformers import LogitsProcessor
 
 LACKING = -1e30
-"""The logit of a word that a level lacks: as good as -inf, but no processor makes NaN of it."""
+"""The logit of a token that a level lacks. It acts like -inf, but processors do not turn it into NaN."""
 
 
 class Processors:
@@ -34,8 +34,8 @@ class Processors:
     def __call__(self, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Tensor:
         """Return the processed logits, float32 [n, vocab]; the logits themselves where there are no processors.
 
-        A score of +inf forces its word: every other word of the row becomes impossible. Where processors exclude all
-        words that a level has, they leave those that it lacks.
+        A score of +inf forces its token: every other token of the row becomes impossible. Where processors exclude all
+        tokens that a level has, only tokens that it lacks remain.
 
         Args:
             logits: [n, vocab]; row i is for the token after `prefix + waiting[:i]`.
@@ -45,7 +45,7 @@ class Processors:
         if not self._processors:
             return logits
         text = torch.tensor([[*prefix, *waiting]], dtype=torch.long, device=logits.device)
-        scores = logits.to(torch.float32, copy=True)  # as `generate` does; some processors write into what they get
+        scores = logits.to(torch.float32, copy=True)  # like `generate`; some processors modify their input
         scores.clamp_(min=LACKING)
         for i, row in enumerate(scores):
             row.copy_(self._process(text[:, : len(prefix) + i], row[None])[0])
@@ -58,7 +58,7 @@ class Processors:
 
 
 def _forced(scores: Tensor) -> Tensor:
-    """Give the words with +inf a finite score, and all others of their rows none."""
+    """Give the tokens with +inf a finite score, and exclude all others of their rows."""
     rows = scores.amax(-1).isposinf()
     if rows.any():
         scores[rows] = torch.where(scores[rows].isposinf(), 0.0, -torch.inf)

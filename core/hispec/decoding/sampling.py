@@ -1,7 +1,7 @@
-"""How a level's token is chosen: the argmax of its logits, or of its log-probabilities with noise added.
+"""The rule by which a level's token is chosen: the argmax of its logits, or of log-probabilities with noise added.
 
-The rule is the same for every level, and a token is a function of the prefix, the position and the seed alone: never of
-what was proposed. So the target writes the same text whatever is drafted before it (docs/exactness.md).
+The rule is the same for every level. A token depends on the prefix, the position and the seed only, never on drafts, so
+that the target writes the same text whatever is drafted before it (docs/exactness.md).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ NUCLEUS = (64, 1024)
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which tokens may be drawn and how likely, in the order and with the meaning that `transformers` gives these names.
+    """The tokens that may be drawn and their probabilities. Names, order and meaning of the options are those of
+    `transformers`.
 
     Attributes:
         temperature: 0 is greedy: the argmax, always.
@@ -65,7 +66,7 @@ class Sampling:
         It takes one row, so that its sums run in the same order however many rows are computed together.
 
         Args:
-            logits: of one token, [vocab].
+            logits: the logits of one token, [vocab].
         """
         scores = logits.float() / self.temperature
         if 0 < self.top_k < len(scores):
@@ -82,8 +83,8 @@ class Sampler:
     """Chooses the token of every level, by one rule.
 
     Args:
-        sampling: which tokens may be drawn, and how likely.
-        noise: of the text; not used by greedy sampling.
+        sampling: the sampling options.
+        noise: the noise of the text; greedy sampling needs none.
         lower_top_k: levels below the target accept a token that is among the k with the highest scores.
     """
 
@@ -94,7 +95,7 @@ class Sampler:
 
     @property
     def takes_argmax(self) -> bool:
-        """Return whether the token is the argmax of the logits as they are, whatever the text was."""
+        """Return whether the token is the argmax of the unchanged logits, for any text."""
         return self.sampling.greedy and not self.sampling.depends_on_text
 
     def scores(self, logits: Logits, prefix: Sequence[int], waiting: Sequence[int] = ()) -> Logits:
@@ -109,7 +110,7 @@ class Sampler:
         """Return logits of the distributions that the level's tokens are drawn from, or have the argmax of if greedy.
 
         Args:
-            logits: of n tokens; row i is for the token after `prefix + waiting[:i]`.
+            logits: the logits of n tokens; row i is for the token after `prefix + waiting[:i]`.
             prefix: the text before the first row's token; its length is that token's position.
             waiting: the tokens between the rows, at least n - 1.
 
@@ -138,11 +139,12 @@ class Sampler:
 def _keep_nucleus(scores: Tensor, top_p: float) -> Tensor:
     """Exclude what is beyond the fewest most probable tokens that together have probability `top_p`.
 
-    Of equally likely tokens at its edge those are kept that `transformers` keeps, whose sort decides.
+    Among equally probable tokens at the edge, the same ones are kept as in `transformers`, where the order of its sort
+    decides.
 
     Args:
         scores: log-probabilities up to a constant, [vocab].
-        top_p: in [0, 1).
+        top_p: a probability in [0, 1).
     """
     count, total = len(scores), scores.logsumexp(-1)
     for size in sorted({count, *(size for size in NUCLEUS if size < count)}):

@@ -1,4 +1,4 @@
-"""The state of one decoding: the tokens, how far each level has verified them, and how far it has run them."""
+"""The state of a decoding: the tokens, and how many of them each level has verified and run."""
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,25 +16,25 @@ from hispec.models.stack import LayerStack
 class DecodingState:
     """Tokens x[0:T] and, for every level j, two counts of leading tokens.
 
-    - `verified[j]`: those that level j stands behind. It falls from the draft's T to the target's, which is what is
-      committed.
-    - `frontier[j]`: those that level j need not run, as it or a higher level on its KV cache has. Verifying x[i] takes the
+    - `verified[j]`: the leading tokens that level j has verified or written. It falls from the draft's T to the
+      target's, which is the number of committed tokens.
+    - `frontier[j]`: the leading tokens that level j or a higher level on its KV cache has run. Verifying x[i] takes the
       logits at i-1, so the newest token never has to be run: `frontier[j] < T` always.
 
-    So a level runs only what no higher level on its cache has run: a row of the cache is of the highest level that has
-    run its token, and a level at lower precision never writes over a row of the target. A hidden state is kept only
-    while the next level of the same stack still has to resume from it.
+    So a level runs only tokens that no higher level on its cache has run: each row of the cache is from the highest
+    level that has run its token, and a level at lower precision never overwrites a row of the target. A hidden
+    state is kept only until the next level of the same stack has resumed from it.
 
     Args:
         hierarchy: the levels.
-        prompt_ids: at least one token.
-        capacity: the most tokens that the sequence may reach.
-        earlier: a decoding on the same models. What it has run of the beginning that both texts share is not run
-            again; it cannot go on itself.
+        prompt_ids: the token ids of the prompt, at least one.
+        capacity: the maximum length of the sequence in tokens.
+        earlier: a decoding on the same models. The beginning that both texts share is not run
+            again; the earlier decoding cannot continue.
 
     Raises:
-        UsageError: an id that is not in the target's vocabulary; later, when another decoding has begun on a model of
-            this one, whose cache it took.
+        UsageError: an id is not in the target's vocabulary; later, if another decoding has begun on a model of
+            this one and taken its cache.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class DecodingState:
 
     @property
     def committed(self) -> int:
-        """Return the number of leading tokens that the target stands behind."""
+        """Return the number of leading tokens that the target has verified."""
         return self.verified[-1]
 
     def advance(self, level: int, upto: int) -> Tensor:
@@ -85,31 +85,31 @@ class DecodingState:
         return hidden
 
     def logits(self, level: int, since: int, upto: int) -> Logits:
-        """Return a level's logits at positions since..upto-1; runs what is missing for them."""
+        """Return a level's logits at positions since..upto-1, after running the tokens that are missing for them."""
         with self._owned():
             start = self.frontier[level]
             hidden = self.advance(level, upto)
             return self.read(level, hidden[since - start :] if since > start else hidden)
 
     def read(self, level: int, hidden: Tensor) -> Logits:
-        """Return what a level reads from hidden states at its exit, [n, hidden]."""
+        """Return a level's logits of hidden states at its exit, [n, hidden]."""
         return self._heads[level].logits(hidden)
 
     def write(self, level: int, count: int, eos_ids: Collection[int]) -> None:
-        """Let a level add the argmax of its logits, `count` times; tokens after an end are forgotten.
+        """Let a level add the argmax of its logits, `count` times; tokens after an EOS are dropped.
 
-        All are written before any is looked at, so that a device is waited for once.
+        No token is read before all are written, so that the host waits for the device once.
 
         Args:
-            level: that writes.
-            count: at least 1.
-            eos_ids: tokens after which nothing is kept.
+            level: the index of the level that writes.
+            count: the number of tokens, at least 1.
+            eos_ids: the token ids after which nothing is kept.
         """
         with self._owned():
             self._write(level, count, eos_ids)
 
     def discard(self) -> None:
-        """Give up the caches that are this decoding's: what is in them may not be a number."""
+        """Discard the caches of this decoding, which may contain NaN."""
         with self._locked():
             own = [stack for stack in self.hierarchy.stacks if stack.cache.lease is self._lease]
             for stack in own:
@@ -117,17 +117,17 @@ class DecodingState:
                 stack.clear()
 
     def append(self, token: int, level: int) -> None:
-        """Add a token that `level` chose; it and every lower level stand behind it."""
+        """Add a token that `level` chose; it counts as verified by that level and all lower ones."""
         self.tokens.append(token)
         self.accept(len(self.tokens), level)
 
     def accept(self, upto: int, level: int) -> None:
-        """Let `level` stand behind x[0:upto], and with it the levels below, whether they were asked or skipped."""
+        """Mark x[0:upto] as verified by `level` and by all levels below, including those that were skipped."""
         for j in range(level + 1):
             self.verified[j] = max(self.verified[j], upto)
 
     def rewind(self, length: int) -> None:
-        """Forget x[length:]. The caches keep stale rows beyond the frontiers; they are overwritten before being seen."""
+        """Drop x[length:]. The caches keep stale rows beyond the frontiers, which are overwritten before they are read."""
         del self.tokens[length:]
         for j in range(len(self.hierarchy)):
             self.verified[j] = min(self.verified[j], length)
@@ -145,17 +145,17 @@ class DecodingState:
         for level, frontier in zip(reversed(self.hierarchy.levels), reversed(self.frontier), strict=True):
             if level.stack is None or level.stack.cache is not stack.cache:
                 continue
-            if level.stack is not stack:  # it has written over what levels below it have run
+            if level.stack is not stack:  # it has overwritten rows of levels below it
                 break
             if level.exit_layer >= exit_layer:
                 found = frontier
         return found
 
     def _take_over(self, earlier: "DecodingState") -> None:
-        """Begin at what is already in the caches.
+        """Begin with the tokens that are already in the caches.
 
-        All levels on a cache begin where the highest may: then no level lacks hidden states to resume from. The last
-        token stays to be run, since what follows it is drawn from its logits.
+        All levels on a cache begin where the highest one may, so that no level lacks hidden states to resume from. The
+        last token is always run, since its logits decide the next one.
         """
         both = zip(self.tokens[:-1], earlier.tokens, strict=False)
         shared = next((at for at, (own, other) in enumerate(both) if own != other), None)
@@ -165,19 +165,19 @@ class DecodingState:
             if stack is None:
                 continue
             known = min(shared, earlier.ran(stack, self.hierarchy.levels[highest].exit_layer))
-            if not stack.rows.interchangeable:  # else the text would not be what it is when run at once
+            if not stack.rows.interchangeable:  # else the output could differ from a run of the whole text
                 known = min(known, earlier.prompt_length) // stack.rows.prompt * stack.rows.prompt
-            for j in (*self.hierarchy.beneath[highest], highest):  # a higher level on the cache overrules it
+            for j in (*self.hierarchy.beneath[highest], highest):  # the highest level on the cache comes last
                 self.frontier[j] = known
 
     def carried(self, level: int) -> Tensor | None:
-        """Return the hidden states kept at a level's exit, None where none are, for the inspection of the state."""
+        """Return the hidden states that are kept at a level's exit, or None, so that tests can inspect the state."""
         return self._carried[level]
 
     def _write(self, level: int, count: int, eos_ids: Collection[int]) -> None:
         """Let a level add the argmax of its logits, `count` times.
 
-        See `write`. All tokens but the last are run through the level's span and those below it.
+        All tokens but the last are run through the level's span and those below it; see `write`.
         """
         at, name = len(self.tokens), self.hierarchy.levels[level].name
         logits = self.logits(level, at - 1, at)
@@ -192,23 +192,23 @@ class DecodingState:
         check_numbers(numbers[:count], name)
         for token in written[:count]:
             self.append(token, level)
-        if self.hierarchy.above[level] is not None and count > 1:  # not all was kept
+        if self.hierarchy.above[level] is not None and count > 1:  # some were dropped
             self._carry(level, hidden[: count - 1])
         self._reach(level, at + count - 1)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other threads from the models meanwhile."""
+        """Keep other threads from using the models."""
         with ExitStack() as locks:
             for stack in sorted(
                 self.hierarchy.stacks, key=lambda stack: id(stack.cache)
-            ):  # one order for all, or two threads may wait for ever
+            ):  # in the same order everywhere, against a deadlock
                 locks.enter_context(stack.cache.lock)
             yield
 
     @contextmanager
     def _owned(self) -> Iterator[None]:
-        """Keep other threads from the models meanwhile, whose caches must be this decoding's own."""
+        """Keep other threads from using the models, and check that the caches still belong to this decoding."""
         with self._locked():
             for stack in self.hierarchy.stacks:
                 if stack.cache.lease is not self._lease:
@@ -219,7 +219,7 @@ class DecodingState:
             yield
 
     def _reach(self, level: int, upto: int) -> None:
-        """Count tokens as run by a level, and so by those beneath it on its cache, whose rows it has written over."""
+        """Count tokens as run by a level, and by the lower levels on its cache, whose rows it has overwritten."""
         for j in (*self.hierarchy.beneath[level], level):
             above, kept = self.hierarchy.above[j], self._carried[j]
             if above is not None and kept is not None and j != level:
@@ -233,17 +233,19 @@ class DecodingState:
         self._carried[level] = hidden if kept is None else torch.cat((kept, hidden))
 
     def _resume(self, level: int, start: int, upto: int) -> Tensor:
-        """Return the input of a level's span for tokens start..upto-1: embeddings, or what the level below handed up."""
+        """Return the input of a level's span for tokens start..upto-1: embeddings, or hidden states from the level
+        below.
+        """
         below = self.hierarchy.below[level]
         if below is None:
             stack = self.hierarchy.stack_of(level)
-            # A model with a smaller vocabulary reads ids that it lacks as its last one: a poorer draft, verified as any.
+            # A model with a smaller vocabulary reads ids that it lacks as its last one, which only makes the draft worse.
             return stack.embed([min(token, stack.vocab_size - 1) for token in self.tokens[start:upto]])
         if self.frontier[below] < upto:
             self.advance(below, upto)
         kept = self._carried[below]
         assert kept is not None
-        if self.frontier[below] == upto:  # most often all that is carried is wanted: no slice is cheaper than two
+        if self.frontier[below] == upto:  # the usual case: all of it is wanted, and no slice is needed
             self._carried[below] = None
             return kept
         self._carried[below] = kept[upto - start :]
@@ -251,11 +253,10 @@ class DecodingState:
 
 
 class PrefixCache:
-    """Remembers the last decoding, so that the next one does not run a beginning anew that both texts share.
+    """Keeps the last decoding, so that the next one does not run their common beginning again.
 
-    The caches hold keys and values of tokens, which depend on nothing but the tokens before them: not on settings, nor
-    on which levels took part. So what is remembered stays right whatever changes between two answers, and whatever
-    ended the first.
+    The caches hold keys and values of tokens, which depend on the tokens before them only: not on settings, nor on the
+    active levels. So they stay valid when settings change between two answers, and however the first answer ended.
     """
 
     def __init__(self) -> None:
@@ -269,7 +270,7 @@ class PrefixCache:
 
 @dataclass(frozen=True, slots=True)
 class _LevelHead:
-    """What a level reads from hidden states at its exit; levels that are equal read alike."""
+    """The head of a level, with its exit's translator; equal levels have equal heads."""
 
     level: Level
     vocab_size: int
