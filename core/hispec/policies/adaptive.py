@@ -38,7 +38,7 @@ PRIOR_TOKENS = 40.0
 """The number of tokens that an expected throughput counts for when decoding begins."""
 
 RESELECT_AFTER = 8
-"""The number of committed tokens after which the active levels are chosen anew."""
+"""The number of committed tokens after which the active levels are chosen again."""
 
 
 class StageThroughput:
@@ -74,8 +74,8 @@ class Stage:
 
     Attributes:
         pair: the two levels.
-        throughput: of tokens that passed, for the time spent on this stage and those below.
-        probabilities: for each waiting token, the predicted probability of acceptance.
+        throughput: the tokens that passed, divided by the time spent on this stage and those below.
+        probabilities: the predicted probability of acceptance of each waiting token.
         drafted: the number of these tokens that were drafted rather than passed on by the stage below.
         survival: the product of the probabilities.
         min_survival: the survival below which one more token would gain less for its time than the stage does.
@@ -118,7 +118,7 @@ class AdaptivePolicy(Policy):
         self._committed, self._spent = 0, 0.0
         """Tokens since the active levels were chosen; the cost of the steps since the last of them."""
         self._min_probability = MIN_PROBABILITY
-        """Of an n-gram draft: the probability of acceptance below which a token is not worth its row."""
+        """The probability of acceptance below which a token of an n-gram draft is not worth its row."""
         self._verified: tuple[Pair, int] | None = None
         """The last verification: its pair of levels, and its number of tokens."""
         self._active: ActiveLevels = ()
@@ -126,12 +126,12 @@ class AdaptivePolicy(Policy):
 
     @property
     def active(self) -> ActiveLevels:
-        """Return the levels that take part at the moment."""
+        """Return the active levels."""
         return self._active
 
     @property
     def _drafts_ngrams(self) -> bool:
-        """Return whether n-gram drafts take part."""
+        """Return whether n-gram drafts are active."""
         return self._model.ngrams and self._active[0] == 0
 
     def next_step(self, verified: Sequence[int], may_draft: bool) -> Step:
@@ -143,7 +143,7 @@ class AdaptivePolicy(Policy):
             if tokens and (stage.is_full(tokens) or not may_draft):
                 return Verify(stage.pair[1])
             if tokens:
-                break  # what waits below is verified before what waits above
+                break  # tokens of lower stages are verified before those of higher ones
         tokens = max(1, MAX_WAITING - waiting[0][1]) if waiting else 1
         return Draft(tokens, self._active[0], self._active[1] if waiting else None, self._min_probability)
 
@@ -236,7 +236,7 @@ class AdaptivePolicy(Policy):
         self._activate(self._model.fastest_levels())
 
     def _activate(self, active: ActiveLevels) -> None:
-        """Let some levels take part from now on."""
+        """Activate some levels."""
         throughputs = self._model.expected(active)
         if active != self._active:
             self._active = active

@@ -1,4 +1,4 @@
-"""What a policy is: it chooses the next step, a draft or a verification, from how far each level has verified."""
+"""The interface of policies: a policy chooses the next step, a draft or a verification."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ MIN_PROBABILITY = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Let a level propose up to `tokens` more tokens in one call; levels below it do not take part.
+    """A step in which a level proposes up to `tokens` more tokens in one call; levels below it do not take part.
 
-    It proposes fewer where one of them ends the text, where the length limit is reached, and where the policy, which is
-    told of each token, asks it to stop. N-gram drafts cost no pass of a model, so all tokens that are found may be
-    proposed; but as each is a row for the level that verifies them, a token is left out if the probability that it and
-    all before it are accepted is below `min_probability`.
+    It proposes fewer where a token ends the text, where the length limit is reached, and where the policy, which sees
+    the confidence of each token, asks it to stop. N-gram drafts need no pass of a model, so all tokens that are found
+    may be proposed; but each is a row for the level that verifies them, so a token is left out if the probability that
+    it and all before it are accepted is below `min_probability`.
 
     Attributes:
         tokens: the largest number of tokens.
-        level: that drafts; the cheapest by default.
+        level: the index of the level that drafts; by default the lowest.
         fallback: the level that drafts one token where `level` has nothing to propose, as n-grams may; the next level
             by default.
-        min_probability: of n-gram drafts.
+        min_probability: the least probability of acceptance of an n-gram draft.
     """
 
     tokens: int = 1
@@ -46,7 +46,7 @@ Step = Draft | Verify
 class Policy(ABC):
     """Chooses the next step from how far each level has verified, and from the steps before.
 
-    The choice may depend on anything: the target's token at a position is the same whatever was proposed.
+    The choice does not affect the output: the target's token at a position is the same whatever was proposed.
 
     Attributes:
         features: the features of tokens that it reads, some of `hispec.policies.confidence.FEATURES`. Without any,
@@ -60,7 +60,7 @@ class Policy(ABC):
         """Return the next step.
 
         Args:
-            verified: for each level, the number of leading tokens that it has accepted or written; never rising from
+            verified: for each level, the number of leading tokens that it has accepted or written; it never rises from
                 level to level.
             may_draft: False when a tentative end of text or the length limit leaves nothing to draft. Some level
                 then has tokens to verify.
@@ -76,7 +76,7 @@ class Policy(ABC):
         """Learn of a verification by `level`.
 
         Args:
-            level: that verified.
+            level: the index of the level that verified.
             proposed: the number of tokens that it verified.
             accepted: the number of these that it accepted.
             passed: the number of tokens added to what it has verified: those accepted, and its own correction or bonus.
@@ -87,6 +87,6 @@ class Policy(ABC):
         """Learn how long a step took.
 
         Args:
-            step: as it was taken: with the level that drafted, and the number of tokens that it drafted.
+            step: the step as it was taken, with the level that drafted and the number of its tokens.
             seconds: wall time.
         """

@@ -1,4 +1,4 @@
-"""How sure a level is of a token: figures from its logits, from which policies predict acceptance."""
+"""Features of a level's logits that measure its confidence in a token, from which policies predict acceptance."""
 
 from collections.abc import Callable, Sequence
 
@@ -31,7 +31,7 @@ def _log_probability(logits: Tensor) -> Tensor:
 
 def _entropy(logits: Tensor) -> Tensor:
     probabilities = logits.softmax(-1)
-    return -(probabilities * probabilities.clamp(min=TINY).log()).sum(-1)  # what is excluded adds 0
+    return -(probabilities * probabilities.clamp(min=TINY).log()).sum(-1)  # excluded tokens add 0
 
 
 FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -47,7 +47,7 @@ def confidence_of(logits: Tensor, features: Sequence[str]) -> list[Confidence]:
 
     Args:
         logits: [n, vocab].
-        features: some of `FEATURES`; each costs a pass over the words, the margin the cheapest.
+        features: some of `FEATURES`; each needs a pass over the vocabulary, and the margin is the cheapest.
     """
     columns = [FEATURES[name](logits.float()).tolist() for name in features]
     return list(zip(*columns, strict=True))

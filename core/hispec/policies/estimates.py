@@ -9,7 +9,7 @@ StepKind = tuple[Literal["draft", "verify"], int, int]
 """Steps that cost alike: what is done, by which level, and the number of rows as a power of two, rounded up."""
 
 PRIOR_TOKENS = 24.0
-"""The number of tokens that an expected throughput counts for, beside the throughput that was observed."""
+"""The number of tokens that an expected throughput counts for when it is averaged with the observed one."""
 
 MACHINE_RATE, KIND_RATE = 0.2, 0.1
 """Step sizes of the estimates of how slow the machine is, and of how much more one kind of step costs than expected."""
@@ -73,10 +73,10 @@ class RelativeThroughput(DecayedRatio):
 
 
 class CostCorrection:
-    """How much more each kind of step costs than was expected, compared with the other kinds.
+    """The cost of each kind of step relative to the expected cost, compared with the other kinds.
 
-    A busy machine slows all kinds of steps alike, which changes no choice. It is told apart from a kind that was
-    measured wrongly by the passes of the target, which every way of decoding has.
+    A busy machine slows all kinds of steps alike, which changes no choice. The passes of the target, which every way of
+    decoding has, tell it from a kind whose cost was measured wrongly.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class CostCorrection:
         """Learn how long a step took.
 
         Args:
-            kind: of the step.
+            kind: the kind of the step.
             expected: its cost, the factor included.
             seconds: wall time.
             target: whether it was a pass of the target.
@@ -105,6 +105,6 @@ class CostCorrection:
         surprise = min(1.0, max(-1.0, ratio - self._machine))  # one odd step must not weigh without limit
         if target:
             self._machine += MACHINE_RATE * surprise
-        if self._last not in (None, kind):  # a single kind cannot be told from the machine
+        if self._last not in (None, kind):  # with a single kind, a wrong cost looks like a slow machine
             self._kinds[kind] = self._kinds.get(kind, 0.0) + KIND_RATE * surprise
         self._last = kind

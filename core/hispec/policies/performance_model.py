@@ -31,20 +31,20 @@ class PerformanceModel:
 
     Args:
         levels: the number of levels.
-        costs: of steps.
-        predictors: of acceptance, by pair; a pair without one is a level of n-grams, whose drafts are verified at once,
-            and the level that verifies them.
-        throughputs: by active levels, the tokens per unit of time to expect; missing ones follow from mean acceptance.
+        costs: the costs of steps.
+        predictors: the predictor of acceptance of each pair. A pair without one is a level of n-grams, whose drafts are
+            verified at once, and the level that verifies them.
+        throughputs: the expected tokens per unit of time by active levels; missing ones follow from mean acceptance.
         choices: the active levels to choose from; all by default.
         bonus: levels whose verification of n tokens yields up to n + 1.
 
     Attributes:
-        features: that the predictors read.
-        acceptance: by pair, as observed.
-        shift: by pair, the correction of its predictor, in log-odds.
-        correction: of step costs, as observed.
-        relative: by active levels, the observed throughput relative to the expected one.
-        gain: by the level that verifies n-grams, its throughput with them relative to that without.
+        features: the features that the predictors read.
+        acceptance: the observed acceptance, by pair.
+        shift: the correction of each pair's predictor, in log-odds.
+        correction: the observed correction of step costs.
+        relative: the observed throughput relative to the expected one, by active levels.
+        gain: the throughput with n-gram drafts relative to that without, by the level that verifies them.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class PerformanceModel:
     ) -> None:
         self.levels, self.costs, self.bonus = levels, costs, frozenset(bonus)
         self.ngrams = not costs.verify.keys() <= predictors.keys()
-        """Whether the lowest level looks n-grams up."""
+        """Whether the lowest level is an n-gram look-up."""
         predictors = {pair: predictors.get(pair, UNPREDICTED) for pair in costs.verify}
         self.predictors = predictors
         self.features = tuple(dict.fromkeys(name for p in predictors.values() for name in p.features)) or ("margin",)
@@ -70,7 +70,7 @@ class PerformanceModel:
         self.choices = tuple(choices) or tuple(all_active_levels(levels))
         self.relative = {active: RelativeThroughput() for active in self.choices}
         self.throughputs = {active: self.expected(active)[-1] for active in self.choices}
-        """By active levels, the throughput that is expected before anything was observed."""
+        """The throughput that is expected before anything was observed, by active levels."""
         for active, throughput in (throughputs or {}).items():
             if active in self.relative:
                 self.relative[active] = RelativeThroughput(throughput / self.throughputs[active])
@@ -137,8 +137,8 @@ class PerformanceModel:
         """Let observations decay by a number of committed tokens.
 
         Args:
-            tokens: that were committed.
-            active: the levels that took part. What is known of others decays slowly: trying them again costs time.
+            tokens: the number of committed tokens.
+            active: the active levels. Observations of others decay slowly, since trying them again costs time.
         """
         observed: set[object] = {active, *pairwise(active), *active}
         for estimates in (self.acceptance, self.relative, self.gain):

@@ -14,16 +14,16 @@ MIN_DISTANCE = 1e-4
 MAX_LOG_ODDS = log(1 / MIN_DISTANCE - 1)
 
 FITTED_WEIGHT, ASSUMED_WEIGHT = 40.0, 4.0
-"""Tokens that a mean counts for which was fitted to texts, and one which nobody has measured."""
+"""The number of tokens that a mean counts for if it was fitted to texts, and if it was not measured."""
 
 
 class Predictor(Protocol):
     """Confidence in, probability of acceptance out.
 
     Attributes:
-        features: that it reads, some of `hispec.policies.confidence.FEATURES`.
+        features: the features that it reads, some of `hispec.policies.confidence.FEATURES`.
         mean: acceptance of all tokens it was fitted on.
-        weight: tokens that the mean counts for, beside those that are seen in decoding.
+        weight: the number of tokens that the mean counts for when it is averaged with observed acceptance.
     """
 
     @property
@@ -52,10 +52,10 @@ class Table:
 
     Attributes:
         knots: ascending values of the feature.
-        probabilities: at these.
-        mean: see `Predictor`.
+        probabilities: the probability of acceptance at each of these.
+        mean: the mean acceptance, as for `Predictor`.
         features: the one that it reads.
-        weight: see `Predictor`.
+        weight: the number of tokens that the mean counts for, as for `Predictor`.
     """
 
     knots: tuple[float, ...]
@@ -83,10 +83,10 @@ class Logistic:
     """A logistic regression: log-odds linear in `terms` of the features.
 
     Attributes:
-        weights: of the constant 1 and of each term.
-        mean: see `Predictor`.
-        features: that it reads.
-        weight: see `Predictor`.
+        weights: the weights of the constant 1 and of each term.
+        mean: the mean acceptance, as for `Predictor`.
+        features: the features that it reads.
+        weight: the number of tokens that the mean counts for, as for `Predictor`.
     """
 
     weights: tuple[float, ...]
@@ -96,7 +96,7 @@ class Logistic:
 
     def log_odds(self, confidence: Confidence) -> float:
         """Return ln(p / (1 - p)) of the probability of acceptance; `confidence` holds its features in their order."""
-        if self.features == ("margin",):  # by far the most frequent: no list on the way
+        if self.features == ("margin",):  # this most frequent case needs no list
             constant, linear, bent = self.weights
             (margin,) = confidence
             return constant + linear * margin + bent * log1p(margin)
@@ -111,15 +111,16 @@ def terms(features: Sequence[str], confidence: Confidence) -> list[float]:
             case "margin":
                 values += [value, log1p(value)]
             case "log_probability":
-                values.append(log(-expm1(min(value, -1e-7))))  # of the probability that it is another word
+                values.append(log(-expm1(min(value, -1e-7))))  # the logarithm of the probability of any other token
             case _:
                 values.append(log(max(value, 0.0) + 1e-6))
     return values
 
 
 UNCALIBRATED = Logistic((-0.3, 0.0, 1.6), 0.5, ("margin",), ASSUMED_WEIGHT)
-"""Where nothing was measured: a token whose two best logits are 3 apart is accepted in six of seven cases. Decoding
-corrects it as it goes."""
+"""The predictor of a pair that was not measured: a token whose two best logits are 3 apart is accepted in six of seven
+cases. Decoding corrects it.
+"""
 
 QUANTIZED = Logistic((0.5, 0.0, 1.6), 0.85, ("margin",), ASSUMED_WEIGHT)
 """The same for the whole depth of a quantized copy, which most often agrees with the full weights."""

@@ -7,11 +7,11 @@ from hispec.policies.base import Draft, Policy, Step, Verify
 
 
 class Levels(Protocol):
-    """What a static policy has to know of a hierarchy."""
+    """The properties of a hierarchy that a static policy needs."""
 
     @property
     def ngrams(self) -> object | None:
-        """Return what the lowest level looks up; None where it reads a model."""
+        """Return the n-gram look-up of the lowest level; None where it reads a model."""
 
     def __len__(self) -> int: ...
 

@@ -1,4 +1,4 @@
-"""What the steps of a hierarchy cost: drafting a token with each level, and verifying some with each pair of levels."""
+"""The costs of a hierarchy's steps: drafting a token with each level, and verifying some with each pair of levels."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ Pair = tuple[int, int]
 """A level whose tokens are verified, and the level that verifies them."""
 
 ActiveLevels = tuple[int, ...]
-"""The levels that take part, ascending; the last is the target."""
+"""The active levels, ascending; the last is the target."""
 
 MAX_WAITING = 32
 """The largest number of tokens that wait to be verified; a pass over more is seldom worth its width."""
@@ -16,11 +16,11 @@ MAX_WAITING = 32
 
 @dataclass(frozen=True)
 class StepCosts:
-    """What steps cost, all in the same unit of time.
+    """The costs of steps, all in the same unit of time.
 
     Attributes:
-        draft: for each level, the cost of drafting one token; about 0 for n-grams.
-        verify: for each pair, the costs of verifying 1, 2, ... `MAX_WAITING` tokens.
+        draft: the cost of drafting one token, by level; about 0 for n-grams.
+        verify: the costs of verifying 1, 2, ... `MAX_WAITING` tokens, by pair of levels.
     """
 
     draft: Sequence[float]
@@ -43,12 +43,12 @@ class StepCosts:
         level, it runs the spans above that level.
 
         Args:
-            below: for each level, the lower one whose hidden states it resumes from; None where it begins at layer 0.
+            below: for each level, the lower level whose hidden states it resumes from; None where it begins at layer 0.
             span: the cost of a level's own layers, by level and number of rows.
             head: the cost of its head, by level and number of rows.
             ngrams: the cost of an n-gram look-up where the lowest level is one; else None.
-            draft_overhead: what else drafting one token with a level costs.
-            verify_overhead: what else one verification by a level costs.
+            draft_overhead: the other costs of drafting one token with a level.
+            verify_overhead: the other costs of one verification by a level.
         """
 
         def spans(level: int | None, rows: int, above: int = -1) -> float:
