@@ -34,10 +34,10 @@ FORMATS: dict[str, type[Dataset]] = {
     and kind.__module__ == module.__name__
     and kind is not Dataset
 }
-"""By the names that `--format-as` takes: the datasets of all modules in this folder."""
+"""The datasets of all modules in this folder, by the names that `--format-as` accepts."""
 
 DATASETS = {name: kind for name, kind in FORMATS.items() if kind is not Prompts}
-"""By the names that `--dataset` takes; anything else that it takes is a file."""
+"""The datasets by the names that `--dataset` accepts; it takes any other value for a file."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Loaded:
 
     Attributes:
         dataset: formats and scores.
-        rows: in the source's order.
+        rows: the rows, in the source's order.
         sha256: over ids, turns and references: equal for equal prompts, wherever they came from.
         source: `ORG/NAME@REVISION` on the hub, a file's name, or `shipped`.
     """

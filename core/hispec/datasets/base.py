@@ -1,4 +1,4 @@
-"""What a benchmark's dataset is: rows to answer, how they are asked, and how answers are scored. Imports nothing heavy."""
+"""The interface of datasets: rows, prompt format and scoring. Importing it is fast."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ class Row:
 
     Attributes:
         id: unique in its dataset.
-        turns: what the user says; later turns are said after the answer to the earlier ones.
-        reference: what the scorer compares with; JSON values only.
+        turns: the user's messages; each after the first is asked once the one before it is answered.
+        reference: the value that the scorer compares with, as JSON.
         numbered: the id is the record's place, since the record has none of its own.
     """
 
@@ -33,7 +33,7 @@ class HubFile:
     Attributes:
         repo: `ORG/NAME`.
         revision: the full commit hash.
-        path: of the file in the repository: JSONL, JSON or parquet.
+        path: the path of the file in the repository: JSONL, JSON or parquet.
     """
 
     repo: str
@@ -42,16 +42,16 @@ class HubFile:
 
 
 class Dataset(ABC):
-    """How the records of one source become rows, and how answers to them are scored.
+    """The way in which records of one source become rows, and answers to them are scored.
 
     Attributes:
-        name: what `--dataset` and `--format-as` call it.
+        name: the name that `--dataset` and `--format-as` accept.
         description: one line.
-        metric: what `score` measures; None where nothing is scored.
+        metric: the name of what `score` measures; None where nothing is scored.
         raw: the turn is a text to continue and takes no chat template, as few-shot and completion prompts are.
         stop: texts at which the convention ends an answer.
-        max_new_tokens: the most tokens of an answer by the convention.
-        hub: where the data lie; None where no hub has them.
+        max_new_tokens: the maximum number of tokens in an answer, by convention.
+        hub: the location of the data on a hub; None where no hub has them.
     """
 
     name: ClassVar[str]
@@ -67,7 +67,7 @@ class Dataset(ABC):
         """Format one record of the source.
 
         Args:
-            record: as the source has it.
+            record: a record of the source.
             index: its place in the source, from 0.
 
         Returns:

@@ -21,7 +21,7 @@ class CNNDailyMail(Dataset):
     metric = "rouge_l"
     raw = True
     stop = ("\nArticle:", "\n\n")
-    max_new_tokens = 142  # as BART is evaluated, arXiv 1910.13461
+    max_new_tokens = 142  # as in the evaluation of BART, arXiv 1910.13461
     hub = HubFile(
         "abisee/cnn_dailymail", "96df5e686bee6baa90b8bee7c28b81fa3fa6223d", "3.0.0/test-00000-of-00001.parquet"
     )

@@ -77,7 +77,7 @@ def _parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
     import datasets
     import pyarrow
 
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it would tell of a damaged file before the error does
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it would warn of a damaged file before the error
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:

@@ -1,4 +1,4 @@
-"""One pinned file from a hub of datasets, or from the hub's cache; every failure told within seconds."""
+"""Fetches one pinned file from a hub of datasets or from the hub's cache. Failures are reported within seconds."""
 
 from pathlib import Path
 
@@ -7,19 +7,19 @@ from hispec.errors import UnavailableError
 
 
 def fetch(file: HubFile, name: str, *, offline: bool = False) -> Path:
-    """Return where a dataset's file lies on this machine; downloads it where it does not yet.
+    """Return the path of a dataset's file on this machine, after downloading it if needed.
 
-    A commit never changes, so a file that is in the cache is used without asking the hub. The whole-dataset loader of
-    the `datasets` library is not used for this: without a network it serves whatever revision it cached last, it waits
-    minutes for a hub out of reach, and it prepares the training split too.
+    A commit never changes, so a file that is in the cache is used without a request to the hub. The whole-dataset
+    loader of the `datasets` library is not used for this: without a network it serves whatever revision it cached last,
+    it waits minutes for a hub that does not answer, and it prepares the training split too.
 
     Args:
-        file: what to fetch.
-        name: of the dataset, for messages.
+        file: the file to fetch.
+        name: the name of the dataset, for messages.
         offline: never touch the network; so does HF_HUB_OFFLINE=1.
 
     Raises:
-        UnavailableError: it is not in the cache, and the hub is out of reach, gated, or does not have it.
+        UnavailableError: the file is not in the cache, and the hub does not answer, is gated, or does not have it.
     """
     from huggingface_hub import (
         get_hf_file_metadata,

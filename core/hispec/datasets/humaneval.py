@@ -46,7 +46,7 @@ class HumanEval(Dataset):
         """Return 1 where the completed function passes its tests, else 0; None where running code is not allowed.
 
         Raises:
-            UnavailableError: this machine cannot run code within limits.
+            UnavailableError: this machine cannot run code with limits on its resources.
         """
         if not self.allow_code_execution:
             return None

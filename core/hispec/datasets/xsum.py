@@ -21,7 +21,7 @@ class XSum(Dataset):
     metric = "rouge_l"
     raw = True
     stop = ("\n",)
-    max_new_tokens = 62  # as BART is evaluated, arXiv 1910.13461
+    max_new_tokens = 62  # as in the evaluation of BART, arXiv 1910.13461
     hub = HubFile("EdinburghNLP/xsum", "7d4d486c2f8ef850b1a11aead99b894ff3dd7da9", "data/test-00000-of-00001.parquet")
 
     def __init__(self) -> None:
