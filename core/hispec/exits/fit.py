@@ -20,25 +20,25 @@ from hispec.models.transformers_stack import TransformersStack
 from hispec.models.translator import Translator
 
 LOOK_SHARE = 0.1
-"""Of the time that is left, what the first look at the held-out text may take."""
+"""The share of the remaining time that the first evaluation may take."""
 
 RATE = 0.5
 """Learning rate times hidden size: a step of Adam changes what a row is mapped to in proportion to its width."""
 
 UPDATE_COST = 3
-"""Times that an update of a row takes as long as a look at it, about."""
+"""The approximate time of an update of a row, in evaluations of a row."""
 
 WARM_UP = 10
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How translators are fitted.
+    """The options of a fit.
 
     Attributes:
         steps: the most updates; the learning rate falls linearly to 0 over them, or over the time if that ends sooner.
         batch_rows: rows of text in an update.
-        evaluate_every: updates between two looks at the held-out text.
+        evaluate_every: the number of updates between two evaluations on the held-out text.
         patience: looks without an improvement of any exit before it is given up.
         learning_rate: peak of AdamW's; None is `RATE` over the hidden size.
         seed: decides the order of the rows.
@@ -54,7 +54,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class Quality:
-    """How near an exit comes to the whole model on some text.
+    """The agreement of an exit with the whole model on some text.
 
     Attributes:
         kl: KL(final || exit), nats per token.
@@ -67,7 +67,7 @@ class Quality:
 
 @dataclass
 class Fit:
-    """What a fit has found so far; complete after every look at the held-out text.
+    """The result of a fit so far; it is complete after every evaluation on the held-out text.
 
     Attributes:
         before: quality of the plain exits on held-out text; empty until the first look is over.
@@ -78,7 +78,7 @@ class Fit:
         least: seconds that the least that gives a result still takes, about; known from the first row on.
         step: updates so far.
         seconds: time spent.
-        ended: steps, budget, no improvement or interrupted; None while it goes on.
+        ended: the reason for the end: steps, budget, no improvement or interrupted; None while the fit runs.
     """
 
     before: dict[int, Quality] = field(default_factory=dict)
@@ -109,17 +109,18 @@ def fit_exits(
     interrupted: Callable[[], bool] = lambda: False,
     budget: Budget | None = None,
 ) -> Fit:
-    """Fit one translator for each exit, each kept as it was when it did best on the held-out text.
+    """Fit one translator for each exit, and keep the version of each that did best on the held-out text.
 
     Args:
         stack: the model; nothing of it is changed.
         exits: ascending, below the whole depth.
         rows: text, [rows, tokens].
         held_out: other text, likewise.
-        settings: how.
-        see: called after every update, and after every row of a look at the held-out text.
+        settings: the options of the fit.
+        see: called after every update, and after every row of an evaluation.
         interrupted: whether to end after the row under way; asked after each.
-        budget: of the command; one that is over leaves an update of one row and two looks at one.
+        budget: the time budget of the command. Even if it is spent, there is an update of one row, and two evaluations
+            on one.
 
     Returns:
         The finished fit. An exit that nothing improved keeps the identity.
@@ -244,7 +245,7 @@ def _run(stack: TransformersStack, row: Tensor, exits: Sequence[int]) -> tuple[d
     states = {}
     for exit_ in [*exits, stack.num_layers]:
         hidden, layer = stack.run(hidden, layer, exit_, 0), exit_
-        states[exit_] = hidden.clone()  # of a tensor made in inference mode, a clone may take part in training
+        states[exit_] = hidden.clone()  # a clone of a tensor made in inference mode may be used in training
     final = stack.head(states.pop(stack.num_layers)).clone().float()
     return states, final.log_softmax(-1)
 
@@ -273,7 +274,7 @@ def _update(
 def _evaluate(
     stack: TransformersStack, fitted: Mapping[int, _Fitted], held_out: Tensor, goes_on: Callable[[int], bool]
 ) -> dict[int, Quality]:
-    """Return the quality of every exit on text that is not fitted on; `goes_on` is told the rows after each."""
+    """Return the quality of every exit on the held-out text; `goes_on` is called with the number of rows after each."""
     kl, agreed = dict.fromkeys(fitted, 0.0), dict.fromkeys(fitted, 0)
     count = 0
     for number, row in enumerate(held_out, start=1):

@@ -30,26 +30,26 @@ from hispec.progress import Watch, unwatched
 
 MAX_HELD_OUT_TOKENS = 16_384
 READING_SHARE = 0.2
-"""Of the budget, at which enough of the text has been read."""
+"""The share of the budget after which no more text is read."""
 
 
 class FitJob:
     """A request that has been checked, its text read.
 
     Args:
-        request: what to fit.
-        settings: how; its `batch_rows` is set from the request's `batch_tokens`.
-        budget: of the command.
+        request: the model, exits and text.
+        settings: the options of the fit; `batch_rows` is set from the request's `batch_tokens`.
+        budget: the time budget of the command.
 
     Attributes:
         exits: ascending.
-        profile_path, translators_path: what will be written.
+        profile_path, translators_path: the files that will be written.
         rows, held_out: the text, [rows, tokens] each.
 
     Raises:
         UsageError: exits that the model does not have, text that cannot be used, files that would be replaced, an
             unsupported model.
-        UnavailableError: a device or a model that is not to be had.
+        UnavailableError: a device or a model is not available.
     """
 
     def __init__(self, request: FitRequest, settings: FitSettings, budget: Budget | None = None) -> None:
@@ -100,7 +100,7 @@ class FitJob:
             The profile.
 
         Raises:
-            UnavailableError: they cannot be written.
+            UnavailableError: the files cannot be written.
         """
         request, depth = self.request, self._config.num_layers
         commit = self._checkpoint.commit_here

@@ -1,4 +1,4 @@
-"""What a fit of exits is asked for, and all that can be refused of it without torch."""
+"""The request for a fit of exits, with all checks that need no torch."""
 
 import os
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from hispec.settings import Dtype
 
 @dataclass(frozen=True)
 class FitRequest:
-    """What to fit.
+    """The model, exits and text of a fit.
 
     Attributes:
         model: a folder, a hub id or `builtin:NAME`.
         text: a UTF-8 file, like what the model will read and write.
         exits: layers to read after; None takes a quarter and half of the depth.
         out: the profile to write, .yaml; None is one in the user's own folder, named after the model.
-        revision: of a hub id.
+        revision: the revision of a hub id.
         row_tokens: length of a row of text, in tokens.
         batch_tokens: tokens of an update.
-        device, dtype: as in `hispec.settings.Settings`.
+        device, dtype: the settings of the same names in `hispec.settings.Settings`.
         force: replace files that are there.
     """
 
@@ -69,7 +69,7 @@ def check_exits(request: FitRequest, num_layers: int) -> tuple[int, ...]:
     """Return the exits to fit, ascending.
 
     Raises:
-        UsageError: exits that a model of so many layers does not have.
+        UsageError: an exit is not one of a model with that many layers.
     """
     if num_layers < 2:
         raise UsageError(f"{request.model} has one layer, which leaves no exit to fit", "choose a deeper model")

@@ -33,7 +33,7 @@ def read_rows(
     Args:
         path: UTF-8 text.
         tokenizer: the model's.
-        vocab_size: of the model.
+        vocab_size: the model's vocabulary size.
         row_tokens: length of a row.
         max_rows: no more of the file is read than these take.
         out_of_time: whether to do with what is read so far, once that is enough; asked now and then.
@@ -42,7 +42,7 @@ def read_rows(
         ids [rows, row_tokens]
 
     Raises:
-        UsageError: a file that cannot be read, is too short, or has ids that the model lacks.
+        UsageError: a file cannot be read, is too short, or has ids that the model lacks.
     """
     start = tokenizer("")["input_ids"]
     start = start if len(start) < row_tokens else []

@@ -1,4 +1,4 @@
-"""Whether an exit is good enough to draft: what its agreement can gain, set against what its layers cost."""
+"""A verdict whether an exit is good enough to draft: the gain from its agreement, against the cost of its layers."""
 
 MAX_DRAFTED = 16
 """Tokens in a row that are considered."""
@@ -16,7 +16,7 @@ def best_speedup(agreement: float, exit_layer: int, num_layers: int) -> float:
     Args:
         agreement: share of tokens on which exit and target agree.
         exit_layer: layers that draft.
-        num_layers: of the target.
+        num_layers: the number of the target's layers.
     """
     share = exit_layer / num_layers
     return max(
