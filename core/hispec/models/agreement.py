@@ -26,13 +26,15 @@ POSITIONS = 2048
 LONGEST = 128
 """Positions of one such text, where the context holds as many; those of one text have something in common."""
 TOLERANCE = 0.05
-"""How far the agreement on other text may be from the one asked for; decoding shows what it is."""
+"""The accepted difference between the agreement on other text and the requested one; decoding reports the actual
+one.
+"""
 FREQUENT = 256
-"""About so many words make up most of what such a model writes."""
+"""The number of tokens that make up most of what such a model writes."""
 CHUNK = 128
 """Rows of logits at a time."""
 ROUGHLY = 4
-"""The first time, agreement is set on this part of the texts."""
+"""The part of the texts on which agreement is set the first time."""
 COPY_TOLERANCE, CLOSE_COPY = 0.015, 0.002
 """The same of copies, which disagree seldom, and what is close enough for them."""
 PIECE = 1 << 24
@@ -40,23 +42,22 @@ PIECE = 1 << 24
 CLOSE = 0.004
 """A share that is as close as this to the wanted one needs no further trial."""
 START = 2.0**-4
-"""Scale of a segment at first."""
+"""The first scale that is tried for a segment."""
 SMALLEST, LARGEST = -16.0, 4.0
-"""Of the binary logarithm of scales."""
+"""The bounds of the search, in the binary logarithm of scales."""
 STEPS = 16
-"""The most trials for one exit."""
+"""The maximum number of trials for one exit."""
 
 
 @torch.inference_mode()
 def set_agreement(stack: LayerStack, parts: Mapping[str, Tensor], wanted: Agreement) -> Agreement:
     """Change random weights in place until exits and copies name the whole model's most probable token as often as asked.
 
-    The head's rows are scaled too, so that the words that are ever most probable are about as unequally distributed as
-    those of a language: word t comes about as often as Zipf's law has it, in the order of ids, and reduced heads have
-    something to leave out.
+    The head's rows are scaled too, so that argmax tokens are about as unequally distributed as those of a language: the
+    frequency of token id t follows Zipf's law, so that reduced heads have something to leave out.
 
     Args:
-        stack: of random weights.
+        stack: a stack of random weights.
         parts: its weights by their names in a checkpoint.
         wanted: shares of positions.
 
@@ -174,7 +175,7 @@ class _Segments:
 class _Copies:
     """Quantized copies of the layers and the head, as the full weights would have them made.
 
-    They are looked at by putting the copy of one layer after the other in the place of the full one.
+    They are tried by replacing one full layer after the other by its copy.
     """
 
     def __init__(self, stack: LayerStack, parts: Mapping[str, Tensor]) -> None:
@@ -221,7 +222,7 @@ class _Copies:
 
 @contextmanager
 def _in_place(parts: Sequence[Tensor], quantization: Quantization) -> Iterator[None]:
-    """Let matrices hold meanwhile what their copies do."""
+    """Let matrices hold the values of their copies within the context."""
     kept = [part.clone() for part in parts]
     for part in parts:
         for piece in _pieces(part):
@@ -281,7 +282,7 @@ def _head_of(parts: Mapping[str, Tensor]) -> Tensor:
 
 
 def _texts(count: int, length: int, vocab_size: int) -> list[Tensor]:
-    """Return texts of random words, distributed as such a model writes them: [length] each."""
+    """Return texts of random token ids, distributed as such a model writes them: [length] each."""
     rng = torch.Generator().manual_seed(0)
     weights = (1 + torch.arange(vocab_size) / FREQUENT) ** -2
     return list(torch.multinomial(weights, count * length, replacement=True, generator=rng).view(count, length))

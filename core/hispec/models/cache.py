@@ -19,23 +19,23 @@ class KVCache:
 
     Args:
         shapes: per layer, (key/value heads, head size).
-        dtype: of keys and values.
+        dtype: the dtype of keys and values.
         devices: per layer, where it runs.
     """
 
     def __init__(self, shapes: list[tuple[int, int]], dtype: torch.dtype, devices: list[torch.device]) -> None:
         self.lease: object = None
-        """Of the decoding that what it holds belongs to, whose state sets it; another one's is lost then."""
+        """The decoding whose rows the cache holds, set by its state; another one loses them then."""
         self.lock = RLock()
         """Held by the thread that uses it."""
         self.positions = 0
         """Capacity in tokens."""
         self.position = 0
-        """Where the next `update` writes; set before a span is run."""
+        """The position where the next `update` writes; set before a span is run."""
         self.rows = 0
-        """How many rows it writes, whatever padding comes after them; set before a span is run."""
+        """The number of rows that it writes, without padding; set before a span is run."""
         self.end = 0
-        """How many positions it returns; set before a span is run."""
+        """The number of positions that it returns; set before a span is run."""
         self.layers = [
             torch.empty(2, 1, heads, 0, size, dtype=dtype, device=device)
             for (heads, size), device in zip(shapes, devices, strict=True)
@@ -43,16 +43,16 @@ class KVCache:
         """Per layer, keys and values: [2, 1, heads, positions, head size]."""
 
     def grow(self, positions: int) -> bool:
-        """Make room for at least `positions` tokens, keeping what is held; whether that changed anything."""
+        """Make room for at least `positions` tokens, keep the content, and return whether the buffers changed."""
         if positions <= self.positions:
             return False
         capacity = -(-positions // CACHE_STEP) * CACHE_STEP
-        with torch.inference_mode(False):  # what is written by either mode must not be made by inference mode alone
+        with torch.inference_mode(False):  # a tensor made in inference mode could be written in that mode only
             for index, old in enumerate(self.layers):  # layer by layer: two whole caches never exist at once
                 if old.shape[3] >= capacity:  # grown already when memory ran out the last time
                     continue
-                # What was never written is seen by padding and by whole buckets of attention: a mask hides a number,
-                # but not what is none.
+                # Padding and attention in whole buckets read rows that were never written. A mask can exclude a number,
+                # but not NaN, so these rows must be numbers.
                 new = old.new_zeros(*old.shape[:3], capacity, old.shape[4])
                 new[:, :, :, : old.shape[3]] = old
                 self.layers[index] = new
@@ -66,7 +66,9 @@ class KVCache:
 
     @contextmanager
     def borrowed(self, positions: int) -> Iterator[None]:
-        """Let others write to the first `positions` tokens meanwhile; then it holds what it did, for whom it did."""
+        """Let others write to the first `positions` tokens within the context, and restore content and owner at its
+        end.
+        """
         lease, held = self.lease, [layer[:, :, :, :positions].clone() for layer in self.layers]
         try:
             yield

@@ -46,11 +46,13 @@ class Checkpoint(CheckpointWeights):
         return replace(config, gguf=values["gguf"], dtype=values.get("dtype")) if self.gguf_file is not None else config
 
     def _config_values(self) -> dict[str, Any]:
-        """Return the object in `config.json`, or what a GGUF file says in its place; errors as `config`."""
+        """Return the object in `config.json`, or the values of a GGUF file in its place. Raises the errors of
+        `config`.
+        """
         self.check_name()
         if self.header is not None:
             return self._values(self.header)
-        with self.explaining():  # told at once: `transformers` would try, and wait, all over again
+        with self.explaining():  # fails early: `transformers` would try, and wait, once more
             if self.find(CONFIG) is None and not self.is_local:
                 gguf_hub.check_other(self.model, self.revision)
         if self.is_local and self.here(ADAPTER):
@@ -124,14 +126,14 @@ class Checkpoint(CheckpointWeights):
                 return {}
 
     def generation_config_here(self) -> dict[str, Any]:
-        """Return the same as far as it is on this machine (yet); a broken one is not told."""
+        """Return the generation config as far as its file is on this machine; a broken one counts as empty."""
         if self.dummy or self.gguf_file is not None:
             return {}
         absent = self._look(GENERATION_CONFIG, self.revision) is False
         return self.read_here(CONFIG if absent else GENERATION_CONFIG) or {}
 
     def tokenizer_folder(self) -> str:
-        """Return where its tokenizer lies on this machine; downloads it. Errors as `find`."""
+        """Return the folder of its tokenizer on this machine, after downloading it. Raises the errors of `find`."""
         config = self.find(CONFIG)
         found = [self.find(name) for name in TOKENIZER]
         if self.is_local or config is None:

@@ -16,7 +16,7 @@ from hispec.profile import resolve_model
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 ADAPTER = "adapter_config.json"
-"""Where peft is installed, the classes of `transformers` load what it describes on top of the weights."""
+"""The file of an adapter. If peft is installed, `transformers` applies the adapter to the weights."""
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -26,7 +26,7 @@ TOKENIZER = (
     "chat_template.json",
 )
 VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
-"""What tokenizers without a `tokenizer.json` are made from."""
+"""Files from which tokenizers without a `tokenizer.json` are made."""
 SHIPPED_CONFIGS = Path(__file__).parent / "configs"
 """The configurations of models that shipped profiles name."""
 ONLINE = "run once without --offline and HF_HUB_OFFLINE to complete the download"
@@ -42,7 +42,7 @@ class CheckpointFiles:
     Attributes:
         name: the model, as users know it: a local folder, a GGUF file, a hub id, `ORG/NAME:FILE.gguf` of a hub, or
             `builtin:NAME`.
-        revision: of a hub id.
+        revision: the revision of a hub id.
         dummy: whether its weights are drawn at random: it then has the configuration that ships for the model, where
             one does, and no other file.
     """
@@ -118,7 +118,7 @@ class CheckpointFiles:
 
     @property
     def commit_here(self) -> str | None:
-        """Return the commit of a hub model as it lies in the cache; None for a folder."""
+        """Return the commit of a hub model in the cache; None for a folder."""
         path = None if Path(self.model).exists() else self._cached(self.gguf_file or CONFIG, self.revision)
         return _commit_in(path) if isinstance(path, Path) else None
 
@@ -161,7 +161,7 @@ class CheckpointFiles:
 
     @contextmanager
     def explaining(self, *, tokenizer: bool = False) -> Iterator[None]:
-        """Say in our words what the loading libraries raise meanwhile; see `hispec.models.explain`.
+        """Translate errors that the loading libraries raise within the context; see `hispec.models.explain`.
 
         Args:
             tokenizer: whether it is the tokenizer that is loaded.
@@ -243,8 +243,8 @@ class CheckpointFiles:
 
     @cached_property
     def header(self) -> gguf.Header | None:
-        """Return what its GGUF file says of itself, None for a checkpoint in safetensors; of a hub, the header is
-        fetched.
+        """Return the header of its GGUF file, which is fetched if the file is on a hub; None for a checkpoint in
+        safetensors.
 
         Raises:
             UsageError: no such file, or one of several.
@@ -280,7 +280,7 @@ class CheckpointFiles:
 
     @property
     def header_here(self) -> gguf.Header | None:
-        """Return what its GGUF file says of itself, None where its header is not on this machine, or cannot be read."""
+        """Return the header of its GGUF file; None where it is not on this machine or cannot be read."""
         try:
             path = self._file_here or gguf_hub.fetched.get((self.model, self.gguf_file, self.revision))
             return None if path is None else self._read_header(path)
@@ -293,7 +293,7 @@ class CheckpointFiles:
         """Return what a JSON file says, empty where there is no such file; errors as `find`.
 
         Raises:
-            ValueError: it is not an object in JSON.
+            ValueError: the file is not a JSON object.
         """
         return _read_object(self.find(name))
 
@@ -311,7 +311,9 @@ class CheckpointFiles:
             return None  # loading the model will say what is wrong with it
 
     def _values_here(self) -> dict[str, Any] | None:
-        """Return what a GGUF file says in the place of `config.json`, None where it is not here or cannot be read."""
+        """Return the values of a GGUF file in the place of `config.json`; None where it is not here or cannot be
+        read.
+        """
         header = self.header_here
         try:
             return None if header is None else self._values(header)
@@ -330,10 +332,12 @@ class CheckpointFiles:
             return self.header_here is not None
         return any(map(self.here, ("tokenizer.json", *VOCABULARIES)))
 
-    # What the hub says when it is asked briefly
+    # Quick requests to the hub
 
     def access(self, seconds: float) -> Access:
-        """Return whether its files may be downloaded: refused by its licence gate, missing, or not to be learnt."""
+        """Return whether its files may be downloaded: `granted`, `refused` by its licence gate, `missing`, or
+        `unknown`.
+        """
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
         from huggingface_hub.errors import (
             EntryNotFoundError,
@@ -370,7 +374,7 @@ class CheckpointFiles:
 
 @cache
 def _commit_of(model: str, revision: str | None, file: str | None) -> str | None:
-    """Return the commit that a revision of a hub model stands for, seen where its configuration lies in the cache.
+    """Return the commit that a revision of a hub model stands for, as the path of its configuration in the cache shows.
 
     Args:
         model: id of the repository.

@@ -19,12 +19,12 @@ class CheckpointWeights(CheckpointFiles):
     """A checkpoint's files, and the weights in them. Pickled weights are never opened."""
 
     def tensors(self) -> Tensors:
-        """Return the tensors, whatever an index says of them; downloads what is missing.
+        """Return the tensors, after downloading files that are missing. An index is used for the names of files only.
 
         Pickled weights are never touched.
 
         Raises:
-            UnavailableError: as `missing`, or a file that is damaged.
+            UnavailableError: the weights are missing, as for `missing`, or a file is damaged.
         """
         if self.gguf_file is not None:
             path = self.find(self.gguf_file)
@@ -57,14 +57,14 @@ class CheckpointWeights(CheckpointFiles):
         return Tensors(stored) if stored else None
 
     def held(self, quantization: str) -> dict[str, Any] | None:
-        """Return what a GGUF file holds, and what is kept as it is there, None for another checkpoint.
+        """Return the tensor types of a GGUF file, and those that are kept as stored; None for another checkpoint.
 
         Args:
-            quantization: that is asked for.
+            quantization: the quantization that was requested.
 
         Returns:
-            `gguf`: how many tensors there are of each type; `packed`: the types that keep their 4 bits, while all others
-            are dequantized, and then quantized where no type keeps its own.
+            `gguf`: the number of tensors of each type; `packed`: the types that keep their 4 bits. All others are
+                dequantized, and quantized again only if no type keeps its own.
         """
         tensors, header = self.tensors_here(), self.header_here
         if tensors is None or header is None:
@@ -72,7 +72,8 @@ class CheckpointWeights(CheckpointFiles):
         return {"gguf": header.kinds, "packed": tensors.kinds_on_grid if quantization == "int4" else []}
 
     def fetch_headers(self, timeout: float) -> Tensors | None:
-        """Return what the headers on the hub say of the tensors, by a few small requests; None where they cannot be had.
+        """Return the tensors according to the headers on the hub, by a few small requests; None where they are not
+        available.
 
         Args:
             timeout: seconds for each request.
@@ -102,7 +103,7 @@ class CheckpointWeights(CheckpointFiles):
 
         Raises:
             UnavailableError: an index that names files outside of the checkpoint.
-            ValueError: an index that is none.
+            ValueError: the index is malformed.
         """
         if self.gguf_file is not None:
             return [self.gguf_file]
@@ -132,7 +133,7 @@ class CheckpointWeights(CheckpointFiles):
         """Return the files of the weights that are yet to be downloaded, and their bytes.
 
         Raises:
-            UnavailableError: it has no weights that can be loaded, or lacks some of those that its index names.
+            UnavailableError: there are no weights that can be loaded, or files that the index names are missing.
         """
         shards = self.shards()
         sizes = {name: self._size(name) for name in shards}

@@ -1,4 +1,4 @@
-"""What a decoder is made of, as its `config.json` or its configuration of `transformers` describes it."""
+"""The sizes and options of a decoder, read from `config.json` or from a configuration of `transformers`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ SIZES = (
     "max_position_embeddings",
 )
 NEEDED = (*SIZES, "eos_token_id", "hidden_act", "rms_norm_eps", "tie_word_embeddings")
-"""Keys that every `config.json` must have, beside those of its family, where nobody but us reads it."""
+"""Keys that every `config.json` must have, besides those of its family, where only the fused stack reads it."""
 OPTIONAL = (
     "attention_bias",
     "head_dim",
@@ -74,7 +74,7 @@ OPTIONAL = (
     "sliding_window",
     "tie_word_embeddings",
 )
-"""Keys that a configuration of `transformers` outside of `FAMILIES` may lack."""
+"""Keys that a configuration of `transformers` outside of `FAMILIES` may omit."""
 
 
 @dataclass(frozen=True)
@@ -85,17 +85,17 @@ class ModelConfig:
         family: its `model_type`.
         num_layers, hidden_size, intermediate_size, num_heads, num_kv_heads, head_size, vocab_size: its sizes.
         context: the most positions that it supports.
-        norm_eps: of every RMS norm.
-        activation: of the MLP's gate.
+        norm_eps: the epsilon of every RMS norm.
+        activation: the activation of the MLP's gate.
         tied: the head is the embedding.
-        qkv_bias, output_bias, mlp_bias: which projections have one.
+        qkv_bias, output_bias, mlp_bias: whether these projections have a bias.
         rope_type: one of `ROPE_TYPES`.
         rope_theta: base of the rotary frequencies.
-        quantization: how the checkpoint's matrices are quantized, None for plain numbers.
+        quantization: the quantization of the checkpoint's matrices, None for plain numbers.
         dtype: the checkpoint's own, None where the configuration does not say.
         eos_ids: ids that end a text, where the generation config does not say.
         original: the `transformers` configuration, None where it was not needed.
-        gguf: of a GGUF file whether its weights are `plain` numbers or held in `blocks`, which have no dtype; else None.
+        gguf: for a GGUF file, whether its weights are `plain` numbers or in `blocks`, which have no dtype; else None.
     """
 
     family: str
@@ -177,8 +177,8 @@ class ModelConfig:
         """Return the dtype that weights are computed with, a key of `FLOATS`.
 
         Args:
-            asked: as `faster_dtype` returns it; the configuration's own is taken where it is `auto`.
-            stored: that of the tensors, where the configuration does not say.
+            asked: the dtype from `faster_dtype`; with `auto`, the configuration's own is taken.
+            stored: the dtype of the tensors, for a configuration without one.
         """
         return next(name for name in (asked, self.dtype, stored, "float32") if name in FLOATS)
 
@@ -227,7 +227,8 @@ class ModelConfig:
 
         Args:
             dtype: a key of `FLOATS`.
-            bits: of each weight of the layers' linear maps, where these are quantized; the rest never is.
+            bits: the bits of each weight of the layers' linear maps, where these are quantized; other weights never
+                are.
         """
         plain = FLOATS[dtype]
         small = (self.layer_vectors + self.tables) * plain
@@ -249,7 +250,7 @@ def check_rotary(rope_type: str, name: str) -> None:
         name: the model, as the user named it.
 
     Raises:
-        UsageError: for one that is not of `ROPE_TYPES`.
+        UsageError: the type is not one of `ROPE_TYPES`.
     """
     if rope_type not in ROPE_TYPES:
         raise UsageError(
@@ -280,7 +281,8 @@ def window_of(values: Mapping[str, Any]) -> int | None:
     `generate` of `transformers` makes for them keeps no more positions than it says: only inside it do the two agree.
 
     Args:
-        values: of `config.json`, or of a configuration of `transformers`, whose defaults stand for absent ones.
+        values: the values of `config.json`, or of a configuration of `transformers`, whose defaults replace absent
+            ones.
     """
     family, kinds = FAMILIES.get(values.get("model_type", "")), values.get("layer_types")
     window: int | None = values.get("sliding_window", 4096 if family and family.window != "layers" else None)
@@ -378,12 +380,12 @@ def describe(config: Any, name: str) -> ModelConfig:
     """Read a configuration of `transformers`, of any architecture.
 
     Args:
-        config: as `transformers` reads it.
+        config: a configuration of `transformers`.
         name: the model, as the user named it.
 
     Raises:
-        UsageError: it does not say how long a text the model reads.
-        AttributeError: it has sizes under names of its own, or none.
+        UsageError: the configuration does not give the model's context length.
+        AttributeError: sizes are missing, or have other names.
     """
     if config.model_type in FAMILIES:
         return parse_config(config.to_dict(), config)

@@ -1,4 +1,4 @@
-"""Digests of the files that a profile's answers and speed depend on: equal for equal contents, wherever they lie.
+"""Digests of the files that a profile's answers and speed depend on: equal for equal contents in any folder.
 
 Every byte counts, since a checkpoint that was trained a little further differs in some of its tensors only. Hashing
 takes seconds per ten gigabytes, so digests of large files are remembered, by path, size, time of change and inode.
@@ -26,11 +26,11 @@ SMALL = (
     "adapter_config.json",
     "adapter_model.safetensors",
 )
-"""Files of a checkpoint beside its weights that decide what it writes."""
+"""The files of a checkpoint, besides its weights, that its answers depend on."""
 DIGITS = 16
-"""Of a digest that are shown and compared."""
+"""The number of characters of a digest that are shown and compared."""
 DIGESTS = "digests.json"
-"""What is remembered, in the user's cache folder."""
+"""The cache of digests, in the user's cache folder."""
 LARGE = 1 << 24
 """Bytes from which a digest is remembered."""
 SETTLED_S = 2.0
@@ -41,7 +41,7 @@ def digests_of_profile(profile: Profile, *, dummy: bool) -> dict[str, Any]:
     """Return digests of all files that decode a profile.
 
     Args:
-        profile: whose models are on this machine.
+        profile: a profile whose models are on this machine.
         dummy: whether the weights are drawn at random: there are no files of them then.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Downloading the weights of checkpoints: all that lacks is known, and the disk has room, before anything is fetched."""
+"""Downloads the weights of checkpoints, after a check that all files exist and that the disk has room."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -33,7 +33,7 @@ def download(missing: list[tuple[Checkpoint, str, int]], watch: Watch) -> None:
 
     Args:
         missing: checkpoint, file and bytes of each, as `Checkpoint.missing` finds them.
-        watch: told the total before anything is fetched, and again as it goes on; not called when all is here.
+        watch: called with the total before anything is fetched, and again with the progress; not called if all is here.
 
     Raises:
         UnavailableError: a disk that is too full.

@@ -17,7 +17,7 @@ BFLOAT16_FROM = 512
 
 
 def fastest_dtype(own: str | None, hidden: int, device: str) -> str | None:
-    """Return what the weights of a checkpoint are computed with, where nobody says: its own dtype, or a faster one.
+    """Return the default dtype of computation for a checkpoint: its own, or a faster one.
 
     Args:
         own: the checkpoint's dtype, None where it does not say.
@@ -29,7 +29,7 @@ def fastest_dtype(own: str | None, hidden: int, device: str) -> str | None:
 
 
 def dtype_of_blocks(hidden: int, device: str) -> str:
-    """Return what weights that are held in blocks of few bits are dequantized to, where nobody says.
+    """Return the default dtype to which weights in blocks of few bits are dequantized.
 
     Args:
         hidden: the model's hidden size.
@@ -39,7 +39,7 @@ def dtype_of_blocks(hidden: int, device: str) -> str:
 
 
 def packed_inputs(inputs: int) -> int:
-    """Return how many inputs of an 8-bit matrix fbgemm holds on this processor: whole blocks of them."""
+    """Return the number of inputs of an 8-bit matrix with fbgemm's padding on this processor."""
     flags = processor_flags()
     block = 256 if "avx512bw" in flags else 512 if "avx2" in flags else 1
     return -(-inputs // block) * block
@@ -49,9 +49,9 @@ def bits_per_weight(quantization: str, inputs: int, device: str = "cpu") -> floa
     """Return the bits of memory that a weight takes, with its share of scales and zero points and of padding.
 
     Args:
-        quantization: what `--quantization` accepts, but `none`.
-        inputs: of the matrix.
-        device: that holds it; on a CPU 8-bit matrices are padded.
+        quantization: a value of `--quantization` except `none`.
+        inputs: the number of inputs of the matrix.
+        device: the device of the matrix; on a CPU, 8-bit matrices are padded.
     """
     match quantization:
         case "int8":

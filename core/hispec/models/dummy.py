@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 BYTES = 256
 SHARPNESS = 2.0
-"""Of queries and keys: attention that picks few positions makes every prediction depend on the whole text."""
+"""The scale of queries and keys: attention that picks few positions makes every prediction depend on the whole text."""
 
 
 def build_dummy(
@@ -38,10 +38,10 @@ def build_dummy(
 
     Args:
         config: the shape.
-        dtype: of all weights.
-        device: where they are made.
-        name: how users know the model.
-        original: gives the configuration of `transformers` where its modules shall run the layers, else None.
+        dtype: the dtype of all weights.
+        device: the device on which they are drawn.
+        name: the name that users know the model by.
+        original: returns the configuration of `transformers` if its modules are to run the layers, else None.
 
     Returns:
         The stack, and its weights by their names in a checkpoint, as views.
@@ -63,9 +63,9 @@ class DrawnTensors(Tensors):
     """The tensors of a checkpoint that exists nowhere: each is drawn, on the device, when it is read.
 
     Args:
-        parts: weights by their names in a checkpoint, of which only the shapes count.
-        dtype: of what is drawn.
-        device: where.
+        parts: weights by their names in a checkpoint; only their shapes matter.
+        dtype: the dtype of the drawn numbers.
+        device: the device on which they are drawn.
     """
 
     _draw: Callable[[tuple[int, ...]], Tensor]
@@ -75,7 +75,9 @@ class DrawnTensors(Tensors):
         object.__setattr__(self, "_draw", partial(torch.empty, dtype=dtype, device=device))  # its class is frozen
 
     def read(self, names: Iterable[str], shard: Shard | None = None) -> Iterator[tuple[str, Tensor]]:
-        """See `Tensors.read`; the same each time. `shard` means nothing: parts are drawn."""
+        """Yield the drawn tensors, the same at each call; see `Tensors.read`. `shard` is ignored, since parts are
+        drawn.
+        """
         for name in names:
             drawn = self._draw(self.stored[name].shape)
             fill({name: drawn}, seed=crc32(name.encode()))
@@ -95,7 +97,7 @@ def modules_on(stack: FusedStack, original: Any) -> Any:
     """Return a model of `transformers` whose parameters are the weights of a stack: nothing is held twice.
 
     Args:
-        stack: whose weights they are.
+        stack: the stack whose weights are drawn.
         original: the model's configuration of `transformers`.
     """
     from transformers import AutoModelForCausalLM

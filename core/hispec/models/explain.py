@@ -1,4 +1,4 @@
-"""What the loading libraries raise, in words that say what is wrong and how to mend it."""
+"""Translates errors of the loading libraries into a message and a hint."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -17,12 +17,13 @@ from safetensors import SafetensorError
 from hispec.errors import HispecError, UnavailableError, UsageError, is_out_of_memory
 
 NOT_TO_BE_HAD = (*HfHubHTTPError.__bases__, HFValidationError)
-"""What is raised where the hub is out of reach or does not answer as it should. A network that fails raises a class of the
-HTTP library below the hub's client, httpx or httpx2 by its version; the client's own error derives from the same base."""
+"""The errors that are raised when the hub does not answer properly. A network failure raises a class of the HTTP
+library below the hub's client, httpx or httpx2 by its version; the client's own error derives from the same base.
+"""
 
 
 class Explained(Protocol):
-    """What is told of a checkpoint, see `hispec.models.checkpoint.Checkpoint`."""
+    """The properties of a checkpoint that the messages depend on, see `hispec.models.checkpoint.Checkpoint`."""
 
     @property
     def model(self) -> str:
@@ -65,8 +66,8 @@ def explain(error: Exception, checkpoint: Explained) -> HispecError:
     """Translate an error; what is unknown is reported in its own first line.
 
     Args:
-        error: as it was caught; none of ours.
-        checkpoint: that was to be loaded.
+        error: an error of a library.
+        checkpoint: the checkpoint that was being loaded.
     """
     model, line = checkpoint.model, _first_line(error)
     if isinstance(error, SafetensorError):
@@ -79,7 +80,7 @@ def explain(error: Exception, checkpoint: Explained) -> HispecError:
         return UnavailableError(
             f"{model} needs a package that is not installed: {line}", "install it, or choose a model that does without"
         )
-    if isinstance(error, StrictDataclassError):  # of a configuration: the first line names the key, the last says why
+    if isinstance(error, StrictDataclassError):  # the first line names the key, the last one the reason
         reason = " ".join(str(error).split())
         return UsageError(
             f"config.json of {model}: {reason}", "correct config.json, or download or save the model again"

@@ -39,8 +39,8 @@ class Shared:
 
     Args:
         config: the model's shape.
-        dtype: of keys and values.
-        device: where they are.
+        dtype: the dtype of keys and values.
+        device: the device of keys and values.
     """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
@@ -52,16 +52,16 @@ class Shared:
         self.tabulated = 0
         """Positions that the tables have, fewer than the cache where memory ran out between the two."""
         self.recorded: dict[Hashable, Callable[[], None] | None] = {}
-        """What replays into the cache, of all stacks; see `GraphedStack`."""
+        """The graphs that write to the cache, of all stacks; see `GraphedStack`."""
 
 
 class FusedStack:
     """A model of the Llama family; see `LayerStack` for the protocol.
 
     Args:
-        config: its shape; where ranks share it, that of their parts.
+        config: the model's shape; with ranks, the shape of this rank's part.
         weights: filled.
-        name: how users know it.
+        name: the name that users know the model by.
         origin: the stack of the model's full weights, whose KV cache and tables this one shares: it reads
             and writes the other's keys and values. Its passes have as many rows as there are tokens.
 
@@ -86,8 +86,9 @@ class FusedStack:
         self._weights, self._shard = weights, weights.shard
         self._group = config.num_heads // config.num_kv_heads
         self._suits_cuda = self.device.type == "cuda"
-        """Whether attention is asked for as its kernels on CUDA can do it: those that take masks want them aligned, and
-        know no heads that share keys. What they cannot do, torch leaves to a computation of several calls."""
+        """Whether attention is called in the way that its kernels on CUDA support: those that take masks need them
+        aligned, and cannot share key/value heads. Otherwise torch falls back to several kernels.
+        """
         self._buffers: dict[int, Buffers] = {}
         self._copies: dict[Quantization, FusedStack] = {}
         self.rows = RowCounts()
@@ -118,8 +119,8 @@ class FusedStack:
 
         See `LayerStack.quantized`. The copy shares embedding, norms, biases and all tables.
 
-        Its matrices are made one after the other; one is multiplied by its full weights where a pass has so many rows
-        that they are the faster. Its head is the whole model's.
+        Its matrices are made one after the other. One is multiplied by its full weights where a pass has so many rows
+        that they are faster. Its head is the whole model's.
         """
         layers = self.num_layers if layers is None else layers
         known = self._copies.get(quantization)
@@ -143,7 +144,7 @@ class FusedStack:
 
         See `LayerStack.prepare`. Weights are packed for the processor, too.
 
-        A stack beside another has nothing to prepare: what it computes is owed to nobody.
+        Only the target's stack needs this: other stacks need not give the same bits at every width.
         """
         if self.origin is not None:
             return
@@ -155,9 +156,9 @@ class FusedStack:
         """Become a stage of a model that others have the first layers of.
 
         Args:
-            before: the first stage, which may be itself; its recordings are kept with those of the others, so that all
-                are given up together.
-            cache: of the whole model.
+            before: the first stage, which may be this one; its graphs are kept with those of the others, so that all
+                are dropped together.
+            cache: the cache of the whole model.
         """
         self._shared.cache, self._shared.recorded = cache, before._shared.recorded
 
@@ -181,7 +182,7 @@ class FusedStack:
                 self._tabulate(self.cache.positions)
 
     def _tabulate(self, places: int) -> None:
-        """Make the tables of so many positions; where memory runs out, those in use stay as they are, together."""
+        """Make the tables for a number of positions; if memory runs out, the old tables stay in use together."""
         cos, sin = rotary_tables(self.config, places + self.rows.padding, self.dtype, self.device)
         masks = _causal_bias(WIDEST, places, 2 * places + BUCKET, self._group, self.dtype, self.device)
         shared = self._shared
@@ -214,7 +215,7 @@ class FusedStack:
         return self._shard.gather(logits) if self._shard and self._weights.shares_head else logits
 
     def reduce_head(self, ids: Tensor) -> ReducedHead:
-        """Return a head of the words `ids` only, ascending [vocab]; see `LayerStack.reduce_head`."""
+        """Return a head of the token ids `ids` only, ascending [vocab]; see `LayerStack.reduce_head`."""
         ids = ids.to(self.device)
         with torch.inference_mode(False):
             return ReducedHead(ids, self._weights.reduced_head(ids))
@@ -313,10 +314,11 @@ class FusedStack:
             hidden.add_(self._shard.sum(linear(rows)))
 
     def _is_grouped(self, rows: int, position: int) -> bool:
-        """Return whether query heads that read the same keys are taken as rows of one head, see `PassPlace`.
+        """Return whether query heads that share a key head are computed as rows of one head, see `PassPlace`.
 
-        The start of a text is not, where it is so wide that its heads keep a device busy: it needs no mask, with which
-        kernels on CUDA that know shared keys can do it, in half precision. Later chunks of a prompt do need one.
+        The start of a text is not grouped if it is wide enough to keep a device busy: it needs no mask, and without
+        one, kernels on CUDA that support shared heads can run it in half precision. Later chunks of a prompt do
+        need one.
         """
         if rows <= WIDEST or not self.rows.free:
             return True
@@ -347,11 +349,11 @@ class FusedStack:
 
 
 class Window(NamedTuple):
-    """What some rows of a pass see of the text.
+    """The part of the text that some rows of a pass attend to.
 
     Attributes:
         start, stop: the rows that it is for; the results of others are not used.
-        length: how many positions of the cache are looked at.
+        length: the number of cache positions that attention reads.
         mask: added to the scores, it hides positions that come after a row; see `FusedStack._mask`.
     """
 
@@ -363,13 +365,13 @@ class Window(NamedTuple):
 
 @dataclass(slots=True)
 class PassPlace:
-    """Where the rows of a pass lie in the text, and what they see of it.
+    """The positions of a pass's rows in the text, and what they attend to.
 
     Attributes:
-        cos, sin: of their rotary embeddings, [n, 1, head size] each.
+        cos, sin: the rotary embeddings of the rows, [n, 1, head size] each.
         position: the first one's, or where only the device knows it, all of theirs, [n].
-        rows: how many are tokens; the others are padding.
-        windows: what they see.
+        rows: the number of rows that are tokens; the others are padding.
+        windows: what the rows attend to, by window.
         grouped: whether query heads that read the same keys are taken as rows, as the masks must have them.
     """
 
@@ -382,7 +384,7 @@ class PassPlace:
 
 
 class Buffers:
-    """What the layers of a span of `rows` rows compute into, and every view of it that they need.
+    """The buffers of a span of `rows` rows, and every view of them that it needs.
 
     Views cost as much as small computations; these are made once.
     """

@@ -36,7 +36,7 @@ class Layer:
     down: Linear
 
     def convert(self, make: Callable[[Linear], Linear]) -> None:
-        """Make every matrix anew, one after the other, so that no second copy of more than one exists."""
+        """Convert the matrices one after the other, so that there is never a second copy of more than one."""
         for name in MATRICES:
             setattr(self, name, make(getattr(self, name)))
 
@@ -51,14 +51,14 @@ class FusedWeights:
     """All weights of a model of the Llama family, allocated but not filled.
 
     Args:
-        config: its shape; where ranks share it, that of their parts.
-        dtype: of all weights that are not quantized.
-        device: where they go.
+        config: the model's shape; with ranks, the shape of this rank's part.
+        dtype: the dtype of all weights that are not quantized.
+        device: the device of the weights.
         quantization: format of the matrices, which are then allocated and quantized layer by layer while `fill` reads
             them; the embedding and all vectors are never quantized.
         span: numbers of the layers that are held; by default of all. Who holds the first one has the embedding, the last
             norm and the head, too.
-        shard: which part of every matrix is held; None for the whole.
+        shard: the part of every matrix that is held; None for the whole.
     """
 
     def __init__(
@@ -81,12 +81,14 @@ class FusedWeights:
         self.quantization: Quantization | None = quantization
         self._packs = quantization is None and packs(dtype, device, config.largest_matrix)
         self.parts: dict[str, Tensor] = {}
-        """Where each tensor of a checkpoint goes, by its name there: views of the packed ones, in its own shape."""
+        """The destination of each tensor, by its name in a checkpoint: views of the packed ones, in the tensor's
+        shape.
+        """
         self.layers = [self._layer(index) for index in self.span]
         if self._has_tables:
             self._allocate_tables()
         self.names = frozenset(self.parts)
-        """Of the tensors of a checkpoint that are used."""
+        """The names of a checkpoint's tensors that are used."""
         self._device = device
 
     @property
@@ -112,17 +114,17 @@ class FusedWeights:
         return isinstance(self.head if self._has_tables else self.layers[0].qkv, PackedLinear)
 
     def pack(self) -> None:
-        """Let oneDNN pack the matrices where it can; from then on `parts` holds what is not packed.
+        """Let oneDNN pack the matrices where it can; `parts` then keeps those that are not packed.
 
-        A tied head is packed beside its embedding.
+        A tied head is packed as a copy; the embedding stays.
         """
         if self._packs and not self.packed:
             self._convert(PackedLinear)
 
     def quantize(self, quantization: Quantization) -> None:
-        """Quantize weights that are filled, and not packed, in place; from then on `parts` holds what is not quantized.
+        """Quantize filled weights that are not packed, in place; `parts` then keeps those that are not quantized.
 
-        A head is quantized beside its embedding where it is tied.
+        A tied head is quantized as a copy; the embedding stays.
         """
         self.quantization, self._packs = quantization, False
         self._convert(partial(quantize, quantization=quantization))
@@ -135,7 +137,7 @@ class FusedWeights:
 
         Args:
             quantization: format of the copies.
-            layers: of the model, how many of the first ones there are in it; by default all.
+            layers: the number of the model's first layers that are copied; by default all.
         """
         agree = None if self.shard is None else self.shard.agree
         make = partial(quantize, quantization=quantization, beside=True, agree=agree)
@@ -184,7 +186,7 @@ class FusedWeights:
             self.head = make(self.head)
 
     def _unconverted(self) -> dict[str, Tensor]:
-        """Return those of `parts` that stay when matrices are packed or quantized."""
+        """Return the `parts` that are left when matrices are packed or quantized."""
         embedding = "model.embed_tokens.weight"
         return {name: part for name, part in self.parts.items() if part.dim() == 1 or name == embedding}
 
@@ -204,8 +206,8 @@ class FusedWeights:
         """Read a checkpoint: a file is mapped for one layer at a time, or what was read of it would pile up in memory.
 
         Args:
-            tensors: of the checkpoint.
-            read: told after each tensor how many bytes it has in its file.
+            tensors: the tensors of the checkpoint.
+            read: called after each tensor with its size in the file, in bytes.
 
         Returns:
             As `misfits`; if any, nothing is read.
@@ -262,7 +264,7 @@ class FusedWeights:
         return sorted(name for name, part in self.parts.items() if shapes.get(name) != tuple(part.shape))
 
     def _groups(self) -> Iterator[list[str]]:
-        """Return names of `parts`, layer by layer, the large tables one by one."""
+        """Return the names of `parts`, layer by layer, with the large tables one by one."""
         for _, names in groupby(self.parts, key=lambda name: name.split(".")[:3]):
             yield list(names)
 

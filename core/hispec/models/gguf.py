@@ -1,4 +1,4 @@
-"""The headers of GGUF files: what a file says of itself, parsed before torch is imported.
+"""The headers of GGUF files, parsed without torch.
 
 Files of the llama.cpp project hold a model whole: its shape, its tokenizer and its weights, mostly in blocks of few bits
 with a scale each. Headers are parsed here, because the reader of the `gguf` package takes seconds for the hundred
@@ -26,20 +26,20 @@ ENDING = ".gguf"
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
-"""How `llama-gguf-split` ends the names of the files that it divides one into."""
+"""The ending of the names of files that `llama-gguf-split` makes."""
 AGAIN = "download it again, or choose another file"
 NUMBERS = dict(enumerate("BbHhIif?")) | dict(zip((10, 11, 12), "Qqd", strict=True))
 """Types of values of one size, as `struct` calls them."""
 TEXT, ARRAY = 8, 9
 LONGEST = 1024
-"""Numbers of an array that is kept; of longer ones, and of arrays of texts, only the length is."""
+"""The largest number array that is kept; of longer ones, and of arrays of texts, only the length is."""
 PLAIN = {0: "F32", 1: "F16", 30: "BF16"}
 """Types of tensors that hold numbers as they are, as safetensors calls them."""
 CODES = {2: 2, 3: 4, 12: 16}
 """Types of blocks that are 4-bit codes with a scale and a zero point for each `GROUP` of them: Q4_0, Q4_1 and Q4_K. Where
 in the bytes of a block the codes begin; they reach to its end."""
 FLOAT32 = "F32"
-"""What blocks are dequantized to."""
+"""The dtype that blocks are dequantized to."""
 
 
 class CutShortError(Exception):
@@ -47,7 +47,7 @@ class CutShortError(Exception):
 
 
 class Held(NamedTuple):
-    """One tensor as the file has it: its type, its shape, and where it lies in the file."""
+    """A tensor of the file: its type, its shape, and its position in the file."""
 
     kind: int
     shape: tuple[int, ...]
@@ -57,11 +57,11 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself.
+    """The header of a file.
 
     Attributes:
-        metadata: by key; long arrays are their lengths.
-        tensors: by their names in the file.
+        metadata: the metadata by key; long arrays are replaced by their lengths.
+        tensors: the tensors by their names in the file.
     """
 
     metadata: Mapping[str, Any]
@@ -98,7 +98,7 @@ class Header:
 
 
 def check_file(path: Path, name: str) -> None:
-    """Refuse a file that is not there or one part of several.
+    """Raise if a file does not exist, or is one part of several.
 
     Args:
         path: the file.
@@ -135,7 +135,7 @@ def check_single(folder: Path, name: str) -> None:
 
 
 def read_header(path: Path, name: str) -> Header:
-    """Return what a file says of itself; it is parsed again only once it has changed.
+    """Return the header of a file; it is parsed again only after the file has changed.
 
     Args:
         path: the file, or as much of it as holds its header.
@@ -178,8 +178,8 @@ def parse_header(data: Any, name: str) -> Header:
         name: the model, as the user named it.
 
     Raises:
-        CutShortError: the header goes on beyond the data.
-        UnavailableError: this is no GGUF file, or it has tensors of an unknown type.
+        CutShortError: the data end before the header does.
+        UnavailableError: the file is not a GGUF file, or has tensors of an unknown type.
         UsageError: one of several files that hold a model together.
     """
     if data[:4] != MAGIC:
@@ -246,7 +246,7 @@ class _Cursor:
         return count
 
     def place(self) -> tuple[tuple[int, ...], int, int]:
-        """Read a tensor's shape, its type, and where it begins in the part that holds them all."""
+        """Read a tensor's shape, its type, and its offset in the data section."""
         (dimensions,) = self.numbers("I")
         if dimensions > 8:
             raise ValueError(f"a tensor has {dimensions} dimensions")

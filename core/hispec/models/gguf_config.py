@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     pass
 
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""What the rotary embeddings of all of them have in common."""
+"""The keys of rotary embeddings that all of them share."""
 
 
 def values_of(header: Header, path: Path, name: str) -> dict[str, Any]:
-    """Return what `config.json` would say of the model.
+    """Return the values that a `config.json` of the model would have.
 
     Outside of `ARCHITECTURES` it is the architecture alone: `transformers` must read the rest.
 
     Args:
-        header: of the file.
+        header: the header of the file.
         path: the file, or as much of it as `needed` tells.
         name: the model, as the user named it.
 
     Raises:
-        UnavailableError: the header lacks a size, or has one that is none.
+        UnavailableError: the header lacks a size, or has an invalid one.
         UsageError: experts, or rotary embeddings that a GGUF file does not describe well enough.
     """
     family = header.architecture
@@ -80,14 +80,15 @@ def values_of(header: Header, path: Path, name: str) -> dict[str, Any]:
 
 
 def needed(data: bytearray, name: str) -> int:
-    """Return how many bytes of a file `values_of` looks at: at least twice as many as there are where that is not known.
+    """Return the number of bytes of a file that `values_of` reads: if that is not known, at least twice as many as
+    there are.
 
     Args:
         data: the beginning of a file.
         name: the model, as the user named it.
 
     Raises:
-        UnavailableError, UsageError: as `parse_header`.
+        UnavailableError, UsageError: the header is invalid, as for `parse_header`.
     """
     try:
         header = parse_header(data, name)

@@ -11,7 +11,7 @@ FIRST = 1 << 16
 """Bytes of a file after which its header may be whole."""
 
 fetched: dict[tuple[str, str | None, str | None], Path] = {}
-"""Where the headers lie that were fetched, by repository, file and revision; gone when the process ends."""
+"""The fetched headers' files, by repository, file and revision; they are removed when the process ends."""
 _folders: list[TemporaryDirectory[str]] = []
 
 
@@ -22,11 +22,11 @@ def fetch_beginning(model: str, file: str, revision: str | None, commit: str | N
         model: id of the repository.
         file: its name there.
         revision: branch, tag or commit, as the user gave it.
-        commit: what the revision stands for.
+        commit: the commit that the revision stands for.
 
     Raises:
         HfHubHTTPError: and others of the hub's client.
-        UnavailableError, UsageError: as `gguf.parse_header`.
+        UnavailableError, UsageError: the header is invalid, as for `gguf.parse_header`.
     """
     from huggingface_hub import get_session, hf_hub_download, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
@@ -75,6 +75,6 @@ def _files(model: str, revision: str | None) -> list[str]:
 
     try:
         files = HfApi().list_repo_files(model, revision=revision)
-    except Exception:  # what it has is a help, and no more
+    except Exception:  # the list is only part of a hint
         return []
     return sorted(name for name in files if name.endswith(gguf.ENDING) and not gguf.PART.search(name))

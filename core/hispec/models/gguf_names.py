@@ -23,7 +23,9 @@ PARTS = {
 }
 """Names of tensors in GGUF files and in checkpoints of the Llama family, without `blk.N.` and `model.layers.N.`."""
 FACTORS = "rope_freqs.weight"
-"""By what the rotary frequencies of Llama 3.1 and its successors are divided: computed anew from the configuration."""
+"""The divisors of the rotary frequencies of Llama 3.1 and later models; they are computed from the configuration
+instead.
+"""
 
 
 def turned_rows(header: Header, tensor: str) -> int | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 """Numbers that are dequantized at once."""
 PARTNERS = re.compile(r"\.(self_attn\.[qkv]|mlp\.(?:gate|up))_proj\.")
-"""What is in the names of matrices that the fused stack multiplies as one with others."""
+"""Parts of the names of matrices that the fused stack joins with others."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class GgufTensors(Tensors):
         """Return the tensors of a file.
 
         Args:
-            header: of the file.
+            header: the header of the file.
             path: the file, None where it is not on this machine.
         """
         known = header.architecture in ARCHITECTURES
@@ -69,7 +69,7 @@ class GgufTensors(Tensors):
         return STORED[self.header.dtype]
 
     def read(self, names: Iterable[str], shard: "Shard | None" = None) -> "Iterator[tuple[str, Tensor]]":
-        """Yield some tensors, or a rank's parts of them, each valid only until the next.
+        """Yield some tensors, or a rank's parts of them; each is valid only until the next.
 
         See `Tensors`. Blocks are dequantized to float32.
         """

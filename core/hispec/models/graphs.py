@@ -1,9 +1,9 @@
 """The fused stack in fixed shapes, so that a device can record a span, or a whole run of drafts, and replay it.
 
 A CUDA graph repeats the same kernels on the same memory. So everything that differs from one span to the next is data
-here: rows are padded to one of a few widths, the positions are a tensor, attention looks at one of a few lengths and a
-mask hides what is beyond, and what goes in and comes out has its place. None of it needs a GPU but the recording, so
-that a CPU runs the same code as it is.
+here: rows are padded to one of a few widths, the positions are a tensor, attention reads one of a few lengths and a
+mask excludes what is beyond, and inputs and outputs have fixed buffers. Only the recording needs a GPU; a CPU runs
+the same code without it.
 """
 
 import warnings
@@ -26,17 +26,18 @@ WIDTHS = (1, 2, 4, 8, 16, WIDEST_FIXED)
 """Rows that a span of free width is padded to; a wider one is a prompt's, which is run once and as it is."""
 
 ONE_WIDTH = WIDEST
-"""Rows of every pass of the target where nobody says how many: one product with so many takes a GPU as long as one with a
-single row, and few verifications have more."""
+"""The default number of rows of the target's passes: one product with so many takes a GPU as long as one with a single
+row, and few verifications have more.
+"""
 
 SHORTEST = 256
-"""Positions of the shortest length that attention looks at; the next are twice as long, up to the cache's."""
+"""The shortest length that attention reads, in positions; the next lengths are twice as long, up to the cache's."""
 
 LONGEST_RUN = 32
 """Tokens of the longest run of drafts that is one graph; a longer run is several."""
 
 MAX_RECORDED = 128
-"""Graphs that are kept; beyond, the one that was not used for longest is given up."""
+"""The number of graphs that are kept; beyond it, the least recently used one is dropped."""
 
 Work = Callable[[], None]
 Recorder = Callable[[Work], Work]
@@ -46,15 +47,15 @@ Recorder = Callable[[Work], Work]
 class GraphedStack(FusedStack):
     """A fused stack whose spans and runs of drafts are recorded the second time that they come.
 
-    The first time is the warm-up that a recording needs. A recording that fails is told of once; from then on spans run
-    as those of the fused stack do.
+    The first run is the warm-up that a recording needs. If a recording fails, there is one warning, and spans then run
+    like those of the fused stack.
 
     Args:
         config: its shape.
         weights: filled.
-        name: how users know it.
+        name: the name that users know the model by.
         record: None runs the same code without recording it.
-        origin: see `FusedStack`.
+        origin: the model that the stack was made from; see `FusedStack`.
     """
 
     def __init__(
@@ -110,14 +111,16 @@ class GraphedStack(FusedStack):
         if self.origin is not None:
             self.origin.reserve(positions)
             return
-        padding = max(WIDTHS[-1], self._widths[-1])  # also of the stacks beside this one
+        padding = max(WIDTHS[-1], self._widths[-1])  # for the stacks that share the cache too
         positions = _power_of_two(positions + padding)  # so that the capacity bounds no length of attention
         if positions > self.cache.positions or self._shared.tabulated != self.cache.positions:
             self._recorded.clear()  # they replay into memory that is no more once the first layer has grown
         super().reserve(positions)
 
     def _tabulate(self, places: int) -> None:
-        """Make the tables of so many positions; see `FusedStack._tabulate`. Also numbers the columns of the masks."""
+        """Make the tables for a number of positions, and number the columns of the masks; see
+        `FusedStack._tabulate`.
+        """
         columns = torch.arange(places, device=self.device)
         super()._tabulate(places)
         self._shared.columns = columns
@@ -152,7 +155,7 @@ class GraphedStack(FusedStack):
     def _pass(self, hidden: Tensor, padded: int, start_layer: int, end_layer: int, position: int) -> Tensor:
         """Run rows [n, hidden] through layers in one pass of `padded` rows.
 
-        See `FusedStack`. In several parts where the length that attention looks at grows.
+        Run a span in several parts where the length that attention reads grows; see `FusedStack`.
         """
         width = next((width for width in self._widths if width >= padded), None)
         if width is None or not self._fixed:
@@ -162,7 +165,7 @@ class GraphedStack(FusedStack):
             length = self._length(position + at + 1)
             rows = min(len(hidden) - at, length - position - at)
             self._rows[:rows].copy_(hidden[at : at + rows])
-            self._rows[rows:width].zero_()  # what padding held may not be a number
+            self._rows[rows:width].zero_()  # padding may have held NaN
             torch.add(self._offsets, position + at, out=self._positions)
             self._do(
                 (start_layer, end_layer, width, length), partial(self._run_span, start_layer, end_layer, width, length)
@@ -199,7 +202,7 @@ class GraphedStack(FusedStack):
         group = self._group
         beyond = self._shared.columns[:length] > positions[:, None]
         mask = self._zeros(width, length).masked_fill_(beyond, -torch.inf)
-        # Kernels of attention want masks whose rows lie in memory, which the view of a single row would not.
+        # Attention kernels need masks whose rows are contiguous, which the view of a single row would not be.
         by_group = mask[:, None].expand(width, group, length).reshape(width * group, length).contiguous()
         place = PassPlace(
             self._shared.cos.index_select(0, positions),
@@ -278,7 +281,7 @@ class CudaRecorder:
     What a graph leaves behind is not in the pool, so that the next one may use all of it.
 
     Args:
-        device: that they run on.
+        device: the device that they run on.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -289,7 +292,7 @@ class CudaRecorder:
         """Kept, as a pool without any graph cannot be captured into again."""
 
     def __call__(self, work: Work) -> Work:
-        """Capture some work; what the other threads of this process do meanwhile does not disturb it."""
+        """Capture some work; the work of other threads of this process does not disturb it."""
         graph = torch.cuda.CUDAGraph()
         capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
         # The outer of the two streams is the present one, which a capture that fails does not return to by itself.

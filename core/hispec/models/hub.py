@@ -1,4 +1,4 @@
-"""What the hub says when it is asked briefly, and how its client is to behave. Nothing here hangs."""
+"""Quick requests to the hub, and the settings of its client. Every request ends within a given time."""
 
 import queue
 import threading
@@ -27,7 +27,7 @@ def quieten() -> None:
 def within(seconds: float, call: Callable[[], T], otherwise: T) -> T:
     """Return what a call returns, or `otherwise` where it fails or takes longer.
 
-    A request's own timeout does not cover looking up a name, hence a thread, which nobody waits for in the end.
+    A request's own timeout does not cover the look-up of a name, hence a thread, which may outlive the call.
     """
     answers: queue.Queue[T] = queue.Queue()
 
@@ -45,7 +45,7 @@ def within(seconds: float, call: Callable[[], T], otherwise: T) -> T:
 
 
 def hub_state(seconds: float) -> State:
-    """Return whether the hub answers, whatever it says."""
+    """Return whether the hub answers, even with an error."""
     from huggingface_hub import constants, get_session
 
     if is_offline():

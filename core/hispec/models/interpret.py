@@ -1,4 +1,4 @@
-"""What a configuration means: read from `config.json` itself where that says it all, else through `transformers`.
+"""Interprets a configuration: from `config.json` itself where that is complete, else through `transformers`.
 
 Importing a configuration class of `transformers` takes longer than decoding a short answer, hence the direct way.
 """
@@ -17,7 +17,7 @@ def interpret(values: Mapping[str, Any], name: str) -> ModelConfig | None:
     """Return what a `config.json` describes, None where `transformers` must read it.
 
     Args:
-        values: of the file.
+        values: the values of the file.
         name: the model, as the loading libraries call it.
 
     Raises:

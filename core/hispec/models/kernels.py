@@ -1,4 +1,4 @@
-"""What products with quantized weights cost on this machine, by kernel and count of rows, and which kernel to take.
+"""Measures products with quantized weights on this machine, by kernel and number of rows, and chooses a kernel.
 
 Costs are measured once for each shape of matrix and remembered in the user's cache folder. On a CPU they decide speed
 only: the kernels of a format give the same numbers there.
@@ -33,10 +33,10 @@ ROWS = (1, 2, 4, 8, 16)
 """Counts of rows that are timed."""
 
 REPEATS = 3
-"""The fastest of so many passes counts."""
+"""The number of passes of which the fastest counts."""
 
 READ, MAX_COPIES = 8_000_000, 64
-"""Weights that a pass reads, so that the nearer caches do not hold them, in at most so many copies of the matrix."""
+"""The weights that a pass reads, so many that the nearer caches do not hold them, and the most copies of the matrix."""
 
 CANDIDATES = 2
 """Kernels for 8-bit numbers on a CPU that are compared; the last, which lays weights out at every call, never wins."""
@@ -48,7 +48,7 @@ FULL = "full"
 """The kernel of weights that are not quantized."""
 
 KERNELS = "kernels.json"
-"""What was measured, in the user's cache folder."""
+"""The file of measurements, in the user's cache folder."""
 
 Costs = dict[str, dict[int, float]]
 """Seconds of a product by kernel and count of rows."""
@@ -66,8 +66,8 @@ def quantize(
     Args:
         linear: the full weights.
         quantization: their format.
-        beside: whether the full weights stay and multiply where there are so many rows that they are the faster.
-        agree: makes the measured costs those of one of several ranks, which then choose alike.
+        beside: whether the full weights are kept, and multiply where there are so many rows that they are faster.
+        agree: replaces the measured costs by those of one of several ranks, so that all choose the same kernel.
 
     Raises:
         UnavailableError: the device has no kernel for the format.
@@ -103,8 +103,8 @@ def layer_costs(
 
     Args:
         config: the model's shape.
-        dtype: of its full weights.
-        device: where it runs.
+        dtype: the dtype of the full weights.
+        device: the device that it runs on.
         quantization: format of the weights; None for the full ones.
     """
     found = [matrix_costs(*shape, dtype, device, quantization) for shape in config.layer_shapes]
@@ -117,9 +117,9 @@ def matrix_costs(
     """Return seconds of a product with [inputs, outputs] by count of rows, with the kernel that is fastest over all.
 
     Args:
-        inputs, outputs: of the matrix.
-        dtype: of its full weights.
-        device: where it is.
+        inputs, outputs: the size of the matrix.
+        dtype: the dtype of the full weights.
+        device: the device of the matrix.
         quantization: format of the weights; None for the full ones.
     """
     costs = _costs_of(inputs, outputs, dtype, device, quantization or "int8")
@@ -200,7 +200,7 @@ def _seconds(
 
 def _pass(copies: list[Linear], given: Tensor) -> float:
     alone = not given.is_cuda and torch.get_num_threads() == 1
-    clock = thread_time if alone else perf_counter  # what other processes do meanwhile does not count
+    clock = thread_time if alone else perf_counter  # the time of other processes must not count
     _wait(given)
     begin = clock()
     for linear in copies:

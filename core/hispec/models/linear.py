@@ -50,7 +50,7 @@ class PackedLinear(Linear):
     """The same on a copy that oneDNN has packed.
 
     Args:
-        linear: what is packed.
+        linear: the matrix to pack.
     """
 
     def __init__(self, linear: Linear) -> None:
@@ -87,8 +87,8 @@ def packs(dtype: torch.dtype, device: torch.device, largest: int) -> bool:
     """Return whether oneDNN is to multiply packed weights.
 
     Args:
-        dtype: of the weights.
-        device: where they are.
+        dtype: the dtype of the weights.
+        device: the device of the weights.
         largest: numbers of a layer's largest matrix.
     """
     if dtype == torch.float32 and largest < SMALL_MATRIX:

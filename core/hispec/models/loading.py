@@ -1,4 +1,4 @@
-"""From a checkpoint to a layer stack with its weights.
+"""Loads a checkpoint as a layer stack.
 
 `load_stack` reads them, `draw_stack` draws them at random. What is new about a weight format belongs to one of these
 places: the files of another format to `hispec.models.tensors`, weights that are held otherwise to
@@ -36,13 +36,14 @@ def load_stack(checkpoint: Checkpoint, placement: Placement, watch: Watch = unwa
     """Load weights, of safetensors or a GGUF file, into a layer stack.
 
     Args:
-        checkpoint: whose.
-        placement: in which dtype, for which stack, and where to.
-        watch: told at the start how many bytes will be read, and again as it goes on.
+        checkpoint: the checkpoint to load.
+        placement: dtype, stack and devices.
+        watch: called at the start with the number of bytes to read, and again with the progress.
 
     Raises:
         UnavailableError: weights that are missing, truncated or do not fit the configuration; no memory; no network.
-        UsageError: as `Checkpoint.config`; a model that the fused stack is asked for and cannot run.
+        UsageError: the configuration is invalid, as for `Checkpoint.config`, or the fused stack was requested and
+            cannot run it.
     """
     name, config = checkpoint.name, checkpoint.config
     if placement.check(config, name) is not None:
@@ -109,7 +110,7 @@ def check_weights(checkpoint: Checkpoint) -> None:
 
     Raises:
         UnavailableError: weights that are missing, damaged or do not fit the configuration.
-        UsageError: as `Checkpoint.config`.
+        UsageError: the configuration is invalid, as for `Checkpoint.config`.
     """
     config = checkpoint.config
     with checkpoint.explaining():
@@ -127,7 +128,7 @@ def check_weights(checkpoint: Checkpoint) -> None:
 def _untied(config: ModelConfig, tensors: Tensors) -> ModelConfig:
     """Return the configuration, not tied where the checkpoint holds a head that is not its embedding.
 
-    `transformers` then uses that head, whatever the configuration says.
+    `transformers` uses that head, even if the configuration ties it.
     """
     if config.tied and {HEAD, EMBEDDING} <= tensors.stored.keys() and not tensors.are_equal(HEAD, EMBEDDING):
         return replace(config, tied=False)
@@ -179,8 +180,8 @@ def _source_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _tell_unused(names: Collection[str], model: str) -> None:
-    """Warn of tensors of a checkpoint that no part of its model uses, as `transformers` does, which has no use for them."""
-    unused = sorted(name for name in names if not name.endswith(".rotary_emb.inv_freq"))  # computed anew
+    """Warn of tensors of a checkpoint that no part of its model uses, like `transformers`."""
+    unused = sorted(name for name in names if not name.endswith(".rotary_emb.inv_freq"))  # which is computed
     if unused:
         more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
         warnings.warn(f"{model} has no use for {unused[0]}{more} of its checkpoint, left out", stacklevel=2)

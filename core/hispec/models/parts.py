@@ -1,4 +1,4 @@
-"""The parts of a decoder-only `transformers` model that are needed to run its layers in spans, found by what they are."""
+"""Finds the parts of a decoder-only `transformers` model that running its layers in spans needs."""
 
 import inspect
 from dataclasses import dataclass
@@ -11,7 +11,9 @@ from hispec.models.families import FAMILIES
 
 NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 CACHE_ARGUMENTS = ("cache", "past_key_values", "layer_past")
-"""What layers call their cache; `transformers` 5.24 renamed it, and an older layer would swallow the new name."""
+"""The name that layers have for their cache; `transformers` 5.24 renamed it, and an older layer would ignore the new
+name.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,11 @@ def find_parts(model: Any, name: str) -> Parts:
     """Take a model apart.
 
     Args:
-        model: as `AutoModelForCausalLM` makes it, with or without weights.
-        name: how users know it.
+        model: a model from `AutoModelForCausalLM`, with or without weights.
+        name: the name that users know the model by.
 
     Raises:
-        UsageError: it lacks a part, and its layers can therefore not be run in spans here.
+        UsageError: the model lacks a part, so its layers cannot be run in spans.
     """
     decoder = model.base_model
     layers = list(getattr(decoder, "layers", ()))
@@ -65,7 +67,9 @@ def find_parts(model: Any, name: str) -> Parts:
 
 
 def check_architecture(config: Any, name: str) -> None:
-    """Refuse an architecture that lacks a part, from its configuration alone; arguments and errors as `find_parts`."""
+    """Raise if an architecture lacks a part, from its configuration alone; arguments and errors are those of
+    `find_parts`.
+    """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)

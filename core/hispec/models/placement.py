@@ -1,4 +1,4 @@
-"""How weights are loaded: in which dtype, for which stack, and where to: one device, several, or shared among ranks."""
+"""The placement of a model: its dtype, its stack, and its devices: one, several, or shared among ranks."""
 
 import logging
 import warnings
@@ -18,7 +18,7 @@ from hispec.models.sharding import Shard
 from hispec.settings import Quantization, Settings, parse_memory
 
 _offloaded: list[TemporaryDirectory[str]] = []
-"""Where weights lie that are on disk in another form than in their checkpoint; gone when the process ends."""
+"""The folder of weights that are on disk in another format than in their checkpoint; removed when the process ends."""
 
 CPU = torch.device("cpu")
 QUANTIZED_BITS = {"4bit": 4, "8bit": 8}
@@ -26,17 +26,17 @@ QUANTIZED_BITS = {"4bit": 4, "8bit": 8}
 
 @dataclass(frozen=True)
 class Placement:
-    """How a model is loaded; by default as its checkpoint has it, on the CPU.
+    """The way in which a model is loaded; by default in its checkpoint's dtype, on the CPU.
 
     Attributes:
-        device: where the weights go, unless they are spread.
+        device: the device of the weights, unless they are spread.
         dtype: a key of `hispec.models.dtypes.FLOATS`, or `auto` for the checkpoint's own or a faster one.
         stack: `fused`, `transformers`, or `auto` for the fused one where it applies.
         spread: over all GPUs, then the CPU's memory, then the disk.
         max_memory: bytes of devices (GPU numbers, `cpu`) that may be used; what `accelerate` finds free where empty.
         quantization: a key of `QUANTIZED_BITS`, of bitsandbytes; `int4` or `int8`, of the fused stack; or `none`.
-        shard: this process's part, where every matrix is shared among those that torchrun started.
-        shallow: layers that levels below the target read, which shall stay on the first device.
+        shard: this process's part, if the processes that torchrun started share every matrix.
+        shallow: the number of layers that levels below the target read, which stay on the first device.
         stages: numbers of layers on each of several GPUs, in their order, for the fused stack; empty for one device.
     """
 
@@ -56,7 +56,7 @@ class Placement:
 
         Raises:
             UsageError: a device that torch does not know.
-            UnavailableError: a device that this machine lacks, or quantization without its library.
+            UnavailableError: this machine lacks the device, or the library that quantizes.
         """
         device, shard = choose_device(settings.device), None
         if settings.tensor_parallel:
@@ -96,7 +96,7 @@ class Placement:
         """Return why a model does not run on the fused stack, None where it does.
 
         Raises:
-            UsageError: the fused stack is asked for and cannot run it, or quantized weights shall be quantized again.
+            UsageError: the fused stack was requested and cannot run the model, or the weights are quantized already.
         """
         if config.quantized and self.quantization != "none":
             raise UsageError(f"the weights of {name} are quantized already", "leave out --quantization")
@@ -130,12 +130,12 @@ class Placement:
             config: its shape.
             original: its configuration of `transformers`.
             name: the model, as the user named it.
-            held: bytes of its weights, copies, KV cache and workspace; None where nobody knows.
+            held: the bytes of its weights, copies, KV cache and workspace; None where they are not known.
             taken: bytes of the first device that other models take.
 
         Raises:
             UnavailableError: a limit is for a GPU that is not there.
-            UsageError: as `check` and `plan`.
+            UsageError: the placement is impossible, as for `check` and `plan`.
         """
         if not self.spread:
             return self
@@ -166,9 +166,9 @@ class Placement:
         """Return arguments for `from_pretrained`.
 
         Args:
-            config: of `transformers`.
+            config: a configuration of `transformers`.
             name: the model, as the user named it.
-            dtype: of the weights, or of computing where they are quantized.
+            dtype: the dtype of the weights, or of the computation where they are quantized.
 
         Raises:
             UnavailableError: a limit is for a GPU that is not there.
@@ -199,8 +199,8 @@ def choose_device(name: str) -> torch.device:
     """Return the first GPU for `auto`, where there is one; anything else is what torch calls a device.
 
     Raises:
-        UsageError: for a name that torch does not know.
-        UnavailableError: for a device that this machine lacks.
+        UsageError: torch does not know the name.
+        UnavailableError: this machine lacks the device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -244,12 +244,12 @@ def plan(
     layers of the shallow exits, as far as they fit: to draft and to verify early, nothing leaves that device.
 
     Args:
-        config: of `transformers`.
+        config: a configuration of `transformers`.
         name: the model, as the user named it.
-        dtype: of what is not quantized.
-        bits: of a weight of the layers.
-        max_memory: see `Placement`.
-        shallow: see `Placement`.
+        dtype: the dtype of weights that are not quantized.
+        bits: the bits of a weight of the layers.
+        max_memory: the memory that may be used on each device; see `Placement`.
+        shallow: the number of layers that stay on the first device; see `Placement`.
         held: bytes of the whole model where more than its weights is counted; each layer takes its share.
 
     Returns:
@@ -285,12 +285,12 @@ def plan(
     gpus = [device for device in more if isinstance(device, int)]
     if gpus:
         even = (pinned + len(layers) * layer) // (len(gpus) + 1)
-        shares[first] = min(shares[first], max(even, pinned + shallow * layer) + layer)  # of which one is kept free
+        shares[first] = min(shares[first], max(even, pinned + shallow * layer) + layer)  # one layer is kept free
         left = len(layers) - (shares[first] - pinned) // layer + 1
         even = -(-left // len(gpus)) * layer
         shares |= {device: min(shares[device], even + layer // 2) for device in gpus[:-1]}  # the last takes the rest
     shares[first] = max(0, shares[first] - pinned)
-    shares = {device: share * weights // layer for device, share in shares.items()}  # as weights alone are counted
+    shares = {device: share * weights // layer for device, share in shares.items()}  # only weights are counted
     where = infer_auto_device_map(
         torch.nn.ModuleList(layers),
         shares,

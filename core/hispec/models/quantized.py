@@ -26,7 +26,7 @@ OUTPUTS = 16
 """Outputs of 4-bit weights are padded to a multiple of this for their kernels."""
 
 BLOCK = 64
-"""Outputs that the 4-bit layout of a CPU keeps together; on CUDA it is a part of this."""
+"""The outputs that the 4-bit layout of a CPU keeps together; on CUDA it is a part of this."""
 
 CHUNK = 1 << 20
 """Weights that are quantized at once, so that no large matrix is ever held in float32."""
@@ -139,7 +139,7 @@ INT8_KERNELS = {
     "onednn": Int8Kernel(_pack_onednn, _multiply_onednn, lambda packed: packed[0].to_dense().t()),
     "int_mm": Int8Kernel(lambda codes, scales: (codes.t(), scales), _multiply_int_mm, lambda packed: packed[0].t()),
 }
-"""By name, the one that was fastest where it was measured first. All give the same bits."""
+"""By name, the kernel that was fastest when it was first measured. All give the same bits."""
 
 
 @lru_cache
@@ -239,7 +239,7 @@ class Int8WeightLinear(QuantizedLinear):
         codes: int8 [out, in].
         scales: float32 [out].
         bias: [out].
-        dtype: of activations.
+        dtype: the dtype of activations.
         kernel: `int8pack` or `dequantized`.
     """
 
@@ -279,14 +279,14 @@ class Int8WeightLinear(QuantizedLinear):
 class Int4Linear(QuantizedLinear):
     """4-bit weights with a scale and a zero point for each group of inputs of an output.
 
-    The kernel computes in bfloat16, whatever the dtype of the rows is: that of CUDA knows no other, and on CPUs the
-    others are thirty times as slow.
+    The kernel computes in bfloat16, whatever the dtype of the rows: that of CUDA supports no other, and on CPUs the
+    others are thirty times slower.
 
     Args:
         codes: 0..15, uint8 [out, in], of which `in` is a multiple of the group.
         scales, zeros: [out, groups].
         bias: [out].
-        inputs: of rows; those beyond, in the last group, are padding.
+        inputs: the number of inputs of the rows; those beyond, in the last group, are padding.
 
     Raises:
         UnavailableError: the device has no kernel for them.

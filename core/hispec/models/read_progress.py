@@ -1,4 +1,4 @@
-"""How many bytes of a checkpoint have been read, told while it is read by us or by `transformers`."""
+"""Reports how many bytes of a checkpoint have been read, by hispec or by `transformers`."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ class ReadProgress:
     """Counts the bytes of a checkpoint as they are read.
 
     Args:
-        doing: what is done with them.
-        name: of the model, as users know it.
-        files: that are read.
-        watch: told at once, and whenever there is more.
+        doing: the verb for what happens to them.
+        name: the name that users know the model by.
+        files: the files that are read.
+        watch: called at the start and after each step of progress.
     """
 
     def __init__(self, doing: Doing, name: str, files: Iterable[Path], watch: Watch) -> None:
@@ -31,7 +31,9 @@ class ReadProgress:
 
     @contextmanager
     def by_transformers(self) -> Iterator[None]:
-        """Count what `transformers` reads meanwhile, as it would show it by a bar: every tensor as large as another."""
+        """Count what `transformers` reads within the context, in place of its progress bar; all tensors count as
+        equally large.
+        """
         from transformers.utils import logging
 
         def counting(bar: type[Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:

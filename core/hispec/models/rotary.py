@@ -25,7 +25,7 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
 
 
 def check_frequencies(config: ModelConfig, name: str) -> None:
-    """Refuse a rotary embedding that cannot be computed, or that turns only a part of each head.
+    """Raise if a rotary embedding cannot be computed, or rotates only a part of each head.
 
     Args:
         config: the shape.

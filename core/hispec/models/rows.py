@@ -1,4 +1,4 @@
-"""How many rows a pass computes, so that a row comes out the same however many are computed together.
+"""The number of rows of a pass: passes are padded so that a row has the same bits however many are computed together.
 
 Kernels for one row and for several add in different orders, so that in half precision the most probable token may differ.
 Most kernels, however, compute a row in one way for a whole range of row counts. `equal_counts` finds these counts by
@@ -20,10 +20,12 @@ Width = int | Literal["auto", "free"]
 """`free`: passes have as many rows as there are tokens; a number: that many; `auto`: counts found equal by trying."""
 
 BUCKET = 64
-"""Attention looks at a multiple of these positions, so that its kernels do not depend on where a pass ends."""
+"""The length that attention reads is a multiple of this, so that its kernels do not depend on where a pass ends."""
 
 CANDIDATES = (2, 3, 4, 6, 8, 12, 16, 32, 64)
-"""Counts that are tried. One row is none of them: its kernels often change with the length of the text."""
+"""The row counts that are tried. One row is not among them, since its kernels often change with the length of the
+text.
+"""
 
 
 TRIED_AT = (48, 1008)
@@ -38,7 +40,7 @@ class RowCounts:
     """The row counts of passes.
 
     Attributes:
-        counts: that a pass is padded to, ascending; empty at free widths.
+        counts: the row counts that a pass is padded to, ascending; empty at free widths.
         prompt: rows of each pass of a prompt.
     """
 
@@ -59,8 +61,8 @@ class RowCounts:
         """Cut rows into passes: yields (rows, rows with padding).
 
         Args:
-            rows: at least 1.
-            position: of the first.
+            rows: the number of rows, at least 1.
+            position: the position of the first row.
             prompt: whether these are rows of a prompt. Where they are not interchangeable with others, their passes
                 begin at multiples of `prompt`, so that the same text is always cut in the same way.
         """
@@ -75,7 +77,7 @@ class RowCounts:
                 yield count, self.padded(count)
 
     def within_buckets(self, rows: int, position: int) -> Iterator[int]:
-        """Cut the rows of a pass where the length that attention looks at grows."""
+        """Split the rows of a pass where the length that attention reads grows."""
         while rows:
             part = rows if self.free else min(rows, BUCKET - position % BUCKET)
             yield part
@@ -86,7 +88,7 @@ class RowCounts:
         return rows if self.free else next(count for count in self.counts if count >= rows)
 
     def length(self, end: int) -> int:
-        """Return how many positions attention looks at, for a row that sees `end` of them."""
+        """Return the number of positions that attention reads, for a row that attends to `end` of them."""
         return end if self.free else -(-end // BUCKET) * BUCKET
 
     @property
@@ -130,7 +132,7 @@ def _cut(rows: int, max_rows: int) -> Iterator[int]:
 
 
 class Triable(Protocol):
-    """What row counts are tried on: a layer stack with its cache."""
+    """A stack on which row counts are tried: a layer stack with its cache."""
 
     rows: RowCounts
     cache: KVCache
@@ -152,7 +154,7 @@ def choose_rows(stack: "Triable", width: Width, candidates: Sequence[int], promp
 
     Args:
         stack: a loaded model.
-        width: what is asked for.
+        width: the requested width.
         candidates: counts to try.
         prompt: rows of a prompt's pass where they are not interchangeable with others.
     """
@@ -194,7 +196,7 @@ def equal_counts(compute: Compute, candidates: Sequence[int]) -> tuple[int, ...]
 
     Args:
         compute: computes the text.
-        candidates: to try, ascending.
+        candidates: the row counts to try, ascending.
     """
     known: list[tuple[Tensor, list[int]]] = []
     for count in candidates:

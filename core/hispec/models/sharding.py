@@ -23,11 +23,12 @@ HEAD = "lm_head"
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of a model that one of several ranks holds; all of them must call `sum`, `gather` and `agree` alike.
+    """The part of a model that one of several ranks holds; all ranks must make the same calls of `sum`, `gather` and
+    `agree`.
 
     Attributes:
-        rank: of this process.
-        count: of ranks, which divides the model's key/value heads and the inner size of its MLP.
+        rank: the number of this process.
+        count: the number of ranks; it divides the model's key/value heads and the inner size of its MLP.
     """
 
     rank: int
@@ -53,7 +54,7 @@ class Shard:
         """Return the shape of the part of a tensor of a checkpoint.
 
         Args:
-            name: of the tensor.
+            name: the name of the tensor.
             whole: its shape.
         """
         ranges = self._ranges(name, whole)
@@ -63,7 +64,7 @@ class Shard:
         """Return the part of a tensor of a checkpoint.
 
         Args:
-            name: of the tensor.
+            name: the name of the tensor.
             whole: its shape.
             stored: the tensor, or its slice in safetensors, of which only the part is read.
         """
@@ -99,7 +100,7 @@ class Shard:
         return self._gathered(product).sum(0)
 
     def gather(self, logits: Tensor) -> Tensor:
-        """Return logits of all token ids, [n, vocab], from those of each rank's `words`."""
+        """Return the logits of all token ids, [n, vocab], from those of each rank's part of the vocabulary."""
         return self._gathered(logits).transpose(0, 1).reshape(len(logits), -1)
 
     def agree(self, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What decoding asks of a model: embed tokens, run a span of its layers, read the vocabulary from a hidden state."""
+"""The interface of models: embed tokens, run a span of layers, read logits from a hidden state."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from hispec.settings import Quantization
 
 @dataclass(frozen=True, eq=False)
 class ReducedHead:
-    """The rows of a model's head that belong to some words; made by `LayerStack.reduce_head`.
+    """The rows of a model's head that belong to some token ids; made by `LayerStack.reduce_head`.
 
     Attributes:
-        ids: of these words, ascending, [vocab].
+        ids: these token ids, ascending, [vocab].
         linear: a copy of their rows, held as their stack holds its head: normed hidden states -> logits [n, vocab].
     """
 
@@ -27,7 +27,9 @@ class ReducedHead:
 
 
 ArgmaxHead = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Reads hidden states [n, hidden]: the logits of the most probable words [n], and these words [n]; of no host's knowledge."""
+"""Reads hidden states [n, hidden]: returns the highest logits [n] and their token ids [n], without waiting for the
+device.
+"""
 
 
 class LayerStack(Protocol):
@@ -38,13 +40,13 @@ class LayerStack(Protocol):
     again at an earlier position.
 
     Attributes:
-        kind: which implementation it is.
+        kind: the name of the implementation.
         name: the model, as users know it.
         num_layers: depth L; exit e is the state after e layers.
         vocab_size: width of the logits.
         context: the most positions that the model supports.
-        device: where its logits come out.
-        dtype: of its weights.
+        device: the device of its logits.
+        dtype: the dtype of its weights.
         cache: stacks that share it are readings of one model at several precisions.
         rows: the row counts of its passes.
         narrow: the most rows of a pass that surely read its own weights, where these are quantized copies; wider ones
@@ -90,7 +92,7 @@ class LayerStack(Protocol):
         ...
 
     def reduce_head(self, ids: Tensor) -> ReducedHead:
-        """Return a head of the words `ids` only, ascending [vocab]; a copy of their rows."""
+        """Return a head of the token ids `ids` only, ascending [vocab]; it is a copy of their rows."""
         ...
 
     def quantized(self, quantization: Quantization, layers: int | None = None) -> "LayerStack":
@@ -100,7 +102,7 @@ class LayerStack(Protocol):
 
         Args:
             quantization: format of the copies.
-            layers: how many it has at least; by default all.
+            layers: the least number of layers in the copy; by default all.
 
         Raises:
             UnavailableError: the stack has no such copies, or its device no kernels for them.
@@ -114,9 +116,9 @@ class LayerStack(Protocol):
 
         Args:
             token: the first, [1].
-            end_layer: where a token is read.
-            position: of the first token.
-            count: how many tokens are run, and read.
+            end_layer: the layer at which a token is read.
+            position: the position of the first token.
+            count: the number of tokens that are run and read.
             read: reads a token; equal readers read alike.
 
         Returns:

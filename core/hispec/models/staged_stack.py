@@ -1,4 +1,4 @@
-"""A model of the Llama family whose layers lie on several devices: a fused stack for each, one after the other.
+"""A model of the Llama family on several devices: a fused stack for the layers of each device, one after the other.
 
 The first has the embedding and the head, so that what reads shallow exits stays there. Every stage records its own spans;
 between two stages go a few rows of hidden states.
@@ -20,8 +20,9 @@ class StagedStack:
     """Several fused stacks as one; see `LayerStack` for the protocol.
 
     Args:
-        stages: that have run nothing yet, in the order of their layers; the first has the embedding and the head.
-        origin: as of `FusedStack`.
+        stages: stacks that have run nothing yet, in the order of their layers; the first has the embedding and the
+            head.
+        origin: the model that the stack was made from; see `FusedStack`.
 
     Attributes:
         stages: the fused stacks.
@@ -72,7 +73,7 @@ class StagedStack:
         """Return a stack that reads quantized copies of the first layers' weights and the head's, and shares the
         cache.
 
-        See `LayerStack.quantized`. Every device has its own part of the copy.
+        Return the stack of a quantized copy; every device has its own part. See `LayerStack.quantized`.
         """
         layers = self.num_layers if layers is None else layers
         known = self._copies.get(quantization)
@@ -119,7 +120,7 @@ class StagedStack:
         return self.stages[0].head(hidden.to(self.device), reduced)
 
     def reduce_head(self, ids: Tensor) -> ReducedHead:
-        """Return a head of the words `ids` only, ascending [vocab]; see `LayerStack.reduce_head`."""
+        """Return a head of the token ids `ids` only, ascending [vocab]; see `LayerStack.reduce_head`."""
         return self.stages[0].reduce_head(ids)
 
     def write_run(
@@ -127,7 +128,7 @@ class StagedStack:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run a token through layers 0..end_layer-1, then the token read from it, and so on.
 
-        See `LayerStack.write_run`. As one where no layer beyond the first stage takes part.
+        Write a run of tokens, in one call if all its layers are in the first stage. See `LayerStack.write_run`.
         """
         first = self.stages[0]
         if end_layer <= first.num_layers:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hispec.models.sharding import Shard
 
 ROWS = 4096
-"""Of two tables that are compared: as many are read at once."""
+"""The number of values that are read at a time when two tables are compared."""
 
 
 class Stored(NamedTuple):
@@ -49,7 +49,7 @@ class Tensors:
     stored: dict[str, Stored]
 
     source = "safetensors"
-    """What its files are."""
+    """The format of its files."""
 
     @property
     def names(self) -> Collection[str]:
@@ -72,7 +72,8 @@ class Tensors:
         return next((STORED[one.dtype] for one in self.stored.values() if one.dtype in STORED), None)
 
     def read(self, names: Iterable[str], shard: "Shard | None" = None) -> "Iterator[tuple[str, Tensor]]":
-        """Yield some tensors, or a rank's parts of them, each valid only until the next; their files are mapped meanwhile.
+        """Yield some tensors, or a rank's parts of them; each is valid only until the next. Their files stay mapped
+        while it runs.
 
         What has been read of a mapped file counts as this process's memory, so few should be asked for at once.
         """

@@ -14,10 +14,10 @@ GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
-    """Load a model's tokenizer; of one with random weights its own where it lies in a folder, else bytes.
+    """Load a model's tokenizer. With random weights it is the folder's own if there is one, else a tokenizer of bytes.
 
     Raises:
-        UnavailableError: it is not to be had, or cannot be loaded.
+        UnavailableError: the tokenizer is not available, or cannot be loaded.
         UsageError: one that cannot be streamed, or a vocabulary without room for bytes.
     """
     own = checkpoint.gguf_file is not None or checkpoint.here("tokenizer.json")
@@ -33,8 +33,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
             from transformers import PreTrainedTokenizerFast as loader  # noqa: N813
         else:
             from transformers import AutoTokenizer as loader  # noqa: N813
-        # From a folder, because the library asks a hub for much that is not needed, and again and again where it is
-        # out of reach.
+        # Loaded from a folder, because the library would ask the hub for many files that are not needed, and ask again
+        # and again if it does not answer.
         tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
             checkpoint.tokenizer_folder(), trust_remote_code=False
         )

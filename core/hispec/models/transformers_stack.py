@@ -31,8 +31,8 @@ class TransformersStack:
     these differ: it then does something between its layers that is not known here.
 
     Args:
-        model: with `sdpa` attention; where `accelerate` has spread it, each layer runs where its hook says.
-        name: how users know it.
+        model: a model with `sdpa` attention; if `accelerate` has spread it, each layer runs where its hook says.
+        name: the name that users know the model by.
 
     Raises:
         UsageError: an architecture that cannot be run in spans, or another attention.
@@ -60,9 +60,9 @@ class TransformersStack:
         self.dtype: torch.dtype = self._parts.embedding.weight.dtype
         self.devices = [device_of(layer) for layer in self._parts.layers]
         """Per layer, where it runs."""
-        heads = sizes.num_kv_heads // (getattr(model, "tp_size", None) or 1)  # where ranks share them, ours are few
+        heads = sizes.num_kv_heads // (getattr(model, "tp_size", None) or 1)  # this rank's part
         self.cache = KVCache([(heads, sizes.head_size)] * self.num_layers, self.dtype, self.devices)
-        # The modules of the fused families have no cap, whatever their configuration says.
+        # The modules of the fused families ignore a cap in their configuration.
         capped = config.model_type not in FAMILIES
         self._cap: float | None = getattr(config, "final_logit_softcapping", None) if capped else None
         self._tabulated = 0
@@ -117,7 +117,7 @@ class TransformersStack:
     def run(self, hidden: Tensor, start_layer: int, end_layer: int, position: int, *, prompt: bool = False) -> Tensor:
         """Run rows [n, hidden] at `position`.
 
-        See `LayerStack.run`. A pass ends where the length that attention looks at grows.
+        Run a span in several passes where the length that attention reads grows; see `LayerStack.run`.
         """
         done, at = [], 0
         for rows, padded in self.rows.passes(len(hidden), position, prompt=prompt):
@@ -156,7 +156,7 @@ class TransformersStack:
 
     @torch.inference_mode()
     def reduce_head(self, ids: Tensor) -> ReducedHead:
-        """Return a head of the words `ids` only, ascending [vocab]; see `LayerStack.reduce_head`."""
+        """Return a head of the token ids `ids` only, ascending [vocab]; see `LayerStack.reduce_head`."""
         from accelerate.utils import align_module_device
 
         ids, head = ids.to(self.device), self._parts.head
@@ -164,7 +164,7 @@ class TransformersStack:
             raise UsageError(
                 f"the head of {self.name} has a bias, which a reduced one cannot have", "leave the level's head whole"
             )
-        with align_module_device(head, self.device):  # it may lie elsewhere while it does not run
+        with align_module_device(head, self.device):  # while it does not run, it may be on another device
             return ReducedHead(ids, Linear(head.weight.index_select(0, ids).t()))
 
     def write_run(
@@ -208,7 +208,7 @@ class TransformersStack:
 
 
 def device_of(module: Any) -> torch.device:
-    """Return where a module runs, which `accelerate` may have decided, whatever its weights do meanwhile."""
+    """Return the device that a module runs on, as `accelerate` may have decided, wherever its weights are now."""
     hook = getattr(module, "_hf_hook", None)
     for one in getattr(hook, "hooks", (hook,)):
         device = getattr(one, "execution_device", None)

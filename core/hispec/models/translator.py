@@ -57,12 +57,12 @@ class Translator:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a file of translators belongs to, and how it came about.
+    """The model that a file of translators belongs to, and how it was fitted.
 
     Attributes:
-        model: as its user named it.
+        model: the name that its user gave the model.
         revision: the commit of a hub model, None for a folder.
-        model_digest: see `digest_of_model`; None where that is None.
+        model_digest: the digest of the model from `digest_of_model`; None if it has none.
         hidden_size: width of the model.
         num_layers: its depth.
         exits: the exits that the file has translators for.
@@ -86,7 +86,7 @@ class TranslatorFile:
 
     Raises:
         ProfileError: no such file, or something else.
-        UnavailableError: it is damaged.
+        UnavailableError: the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -182,7 +182,7 @@ def digest_of_model(checkpoint: Checkpoint, num_layers: int) -> str | None:
     Read from the files, so it does not depend on the dtype, the device or what runs the layers.
 
     Args:
-        checkpoint: of the model.
+        checkpoint: the checkpoint of the model.
         num_layers: its depth.
 
     Returns:

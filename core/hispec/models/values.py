@@ -13,7 +13,7 @@ HINT = "correct config.json, or download or save the model again"
 
 
 class Kind(NamedTuple):
-    """What a value must be: in words, and as a test."""
+    """A condition on a value: a description and a test."""
 
     description: str
     fits: Callable[[Any], bool]
@@ -114,7 +114,7 @@ ROPE_OPTIONS = (
 
 
 def read_by(family: Family) -> dict[str, Kind]:
-    """Return the keys of one family that shape what a model computes, beside those of all."""
+    """Return the keys that affect what a model of one family computes, besides those of all families."""
     windows = {"layers": LAYERS, "all": {"sliding_window": _or_null(SIZE)}, "switched": WINDOW}
     own = {"attention_bias": FLAG, "mlp_bias": FLAG, "head_dim": SIZE}
     return {**windows[family.window], **{key: kind for key, kind in own.items() if key in family.needed}}
@@ -124,7 +124,8 @@ def check_values(values: Mapping[str, Any], name: str) -> None:
     """Refuse a value that is null, of another type or impossible, among those that are read; absent ones have defaults.
 
     Args:
-        values: of `config.json`. Outside of `FAMILIES`, sizes, dtypes and the rotary embedding are looked at.
+        values: the values of `config.json`. Outside of `FAMILIES`, only sizes, dtypes and the rotary embedding are
+            checked.
         name: the model, as the user named it.
 
     Raises:
@@ -163,7 +164,7 @@ def check_names(values: Mapping[str, Any], name: str) -> None:
 
 
 def _check_window(values: Mapping[str, Any], name: str) -> None:
-    """Refuse a window of no size, and layers that shall attend inside one where there is none."""
+    """Raise if a window has no size, or if layers need a window and there is none."""
     window, kinds = window_of(values), values.get("layer_types")
     if window is not None and window < 1:
         raise _wrong("sliding_window", window, SIZE, name)

@@ -11,4 +11,4 @@ FAMILIES: dict[str, Family] = {
     for family in vars(module).values()
     if isinstance(family, Family)
 }
-"""By `model_type`: what all modules in this folder define."""
+"""The families of all modules in this folder, by `model_type`."""

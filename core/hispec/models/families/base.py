@@ -1,4 +1,4 @@
-"""What tells one family of Llama-like models from another."""
+"""The differences between the families of Llama-like models."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,15 +16,16 @@ class Family:
 
     Attributes:
         name: its `model_type` in `config.json`.
-        attention_bias: which projections of the attention have a bias: all four where the key `attention_bias` says so,
+        attention_bias: the attention's projections that have a bias: all four if the key `attention_bias` is true,
             always those of queries, keys and values, or none.
         mlp_bias: the key `mlp_bias` gives the MLP's projections a bias.
         qk_norm: queries and keys are normalised, head by head.
         kv_heads: key and value heads where the configuration is silent; None: as many as query heads.
         head_size: size of a head where the configuration is silent; None: the hidden size over the query heads.
-        whole_heads: the hidden size must be a multiple of the query heads, whatever the size of a head is.
-        window: where a sliding window is in use: in the layers that `layer_types` names, in all layers, or, where
-            `use_sliding_window` switches it on, in those of `layer_types` or above `max_window_layers`.
+        whole_heads: whether the hidden size must be a multiple of the number of query heads, even if the head size is
+            given.
+        window: the layers that have a sliding window: those that `layer_types` names, all, or, if `use_sliding_window`
+            is true, those of `layer_types` or above `max_window_layers`.
         gguf: files of the llama.cpp project call the family by the same name and are read here.
         turned: such files have the two halves of each head of queries and keys interleaved.
     """
@@ -42,7 +43,7 @@ class Family:
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """Return keys beside those of all families without which a `config.json` leaves something to defaults."""
+        """Return the keys, besides those of all families, that a `config.json` must have."""
         return (
             *["attention_bias"] * (self.attention_bias == "configured"),
             *["mlp_bias"] * self.mlp_bias,
