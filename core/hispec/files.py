@@ -45,7 +45,7 @@ def hold(path: Path, held: HispecError) -> FileLock:
     """Keep a file to this process until the lock is released or the process ends, however it ends.
 
     The lock is on a hidden file in the same folder, `.NAME.lock`, which stays: if it were removed, two processes could
-        hold it.
+    hold it.
 
     Args:
         path: the file, in a folder that exists.
