@@ -20,7 +20,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from cards import CARDS, CROSS_US, REDUCE_BETWEEN_NODES_US, REDUCE_US
 from common import save
+from limits import tokens_of_run
 from transformers import AutoConfig
 
 from hispec.models.checkpoint import Checkpoint
@@ -33,11 +35,11 @@ KV_TOKENS = 4096
 class Machine:
     """Assumptions; every one is an option of this script."""
 
-    memory_gb: float = 141.0
-    bandwidth_tb_s: float = 4.4
-    reduce_us: float = 15.0
-    reduce_between_nodes_us: float = 45.0
-    cross_us: float = 25.0
+    memory_gb: float = CARDS["H200"].memory_gb
+    bandwidth_tb_s: float = CARDS["H200"].read_tb_s
+    reduce_us: float = REDUCE_US
+    reduce_between_nodes_us: float = REDUCE_BETWEEN_NODES_US
+    cross_us: float = CROSS_US
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,6 @@ class Shape:
     head: int
     others: int
     kv_layer: int
-
-
-def expected(chance: float, count: int) -> float:
-    """Return tokens kept of `count` in a row, the one that corrects the first wrong one included where there is one."""
-    return (1 - chance**count) / (1 - chance) if chance < 1 else float(count)
 
 
 def shape_of(model: str) -> Shape:
@@ -111,15 +108,15 @@ class Sharding:
     def single_layer(self, draft: int, length: int, chance: float) -> float:
         """Return tokens per second."""
         drafts = length * (self.span(0, draft) + self.head)
-        return expected(chance, length) / (drafts + self.span(draft, self.shape.layers) + self.head)
+        return tokens_of_run(chance, length) / (drafts + self.span(draft, self.shape.layers) + self.head)
 
     def hispec(self, exits: tuple[int, int], lengths: tuple[int, int], chances: tuple[float, float]) -> float:
         """Return tokens per second."""
         draft, middle = exits
         cycle = lengths[0] * (self.span(0, draft) + self.head) + self.span(draft, middle) + self.head
-        cycles = lengths[1] / expected(chances[0], lengths[0])
+        cycles = lengths[1] / tokens_of_run(chances[0], lengths[0])
         target = self.span(middle, self.shape.layers) + self.head
-        return expected(chances[1], lengths[1]) / (cycles * cycle + target)
+        return tokens_of_run(chances[1], lengths[1]) / (cycles * cycle + target)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import predict
 import torch
+from cards import CARDS
 from common import environment, save
 from small_model import write_config
 from torch.nn import functional as F  # noqa: N812
@@ -66,7 +67,7 @@ class Part:
     def card(self) -> predict.Machine:
         """What is expected of this card."""
         name = "" if self.smoke else torch.cuda.get_device_name()
-        return predict.Machine(next((read for card, (read, _) in predict.CARDS.items() if card in name), 3.0))
+        return predict.Machine(next((card.read_tb_s for kind, card in CARDS.items() if kind in name), 3.0))
 
     def left(self, share: float = 0.0) -> bool:
         """Return whether more than a share of the time is left."""
@@ -117,7 +118,7 @@ def machine(part: Part) -> None:
     found = {"product": numbers.nbytes / product / 1e12, "sum": numbers.nbytes / total / 1e12}
     part.note("read_tb_s", found)
     part.compare(
-        "memory read", part.card.read, max(found.values()), "TB/s", "CARDS in predict.py: everything follows from it"
+        "memory read", part.card.read, max(found.values()), "TB/s", "CARDS in cards.py: everything follows from it"
     )
     costs = predict.Costs()
     for count in (4096, 131072):

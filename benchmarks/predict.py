@@ -3,10 +3,12 @@
 One sequence, recorded as graphs, fixed lengths. In microseconds, with B bytes a microsecond that a card reads:
 
     matrix        fixed + bytes / (B * share of the format)
-    layer         four matrices + small kernels + norms + attention (+ two copies where there are several rows)
+    layer         four matrices + small kernels + norms + attention (+ two copies where there are several rows, as in every
+                  pass of the target's weights)
     head          matrix + arg-max
     pass          layers + head; every run of drafts and every verification waits once for the device
-    several cards staged: crossings between them; tensor-parallel: bytes / cards, two sums over cards a layer, one of the head
+    several cards staged: crossings between them; tensor-parallel: bytes / cards, two sums over cards a layer, one of
+        a whole head; a reduced one is whole on every card
 
 A run of n tokens that are accepted with chance a each gives g(a, n) = 1 + a + ... + a^(n-1) tokens, as in `limits.py`. The
 chances are shares of positions at which levels agree with the target, of a small early-exit model: an exit beneath
@@ -21,11 +23,14 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
 
+from cards import CARDS, CROSS_US, REDUCE_US
 from common import save
+from limits import tokens_of_run
 
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.config import ModelConfig
 from hispec.models.dtypes import bits_per_weight
+from hispec.models.graphs import ONE_WIDTH
 
 MODELS = {
     "1B": "facebook/layerskip-llama3.2-1B",
@@ -33,8 +38,6 @@ MODELS = {
     "70B": "facebook/layerskip-llama2-70B",
     "2.7B": "princeton-nlp/Sheared-LLaMA-2.7B",
 }
-CARDS = {"H100": (3.0, 85.0), "H200": (4.3, 149.0)}
-"""TB/s that are read in practice, of 3.35 and 4.8; GB of memory."""
 AGREEMENT = {1: 0.68, 2: 0.75, 4: 0.80, "int4": 0.976, "2.7B": 0.70}
 """With the target, on lab-ee: exits by sixteenths of the depth, a copy in 4 bits; of a small model of its own: assumed."""
 WORDS = 4096
@@ -57,8 +60,8 @@ class Costs:
     more_rows: float = 4.6
     read_token: float = 15.0
     wait: float = 85.0
-    cross: float = 25.0
-    reduce: float = 15.0
+    cross: float = CROSS_US
+    reduce: float = REDUCE_US
     share: dict[str, float] = field(default_factory=lambda: {"full": 1.0, "int4": 0.6})
     """Of the bandwidth that products of a format reach."""
 
@@ -98,7 +101,7 @@ class Machine:
     def head(self, config: ModelConfig, weights: str, words: int | None) -> float:
         """Return the microseconds until a token is known."""
         read = self.matrix(config.hidden_size, words or config.vocab_size, weights, shared=words is None)
-        return read + self.costs.read_token + self.costs.reduce * self.tensor
+        return read + self.costs.read_token + self.costs.reduce * (self.tensor and words is None)
 
 
 @dataclass(frozen=True)
@@ -120,11 +123,6 @@ class Level:
     config: ModelConfig | None = None
 
 
-def tokens(chance: float, count: int) -> float:
-    """g(a, n)."""
-    return sum(chance**at for at in range(count))
-
-
 def speed(
     machine: Machine, config: ModelConfig, levels: list[Level], lengths: tuple[int, ...], weights: str, length: int
 ) -> float:
@@ -136,6 +134,8 @@ def speed(
         layers = level.layers - (after.layers if goes_on and after is not None else 0)
         alone = Machine(machine.read, 1, False, machine.costs) if level.config and not machine.tensor else machine
         own = level.config or config
+        # Every pass of the target's weights has the one width, whatever its tokens.
+        rows = ONE_WIDTH if level.weights == weights and level.config is None else rows
         return alone.span(own, layers, level.weights, rows, length) + alone.head(own, level.weights, level.words)
 
     target = Level(config.num_layers, weights, 1.0)
@@ -143,12 +143,14 @@ def speed(
         return 1e6 / (cost(target, None, 1) + wait)
     drafts = lengths[0] * cost(levels[0], None, 1) + wait
     if len(levels) == 1:
-        return 1e6 * tokens(levels[0].agreement, lengths[0]) / (drafts + cost(target, levels[0], lengths[0]) + wait)
+        return (
+            1e6 * tokens_of_run(levels[0].agreement, lengths[0]) / (drafts + cost(target, levels[0], lengths[0]) + wait)
+        )
     low, high = levels
     cycle = drafts + cost(high, low, lengths[0]) + wait
-    cycles = lengths[1] / tokens(min(1.0, low.agreement / high.agreement), lengths[0])
+    cycles = lengths[1] / tokens_of_run(min(1.0, low.agreement / high.agreement), lengths[0])
     round_ = cycles * cycle + cost(target, high, lengths[1]) + wait
-    return 1e6 * tokens(high.agreement, lengths[1]) / round_
+    return 1e6 * tokens_of_run(high.agreement, lengths[1]) / round_
 
 
 def kinds(config: ModelConfig, weights: str = "full") -> Iterator[tuple[str, list[Level]]]:
@@ -189,11 +191,11 @@ def predictions(length: int = 512, costs: Costs = Costs()) -> list[dict[str, Any
     found = []
 
     def add(card: str, cards: int, layout: str, model: str, weights: str, kind: str, levels: list[Level]) -> None:
-        machine = Machine(CARDS[card][0], cards, layout == "tensor-parallel", costs)
+        machine = Machine(CARDS[card].read_tb_s, cards, layout == "tensor-parallel", costs)
         config = config_of(model)
         copy = any(level.weights != weights for level in levels)
         size = config.parameters * (2 if weights == "full" else 0.65) + copy * config.parameters * 0.63
-        if size / 1e9 > 0.95 * CARDS[card][1] * cards:
+        if size / 1e9 > 0.95 * CARDS[card].memory_gb * cards:
             return
         row = best(machine, config, levels, weights, length)
         found.append(
@@ -247,7 +249,7 @@ def main() -> None:
     record = {
         "computed": True,
         "length": args.length,
-        "cards": {name: {"read_tb_s": read, "memory_gb": memory} for name, (read, memory) in CARDS.items()},
+        "cards": {name: asdict(card) for name, card in CARDS.items()},
         "microseconds": asdict(Costs()),
         "agreement": {str(key): value for key, value in AGREEMENT.items()},
         "words_of_exits": WORDS,
