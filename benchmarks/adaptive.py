@@ -8,7 +8,7 @@ Last, prompts that change their character in mid-run, with what was calibrated o
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -55,7 +55,7 @@ def arms_of(scorer: Scorer, setup: CalibrationSetup) -> dict[str, Configuration]
     """Return the best of each kind, by replay."""
     found = search(setup.job.space, scorer)
     exact = [score for score in found.scores if score.texts == len(scorer.recorded.texts)]
-    kinds = {
+    kinds: dict[str, Callable[[Configuration], object]] = {
         "adaptive hierarchy": lambda c: len(c.specs) == 2 and c.adaptive and c.ngram is None,
         "adaptive hierarchy with n-grams": lambda c: len(c.specs) == 2 and c.adaptive and c.ngram is not None,
         "static hierarchy": lambda c: len(c.specs) == 2 and c.periods and c.ngram is None,

@@ -69,7 +69,7 @@ def main() -> None:
     del rows[0]
 
     def shorter(rows: Any) -> float:
-        return sum(row["fresh"] for row in rows) / sum(row["reuse"] for row in rows)
+        return float(sum(row["fresh"] for row in rows) / sum(row["reuse"] for row in rows))
 
     mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
     save(

@@ -88,7 +88,7 @@ def agreements(engine: Engine, weights: str, fits: dict[str, Fit], texts: list[t
                     asked = torch.cat(states[at])[len(prompt) - 1 :]
                     if fit is not None:
                         asked = fit.translators[at].on(stack)(asked)
-                    best = torch.cat([stack.head(rows).argmax(-1) for rows in asked.split(narrow)])
+                    best = torch.cat([stack.head(rows).argmax(-1) for rows in torch.split(asked, narrow)])
                     counts[name, at] += int((best == torch.tensor(written)).sum())
         tokens = sum(len(written) for _, written in texts)
         for name in maps:

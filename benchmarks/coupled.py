@@ -40,12 +40,13 @@ def answer(args: argparse.Namespace) -> None:
         sums: dict[str, Any] = {"tokens": 0, "seconds": 0.0, "passes": 0, "levels": {}}
         for number, question in enumerate([questions[0], *questions]):
             prompt = engine.tokenizer(f"Question: {question}\nAnswer:")["input_ids"]
+            older: Any = own  # trees of before decoders had another method
             if hasattr(own, "decoder"):
-                events = own.decoder().decode(prompt, args.max_new_tokens, number + args.seed)
+                decoded = own.decoder().decode(prompt, args.max_new_tokens, number + args.seed)
             else:
-                events = own.decode_ids(own.hierarchy, prompt, args.max_new_tokens, own.eos_ids, number + args.seed)
+                decoded = older.decode_ids(own.hierarchy, prompt, args.max_new_tokens, own.eos_ids, number + args.seed)
             begin = perf_counter()
-            events = list(events)
+            events: list[Any] = list(decoded)
             if not number:
                 continue  # warm-up
             sums["seconds"] += perf_counter() - begin

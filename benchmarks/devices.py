@@ -91,7 +91,7 @@ class Sharding:
             layer = self.shape.layer / (self.gpus * self.bandwidth) + 2 * self.reduce
             return count * max(layer, self.launch)
         used = [self.places[max(first - 1, 0)], *self.places[first:last], self.places[0]]
-        crossings = sum(here != there for here, there in pairwise(used))
+        crossings: int = sum(bool(here != there) for here, there in pairwise(used))
         return count * max(self.shape.layer / self.bandwidth, self.launch) + crossings * self.cross
 
     @property

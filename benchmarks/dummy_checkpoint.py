@@ -16,6 +16,7 @@ from hispec import Engine
 from hispec.models import agreement
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.checkpoint_files import CONFIG
+from hispec.models.fused_stack import FusedStack
 from hispec.profile import profile_for_model
 
 
@@ -34,11 +35,13 @@ def main() -> None:
     engine = Engine.from_profile(
         profile, mode="hispec", dtype="float32", load_format="dummy", dummy_agreement=args.agreement
     )
-    config = Checkpoint(args.model, dummy=True).read_here(CONFIG)
+    config = Checkpoint(args.model, dummy=True).read_here(CONFIG) or {}
     args.out.mkdir(parents=True, exist_ok=True)
     # As they are found: rounded to 16 bits, fewer of them would be numbers that 4 bits can hold.
     (args.out / CONFIG).write_text(json.dumps(config | {"torch_dtype": "float32"}, indent=1) + "\n")
-    parts = {name: part.contiguous().clone() for name, part in engine.hierarchy.stack_of(-1).parts.items()}
+    stack = engine.hierarchy.stack_of(-1)
+    assert isinstance(stack, FusedStack)
+    parts = {name: part.contiguous().clone() for name, part in stack.parts.items()}
     save_file(parts, args.out / "model.safetensors", metadata={"format": "pt"})
     engine.tokenizer.save_pretrained(args.out)
     (args.out / "agreement.json").write_text(json.dumps(engine.environment["agreement"]) + "\n")

@@ -69,7 +69,9 @@ class Own:
 
     def answer(self, prompt: list[int], count: int) -> Sample:
         """Decode `count` tokens and note what every level does."""
-        engine, ids, moments = self.engine, [], []
+        engine = self.engine
+        ids: list[int] = []
+        moments: list[tuple[float, int]] = []
         meter = Meter(engine.hierarchy, self.sizes)
         began = perf_counter()
         for event in engine.decoder().decode(prompt, count):
@@ -233,10 +235,12 @@ class Bench:
         exit_layer, tokens = single.engine.hierarchy.levels[0].exit_layer, single.engine.settings.validate_every
         tuned = SingleLayerSection(exit_layer=exit_layer, draft_tokens=tokens)
         engine = self.engine.with_profile(self.profile.model_copy(update={"single_layer": tuned}))
-        theirs = [Theirs(arm.name, arm) for arm in make_arms(["hf", "hf-early-exit", "prompt-lookup"], engine)]
+        theirs: list[Own | Theirs] = [
+            Theirs(arm.name, arm) for arm in make_arms(["hf", "hf-early-exit", "prompt-lookup"], engine)
+        ]
         if self.engine.hierarchy.stack_of(-1).kind == "transformers" or not self.args.both_stacks:
             return theirs
-        assert isinstance(theirs[0].arm, TransformersArm)
+        assert isinstance(theirs[0], Theirs) and isinstance(theirs[0].arm, TransformersArm)
         stack = TransformersStack(theirs[0].arm.model, self.engine.hierarchy.stack_of(-1).name)
         ours = []
         for own in found:
@@ -334,7 +338,10 @@ def of_levels(arm: Own, samples: Sequence[Sample], tokens: int, seconds: float, 
 def ratio(rows: Sequence[dict[str, Sample]], own: str, other: str) -> dict[str, Any]:
     """Decoding speed over another arm's, prompt by prompt."""
     pairs = [(row[own].decoding, row[other].decoding) for row in rows]
-    statistic = lambda some: rate([pair[0] for pair in some]) / rate([pair[1] for pair in some])  # noqa: E731
+
+    def statistic(some: Any) -> float:
+        return float(rate([pair[0] for pair in some]) / rate([pair[1] for pair in some]))
+
     return {"value": statistic(pairs), "ci95": interval95(pairs, statistic)}
 
 

@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def main() -> None:
             counts["tokens"] += len(expected)
             for name, hierarchy, policy in found:
                 count = counts["hierarchies"].setdefault(name, {"identical": 0, "rejections": 0, "differences": []})
-                other = replace(decoder, hierarchy=hierarchy, policy=lambda h=hierarchy, p=policy: p(h))
+                other = replace(decoder, hierarchy=hierarchy, policy=partial(policy, hierarchy))
                 events = list(other.decode(prompt, args.max_new_tokens, number))
                 ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
                 count["rejections"] += sum(isinstance(e, Verified) and e.accepted < e.proposed for e in events)

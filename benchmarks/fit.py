@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import environment, kilobytes, save
@@ -23,6 +24,7 @@ from common import environment, kilobytes, save
 from hispec import Engine
 from hispec.memory import estimate
 from hispec.profile import DraftSection, IntermediateSection, Profile, TargetSection
+from hispec.settings import Quantization
 
 CASES = [
     ("layerskip-llama3.2-1b", "fused", 128, 32),
@@ -31,11 +33,11 @@ CASES = [
 ]
 
 
-WEIGHTS = (None, "int4", "int8")
+WEIGHTS: tuple[Quantization | None, ...] = (None, "int4", "int8")
 """Of the copy that is compared; None for plain decoding."""
 
 
-def with_copy(model: str, weights: str | None) -> tuple[Profile, str]:
+def with_copy(model: str, weights: Quantization | None) -> tuple[Profile, str]:
     """Return a profile whose levels read a quantized copy, and its mode."""
     profile = Profile(name=Path(model).name, target=TargetSection(model=model))
     if weights is None:
@@ -47,7 +49,7 @@ def with_copy(model: str, weights: str | None) -> tuple[Profile, str]:
     return profile.model_copy(update=levels), "hispec"
 
 
-def measure(profile: str | Profile, prompt_tokens: int, new_tokens: int, threads: int, **options: object) -> None:
+def measure(profile: str | Profile, prompt_tokens: int, new_tokens: int, threads: int, **options: Any) -> None:
     """The child: load, read a prompt, answer, and tell what that took beside the estimate."""
     torch.set_num_threads(threads)
     options |= {"max_new_tokens": new_tokens}

@@ -25,7 +25,8 @@ from transformers import AutoTokenizer
 
 from hispec import Engine
 from hispec.exits.fit import Fit, FitSettings
-from hispec.exits.job import FitJob, FitRequest
+from hispec.exits.job import FitJob
+from hispec.exits.request import FitRequest
 from hispec.levels import open_translators
 from hispec.profile import load_profile
 from training.evaluate import held_out_problems
@@ -85,7 +86,7 @@ def speed(rows: Any) -> float:
 def measure(engines: dict[str, Engine], questions: list[str], base: str) -> dict[str, Any]:
     """Return tokens per second by arm, interleaved, and how many answers are identical in all."""
     rows: dict[str, list[tuple[int, float]]] = {arm: [] for arm in engines}
-    passes, levels = dict.fromkeys(engines, 0), {arm: {} for arm in engines}
+    passes, levels = dict.fromkeys(engines, 0), {arm: dict[str, Any]() for arm in engines}
     arms, identical = list(engines), 0
     for number, question in enumerate(questions):
         turn = number % len(arms)
@@ -103,7 +104,10 @@ def measure(engines: dict[str, Engine], questions: list[str], base: str) -> dict
 
     def ratio(arm: str, other: str) -> dict[str, Any]:
         pairs = list(zip(rows[arm], rows[other], strict=True))
-        statistic = lambda some: speed([own for own, _ in some]) / speed([theirs for _, theirs in some])  # noqa: E731
+
+        def statistic(some: Any) -> float:
+            return float(speed([own for own, _ in some]) / speed([theirs for _, theirs in some]))
+
         return {"value": statistic(pairs), "ci95": interval95(pairs, statistic)}
 
     figures = {

@@ -23,7 +23,7 @@ from hispec.models.tokenizer import load_tokenizer
 from hispec.profile import Profile, TargetSection
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-ARMS: dict[str, dict[str, str]] = {
+ARMS: dict[str, dict[str, Any]] = {
     "dequantized to float32": {"dtype": "float32"},
     "dequantized to bfloat16": {"dtype": "bfloat16"},
     "packed, float32": {"dtype": "float32", "quantization": "int4"},
@@ -141,7 +141,7 @@ def main() -> None:
             agreeing[name] += next((at for at, (own, other) in enumerate(pairs) if own != other), len(expected))
 
     def speed(rows: Any) -> float:
-        return sum(count for count, _ in rows) / sum(taken for _, taken in rows)
+        return float(sum(count for count, _ in rows) / sum(taken for _, taken in rows))
 
     total = sum(count for count, _ in seconds[THEIRS])
     for name, rows in seconds.items():

@@ -97,8 +97,8 @@ def main() -> None:
             continue
         print(f"== {label}: up to {given} s, at {perf_counter() - began:.0f} s", flush=True)
         begin = perf_counter()
-        command = [sys.executable, Path(__file__).with_name("gpu_parts.py"), *names, "--seconds", str(given)]
-        command += ["--output", out / "parts", *["--smoke"] * args.smoke]
+        command = [sys.executable, str(Path(__file__).with_name("gpu_parts.py")), *names, "--seconds", str(given)]
+        command += ["--output", str(out / "parts"), *["--smoke"] * args.smoke]
         try:
             done = subprocess.run(command, timeout=given + 10, env=environ, check=False)
             status[label] = "done" if done.returncode == 0 else f"exit code {done.returncode}"

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from cards import CARDS
 from common import environment, save
 from small_model import write_config
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -26,6 +27,7 @@ from hispec.api import unprofiled
 from hispec.decoding.hierarchy import Hierarchy
 from hispec.decoding.hierarchy import Level as HierarchyLevel
 from hispec.events import Committed, Prefilled, Verified
+from hispec.models.checkpoint import Checkpoint
 from hispec.models.config import ModelConfig
 from hispec.models.fused_stack import without_cudnn
 from hispec.models.kernels import quantize
@@ -100,13 +102,25 @@ class Part:
             for at in range(calls):
                 work(at)
         for _ in range(repeats):
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
+            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            first.record()
             graph.replay()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end) / 1e3 / calls)
+            last.record()
+            last.synchronize()
+            times.append(first.elapsed_time(last) / 1e3 / calls)
         return sorted(times)[repeats // 2]
+
+
+def _multiply(numbers: Tensor, _: int) -> None:
+    numbers.mul_(1.0)
+
+
+def _product(copies: Sequence[Linear], rows: Tensor, call: int) -> None:
+    copies[call % len(copies)](rows)
+
+
+def _call(work: Callable[[], object], _: int) -> None:
+    work()
 
 
 def machine(part: Part) -> None:
@@ -123,7 +137,7 @@ def machine(part: Part) -> None:
     costs = predict.Costs()
     for count in (4096, 131072):
         x = torch.randn(count, device=part.device).to(part.dtype)
-        took = part.seconds(lambda _, x=x: x.mul_(1.0), 8 if part.smoke else 400)
+        took = part.seconds(partial(_multiply, x), 8 if part.smoke else 400)
         part.compare(f"small kernel of {count} numbers", costs.small, 1e6 * took, "us", SMALL)
     begin = perf_counter()
     for _ in range(100):
@@ -151,7 +165,7 @@ def matrices(part: Part) -> None:
                     timed = {}
                     for rows in ROWS:
                         x = torch.randn(rows, inputs, device=part.device).to(part.dtype)
-                        timed[rows] = part.seconds(lambda at, x=x, own=own: own[at % len(own)](x), max(4, copies))
+                        timed[rows] = part.seconds(partial(_product, own, x), max(4, copies))
                     wanted = x.float() @ own[0].dense().float()
                     error = ((own[0](x).float() - wanted).norm() / wanted.norm()).item()
                 except Exception as problem:  # what one format cannot do says nothing of the others
@@ -186,10 +200,10 @@ def attention(part: Part) -> None:
                 try:
                     if name == "as it is":
                         with without_cudnn(part.device):
-                            line[name] = 1e6 * part.seconds(lambda _, attend=attend: attend(), 20)
+                            line[name] = 1e6 * part.seconds(partial(_call, attend), 20)
                     else:
                         with sdpa_kernel([getattr(SDPBackend, f"{name}_ATTENTION" if name != "MATH" else name)]):
-                            line[name] = 1e6 * part.seconds(lambda _, attend=attend: attend(), 20)
+                            line[name] = 1e6 * part.seconds(partial(_call, attend), 20)
                 except RuntimeError as problem:
                     line[name] = str(problem)[:100]
             found.append(line)
@@ -207,7 +221,7 @@ def capture(part: Part) -> None:
     models = {"tiny": "tiny", "1B": "layerskip-llama3.2-1b"} if not part.smoke else {"tiny": "tiny"}
     for name, profile in models.items():
         kind = "auto" if name == "tiny" else "dummy"
-        options = {"load_format": kind, "device": part.device.type, "force": True}
+        options: dict[str, Any] = {"load_format": kind, "device": part.device.type, "force": True}
         dtype = str(part.dtype).removeprefix("torch.")
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
@@ -235,7 +249,7 @@ def capture(part: Part) -> None:
         }
         part.note(name, note)
         for mode, equal in note["modes_equal"].items():
-            first = "rows.py: which counts are equal, and whether all passes have one"
+            first = "graphs.py: whether all passes of the target have the one width"
             part.compare(f"{name}: answers of {mode} that are plain decoding's", len(prompts), equal, "", first)
 
 
@@ -244,7 +258,7 @@ def cuda_check(part: Part) -> None:
     if part.smoke:
         part.note("left_out", "on a CPU it compares the CPU with itself")
         return
-    script, output = Path(__file__).with_name("cuda_check.py"), ["--name", "cuda-check", "--output", part.output]
+    script, output = Path(__file__).with_name("cuda_check.py"), ["--name", "cuda-check", "--output", str(part.output)]
     options = ["--device", "cuda", "--prompts", "1", "--questions", "6", "--max-new-tokens", "48"]
     subprocess.run([sys.executable, script, *options, *output], check=True, timeout=part.until - perf_counter())
 
@@ -256,7 +270,7 @@ def model_of(part: Part, name: str) -> tuple[Any, ModelConfig, tempfile.Temporar
         return unprofiled(predict.MODELS[name], None, None, dummy=True), config, None
     folder = tempfile.TemporaryDirectory()
     profile = unprofiled(str(write_config(Path(folder.name), "llama", 16)), None, None, dummy=True)
-    return profile, predict.Checkpoint(profile.target.model, dummy=True).config, folder
+    return profile, Checkpoint(profile.target.model, dummy=True).config, folder
 
 
 def levels(part: Part, name: str) -> None:
@@ -301,11 +315,10 @@ def levels(part: Part, name: str) -> None:
                     weights=None if level.weights == "full" else "int4",
                 )
             )
-        policy = [1, *best["lengths"]]
-        arm = replace(
-            decoder, hierarchy=Hierarchy([*lower, last]), policy=lambda periods=tuple(policy): StaticPolicy(periods)
-        )
-        rows, verified, equal = [], {}, 0
+        policy = partial(StaticPolicy, (1, *best["lengths"]))
+        arm = replace(decoder, hierarchy=Hierarchy([*lower, last]), policy=policy)
+        rows, equal = [], 0
+        verified: dict[str, list[int]] = {}
         for turn, (text, answer) in enumerate(zip([texts[0], *texts], [expected[0], *expected], strict=True)):
             events = list(arm.decode(text, count))
             if not turn:

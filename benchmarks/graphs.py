@@ -65,7 +65,10 @@ def main() -> None:
 
     def ratio(mode: str) -> dict[str, Any]:
         pairs = list(zip(fastest[f"as it is {mode}"], fastest[f"fixed {mode}"], strict=True))
-        statistic = lambda some: sum(one for one, _ in some) / sum(two for _, two in some)  # noqa: E731
+
+        def statistic(some: Any) -> float:
+            return float(sum(one for one, _ in some) / sum(two for _, two in some))
+
         return {"value": statistic(pairs), "ci95": interval95(pairs, statistic)}
 
     recorded = {model: len(stack._recorded) for model, stack in stacks.items()}

@@ -7,6 +7,7 @@ import torch
 from calibration_setup import CalibrationSetup, interleaved
 from common import environment, save
 
+from hispec.calibration.run import CalibrationResult
 from hispec.calibration.search import Configuration, SearchSpace
 
 EXITS = (1, 2, 3, 4, 6, 8)
@@ -33,7 +34,9 @@ def main() -> None:
     target = job.target
     specs = {spec.exit_layer: spec for spec in job.space.exits}
     space = SearchSpace(
-        tuple(specs[exit_layer] for exit_layer in EXITS if exit_layer in specs), (), DRAFT_TOKENS, VALIDATE_EVERY
+        tuple(specs[exit_layer] for exit_layer in EXITS if exit_layer in specs),
+        draft_tokens=DRAFT_TOKENS,
+        validate_every=VALIDATE_EVERY,
     )
     grid = list(space.static())
     timer, prompts = setup.timer(result.scorer), setup.prompts
@@ -79,9 +82,9 @@ def main() -> None:
     )
 
 
-def _best_static(result: object) -> Configuration:
+def _best_static(result: CalibrationResult) -> Configuration:
     """Return the fastest of fixed length that the calibration timed."""
-    timings = result.timings  # type: ignore[attr-defined]
+    timings = result.timings
     ranked = timings.fastest(range(len(timings.configurations)))
     return next(timings.configurations[at] for at in ranked if timings.configurations[at].periods)
 

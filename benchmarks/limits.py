@@ -79,8 +79,8 @@ def limit(
         case (depth,):
             return bandwidth / (depth * sizes.layer + sizes.head(None))
         case (draft, depth):
-            cost = periods[0] * (draft * sizes.layer + sizes.head(heads[0]))
-            cost += (depth - draft) * sizes.layer + sizes.head(None)
+            drafting = periods[0] * (draft * sizes.layer + sizes.head(heads[0]))
+            cost: float = drafting + (depth - draft) * sizes.layer + sizes.head(None)
             return bandwidth * tokens_of_run(acceptance[0], periods[0]) / cost
         case (draft, middle, depth):
             cycle = periods[0] * (draft * sizes.layer + sizes.head(heads[0]))
@@ -214,9 +214,9 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
         begin = perf_counter()
         work()
         return perf_counter() - begin
-    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     first.record()
     work()
     last.record()
     last.synchronize()
-    return first.elapsed_time(last) / 1e3
+    return float(first.elapsed_time(last)) / 1e3

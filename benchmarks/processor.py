@@ -44,7 +44,7 @@ def layers(hidden: int, dtype: torch.dtype, packed: bool) -> list[list[Linear]]:
     return [[kind(Linear(matrix(*shape)) if packed else matrix(*shape)) for shape in shapes] for _ in range(count)]  # type: ignore[arg-type]
 
 
-def by_hidden_size(repeats: int) -> list[dict[str, object]]:
+def by_hidden_size(repeats: int) -> list[dict[str, float]]:
     """Microseconds of a layer by hidden size, rows and dtype."""
     found = []
     for hidden in HIDDEN:

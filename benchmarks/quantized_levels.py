@@ -24,6 +24,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from random import Random
@@ -42,7 +43,7 @@ from hispec.calibration.costs import WIDTHS, Costs, SpanCost, measure
 from hispec.calibration.recording import Recorder, record_all
 from hispec.calibration.replay import Replay, specs_of
 from hispec.curve import Curve
-from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.hierarchy import Hierarchy, Level, Ngrams
 from hispec.events import Committed, Prefilled, Verified
 from hispec.models.stack import LayerStack
 from hispec.policies.adaptive import AdaptivePolicy
@@ -175,7 +176,7 @@ def arms(target: LayerStack, grid: Grid, words: Sequence[int] = ()) -> list[Arm]
     last = Level("target", target, target.num_layers)
     found = [Arm(PLAIN, Hierarchy([last]), (1,), lambda: StaticPolicy((1,)))]
     heads = {}
-    known: dict[tuple[Level, ...], Hierarchy] = {}
+    known: dict[tuple[tuple[int, int, Ngrams | None], ...], Hierarchy] = {}
     for kind, levels, lengths in hierarchies(target, grid):
         if words:
             for level in levels:
@@ -184,7 +185,7 @@ def arms(target: LayerStack, grid: Grid, words: Sequence[int] = ()) -> list[Arm]
             levels = [one if one.stack is None else replace(one, reduced=heads[one.stack.name]) for one in levels]
         key = tuple((id(level.stack), level.exit_layer, level.ngrams) for level in levels)
         hierarchy = known.setdefault(key, Hierarchy([*levels, last]))
-        found.append(Arm(kind, hierarchy, lengths, lambda own=lengths: StaticPolicy((1, *own))))
+        found.append(Arm(kind, hierarchy, lengths, partial(StaticPolicy, (1, *lengths))))
     return found
 
 
@@ -202,7 +203,7 @@ class Answering:
         if endless:
             self._decoder = replace(self._decoder, eos_ids=frozenset())
 
-    def expected(self, prompt: list[int], max_new_tokens: int | None = None) -> list[int]:
+    def expected(self, prompt: Sequence[int], max_new_tokens: int | None = None) -> list[int]:
         """Return plain decoding's answer."""
         return self._decoder.token_ids(prompt, max_new_tokens or self._most)
 
@@ -256,12 +257,17 @@ def by_kind(found: Sequence[Arm]) -> dict[str, list[Arm]]:
 
 
 @torch.inference_mode()
+def reading(target: LayerStack, weights: str) -> LayerStack:
+    """Return the stack that reads a model's `full` weights, or a copy in another format."""
+    return target if weights == "full" else target.quantized("int8" if weights == "int8" else "int4")
+
+
 def pass_costs(target: LayerStack, position: int = 64, repeats: int = 5) -> dict[str, dict[int, float]]:
     """Return milliseconds of a pass through all layers and the head, by weights and rows; the fastest counts."""
     costs: dict[str, dict[int, float]] = {}
     target.reserve(position + ROWS[-1])
     for name in ("full", "int4", "int8"):
-        stack = target if name == "full" else target.quantized(name)
+        stack = reading(target, name)
         costs[name] = {}
         for rows in ROWS:
             times = []
@@ -338,7 +344,7 @@ def given_costs(args: argparse.Namespace, target: LayerStack) -> Costs:
     layer, row = read_costs(args.layer), read_costs(args.row)
     spans, heads = {}, {}
     for name, cost in layer.items():
-        stack = target if name == "full" else target.quantized(name)
+        stack = reading(target, name)
         widths = WIDTHS[:2]
         both = (cost, cost * (1 + row[name]))
         spans[stack.name] = SpanCost(tuple(Curve((0,), (0.0,)) for _ in widths), tuple(Curve((0,), (c,)) for c in both))
@@ -415,7 +421,7 @@ def replayed(args: argparse.Namespace, engine: Engine, prompts: list[list[int]],
     for arm in [arm for arm in best.values() if args.adaptive and arm.kind != PLAIN]:
         replay = Replay(arm.hierarchy, recorded, costs, engine.eos_ids, Random(0))
         known = performance_model_of(replay, fitter, recorded.texts)
-        other = Arm(f"{arm.kind}, adaptive", arm.hierarchy, (), lambda known=known: AdaptivePolicy(known))
+        other = Arm(f"{arm.kind}, adaptive", arm.hierarchy, (), partial(AdaptivePolicy, known))
         throughputs[other], best[other.kind] = replay.throughput(recorded.texts, other.policy), other
     rows = {
         kind: arm.describe() | {"over_plain": round(throughputs[arm] / throughputs[found[0]], 3)}

@@ -4,6 +4,7 @@ import argparse
 from random import Random
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -46,7 +47,7 @@ def main() -> None:
     scores = [scorer.score(configuration, texts) for configuration in configurations]
     per_minute = len(scores) / (perf_counter() - began) * 60
     timings = interleaved(setup.timer(scorer), configurations, [text.prompt for text in texts], args.repeats)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for at, score in enumerate(scores):
         timed = timings.speed(at)
         rows.append(

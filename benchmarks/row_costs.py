@@ -11,6 +11,7 @@ memory's bandwidth: run it where nothing else runs.
 
 import argparse
 import os
+from functools import partial
 
 import torch
 from common import environment, save
@@ -43,12 +44,7 @@ def measured(shapes: tuple[tuple[int, int], ...], device: torch.device) -> dict[
                 name = dtype_name if full else kernel if quantization == "int4" else f"int8 {kernel}"
                 if name in found or (not full and dtype_name == "float32"):
                     continue
-                each = [
-                    kernels._seconds(
-                        lambda a=a, b=b, make=make, dtype=dtype: make(a, b, dtype, device), a, b, dtype, device
-                    )
-                    for a, b in shapes
-                ]
+                each = [kernels._seconds(partial(make, a, b, dtype, device), a, b, dtype, device) for a, b in shapes]
                 found[name] = {rows: round(1e6 * sum(costs[rows] for costs in each), 1) for rows in kernels.ROWS}
                 print(name, found[name], flush=True)
     return found

@@ -8,6 +8,9 @@ and goes on for the next look.
 Run it from the repository: python benchmarks/screens.py
 """
 
+# mypy: disable-error-code="no-untyped-call"
+# The terminal is the one of the tests, which are not typed.
+
 import argparse
 import json
 import os

@@ -33,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     profile = with_heads(load_profile("tiny"), None, None)
-    arms = {}
+    arms: dict[str, Engine] = {}
     for stack in ("fused", "transformers"):
         engine = Engine.from_profile(profile, stack=stack, dtype=args.dtype, max_new_tokens=200)
         arms |= {f"{stack} {mode}": engine.with_settings(mode=mode) for mode in MODES}
@@ -62,7 +62,10 @@ def main() -> None:
 
     def ratio(name: str, other: str) -> dict[str, Any]:
         pairs = list(zip(seconds[name], seconds[other], strict=True))
-        statistic = lambda some: sum(theirs for _, theirs in some) / sum(own for own, _ in some)  # noqa: E731
+
+        def statistic(some: Any) -> float:
+            return float(sum(theirs for _, theirs in some) / sum(own for own, _ in some))
+
         return {"value": statistic(pairs), "ci95": interval95(pairs, statistic)}
 
     record = {

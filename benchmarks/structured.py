@@ -20,13 +20,13 @@ import jsonschema
 import torch
 from common import environment, save
 from exactness import first_layers, kept, kinds
-from hispec.decoding.policies import Policy
 from schemas import schemas
 
 from hispec import Engine
 from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy
 from hispec.grammar import Grammar
+from hispec.policies.base import Policy
 from hispec.profile import load_profile, profile_for_model, resolve_model
 from hispec.text import encode_prompt
 
@@ -37,13 +37,14 @@ SAMPLINGS: dict[str, dict[str, float]] = {
 }
 MASKED, FREE = "masked", "free"
 
-FORMATS = jsonschema.FormatChecker()
 
-
-@FORMATS.checks("date", raises=ValueError)
 def is_date(value: object) -> bool:
     """Return whether a text is a date of RFC 3339, which has a year 0000 where Python has none."""
     return not isinstance(value, str) or bool(date.fromisoformat(value.replace("0000-", "2000-", 1)))
+
+
+FORMATS = jsonschema.FormatChecker()
+FORMATS.checks("date", raises=ValueError)(is_date)
 
 
 def of_kind(decoder: Decoder, hierarchy: Hierarchy, policy: Callable[[Hierarchy], Policy]) -> Decoder:

@@ -119,7 +119,7 @@ def predictions(stack: LayerStack, exit_layer: int, ids: list[int]) -> torch.Ten
     """Return the most probable tokens of a level after each token of a text, [n, RANKS], best first."""
     stack.reserve(len(ids))
     hidden = stack.run(stack.embed(ids), 0, exit_layer, 0, prompt=True)
-    return torch.cat([stack.head(part).topk(RANKS).indices for part in hidden.split(64)])
+    return torch.cat([stack.head(part).topk(RANKS).indices for part in torch.split(hidden, 64)])
 
 
 def record(engine: Engine, prompts: list[list[int]], exit_layer: int, count: int) -> dict[str, list[Text]]:

@@ -12,6 +12,7 @@ import os
 import pty
 import subprocess
 import termios
+from functools import partial
 from time import perf_counter, thread_time
 from typing import Any
 
@@ -48,7 +49,7 @@ def answer(engine: Engine, question: str, console: Console, live: bool) -> tuple
 def relative_speed(rows: Any, clock: int) -> float:
     """Return pooled tokens per second with the view over those without, by one of the clocks."""
     on, off = ((sum(row[way][0] for row in rows), sum(row[way][clock] for row in rows)) for way in ("on", "off"))
-    return (on[0] / on[1]) / (off[0] / off[1])
+    return float((on[0] / on[1]) / (off[0] / off[1]))
 
 
 def main() -> None:
@@ -88,9 +89,7 @@ def main() -> None:
         record[name] = {
             "tokens_per_second": {way: round(speed, 1) for way, speed in speeds.items()},
             "relative_speed_with_view": round(relative_speed(rows, clock), 4),
-            "ci95": [
-                round(value, 4) for value in interval95(rows, lambda rows, clock=clock: relative_speed(rows, clock))
-            ],
+            "ci95": [round(value, 4) for value in interval95(rows, partial(relative_speed, clock=clock))],
         }
     save(args.name, record | {"environment": environment(args.threads)})
 

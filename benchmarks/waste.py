@@ -8,7 +8,7 @@ them took. What is neither a level's layers nor a head is the engine's own time.
 """
 
 import argparse
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -62,7 +62,7 @@ def main() -> None:
     costs = step_costs(hierarchy, names)
     texts = questions_for(args.model, args.gsm8k, args.prompts, raw=args.raw)
     decoder, watched = engine.decoder(), Watched(hierarchy)
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = defaultdict(float)
     rows, useless, drafted, lost = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     total = 0.0
     for text in texts:

@@ -44,7 +44,7 @@ def main() -> None:
     engine = Engine.from_profile(profile, dtype=args.dtype, stack=args.stack, **lengths)
     modes = {mode: engine.with_settings(mode=mode) for mode in MODES}
     questions = (held_out_questions if args.model == "tiny" else lambda n: gsm8k_questions(args.gsm8k, n))(args.prompts)
-    widths: list[Width] = [int(width) if width.isdecimal() else width for width in args.widths]  # type: ignore[misc]
+    widths: list[Width] = [int(width) if width.isdecimal() else width for width in args.widths]
     rows: dict[tuple[str, str], list[tuple[int, float]]] = {(str(w), mode): [] for w in widths for mode in MODES}
     equal, reported = {str(width): 0 for width in widths}, {}
     target = engine.hierarchy.stack_of(-1)
@@ -55,7 +55,7 @@ def main() -> None:
     for number, question in enumerate([questions[0], *questions]):  # the first warms up
         text = f"Question: {question}\nAnswer:" if args.raw else question
         prompt = encode_prompt(engine.tokenizer, text, raw=args.raw)
-        for width, counts in chosen.items():
+        for name, counts in chosen.items():
             target.rows = counts
             target._tabulated = 0  # type: ignore[attr-defined]
             written = []
@@ -63,9 +63,9 @@ def main() -> None:
                 begin = perf_counter()
                 ids = own.decoder().token_ids(prompt, args.max_new_tokens)
                 if number:
-                    rows[width, mode].append((len(ids), perf_counter() - begin))
+                    rows[name, mode].append((len(ids), perf_counter() - begin))
                 written.append(ids)
-            equal[width] += bool(number) and written[0] == written[1]
+            equal[name] += bool(number) and written[0] == written[1]
     save(args.name, record(args, engine, rows, equal, reported))
 
 
