@@ -31,6 +31,7 @@ from hispec.models.checkpoint import Checkpoint
 from hispec.models.config import ModelConfig
 from hispec.models.dtypes import bits_per_weight
 from hispec.models.graphs import ONE_WIDTH
+from hispec.models.sharding import Shard
 
 MODELS = {
     "1B": "facebook/layerskip-llama3.2-1B",
@@ -132,8 +133,9 @@ def speed(
     def cost(level: Level, after: Level | None, rows: int) -> float:
         goes_on = after is not None and after.weights == level.weights and after.config is level.config
         layers = level.layers - (after.layers if goes_on and after is not None else 0)
-        alone = Machine(machine.read, 1, False, machine.costs) if level.config and not machine.tensor else machine
         own = level.config or config
+        shared = machine.tensor and Shard(0, machine.cards).divides(own)
+        alone = Machine(machine.read, 1, False, machine.costs) if level.config and not shared else machine
         # Every pass of the target's weights has the one width, whatever its tokens.
         rows = ONE_WIDTH if level.weights == weights and level.config is None else rows
         return alone.span(own, layers, level.weights, rows, length) + alone.head(own, level.weights, level.words)

@@ -29,9 +29,38 @@ class Mutation:
 DISTRIBUTION, LOSSLESS, STATE = "test_distribution.py", "test_lossless.py", "test_state.py"
 CONVERSATION = "../test_conversation.py"
 GRAPHS, ROWS, API = "../models/test_graphs.py", "../models/test_rows.py", "../test_api.py"
+SHARDING = "../models/test_sharding.py"
 CONFIGS = "../models/test_odd_configs.py"
 ARMS, DETOKENIZER, TEMPLATES = "../bench/test_arms.py", "../test_detokenizer.py", "../test_chat_template.py"
 MUTATIONS = (
+    Mutation(
+        "a bias added by every rank",
+        "../models/sharding.py",
+        "        if self.rank and len(whole) == 1",
+        "        if False and len(whole) == 1",
+        SHARDING,
+    ),
+    Mutation(
+        "ranks that do not add what the others computed",
+        "../models/sharding.py",
+        "return self._gathered(product).sum(0)",
+        "return product",
+        SHARDING,
+    ),
+    Mutation(
+        "the logits of ranks in another order",
+        "../models/sharding.py",
+        "return self._gathered(logits).transpose(0, 1)",
+        "return self._gathered(logits).flip(0).transpose(0, 1)",
+        SHARDING,
+    ),
+    Mutation(
+        "fixed shapes of several widths",
+        "../models/graphs.py",
+        "self._allocate(self.rows.counts or WIDTHS)\n\n    def prepare_as",
+        "self._allocate(WIDTHS)\n\n    def prepare_as",
+        GRAPHS,
+    ),
     Mutation(
         "noise that depends on the level",
         "sampling.py",

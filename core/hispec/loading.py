@@ -162,7 +162,7 @@ def make_plan(
     generation_config = target.generation_config()
     settings = complete_settings(settings, origins, generation_config)
     if settings.tensor_parallel:
-        check_ranks({name: checkpoint.config for name, checkpoint in checkpoints.items()})
+        check_ranks(own, target.config)
     elif not force:
         check_profile(profile, settings, prompt_tokens)
     tokenizer = load_tokenizer(target)
@@ -176,12 +176,18 @@ def make_plan(
 def _place(
     profile: Profile, settings: Settings, checkpoints: Mapping[str, Checkpoint], prompt_tokens: int | None
 ) -> dict[str, Placement]:
-    """Return where each model goes. Spread over devices, the target leaves room on the first one for those that draft.
+    """Return where each model goes. Spread over devices, the target leaves room on the first one for those that draft;
+    of ranks, each holds those whole that they cannot share evenly.
 
     A small model that crossed devices for every token would be slower than what it drafts for, and an even share of it
     is nothing that the others need.
     """
     asked = Placement.of(settings)
+    if asked.shard is not None:
+        shared = {
+            name: asked.shard.divides(one.config) or name == profile.target.model for name, one in checkpoints.items()
+        }
+        return {name: asked if divided else replace(asked, shard=None) for name, divided in shared.items()}
     if not asked.spread:
         return dict.fromkeys(checkpoints, asked)
     need = estimate(profile, settings, prompt_tokens=prompt_tokens or PROMPT_TOKENS, timeout=HUB_TIMEOUT)

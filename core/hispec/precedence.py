@@ -147,10 +147,10 @@ def check_placement(settings: Settings) -> None:
         raise UsageError("--device names one device, and --device-map spreads over all", "give one of them")
     if settings.max_memory and settings.device_map == "none":
         raise UsageError("--max-memory limits what --device-map spreads over", "add --device-map auto, or leave it out")
-    special = settings.device_map != "none" or settings.quantization != "none"
-    if settings.tensor_parallel and special:
+    if settings.tensor_parallel and (settings.device_map != "none" or settings.needs_bitsandbytes):
         raise UsageError(
-            "--tensor-parallel goes with neither --device-map nor --quantization", "leave out one or the other"
+            "--tensor-parallel goes with neither --device-map nor --quantization 4bit or 8bit",
+            "leave out one or the other, or choose int4 or int8",
         )
     if settings.load_format == "dummy":
         if settings.tensor_parallel or settings.device_map != "none" or settings.needs_bitsandbytes:

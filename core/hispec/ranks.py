@@ -5,7 +5,7 @@ differ between them (the seed, an interruption, the times that a policy measures
 """
 
 import atexit
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hispec.errors import UsageError
 from hispec.launched import check_launched, started_by_torchrun
 from hispec.models.config import ModelConfig
+from hispec.models.sharding import Shard
 from hispec.policies.base import Draft, Policy, Step, Verify
 from hispec.policies.confidence import Confidence
 
@@ -26,26 +27,25 @@ NOBODY = -1
 """A number that stands for no level."""
 
 
-def check_ranks(configs: Mapping[str, ModelConfig]) -> None:
-    """Refuse tensor parallelism without other processes, or for a model whose matrices cannot be divided.
+def check_ranks(model: str, config: ModelConfig) -> None:
+    """Refuse tensor parallelism without other processes, or for a target whose matrices cannot be divided.
 
     Args:
-        configs: the models' configurations, by name.
+        model: the target, as the profile names it.
+        config: its configuration.
 
     Raises:
-        UsageError: torchrun did not start several processes, or their number does not divide a model's heads or MLP.
+        UsageError: torchrun did not start several processes, or their number does not divide the model's heads or MLP.
     """
     check_launched()
-    count = started_by_torchrun()
-    for model, config in configs.items():
-        heads, inner = config.num_kv_heads, config.intermediate_size
-        if heads % count or inner % count:
-            what = f"{heads} key/value heads" if heads % count else f"{inner} inner units of the MLP"
-            fit = ", ".join(str(n) for n in range(2, heads + 1) if heads % n == inner % n == 0)
-            raise UsageError(
-                f"{count} processes cannot share the {what} of {model} evenly",
-                f"start as many as divide them: {fit}" if fit else "leave out --tensor-parallel",
-            )
+    count, heads, inner = started_by_torchrun(), config.num_kv_heads, config.intermediate_size
+    if not Shard(0, count).divides(config):
+        what = f"{heads} key/value heads" if heads % count else f"{inner} inner units of the MLP"
+        fit = ", ".join(str(n) for n in range(2, heads + 1) if Shard(0, n).divides(config))
+        raise UsageError(
+            f"{count} processes cannot share the {what} of {model} evenly",
+            f"start as many as divide them: {fit}" if fit else "leave out --tensor-parallel",
+        )
 
 
 class Ranks:

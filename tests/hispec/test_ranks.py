@@ -62,6 +62,10 @@ steps = list(decode(state, policy, Sampler(Sampling()), StopCriteria(20)))
 found["policy"] = [type(step).__name__ for step in steps]
 found["policy ids"] = [token for step in steps if isinstance(step, Committed) for token in step.token_ids]
 
+mixed = Engine.from_profile(profile.replace("profile", "mixed"), tensor_parallel=True, max_new_tokens=20)
+found["mixed"] = [mixed.generate(prompt).token_ids, mixed.with_settings(**sampled).generate(prompt).token_ids]
+found["heads of a draft"] = mixed.hierarchy.stack_of(0).config.num_kv_heads
+
 modules = Engine.from_profile(profile, tensor_parallel=True, stack="transformers", max_new_tokens=20)
 keys = modules.hierarchy.stack_of(-1).model.model.layers[0].self_attn.k_proj.weight
 found["modules"] = [modules.generate(prompt).token_ids, list((keys.to_local() if hasattr(keys, "to_local") else keys).shape)]
@@ -78,10 +82,14 @@ def profile(tmp_path_factory, shipped_model):
     folder = tmp_path_factory.mktemp("ranks")
     tokenizer = AutoTokenizer.from_pretrained(shipped_model)
     random_model(vocab=len(tokenizer) + 1).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    random_model(seed=1, layers=1, vocab=len(tokenizer) + 1, num_key_value_heads=1).save_pretrained(folder / "small")
+    for name in ("model", "small"):
+        tokenizer.save_pretrained(folder / name)
     levels = {"draft": {"exit_layer": 1}, "intermediate": {"exit_layer": 2}}
     target = {"model": str(folder / "model"), "dtype": "float32"}
     (folder / "profile.yaml").write_text(yaml.safe_dump({"target": target, **levels}))
+    levels["draft"] = {"model": str(folder / "small")}
+    (folder / "mixed.yaml").write_text(yaml.safe_dump({"target": target, **levels}))
     return folder / "profile.yaml"
 
 
@@ -108,8 +116,9 @@ def test_two_ranks_write_the_ids_of_one_process(ranks, profile):
     assert greedy != sampled
     for found in ranks[:2]:
         assert (found["world"], found["held"]) == (2, ["fused", 1])  # one of two key heads each
-        for mode in ("hispec", "single-layer", "autoregressive", "adaptive"):
+        for mode in ("hispec", "single-layer", "autoregressive", "adaptive", "mixed"):
             assert found[mode] == [greedy, sampled], mode
+        assert found["heads of a draft"] == 1  # which two ranks cannot share: each has it whole
 
 
 def test_the_modules_of_transformers_are_shared_where_they_are_asked_for(ranks):
@@ -138,6 +147,7 @@ def test_only_the_first_rank_reads_and_prints(ranks):
         (1, ("--tensor-parallel",), "--tensor-parallel needs one process for each device", "torchrun"),
         (3, ("--tensor-parallel",), "3 processes cannot share the 2 key/value heads", "divide them: 2"),
         (2, ("--tensor-parallel", "--device-map", "auto"), "neither --device-map", "leave out"),
+        (2, ("--tensor-parallel", "--quantization", "4bit"), "nor --quantization 4bit or 8bit", "choose int4 or int8"),
     ],
 )
 def test_what_ranks_cannot_do_is_told(monkeypatch, capsys, profile, world, arguments, message, hint):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hispec.limits import WIDEST
 from hispec.models.config import ModelConfig
-from hispec.models.kernels import quantize
+from hispec.models.kernels import Costs, quantize
 from hispec.models.linear import Linear, PackedLinear, packs, right_factor
 from hispec.models.quantized import Int4Linear, QuantizedLinear
 from hispec.models.sharding import Shard
@@ -95,6 +95,11 @@ class FusedWeights:
     def _has_tables(self) -> bool:
         return self.span.start == 0
 
+    @property
+    def _agree(self) -> Callable[[Costs], Costs] | None:
+        """Return what lets ranks choose the same kernels, see `quantize`."""
+        return None if self.shard is None else self.shard.agree
+
     def _allocate_tables(self) -> None:
         """Allocate the last norm, the head and the embedding."""
         config, hidden = self._config, self._config.hidden_size
@@ -139,8 +144,7 @@ class FusedWeights:
             quantization: format of the copies.
             layers: the number of the model's first layers that are copied; by default all.
         """
-        agree = None if self.shard is None else self.shard.agree
-        make = partial(quantize, quantization=quantization, beside=True, agree=agree)
+        make = partial(quantize, quantization=quantization, beside=True, agree=self._agree)
         made = copy(self)
         made.quantization, made._packs = quantization, False
         own = self.layers if layers is None else self.layers[: layers - self.span.start]
@@ -160,7 +164,7 @@ class FusedWeights:
         matrix[:, own] = dense[:, ids[own] - self.words.start]
         linear = Linear(self.shard.sum(matrix.t().contiguous()).t())
         if self.quantization is not None:
-            return quantize(linear, self.quantization, agree=self.shard.agree)
+            return quantize(linear, self.quantization, agree=self._agree)
         return PackedLinear(linear) if isinstance(self.head, PackedLinear) else linear
 
     @property
@@ -222,10 +226,11 @@ class FusedWeights:
     def _fill_quantized(self, quantization: Quantization, tensors: Tensors, read: Callable[[int], None]) -> None:
         """Read a checkpoint and quantize it as `fill` does: one layer is held in full at a time.
 
-        Matrices that their file holds in 4 bits keep the codes that they have there, and then all others stay as they are.
+        Matrices that their file holds in 4 bits keep the codes that they have there, and then all others stay as they are;
+        parts of them are quantized anew.
         """
-        kept = quantization == "int4" and bool(tensors.on_grid)
-        make = self._packed_if_faster if kept else partial(quantize, quantization=quantization)
+        kept = quantization == "int4" and bool(tensors.on_grid) and self.shard is None
+        make = self._packed_if_faster if kept else partial(quantize, quantization=quantization, agree=self._agree)
         plain: dict[str, Tensor] = {}
         for place, names in enumerate(list(self._groups())[: len(self.layers)]):
             self.parts, index = {}, self.span[place]

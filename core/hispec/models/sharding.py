@@ -43,6 +43,10 @@ class Shard:
             intermediate_size=config.intermediate_size // self.count,
         )
 
+    def divides(self, config: ModelConfig) -> bool:
+        """Return whether the ranks can share a model evenly."""
+        return config.num_kv_heads % self.count == config.intermediate_size % self.count == 0
+
     def words(self, vocab_size: int) -> range:
         """Return the token ids whose logits this rank computes: all where their number cannot be divided."""
         if vocab_size % self.count:

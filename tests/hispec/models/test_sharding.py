@@ -52,8 +52,9 @@ def findings_of_copies(stack, quantization):
     return {"ids": ids, "logits": copy.head(hidden), "reduced": copy.head(hidden, reduced), "narrow": copy.narrow}
 
 
-def load(folder, shard=None):
-    return load_stack(Checkpoint(str(folder)), Placement(dtype="float32", stack="fused", shard=shard))
+def load(folder, shard=None, quantization="none"):
+    placement = Placement(dtype="float32", stack="fused", quantization=quantization, shard=shard)
+    return load_stack(Checkpoint(str(folder)), placement)
 
 
 def run_rank(folder):
@@ -66,6 +67,7 @@ def run_rank(folder):
     found["fixed"] = findings(with_graphs(load(folder / "llama", shard), "on"))
     for quantization in ("int8", "int4"):
         found[quantization] = findings_of_copies(load(folder / "llama", shard), quantization)
+        found[f"all {quantization}"] = findings(load(folder / "llama", shard, quantization))
     found["agreed"] = shard.agree({"rank": shard.rank})
     torch.save(found, folder / f"rank{shard.rank}.pt")
     distributed.destroy_process_group()
@@ -115,7 +117,7 @@ def test_a_rank_holds_its_own_heads_only(ranks):
 
 def test_ranks_compute_the_same_bits(ranks):
     first, second = ranks
-    for name in (*MODELS, "fixed", "int8", "int4"):
+    for name in (*MODELS, "fixed", "int8", "int4", "all int8", "all int4"):
         for logits in ("logits", "reduced"):
             assert torch.equal(first[name][logits], second[name][logits]), name
     assert first["agreed"] == second["agreed"] == {"rank": 0}
@@ -130,6 +132,16 @@ def test_levels_of_quantized_weights_draft_on_parts_and_change_no_id(ranks, fold
         assert found[quantization]["narrow"] == ranks[0][quantization]["narrow"]
         # Parts have grids of their own, for weights whose inputs are shared.
         error = (found[quantization]["logits"] - one["logits"]).abs().mean() / one["logits"].abs().mean()
+        assert error < (0.05 if quantization == "int8" else 0.3)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_a_target_of_quantized_weights_is_shared_and_every_mode_writes_its_ids(ranks, folder, quantization):
+    one = findings(load(folder / "llama", None, quantization))
+    for found in ranks:
+        own = found[f"all {quantization}"]
+        assert own["ids"] == [own["ids"][0]] * len(own["ids"])
+        error = (own["logits"] - one["logits"]).abs().mean() / one["logits"].abs().mean()
         assert error < (0.05 if quantization == "int8" else 0.3)
 
 

@@ -3,12 +3,15 @@
 import pytest
 import torch
 
+from hispec.decoding.decoder import Decoder
+from hispec.decoding.sampling import Sampling
 from hispec.models.config import parse_config
 from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.graphs import GraphedStack, with_graphs
 from hispec.models.rows import RowCounts
 from hispec.models.staged_stack import StagedStack
+from hispec.policies.static import StaticPolicy
 from tests.support import PROMPT, decode_ids, fused_stack, hierarchy_of, random_model
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -46,6 +49,18 @@ def test_stages_write_the_ids_of_one_stack(model, counts, graphs):
     words = [range(0, 24, 2)]
     expected = decode_ids(hierarchy_of(one, 1, 2, words=words), (1, 2, 4), max_new_tokens=30)
     assert decode_ids(hierarchy_of(several, 1, 2, words=words), (1, 2, 4), max_new_tokens=30) == expected
+
+
+def test_stages_draw_the_ids_of_one_stack(model):
+    def drawn(stack, exits, periods):
+        stack.prepare("auto")
+        hierarchy = hierarchy_of(stack, *exits)
+        return Decoder(hierarchy, lambda: StaticPolicy(periods), lambda *_: Sampling(0.9)).token_ids(PROMPT, 60, 3)
+
+    expected = drawn(fused_stack(model), (), (1,))
+    for exits, periods in (((), (1,)), ((2,), (1, 3)), ((1, 4), (1, 2, 4))):
+        for graphs in ("off", "on"):
+            assert drawn(with_graphs(staged(model, 1, 3, 2), graphs), exits, periods) == expected
 
 
 def test_every_stage_has_its_own_weights_and_all_one_cache(model):
