@@ -1,8 +1,9 @@
-"""Write random weights that agree as often as asked as a checkpoint, so that finding them is done once.
+r"""Write random weights that agree as often as asked as a checkpoint, so that finding them is done once.
 
-Loading them takes seconds, where finding them for a billion parameters takes a CPU the better part of an hour.
+Loading them takes seconds, where finding them for a billion parameters takes two cores of a CPU some ten minutes.
 
-    python benchmarks/dummy_checkpoint.py --model facebook/layerskip-llama3.2-1B --exits 1,4 --agreement .68,.81 --out DIR
+    python benchmarks/dummy_checkpoint.py --model facebook/layerskip-llama3.2-1B --exits 1,4 \
+        --agreement .68,.81,int4=.97 --threads 2 --out DIR
 """
 
 import argparse
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--exits", default="1,4", help="draft and intermediate exit")
     parser.add_argument("--agreement", required=True, help="as the setting dummy_agreement has it")
     parser.add_argument("--positions", type=int, default=agreement.POSITIONS, help="that agreement is set on")
+    parser.add_argument("--dtype", default="bfloat16", help="of the weights")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -33,12 +35,12 @@ def main() -> None:
     agreement.POSITIONS = args.positions
     profile = profile_for_model(args.model, 16, *(int(at) for at in args.exits.split(",")))
     engine = Engine.from_profile(
-        profile, mode="hispec", dtype="float32", load_format="dummy", dummy_agreement=args.agreement
+        profile, mode="hispec", dtype=args.dtype, load_format="dummy", dummy_agreement=args.agreement
     )
     config = Checkpoint(args.model, dummy=True).read_here(CONFIG) or {}
     args.out.mkdir(parents=True, exist_ok=True)
-    # As they are found: rounded to 16 bits, fewer of them would be numbers that 4 bits can hold.
-    (args.out / CONFIG).write_text(json.dumps(config | {"torch_dtype": "float32"}, indent=1) + "\n")
+    # In the dtype that they were found in: rounded once more, fewer of them would be numbers that 4 bits can hold.
+    (args.out / CONFIG).write_text(json.dumps(config | {"torch_dtype": args.dtype}, indent=1) + "\n")
     stack = engine.hierarchy.stack_of(-1)
     assert isinstance(stack, FusedStack)
     parts = {name: part.contiguous().clone() for name, part in stack.parts.items()}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hispec.api import Engine
+from hispec.early_exit import AGREEMENT
 from hispec.errors import UsageError
 from hispec.events import Committed, Verified
 from hispec.models.agreement import COPY_TOLERANCE, FREQUENT, TOLERANCE, set_agreement
@@ -151,6 +152,19 @@ def test_the_agreement_of_a_copy_is_chosen_too(folder):
     for level, share, near in (("intermediate", 0.6, 0.09), ("target", 0.95, 0.03)):
         assert len(verified[level]) > 400
         assert sum(verified[level]) / len(verified[level]) == pytest.approx(share, abs=near)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_copy_of_an_ordinary_model_agrees_as_chosen_and_its_exits_seldom(tmp_path, dtype):
+    random_model("llama", layers=16, vocab=600, hidden_size=64, head_dim=16).config.save_pretrained(tmp_path)
+    stack, parts = draw_stack(Checkpoint(str(tmp_path), dummy=True), Placement(dtype=dtype))
+    reached = set_agreement(stack, parts, Agreement({}, {"int4": 0.96}))
+    assert reached.copies["int4"] == pytest.approx(0.96, abs=COPY_TOLERANCE)
+    text = [id_ for prompt in prompts(4) for id_ in prompt][: stack.context]
+    with torch.inference_mode():
+        early = stack.run(stack.embed(text), 0, 2, 0)
+        late = stack.run(early, 2, 16, 0)
+        assert (stack.head(early).argmax(-1) == stack.head(late).argmax(-1)).float().mean() < AGREEMENT
 
 
 def test_exits_are_named_by_number_whoever_reads_them(folder):
