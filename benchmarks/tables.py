@@ -99,8 +99,21 @@ def levels(results: Results) -> str:
         over = arm["over"]
         cells = (ratio(over.get("plain")), ratio(over.get("single-layer as published")))
         rows.append([name, f"{arm['tokens_per_second']:.1f}", *cells, arm["identical"]])
-    kept = rows[:6] + [row for row in rows[6:] if "published" in row[0] or row[0] in ("plain", "int4 > target")]
-    return rows_of(head, kept)
+    return rows_of(head, most_telling(rows))
+
+
+def replayed(results: Results) -> str:
+    """Return the same of one run of `quantized_levels.py --replay`."""
+    ((_, record),) = results
+    rows = [
+        [name, ", ".join(map(str, arm["lengths"])), f"{arm['over_plain']:.2f}"] for name, arm in record["best"].items()
+    ]
+    return rows_of(["levels", "lengths", "over plain"], most_telling(rows))
+
+
+def most_telling(rows: list[list[str]]) -> list[list[str]]:
+    """Return the fastest six kinds of hierarchies, those as published, and the simplest, of rows that begin with kinds."""
+    return rows[:6] + [row for row in rows[6:] if "published" in row[0] or row[0] in ("plain", "int4 > target")]
 
 
 def engine(results: Results) -> str:
@@ -137,7 +150,7 @@ def rows(results: Results) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
-    "bench": bench, "defaults": defaults, "levels": levels, "engine": engine, "rows": rows
+    "bench": bench, "defaults": defaults, "levels": levels, "replayed": replayed, "engine": engine, "rows": rows
 }  # fmt: skip
 
 

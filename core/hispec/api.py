@@ -24,6 +24,7 @@ from hispec.grammar import Grammar
 from hispec.levels import build_hierarchy
 from hispec.loading import LoadedModels, load
 from hispec.lossless import Difference, diagnose, first_difference
+from hispec.machine import give_back_memory
 from hispec.metrics import Stats
 from hispec.models.checkpoint import Checkpoint
 from hispec.policies.adaptive import AdaptivePolicy
@@ -163,6 +164,7 @@ class Engine:
         self.environment |= {"threads": torch.get_num_threads(), "width": target.rows.describe()}
         if self.settings.policy == "adaptive" and len(self.hierarchy) > 1:
             self._performance_model(self.hierarchy)  # measured before the first answer, not during it
+        give_back_memory()  # packing and measuring held matrices and hidden states that are gone by now
 
     def with_settings(self, **changes: Any) -> "Engine":
         """Return an engine on the same weights with other settings; device and dtype stay as they are loaded.
