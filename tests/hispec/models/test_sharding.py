@@ -101,6 +101,26 @@ def ranks(folder):
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(RANKS)]
 
 
+def test_a_sum_does_not_depend_on_the_place_of_a_row_in_its_pass(monkeypatch):
+    """With more ranks than two the order of additions matters."""
+    products = torch.randn(4, 20, 48, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(0))
+    shown = {}
+
+    def gather(out, own):
+        assert torch.equal(own, shown["products"][1])
+        out.copy_(shown["products"].flatten(0, 1))
+
+    monkeypatch.setattr(distributed, "all_gather_into_tensor", gather)
+
+    def total(rows):
+        shown["products"] = products[:, rows]
+        return Shard(1, 4).sum(shown["products"][1])
+
+    whole = total(slice(0, 20))
+    for start, stop in ((0, 1), (3, 7), (4, 20), (19, 20)):
+        assert torch.equal(total(slice(start, stop)), whole[start:stop])
+
+
 @pytest.mark.parametrize("name", [*MODELS, "fixed"])
 def test_ranks_find_what_one_process_finds(ranks, folder, name):
     one = findings(load(folder / ("llama" if name == "fixed" else name)))
@@ -175,26 +195,6 @@ def test_parts_make_up_the_whole_and_no_rank_reads_more(name):
             assert all(torch.equal(part, tensor) for part in cut)
         if tensor.dim() == 2 and kind != "embed_tokens":
             assert [one.read * count for one in slices] == [tensor.numel()] * count
-
-
-def test_a_sum_does_not_depend_on_the_place_of_a_row_in_its_pass(monkeypatch):
-    """With more ranks than two the order of additions matters."""
-    products = torch.randn(4, 20, 48, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(0))
-    shown = {}
-
-    def gather(out, own):
-        assert torch.equal(own, shown["products"][1])
-        out.copy_(shown["products"].flatten(0, 1))
-
-    monkeypatch.setattr(distributed, "all_gather_into_tensor", gather)
-
-    def total(rows):
-        shown["products"] = products[:, rows]
-        return Shard(1, 4).sum(shown["products"][1])
-
-    whole = total(slice(0, 20))
-    for start, stop in ((0, 1), (3, 7), (4, 20), (19, 20)):
-        assert torch.equal(total(slice(start, stop)), whole[start:stop])
 
 
 def test_the_part_of_a_configuration_has_its_share_of_heads_and_inner_units():
