@@ -23,6 +23,7 @@ from comparison import Comparison, add_arguments, comparison
 from schemas import Schema, schemas
 
 from hispec.decoding.decoder import Decoder
+from hispec.decoding.state import PrefixCache
 from hispec.events import Committed
 from hispec.grammar import Grammar
 from hispec.text import encode_prompt
@@ -69,12 +70,13 @@ def compare(compared: Comparison, args: argparse.Namespace) -> None:
             continue
         grammar = Grammar.json_schema(schema)
         prompt, limit = prompt_of(compared, schema, args)
+        prefix = PrefixCache()  # the prompt is run once
         for sampling, settings in SAMPLINGS.items():
             decoder = engine.with_settings(**settings).decoder(grammar=grammar)
             counts = result["results"].setdefault(
                 sampling, {"valid": 0, "complete": 0, "of": 0, "tokens": 0, "invalid": [], "hierarchies": {}}
             )
-            expected = decoder.token_ids(prompt, limit, number)
+            expected = decoder.token_ids(prompt, limit, number, prefix)
             valid = fits(engine.tokenizer.decode(expected, skip_special_tokens=True), schema)
             counts["valid"] += valid
             counts["complete"] += engine.models.grammars.is_complete(grammar, expected)
@@ -85,7 +87,7 @@ def compare(compared: Comparison, args: argparse.Namespace) -> None:
             for at in range(args.kinds):
                 kind = compared.kinds[(number + at) % len(compared.kinds)]
                 count = counts["hierarchies"].setdefault(kind.name, {"identical": 0, "of": 0, "differences": []})
-                ids = kind.decoder(decoder).token_ids(prompt, limit, number)
+                ids = kind.decoder(decoder).token_ids(prompt, limit, number, prefix)
                 count["identical"] += ids == expected
                 count["of"] += 1
                 if ids != expected:
