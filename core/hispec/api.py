@@ -13,12 +13,13 @@ import torch
 from hispec.adaptation import levels_key, performance_model
 from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy
+from hispec.decoding.logprobs import scores_of_text
 from hispec.decoding.ngram_cache import NgramCache
 from hispec.decoding.noise import SEEDS
 from hispec.decoding.sampling import Sampling
 from hispec.decoding.state import DecodingState, PrefixCache
 from hispec.errors import LosslessnessError, OutOfMemoryError, UsageError, is_out_of_memory
-from hispec.events import Committed, Event, Finished, FinishReason, TokenLogprobs
+from hispec.events import Committed, Event, Finished, FinishReason, Scored, TokenLogprobs
 from hispec.generation import Conditions
 from hispec.grammar import Grammar
 from hispec.levels import build_hierarchy
@@ -36,7 +37,7 @@ from hispec.profile import Profile, check_depths, load_profile, models_of, profi
 from hispec.progress import Watch, unwatched
 from hispec.ranks import SharedPolicy
 from hispec.settings import Settings
-from hispec.text import DraftText, TextStream, check_room, check_stop, encode_prompt, with_text
+from hispec.text import DraftText, TextStream, check_room, check_stop, encode_prompt, with_text, with_texts
 
 
 @dataclass
@@ -180,14 +181,15 @@ class Engine:
         return self._on_same_weights(self.profile, replace(settings, dummy_agreement=agreement))
 
     def with_sampling(self, **changes: Any) -> "Engine":
-        """Return the same engine with other settings of sampling; arguments and errors as `with_settings`.
+        """Return the same engine with other settings, of sampling most often; arguments and errors as `with_settings`.
 
-        The n-gram cache is shared with this engine, since the answers of the two are not compared.
+        The n-gram cache is shared with this engine, since the answers of the two are not compared. An engine
+        without n-grams passes the cache on.
         """
         if not changes:
             return self
         engine = self.with_settings(**changes)
-        engine._ngram_cache = self._ngram_cache
+        engine._ngram_cache = self._ngram_cache or engine._ngram_cache
         return engine
 
     def without_eos(self) -> "Engine":
@@ -306,7 +308,7 @@ class Engine:
         if logprobs is not None and logprobs < 0:
             raise UsageError(f"--logprobs is {logprobs}", "give a whole number from 0 on")
         if grammar is not None:
-            self.models.grammars.mask(grammar, len(ids))  # raises now rather than at the first event
+            self.check_grammar(grammar)  # raises now rather than at the first event
         return self._stream(prompt, ids, limit, stop, drafts, seed, prefix, grammar, logprobs)
 
     def generate(
@@ -342,6 +344,34 @@ class Engine:
         *_, last = self.stream(prompt, system=system, raw=raw, stop=stop, seed=seed, grammar=grammar, logprobs=logprobs)
         assert isinstance(last, Finished) and isinstance(last.result, Generation)
         return last.result
+
+    def check_grammar(self, grammar: Grammar) -> None:
+        """Refuse a grammar that answers of this model cannot be made to match.
+
+        Raises:
+            UsageError: it cannot be used, or not with the model's tokenizer.
+            UnavailableError: llguidance is not installed.
+        """
+        self.models.grammars.mask(grammar, 0)
+
+    def score_ids(
+        self, ids: list[int], top: int = 0, prefix: PrefixCache | None = None
+    ) -> Generator[tuple[Scored, ...]]:
+        """Yield the target's log-probabilities of the tokens of a text, some at a time, in order.
+
+        They are those that its answers have with `logprobs`: passes have the same rows.
+
+        Args:
+            ids: the token ids of the text, at least one.
+            top: the number of most probable tokens to return beside each token.
+            prefix: keeps what was run, so that an answer to the text does not run it again.
+
+        Raises:
+            UsageError: more ids than the context holds, or one that is not in the vocabulary.
+        """
+        check_room(ids, self.context, self.profile.name)
+        state = (prefix or PrefixCache()).begin(Hierarchy([self.hierarchy.target]), ids, len(ids), anew=True)
+        return (with_texts(scored, self.tokenizer) for scored in scores_of_text(state, top))
 
     def new_stats(self) -> Stats:
         """Return empty statistics of the hierarchy, for a caller that counts events itself."""

@@ -9,6 +9,7 @@ from hispec.api import Engine, Generation
 from hispec.decoding.state import PrefixCache
 from hispec.errors import UsageError
 from hispec.events import Committed, Event, Finished
+from hispec.grammar import Grammar
 from hispec.limits import MAX_SEED
 from hispec.profile import Profile
 from hispec.session import Turn
@@ -58,16 +59,23 @@ class Conversation:
         engine: answers; it may be replaced between turns by another on the same weights.
         system: a system message.
         turns: earlier ones.
+        grammar: the grammar that every answer must match, from its first character on; None for any text.
 
     Raises:
-        UsageError: the conditions of `check_template` are not met.
+        UsageError: the conditions of `check_template` or `Engine.check_grammar` are not met.
+        UnavailableError: llguidance is needed and is not installed.
     """
 
-    def __init__(self, engine: Engine, system: str | None = None, turns: Iterable[Turn] = ()) -> None:
+    def __init__(
+        self, engine: Engine, system: str | None = None, turns: Iterable[Turn] = (), grammar: Grammar | None = None
+    ) -> None:
         check_template(engine.profile, engine.tokenizer, system)
+        if grammar is not None:
+            engine.check_grammar(grammar)
         self.engine = engine
         self.system = system
         self.turns = list(turns)
+        self.grammar = grammar
         self._prefix = PrefixCache()
 
     def ask(self, prompt: str, *, stop: Sequence[str] = (), draft_text: bool = False) -> Generator[Event]:
@@ -141,6 +149,7 @@ class Conversation:
             history=[(turn.prompt, turn.answer) for turn in before],
             seed=seed,
             prefix=self._prefix,
+            grammar=self.grammar,
         )
         sampled = self.engine.settings.temperature > 0
         return self._keep(Turn(prompt, "", (), "interrupted", seed if sampled else None), before, events)

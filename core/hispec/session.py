@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hispec.errors import UnavailableError, UsageError
 from hispec.events import FinishReason
 from hispec.files import hold, write_whole
+from hispec.grammar import Grammar
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -64,6 +65,7 @@ class Session(BaseModel):
         system: the system message.
         chat_template: a template that replaces the profile's or the tokenizer's.
         stop: texts that end an answer.
+        grammar: the grammar that answers must match.
         turns: the turns in order.
         answers: the number of answers that were begun and saved; it shows whether a journal has yet to be merged.
     """
@@ -76,6 +78,7 @@ class Session(BaseModel):
     system: str | None = None
     chat_template: str | None = None
     stop: tuple[str, ...] = ()
+    grammar: Grammar | None = None
     turns: tuple[Turn, ...] = ()
     answers: Annotated[int, Field(ge=0)] = 0
 

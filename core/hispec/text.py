@@ -3,17 +3,21 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hispec.chat_template import ChatTemplate, Message
 from hispec.counts import counted
 from hispec.detokenizer import Detokenizer
 from hispec.errors import UsageError
-from hispec.events import Committed, Drafted, Event, Likely, TokenLogprobs, Verified
+from hispec.events import Committed, Drafted, Event, Likely, Scored, TokenLogprobs, Verified
 from hispec.utf8 import check_utf8
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Told = TypeVar("Told", Likely, Scored, TokenLogprobs)
+TOPS = ("top", "sampling_top")
+"""Where log-probabilities of a token have those of others beside it."""
 
 
 def check_stop(stop: Sequence[str]) -> None:
@@ -206,25 +210,27 @@ class TextStream:
 
 
 def with_text(event: Committed, text: TextStream, tokenizer: "PreTrainedTokenizerBase") -> Committed:
-    """Add the text of committed ids, keeping only those up to the one that completes a stop text.
-
-    Log-probabilities have the text that each token decodes to alone, half characters as U+FFFD.
-    """
+    """Add the text of committed ids, keeping only those up to the one that completes a stop text; see `with_texts`, too."""
     piece, count = "", 0
     for token in event.token_ids:
         piece, count = piece + text.feed(token), count + 1
         if text.stopped:
             break
 
-    def spelled(one: Likely) -> Likely:
-        return replace(one, text=tokenizer.decode([one.token_id]))
-
-    def all_spelled(one: TokenLogprobs) -> TokenLogprobs:
-        top, sampling_top = tuple(map(spelled, one.top)), tuple(map(spelled, one.sampling_top))
-        return replace(one, text=tokenizer.decode([one.token_id]), top=top, sampling_top=sampling_top)
-
-    logprobs = tuple(map(all_spelled, event.logprobs[:count]))
+    logprobs = with_texts(event.logprobs[:count], tokenizer)
     return replace(event, token_ids=event.token_ids[:count], text=piece, logprobs=logprobs)
+
+
+def with_texts(tokens: Sequence[Told], tokenizer: "PreTrainedTokenizerBase") -> tuple[Told, ...]:
+    """Return tokens with the text that each decodes to alone, half characters as U+FFFD, and so those beside them."""
+
+    def spelled(one: Told) -> Told:
+        beside: dict[str, Any] = {
+            name: with_texts(getattr(one, name), tokenizer) for name in TOPS if hasattr(one, name)
+        }
+        return replace(one, text=tokenizer.decode([one.token_id]), **beside)
+
+    return tuple(map(spelled, tokens))
 
 
 class DraftText:

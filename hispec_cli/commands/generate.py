@@ -34,7 +34,7 @@ from hispec_cli.ui.console import say
 from hispec_cli.ui.signals import ctrl_c
 from hispec_cli.ui.trace import TraceFile
 from hispec_cli.ui.typeahead import typeahead_kept
-from hispec_cli.ui.views import check_view, choose_view, report
+from hispec_cli.ui.views import check_view, choose_view, report, warn_if_cut_off
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -152,24 +152,13 @@ def generate(
                 problem = problem or error
         shown.finish(generation)
     report(generation.stats)
-    if generation.complete is False and generation.finish_reason == "length":
-        say(cut_off(generation), "yellow")
+    warn_if_cut_off(generation)
     if generation.lossless:
         say(f"verified: {counted(len(generation.token_ids), 'token id')}, identical to the target's own")
     if problem is not None:
         raise problem
     if generation.finish_reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
-
-
-def cut_off(generation: "Generation") -> str:
-    """Return the warning that an answer ends before it matches its grammar."""
-    assert generation.grammar is not None
-    what = "JSON" if generation.grammar.kind == "JSON schema" else generation.grammar.kind
-    return (
-        f"the answer was cut off at {counted(len(generation.token_ids), 'token')}, before its {what} was complete: "
-        "raise --max-new-tokens"
-    )
 
 
 def play(path: Path, speed: float, options: ViewOptions) -> None:

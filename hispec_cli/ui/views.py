@@ -3,8 +3,9 @@
 import os
 import stat
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.events import Event
 from hispec.metrics import Stats
@@ -15,6 +16,9 @@ from hispec_cli.ui.output import write
 from hispec_cli.ui.panels import glyphs_for, outcome
 from hispec_cli.ui.plain import JsonLinesView, JsonView, PlainView, View
 from hispec_cli.ui.theme import Palette
+
+if TYPE_CHECKING:
+    from hispec.api import Generation
 
 
 def choose_view(options: ViewOptions, stats: Stats, share: float = SHARE, *, keep: bool = True) -> View:
@@ -58,6 +62,16 @@ def report(stats: Stats) -> None:
     """Say how it went in one line, for a person only."""
     if sys.stderr.isatty():
         say(outcome(stats, glyphs_for(sys.stderr.encoding)))
+
+
+def warn_if_cut_off(generation: "Generation") -> None:
+    """Say so where an answer reached its most tokens before it matched its grammar."""
+    if generation.complete is not False or generation.finish_reason != "length":
+        return
+    assert generation.grammar is not None
+    what = "JSON" if generation.grammar.kind == "JSON schema" else generation.grammar.kind
+    length = counted(len(generation.token_ids), "token")
+    say(f"the answer was cut off at {length}, before its {what} was complete: raise --max-new-tokens", "yellow")
 
 
 class LiveAnswer(View):

@@ -61,6 +61,8 @@ def test_other_sampling_keeps_drafting_from_the_same_cache():
     assert first.token_ids == again.token_ids == alone.token_ids
     accepted = [answer.stats.levels[0].accepted for answer in (first, again, alone)]
     assert accepted[1] > accepted[0] == accepted[2]
+    by_way = engine.with_sampling(mode="autoregressive").with_sampling(mode="hispec", temperature=0.0, lookup=True)
+    assert by_way.generate(QUESTION).stats.levels[0].accepted >= accepted[1]
 
 
 def test_stopping_early_leaves_the_engine_usable(engine):

@@ -15,16 +15,6 @@ from tests.hispec_cli.conftest import QUESTION
 from tests.hispec_cli.ui.terminal import Terminal
 
 
-@pytest.fixture(scope="module")
-def endless(tmp_path_factory, shipped_model):
-    """Arguments of an answer that takes a while: the shipped model, which here knows no end of text."""
-    model = shutil.copytree(shipped_model, tmp_path_factory.mktemp("endless") / "model")
-    for name in ("config.json", "generation_config.json"):
-        config = json.loads((model / name).read_text())
-        (model / name).write_text(json.dumps({**config, "eos_token_id": 0}))
-    return ("generate", QUESTION, "--model", model, "--max-new-tokens", 1800, "--mode", "autoregressive")
-
-
 @pytest.mark.parametrize(
     "arguments",
     [

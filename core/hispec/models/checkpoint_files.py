@@ -360,16 +360,7 @@ class CheckpointFiles:
 
     def fetch_config(self, seconds: float) -> None:
         """Bring `config.json` into the cache, or the header of a GGUF file, if that can be done in time."""
-        from huggingface_hub import hf_hub_download
-
-        if self.gguf_file is not None:
-            within(seconds, lambda: self._header_file, None)
-            return
-        within(
-            seconds,
-            lambda: hf_hub_download(self.model, CONFIG, revision=self.revision, etag_timeout=seconds),
-            None,
-        )
+        within(seconds, lambda: self.commit if self.gguf_file is None else self._header_file, None)
 
 
 @cache

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Thread
 from time import monotonic
 from typing import Any
@@ -12,9 +12,10 @@ import torch
 
 from hispec.api import Engine, Generation
 from hispec.chat_template import Message
+from hispec.decoding.noise import SEEDS
 from hispec.decoding.state import PrefixCache
 from hispec.errors import UsageError
-from hispec.events import Committed, Finished
+from hispec.events import Committed, Event, Finished, Prefilled, Scored
 from hispec.grammar import Grammar
 from hispec.server.errors import ProtocolError, shutting_down, told
 from hispec.server.metrics import Metrics
@@ -31,6 +32,8 @@ class Question:
         sampling: settings for it alone, by the names of `hispec.settings.Settings`.
         max_new_tokens, stop, seed, grammar, logprobs: as for `Engine.stream_ids`.
         ignore_eos: whether no EOS ends the answer.
+        echo: whether the prompt is told before the answer, with its log-probabilities where those are asked for; the
+            answer may then have 0 tokens.
     """
 
     prompt: tuple[Message, ...] | str | tuple[int, ...]
@@ -41,6 +44,11 @@ class Question:
     grammar: Grammar | None = None
     logprobs: int | None = None
     ignore_eos: bool = False
+    echo: bool = False
+
+    def another(self, number: int) -> "Question":
+        """Return the same question for one more answer."""
+        return self if self.seed is None else replace(self, seed=(self.seed + number) % SEEDS)
 
     def encode(self, engine: Engine) -> list[int]:
         """Return the ids that the target reads.
@@ -63,6 +71,17 @@ class Question:
         return ids
 
 
+@dataclass(frozen=True)
+class Echo:
+    """The text of a prompt, and the log-probabilities of its tokens where they were asked for."""
+
+    text: str
+    logprobs: tuple[Scored, ...] = ()
+
+
+Piece = Committed | Echo
+
+
 class Answer:
     """What becomes of a question, for the coroutine that waits for it.
 
@@ -76,17 +95,19 @@ class Answer:
         """Whether nobody waits for it any more."""
         self.generation: Generation | None = None
         """The whole answer, once `pieces` is exhausted."""
+        self.echo: Echo | None = None
+        """What comes before it, if anything."""
         self._loop = asyncio.get_running_loop()
         # Without a bound: a client that reads slowly must not hold up the others, and an answer has an end.
-        self._news: asyncio.Queue[Committed | Generation | ProtocolError] = asyncio.Queue()
-        self._first: list[Committed | Generation] = []
+        self._news: asyncio.Queue[Piece | Generation | ProtocolError] = asyncio.Queue()
+        self._first: list[Piece | Generation] = []
 
     async def begin(self) -> None:
         """Wait until there is something to show; errors as `pieces`."""
         if not self._first:
             self._first.append(await self._next())
 
-    async def pieces(self) -> AsyncGenerator[Committed]:
+    async def pieces(self) -> AsyncGenerator[Piece]:
         """Yield text, and log-probabilities if they were asked for, as they are validated.
 
         Raises:
@@ -97,6 +118,8 @@ class Answer:
             if isinstance(news, Generation):
                 self.generation = news
                 return
+            if isinstance(news, Echo):
+                self.echo = news
             yield news
 
     async def whole(self) -> None:
@@ -104,13 +127,13 @@ class Answer:
         async for _ in self.pieces():
             pass
 
-    async def _next(self) -> Committed | Generation:
+    async def _next(self) -> Piece | Generation:
         news = await self._news.get()
         if isinstance(news, ProtocolError):
             raise news
         return news
 
-    def tell(self, news: Committed | Generation | ProtocolError) -> None:
+    def tell(self, news: Piece | Generation | ProtocolError) -> None:
         """Pass on what has come; called by any thread."""
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(self._news.put_nowait, news)
@@ -148,23 +171,23 @@ class Answering:
         """How many prompts wait."""
         return len(self._turns)
 
-    def ask(self, questions: Sequence[Question], client: str) -> list[Answer]:
+    def ask(self, questions: Sequence[Question], client: str, each: int = 1) -> list[Answer]:
         """Let questions wait for their turn; call it in the event loop.
 
         Args:
             questions: of one request.
             client: who asks; clients take turns.
+            each: how many answers to each question, with one seed after the other.
 
         Raises:
             ProtocolError: too many wait, or the server is shutting down.
         """
         if not self.able:
             raise shutting_down()
-        answers = [Answer(question) for question in questions]
-        if len(answers) > self._turns.most:
-            raise ProtocolError(
-                400, f"more than {self._turns.most} prompts: send several requests", "invalid_value", "prompt"
-            )
+        if len(questions) * each > self._turns.most:
+            message = f"more than {self._turns.most} answers: send several requests"
+            raise ProtocolError(400, message, "invalid_value", "n" if each > 1 else "prompt")
+        answers = [Answer(question.another(number)) for question in questions for number in range(each)]
         try:
             self._turns.put(client, answers)
         except FullError:
@@ -219,25 +242,34 @@ class Answering:
         engine = self.engine.with_sampling(**question.sampling)
         engine = engine.without_eos() if question.ignore_eos else engine
         ids = question.encode(engine)
-        stats = engine.new_stats()
-        events = engine.stream_ids(
-            ids,
-            max_new_tokens=question.max_new_tokens,
-            stop=question.stop,
-            seed=question.seed,
-            prefix=self._prefix,
-            grammar=question.grammar,
-            logprobs=question.logprobs,
-        )
+        stats, began = engine.new_stats(), monotonic()
         try:
+            if question.echo and not self._echo(answer, ids):
+                return None
+            before = monotonic() - began
+            if question.max_new_tokens == 0:
+                stats.see(Prefilled(before, len(ids), 0, before))
+                environment = engine.environment
+                return Generation(engine.profile.name, "", ids, "", [], "length", stats, environment, logprobs=())
+            events = engine.stream_ids(
+                ids,
+                max_new_tokens=question.max_new_tokens,
+                stop=question.stop,
+                seed=question.seed,
+                prefix=self._prefix,
+                grammar=question.grammar,
+                logprobs=question.logprobs,
+            )
             with closing(events):
                 for event in events:
+                    if question.echo:
+                        event = _after_echo(event, before)
                     stats.see(event)
                     match event:
                         case Committed() if event.text or event.logprobs:
                             answer.tell(event)
                         case Finished():
-                            generation = event.result
+                            generation = replace(event.result, stats=stats)
                     if answer.left:
                         return None
                     if self._cut:
@@ -245,3 +277,27 @@ class Answering:
         finally:
             self.metrics.see(stats)
         return generation
+
+    def _echo(self, answer: Answer, ids: list[int]) -> bool:
+        """Tell somebody the prompt; return whether anybody still waits.
+
+        Raises:
+            ProtocolError: the server ends.
+        """
+        question, scored = answer.question, list[Scored]()
+        if question.logprobs is not None:
+            for some in self.engine.score_ids(ids, question.logprobs, self._prefix):
+                scored += some
+                if answer.left:
+                    return False
+                if self._cut:
+                    raise shutting_down()
+        text = question.prompt if isinstance(question.prompt, str) else self.engine.tokenizer.decode(ids)
+        answer.tell(Echo(text, tuple(scored)))
+        return True
+
+
+def _after_echo(event: Event, seconds: float) -> Event:
+    """Return an event of an answer to a prompt that was run for its log-probabilities before, in so many seconds."""
+    event = replace(event, t=event.t + seconds)
+    return replace(event, cached_tokens=0, seconds=event.seconds + seconds) if isinstance(event, Prefilled) else event

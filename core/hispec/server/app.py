@@ -123,14 +123,14 @@ async def respond(answering: Answering, asked: Asked, reply: Reply, request: Req
         ProtocolError: it cannot be answered, or not to its end.
     """
     host = "" if request.client is None else request.client.host
-    answers = answering.ask(asked.questions(), f"{host} {asked.user or ''}")
+    answers = answering.ask(asked.questions(), f"{host} {asked.user or ''}", asked.n or 1)
     try:
         if asked.stream:
             await _while_connected(request, answers[0].begin())  # what is refused at once has a status of its own
             return _Stream(answering, answers, asked, reply)
         await _while_connected(request, _all(answers))
         generations = [answer.generation for answer in answers if answer.generation is not None]
-        return JSONResponse(reply.whole(generations))
+        return JSONResponse(reply.whole(generations, [answer.echo for answer in answers], asked.n or 1))
     except BaseException as error:
         _leave(answering, answers)
         if isinstance(error, _Left):
@@ -167,7 +167,8 @@ async def _events(answers: Sequence[Answer], asked: Asked, reply: Reply) -> Asyn
             assert answer.generation is not None
             yield _event(reply.end(index, answer.generation.finish_reason))
         if asked.with_usage:
-            yield _event(reply.usage([answer.generation for answer in answers if answer.generation is not None]))
+            generations = [answer.generation for answer in answers if answer.generation is not None]
+            yield _event(reply.usage(generations, asked.n or 1))
     except ProtocolError as error:
         yield _event(error.to_record())
     yield b"data: [DONE]\n\n"

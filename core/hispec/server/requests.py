@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -25,10 +26,9 @@ from hispec.settings import Count
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Settings that a request may have values for; `hispec.settings` says which."""
-MOST_STOPS, MOST_LOGPROBS = 16, 20
+MOST_STOPS, MOST_LOGPROBS, MOST_CHOICES = 16, 20, 128
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
@@ -56,6 +56,15 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Fields of the protocol that would change the answer and are not supported, with the values that change nothing. What
 else is not known here is left out of account, as clients send fields of other servers, too."""
+FORMAT = "ask for the form of the answer with response_format"
+INSTEAD = {
+    **dict.fromkeys(("tools", "tool_choice", "functions", "function_call"), f"no function is called here; {FORMAT}"),
+    **dict.fromkeys(("json_schema", "guided_json", "structured_outputs"), FORMAT),
+    "presence_penalty": "there is repetition_penalty",
+    "frequency_penalty": "there is repetition_penalty",
+    "best_of": "there is n",
+}
+"""What to do in the place of some of them; the others are to be left out."""
 
 
 def _joined(content: Any) -> Any:
@@ -96,7 +105,7 @@ class Asked(BaseModel, ABC):
     """What every request for an answer has."""
 
     model: str | None = None
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
     temperature: float | None = None
@@ -107,6 +116,7 @@ class Asked(BaseModel, ABC):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: Stop | None = None
     user: str | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     response_format: dict[str, Any] | None = None
     ignore_eos: bool = False
 
@@ -119,8 +129,11 @@ class Asked(BaseModel, ABC):
             ProtocolError: naming it.
         """
         for name, neutral in NEUTRAL.items():
-            if isinstance(values, Mapping) and values.get(name) is not None and values[name] not in neutral:
-                raise ProtocolError(400, f"{name} is not supported: leave it out", "unsupported_parameter", name)
+            if name in cls.model_fields or not isinstance(values, Mapping):
+                continue
+            if values.get(name) is not None and values[name] not in neutral:
+                told = f"{name} is not supported: {INSTEAD.get(name, 'leave it out')}"
+                raise ProtocolError(400, told, "unsupported_parameter", name)
         return values
 
     @property
@@ -203,7 +216,15 @@ class CompletionRequest(Asked):
         str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)],
         WrapValidator(_explained),
     ]
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    echo: bool | None = None
     logprobs: Annotated[int, Field(strict=True, ge=0, le=MOST_LOGPROBS)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CompletionRequest":
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens 0 needs echo")
+        return self
 
     def most_probable(self) -> int | None:
         """Return how many tokens to tell beside each one with their log-probabilities, None to tell none at all."""
@@ -214,4 +235,5 @@ class CompletionRequest(Asked):
         several = (
             self.prompt if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) else [self.prompt]
         )
-        return [self.question(one if isinstance(one, str) else tuple(one)) for one in several]
+        questions = [self.question(one if isinstance(one, str) else tuple(one)) for one in several]
+        return [replace(question, echo=bool(self.echo)) for question in questions]

@@ -13,6 +13,7 @@ from hispec.conversation import Conversation
 from hispec.counts import counted
 from hispec.errors import UnavailableError
 from hispec.events import Committed, Event, Finished
+from hispec.grammar import Grammar
 from hispec.metrics import Stats
 from hispec.precedence import SettingError, without_effect
 from hispec.session import Session, SessionStore, Turn, write_session
@@ -21,7 +22,7 @@ from hispec_cli.ui.markdown import write_markdown
 from hispec_cli.ui.panels import lines_of, printable, rows_for_terminal, wrap
 from hispec_cli.ui.plain import View
 from hispec_cli.ui.signals import ctrl_c
-from hispec_cli.ui.views import report
+from hispec_cli.ui.views import report, warn_if_cut_off
 
 
 class Chat:
@@ -75,7 +76,7 @@ class Chat:
         """
         options = {**self.options, key: value}
         try:
-            engine = self.conversation.engine.with_settings(**asked(options))
+            engine = self.conversation.engine.with_sampling(**asked(options))
         except SettingError as error:
             raise error.named(key.replace("_", "-")) from None
         self.conversation.engine = engine
@@ -83,6 +84,14 @@ class Chat:
         say(f"{key} {'none' if self.options[key] is None else self.options[key]}")
         for note in without_effect(engine.settings, {key: "option"}):
             say(f"note: {note}", "yellow")
+        self.save()
+
+    def match(self, grammar: Grammar | None) -> None:
+        """Have answers from now on match a grammar, or none; errors as `Engine.check_grammar`."""
+        if grammar is not None:
+            self.conversation.engine.check_grammar(grammar)
+        self.conversation.grammar = grammar
+        say("answers may be any text" if grammar is None else f"answers match the {grammar.kind}")
         self.save()
 
     def replace(self, system: str | None, turns: Iterable[Turn]) -> None:
@@ -96,7 +105,12 @@ class Chat:
     def snapshot(self) -> Session:
         """Return the conversation as it is saved."""
         conversation = self.conversation
-        values = {"options": self.options, "system": conversation.system, "turns": tuple(conversation.turns)}
+        values = {
+            "options": self.options,
+            "system": conversation.system,
+            "turns": tuple(conversation.turns),
+            "grammar": conversation.grammar,
+        }
         return self._session.model_copy(update=values)
 
     def save(self) -> None:
@@ -225,11 +239,12 @@ class Chat:
         self.answers, self.tokens = self.answers + 1, self.tokens + stats.new_tokens
         self.seconds += stats.total_seconds
         report(stats)
+        warn_if_cut_off(generation)
         if not sys.stderr.isatty():
             return
         if event.finish_reason == "interrupted":
             say("stopped; what was validated is kept")
-        elif event.finish_reason == "length":
+        elif event.finish_reason == "length" and generation.complete is not False:
             limit = self.conversation.engine.settings.max_new_tokens
             full = stats.new_tokens < limit
             say(

@@ -10,7 +10,7 @@ import typer
 from hispec.counts import counted
 from hispec.errors import UnavailableError, UsageError
 from hispec.extras import require
-from hispec_cli.checks import check_message
+from hispec_cli.checks import check_message, choose_grammar
 from hispec_cli.commands.chat.options import AnswersViewOptions, SessionsOptions
 from hispec_cli.completion import sessions
 from hispec_cli.help import examples
@@ -18,6 +18,7 @@ from hispec_cli.options import (
     AnswerOptions,
     CommonOptions,
     Format,
+    GrammarOptions,
     ModelOptions,
     grouped,
     message_option,
@@ -55,6 +56,7 @@ def chat(
     stop: Annotated[
         list[str] | None, message_option(metavar="TEXT", help="End answers before this text; repeatable.")
     ] = None,
+    structure: GrammarOptions,
     markdown: Annotated[
         bool, output_option("--markdown", envvar="HISPEC_MARKDOWN", help="Render finished answers as Markdown.")
     ] = False,
@@ -72,6 +74,7 @@ def chat(
         raise UsageError(f"--markdown and --format {view.format} exclude each other", "leave out one of them")
     check_view(view)
     check_message(system, stop)
+    grammar = choose_grammar(structure)
     from hispec.session import latest_session
     from hispec_cli.commands.chat.opening import choose_with, load, new_store, open_session, settle
     from hispec_cli.commands.chat.sessions import say_new
@@ -88,7 +91,7 @@ def chat(
             raise UsageError(f"there is no session {session}", "leave out --continue to begin it")
         if session is not None and saved is None:
             say_new(session)
-        model, saved = settle(model, saved, system, stop)
+        model, saved = settle(model, saved, system, stop, grammar)
         choice, earlier = choose_with(model, decoding, saved)
         engine, options = load(choice, earlier, saved.system)
         if store is None and history and typed:
@@ -100,7 +103,7 @@ def chat(
 
         rendered = markdown and sys.stdout.isatty()
         new_view = partial(choose_view, view, keep=not rendered)
-        conversation = Conversation(engine, saved.system, saved.turns)
+        conversation = Conversation(engine, saved.system, saved.turns, saved.grammar)
         talk = Chat(conversation, store, saved, options, new_view, rendered)
         if store is not None and store.recovered is not None:
             count = len(store.recovered.token_ids)

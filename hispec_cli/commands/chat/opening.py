@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hispec.api import Engine
+    from hispec.grammar import Grammar
 
 
 def open_session(name: str) -> tuple[SessionStore, Session | None]:
@@ -50,7 +51,11 @@ def new_store() -> SessionStore:
 
 
 def settle(
-    model: ModelOptions, saved: Session | None, system: str | None, stop: Sequence[str] | None
+    model: ModelOptions,
+    saved: Session | None,
+    system: str | None,
+    stop: Sequence[str] | None,
+    grammar: "Grammar | None",
 ) -> tuple[ModelOptions, Session]:
     """Return the model that a chat is with, and its session, in which options replace what was saved.
 
@@ -59,6 +64,7 @@ def settle(
         saved: the session as it was left, None for a new one.
         system: a message of the options.
         stop: texts of the options.
+        grammar: of the options.
     """
     # A session that goes on elsewhere, or later, is with the same model, wherever its name came from.
     saved = saved or Session.new(
@@ -76,6 +82,8 @@ def settle(
         changes["chat_template"] = chat_template_of(model)
     if stop is not None:
         changes["stop"] = tuple(stop)
+    if grammar is not None:
+        changes["grammar"] = grammar
     return model, saved.model_copy(update=changes)
 
 
