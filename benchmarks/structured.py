@@ -55,6 +55,11 @@ def fits(text: str, schema: Schema) -> bool:
     return True
 
 
+def in_turn(all_of_them: list[Any], number: int, count: int) -> list[Any]:
+    """Return as many as each schema gets, in turn: the next schema begins with the next one."""
+    return [all_of_them[(number + at) % len(all_of_them)] for at in range(count)]
+
+
 def prompt_of(compared: Comparison, schema: Schema, args: argparse.Namespace) -> tuple[list[int], int]:
     """Return the prompt of a schema, and the most tokens of its answer."""
     text = f"Answer in JSON with these keys: {', '.join(map(json.dumps, schema['properties']))}.\n"
@@ -71,7 +76,8 @@ def compare(compared: Comparison, args: argparse.Namespace) -> None:
         grammar = Grammar.json_schema(schema)
         prompt, limit = prompt_of(compared, schema, args)
         prefix = PrefixCache()  # the prompt is run once
-        for sampling, settings in SAMPLINGS.items():
+        for sampling in in_turn(list(SAMPLINGS), number, args.samplings):
+            settings = SAMPLINGS[sampling]
             decoder = engine.with_settings(**settings).decoder(grammar=grammar)
             counts = result["results"].setdefault(
                 sampling, {"valid": 0, "complete": 0, "of": 0, "tokens": 0, "invalid": [], "hierarchies": {}}
@@ -84,8 +90,7 @@ def compare(compared: Comparison, args: argparse.Namespace) -> None:
             counts["tokens"] += len(expected)
             if not valid:
                 counts["invalid"].append(number)
-            for at in range(args.kinds):
-                kind = compared.kinds[(number + at) % len(compared.kinds)]
+            for kind in in_turn(compared.kinds, number, args.kinds):
                 count = counts["hierarchies"].setdefault(kind.name, {"identical": 0, "of": 0, "differences": []})
                 ids = kind.decoder(decoder).token_ids(prompt, limit, number, prefix)
                 count["identical"] += ids == expected
@@ -139,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--schemas", type=int, default=200)
     parser.add_argument("--kinds", type=int, default=3, help="kinds of hierarchies for each schema, in turn")
+    parser.add_argument("--samplings", type=int, default=3, choices=(1, 2, 3), help="and ways to sample, likewise")
     parser.add_argument(
         "--speed", type=int, default=0, help="measure the cost of the mask with so many schemas instead"
     )

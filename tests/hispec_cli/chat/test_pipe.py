@@ -95,7 +95,9 @@ def test_a_session_goes_on_with_its_model_settings_and_turns(hispec, sessions):
 
 def test_answers_match_what_is_asked_for_until_it_is_taken_back(hispec, home, sessions):
     schema = home / "schema.json"
-    schema.write_text('{"type": "object", "properties": {"n": {"enum": [3, 15]}}, "required": ["n"]}')
+    schema.write_text(
+        '{"type": "object", "properties": {"n": {"enum": [3, 15]}}, "required": ["n"], "additionalProperties": false}'
+    )
     fitting = ("--json-schema", schema, "--max-new-tokens", "200")
     outcome = hispec("chat", *fitting, "--session", "talk", "--format", "json", stdin=f"{APPLES}\n{CARDS}\n")
     for record in records(outcome):
