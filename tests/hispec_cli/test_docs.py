@@ -137,7 +137,8 @@ def test_scripts_and_modules_that_pages_run_are_there(page):
             assert not own or any((ROOT / at / f"{module}.py").is_file() for at in (".", "core")), arguments
         elif arguments[0].endswith(".py"):
             script = next(p for p in (ROOT / arguments[0], ROOT / "benchmarks" / arguments[0]) if p.is_file())
-            text = script.read_text() + (ROOT / "benchmarks" / "common.py").read_text()
+            shared = (ROOT / "benchmarks" / f"{name}.py" for name in ("common", "comparison"))
+            text = "".join(path.read_text() for path in (script, *shared))
             for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
                 assert f'"{option}"' in text, (arguments, option)
     for arguments in commands(page, "pytest"):
