@@ -25,12 +25,12 @@ from hispec.text import check_room, encode_messages, encode_prompt
 
 @dataclass(frozen=True)
 class Question:
-    """What to answer, and how.
+    """A prompt with the options of its answer.
 
     Attributes:
         prompt: messages of a conversation, a text to continue, or its token ids.
         sampling: settings for it alone, by the names of `hispec.settings.Settings`.
-        max_new_tokens, stop, seed, grammar, logprobs: as for `Engine.stream_ids`.
+        max_new_tokens, stop, seed, grammar, logprobs: the arguments of `Engine.stream_ids`.
         ignore_eos: whether no EOS ends the answer.
         echo: whether the prompt is told before the answer, with its log-probabilities where those are asked for; the
             answer may then have 0 tokens.
@@ -54,7 +54,7 @@ class Question:
         """Return the ids that the target reads.
 
         Raises:
-            UsageError: as `encode_prompt` and `encode_messages`.
+            UsageError: the prompt cannot be encoded, as for `encode_prompt` and `encode_messages`.
             ProtocolError: more than the context has room for.
         """
         if isinstance(self.prompt, str):
@@ -83,16 +83,16 @@ Piece = Committed | Echo
 
 
 class Answer:
-    """What becomes of a question, for the coroutine that waits for it.
+    """The result of a question, for the coroutine that waits for it.
 
     Args:
-        question: to be answered.
+        question: the question to be answered.
     """
 
     def __init__(self, question: Question) -> None:
         self.question, self.asked_at = question, monotonic()
         self.left = False
-        """Whether nobody waits for it any more."""
+        """Whether the client has gone."""
         self.generation: Generation | None = None
         """The whole answer, once `pieces` is exhausted."""
         self.echo: Echo | None = None
@@ -111,7 +111,7 @@ class Answer:
         """Yield text, and log-probabilities if they were asked for, as they are validated.
 
         Raises:
-            ProtocolError: it cannot be answered, or not to its end.
+            ProtocolError: the question cannot be answered, or its answer cannot be finished.
         """
         while True:
             news = self._first.pop() if self._first else await self._next()
@@ -135,7 +135,7 @@ class Answer:
 
     def tell(self, news: Piece | Generation | ProtocolError) -> None:
         """Pass on what has come; called by any thread."""
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
+        with suppress(RuntimeError):  # the loop is closed: no client waits
             self._loop.call_soon_threadsafe(self._news.put_nowait, news)
 
 
@@ -145,7 +145,7 @@ class Answering:
     What the KV cache holds of one answer is not run again for the next, whoever asks.
 
     Args:
-        engine: used by nobody else meanwhile.
+        engine: an engine that nothing else uses.
         most_waiting: prompts that wait at once.
     """
 
@@ -163,12 +163,12 @@ class Answering:
 
     @property
     def able(self) -> bool:
-        """Whether a question would be answered."""
+        """Whether questions are accepted."""
         return self._thread.is_alive() and not self._closing
 
     @property
     def waiting(self) -> int:
-        """How many prompts wait."""
+        """The number of prompts that wait."""
         return len(self._turns)
 
     def ask(self, questions: Sequence[Question], client: str, each: int = 1) -> list[Answer]:
@@ -222,7 +222,7 @@ class Answering:
                 with self.metrics.answering.track_inprogress():
                     self.metrics.ended.labels(self._attend(answer)).inc()
         finally:
-            self.close()  # where this thread breaks down, nobody must wait for it
+            self.close()  # if this thread fails, no client must wait for it
 
     def _attend(self, answer: Answer) -> str:
         """Tell somebody the whole answer, or what prevents it; return how it ended."""
@@ -237,7 +237,7 @@ class Answering:
         return generation.finish_reason
 
     def _answer(self, answer: Answer) -> Generation | None:
-        """Answer a question, and return the whole; None where nobody waits any more."""
+        """Answer a question and return the whole answer; None if the client has gone."""
         question, generation = answer.question, None
         engine = self.engine.with_sampling(**question.sampling)
         engine = engine.without_eos() if question.ignore_eos else engine

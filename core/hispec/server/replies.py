@@ -1,4 +1,4 @@
-"""What clients are told, as the protocol writes it."""
+"""Responses in the format of the protocol."""
 
 import secrets
 import time
@@ -17,14 +17,14 @@ Told = TokenLogprobs | Scored
 
 REASONS: dict[FinishReason, str] = {"eos": "stop", "stop": "stop", "length": "length"}
 HALF = "\ufffd"
-"""What a character that is not whole is shown as."""
+"""The character that stands for an incomplete one."""
 
 
 class Reply:
     """A completion of text; makes its objects.
 
     Args:
-        model: what the client knows it as.
+        model: the name by which the client knows the model.
     """
 
     kind, part, prefix = "text_completion", "text_completion", "cmpl"
@@ -32,7 +32,7 @@ class Reply:
     def __init__(self, model: str) -> None:
         self._head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
         self._lengths: dict[int, int] = {}
-        """By choice, the characters of the tokens whose log-probabilities were told."""
+        """The number of characters of the tokens with log-probabilities so far, by choice."""
 
     def whole(self, generations: Sequence[Generation], echoes: Sequence[Echo | None], each: int) -> dict[str, Any]:
         """Return all in one object.

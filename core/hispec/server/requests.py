@@ -1,4 +1,4 @@
-"""What clients ask for, as the protocol writes it."""
+"""Requests in the format of the protocol."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -68,7 +68,7 @@ INSTEAD = {
 
 
 def _joined(content: Any) -> Any:
-    """Return the text of a message that comes in parts."""
+    """Return the text of a message that has several parts."""
     if not isinstance(content, list):
         return content
     if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
@@ -96,13 +96,13 @@ class Said(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream has beside the answer."""
+    """The options of a stream."""
 
     include_usage: bool = False
 
 
 class Asked(BaseModel, ABC):
-    """What every request for an answer has."""
+    """The fields that every request for an answer has."""
 
     model: str | None = None
     stream: bool | None = None
@@ -151,18 +151,18 @@ class Asked(BaseModel, ABC):
             raise ProtocolError(400, f"{error.message}: {error.hint}", "invalid_value", "response_format") from None
         if grammar is not None and self.ignore_eos:
             raise ProtocolError(
-                400, "ignore_eos goes with no response_format, which ends", "invalid_value", "ignore_eos"
+                400, "ignore_eos cannot be combined with response_format", "invalid_value", "ignore_eos"
             )
         stop = tuple(self.stop or ())
         return Question(prompt, sampling, self.limit(), stop, seed, grammar, self.most_probable(), self.ignore_eos)
 
     def limit(self) -> int | None:
-        """Return the most tokens of an answer."""
+        """Return the maximum number of tokens in an answer."""
         return self.max_tokens
 
     @abstractmethod
     def most_probable(self) -> int | None:
-        """Return how many tokens to tell beside each one with their log-probabilities, None to tell none at all."""
+        """Return the number of most probable tokens to report with each token, None for no log-probabilities."""
 
     @abstractmethod
     def questions(self) -> list[Question]:
@@ -170,7 +170,7 @@ class Asked(BaseModel, ABC):
 
 
 class ChatRequest(Asked):
-    """Of `/v1/chat/completions`."""
+    """A request to `/v1/chat/completions`."""
 
     messages: Annotated[list[Said], Field(min_length=1)]
     max_completion_tokens: Count | None = None
@@ -182,15 +182,15 @@ class ChatRequest(Asked):
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs")
         if self.messages[-1].role == "assistant":
-            raise ValueError("the last message must not be of the assistant, who answers it")
+            raise ValueError("the last message must not have the role assistant")
         return self
 
     def limit(self) -> int | None:
-        """Return the most tokens of an answer."""
+        """Return the maximum number of tokens in an answer."""
         return self.max_completion_tokens or self.max_tokens
 
     def most_probable(self) -> int | None:
-        """Return how many tokens to tell beside each one with their log-probabilities, None to tell none at all."""
+        """Return the number of most probable tokens to report with each token, None for no log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def questions(self) -> list[Question]:
@@ -210,7 +210,7 @@ Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class CompletionRequest(Asked):
-    """Of `/v1/completions`."""
+    """A request to `/v1/completions`."""
 
     prompt: Annotated[
         str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)],
@@ -227,7 +227,7 @@ class CompletionRequest(Asked):
         return self
 
     def most_probable(self) -> int | None:
-        """Return how many tokens to tell beside each one with their log-probabilities, None to tell none at all."""
+        """Return the number of most probable tokens to report with each token, None for no log-probabilities."""
         return self.logprobs
 
     def questions(self) -> list[Question]:

@@ -1,4 +1,4 @@
-"""Whose turn is next: a queue of bounded length that is fair among clients."""
+"""A queue of bounded length that is fair among clients."""
 
 from collections import deque
 from collections.abc import Sequence
