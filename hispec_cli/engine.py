@@ -25,9 +25,9 @@ def load_engine(
     """Load what was chosen.
 
     Args:
-        choice: see `hispec_cli.checks.choose`.
-        prompt: what will be read, where that is known, for the estimate of the memory needed.
-        check: as for `hispec.loading.load`.
+        choice: the choice from `hispec_cli.checks.choose`.
+        prompt: the prompt, if it is known, for the estimate of the memory.
+        check: the argument of `hispec.loading.load`.
     """
     with Loading("importing torch") as loading:
         from hispec.api import Engine

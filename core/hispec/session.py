@@ -100,8 +100,8 @@ def read_session(path: Path) -> Session:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UsageError(
-            f"{path} is not a whole saved conversation: {where + ': ' if where else ''}{first['msg']}",
-            "mend the file, or move it away to begin anew",
+            f"{path} is not a complete saved conversation: {where + ': ' if where else ''}{first['msg']}",
+            "mend the file, or move it away to start again",
         ) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "check the path") from None
@@ -138,7 +138,7 @@ def latest_session(folder: Path | None = None) -> str:
     """
     saved = _saved(folder)
     if not saved:
-        raise UsageError("there is no earlier session", "begin one: hispec chat")
+        raise UsageError("there is no earlier session", "start one: hispec chat")
     return saved[0].stem
 
 

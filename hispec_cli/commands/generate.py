@@ -54,49 +54,60 @@ def generate(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            metavar="PROMPT|-|@FILE", help="Text, - for standard input, @FILE for a file. Piped input comes first."
+            metavar="PROMPT|-|@FILE",
+            help="The prompt: text, - for standard input, or @FILE for a file. Piped input is put before it.",
         ),
     ] = None,
     model: ModelOptions,
     decoding: AnswerOptions,
-    stop: Annotated[list[str] | None, message_option(metavar="TEXT", help="End before this text; repeatable.")] = None,
-    system: Annotated[str | None, message_option(metavar="TEXT", help="A system message.")] = None,
-    raw: Annotated[bool, message_option("--raw", help="No chat template.")] = False,
+    stop: Annotated[
+        list[str] | None, message_option(metavar="TEXT", help="End the answer before this text. Repeatable.")
+    ] = None,
+    system: Annotated[str | None, message_option(metavar="TEXT", help="System message.")] = None,
+    raw: Annotated[bool, message_option("--raw", help="Do not apply the chat template.")] = False,
     structure: GrammarOptions,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Decode again with the target alone and compare ids; exit 4 on a difference."),
+        typer.Option(
+            "--verify",
+            help="Decode again with the target alone and compare token ids; exit with code 4 if they differ.",
+        ),
     ] = False,
-    trace: Annotated[Path | None, output_option(metavar="FILE", help="Write every event there as JSON lines.")] = None,
+    trace: Annotated[
+        Path | None, output_option(metavar="FILE", help="Write every event to this file as JSON lines.")
+    ] = None,
     logprobs: Annotated[
         int | None,
         output_option(
             min=0,
             metavar="K",
-            help="In JSON, tell log-probabilities of each token and of the K most probable, before and after sampling "
+            help="In JSON, add log-probabilities of each token and of the K most probable, before and after sampling "
             "options.",
         ),
     ] = None,
     view: ViewOptions,
     many: PromptsOptions,
     replay: Annotated[
-        Path | None, output_option(metavar="FILE", help="Play what --trace recorded, without a model or a prompt.")
+        Path | None,
+        output_option(metavar="FILE", help="Replay a file that --trace wrote, without a model or a prompt."),
     ] = None,
     speed: Annotated[
-        float | None, output_option(min=0, metavar="X", help="Of --replay; 1 is as recorded, 0 does not wait.")
+        float | None,
+        output_option(min=0, metavar="X", help="Speed of --replay: 1 is the recorded speed, 0 does not wait."),
     ] = None,
     common: CommonOptions,
 ) -> None:
-    """Answer one prompt, token for token as the target model alone would."""
+    """Answer one prompt. The answer is token for token that of the target model alone."""
     if replay is not None:
         if prompt is not None or verify or trace is not None or many.prompts is not None:
             raise UsageError(
-                "--replay goes with no prompt, --prompts, --verify or --trace", "leave out one or the other"
+                "--replay cannot be combined with a prompt, --prompts, --verify or --trace",
+                "leave out one or the other",
             )
         play(replay, 1.0 if speed is None else speed, view)
         return
     if speed is not None:
-        raise UsageError("--speed is that of a replay", "add --replay FILE, or leave it out")
+        raise UsageError("--speed applies to --replay only", "add --replay FILE, or leave it out")
     check_view(view)
     check_message(system, stop, raw=raw, template=model.chat_template)
     many.check(
@@ -108,7 +119,7 @@ def generate(
         }
     )
     if logprobs is not None and not view.format.is_json and trace is None and many.prompts is None:
-        raise UsageError("--logprobs is told in JSON alone", "add --format json, --format jsonl or --trace FILE")
+        raise UsageError("--logprobs needs JSON output", "add --format json, --format jsonl or --trace FILE")
     grammar = choose_grammar(structure)
     if many.prompts is not None:
         asking = Asking(system, raw, tuple(stop or ()), grammar, logprobs, verify)
@@ -223,7 +234,7 @@ def read_prompt(argument: str | None) -> str:
 
 
 def check(engine: "Engine", generation: "Generation") -> Exception | None:
-    """Compare with the target alone, and return what went wrong: it is told after the answer, which is not lost."""
+    """Compare with the target alone and return the error, if any, to be reported after the answer."""
     try:
         engine.check_lossless(generation)
     except LosslessnessError as error:

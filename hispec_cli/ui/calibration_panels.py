@@ -39,7 +39,7 @@ SHORT = {
 HEAT = (0.5, 0.7, 0.85, 0.95)
 """Speeds relative to the fastest at which the colour changes."""
 _WIDE = 100
-"""Columns from which configurations are described in words."""
+"""The least width, in columns, at which configurations are described in words."""
 _NARROWEST, _WIDEST = 3, 9
 """Columns of a cell."""
 _FIGURE = 4
@@ -131,13 +131,13 @@ def screen(
     """Return all rows of the live screen.
 
     Args:
-        state: to show.
+        state: the state to show.
         at: seconds since the start.
         target: the model whose exits go without its name.
         width: columns there are.
         height: rows there are.
-        glyphs: to use.
-        ramp: to use.
+        glyphs: the glyphs to use.
+        ramp: the colour ramp to use.
     """
     rows = [clock_row(state, at, width, glyphs), phases_row(state, at, width, glyphs)]
     listed = state.checked or state.finalists

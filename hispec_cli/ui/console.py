@@ -68,9 +68,9 @@ def say(message: str, style: str = "dim", console: Console | None = None) -> Non
     """Print one message for the person at the terminal.
 
     Args:
-        message: what to say.
+        message: the text of the message.
         style: its colour.
-        console: the one on which something is being drawn, which goes on below the message.
+        console: the console on which something is being drawn, which continues below the message.
     """
     (console or stderr()).print(Text(visible(message), style))
 

@@ -1,4 +1,4 @@
-"""How a fit is going: a bar on a terminal, one plain line now and then elsewhere."""
+"""The progress of a fit: a bar on a terminal, single plain lines elsewhere."""
 
 from typing import Self
 
@@ -17,7 +17,7 @@ class FitProgress(Display):
 
     Args:
         steps: the most updates.
-        budget: of the command.
+        budget: the time budget of the command.
     """
 
     def __init__(self, steps: int, budget: Budget) -> None:

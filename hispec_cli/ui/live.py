@@ -7,12 +7,12 @@ is bounded too: events are collected, which costs well under a microsecond each,
 most ten times a second and only while all drawing so far is below a hundredth of the time gone by.
 `benchmarks/view.py` measures what is left.
 
-What stays in the scrollback is broken at spaces, by the terminal itself: a row is filled up to the last column, so that
-the next one goes on with it, and a paragraph that is copied has no line breaks but its own.
+The terminal itself wraps the text that stays in the scrollback, at spaces: a row is filled up to the last column, so
+that the next one continues it, and a paragraph that is copied has no other line breaks than its own.
 
-How it draws. Between frames the cursor rests, hidden, at the tail's first cell. So the tail is erased by "erase to the
-end of the screen" whatever has become of its rows since, which is what makes resizing safe; the size is asked anew
-for every frame. Rows of the tail are cut by the terminal, not wrapped, should it have shrunk in the meantime.
+Between frames the cursor rests, hidden, at the tail's first cell. So the tail is erased by "erase to the end of the
+screen" in any state of its rows, which makes resizing safe; the size is queried again for every frame. The terminal
+cuts rows of the tail, and does not wrap them, in case it has shrunk in the meantime.
 """
 
 import signal
@@ -50,7 +50,7 @@ TAIL_ROWS = 12
 INTERVAL = 0.1
 """Seconds between two frames, at least."""
 SHARE = 0.01
-"""Of the time gone by, what drawing may take."""
+"""The largest share of the time that drawing may take."""
 
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 _ERASE = "\r \x1b[J\r"
@@ -65,11 +65,11 @@ class LiveView:
     Args:
         screen: a console on the terminal.
         stats: empty figures of the hierarchy, whose levels it shows.
-        palette: how standings look.
+        palette: the styles of token standings.
         answer: writes the rows of the validated text; by default they go to the screen. To be given where the
             answer's stream is the same terminal.
-        share: of the time gone by, what drawing may take.
-        clock: in seconds.
+        share: the largest share of the time that drawing may take.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -94,8 +94,9 @@ class LiveView:
         """Settled text that is not in the scrollback yet, as it is printed."""
         self._printed = False
         self._unfinished: tuple[Line, ConsoleDimensions] | None = None
-        """The row above the tail if its paragraph goes on, and the terminal's size when it was printed. It is printed
-        anew with what follows: were the tail a part of its paragraph, a window that is resized would move the two."""
+        """The row above the tail, if its paragraph continues, and the terminal's size when it was printed. It is
+        printed again with what follows: if the tail were part of its paragraph, resizing the window would move both.
+        """
         self._tail_rows = 0
         """Rows of the stream in the tail; they never become fewer, or the panel would jump."""
         self._spent = 0.0
@@ -193,7 +194,7 @@ class LiveView:
         return count
 
     def _print(self, lines: list[Line]) -> None:
-        """Print rows where the tail was, as the continuation of the row above where that one goes on."""
+        """Print rows in place of the tail, as the continuation of the row above if that one continues."""
         width, size = breaking_width(self._screen), self._screen.size
         above = ""
         if self._unfinished is not None and width is not None and self._unfinished[1] == size:

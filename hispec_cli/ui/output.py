@@ -13,7 +13,7 @@ from hispec_cli.ui.safe_text import visible
 
 
 def escape_what_cannot_be_encoded() -> None:
-    """Let stdout and stderr write a character that their encoding lacks as an escape."""
+    """Make stdout and stderr write characters that their encoding lacks as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -27,8 +27,8 @@ def write(text: str) -> None:
     """Write and flush.
 
     Raises:
-        ReaderLeft: when nobody reads any more.
-        UnavailableError: when it cannot be written, the disk being full for example.
+        ReaderLeft: the reader of the pipe has closed it.
+        UnavailableError: the output cannot be written, for example because the disk is full.
     """
     try:
         sys.stdout.write(text)
@@ -58,7 +58,7 @@ def write_table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> N
     """Write rows of text in columns, without what a terminal would obey; errors as `write`.
 
     Args:
-        rows: as many cells in each.
+        rows: the rows, each with the same number of cells.
         right: columns whose cells end at the same place.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -1,4 +1,4 @@
-"""What is typed while an answer is written: not echoed into it, and kept for whoever reads the terminal next."""
+"""Keys that are typed while an answer is written: they are not echoed into it, and kept for the next prompt."""
 
 import os
 import signal
@@ -15,8 +15,8 @@ from hispec_cli.ui.signals import end_on_request, handled, stop
 def typeahead_kept(terminal: TextIO) -> Iterator[None]:
     """Let the terminal queue what is typed without echoing it, and let Ctrl-C not empty the queue.
 
-    Ctrl-Z hands the terminal back as it was until the program goes on. Nothing is changed where the stream is no
-    terminal, or where another program has the terminal now.
+    Ctrl-Z restores the terminal's mode until the program continues. Nothing is changed if the stream is no terminal, or
+    if another program owns the terminal.
     """
     if not _is_ours(terminal):
         yield

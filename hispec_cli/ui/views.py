@@ -1,4 +1,4 @@
-"""Which view an answer gets."""
+"""The choice of the view of an answer."""
 
 import os
 import stat
@@ -28,13 +28,13 @@ def choose_view(options: ViewOptions, stats: Stats, share: float = SHARE, *, kee
     from a pipe may itself write to the terminal (`| tee`, `| less`), so there the live view has to be asked for.
 
     Args:
-        options: see `ViewOptions`.
+        options: the view options; see `ViewOptions`.
         stats: empty figures of the hierarchy.
-        share: of the time gone by, what drawing may take.
+        share: the largest share of the time that drawing may take.
         keep: whether the answer stays on the terminal; without, somebody else writes it there in the end.
 
     Raises:
-        UsageError: see `check_view`.
+        UsageError: the options contradict each other, as for `check_view`.
     """
     check_view(options)
     auto, live = options.format is Format.auto, options.live
@@ -78,9 +78,9 @@ class LiveAnswer(View):
     """The live view on stderr, and the answer on stdout: the same terminal, or something else.
 
     Args:
-        palette: how tokens look.
+        palette: the styles of tokens.
         stats: empty figures of the hierarchy.
-        share: of the time gone by, what drawing may take.
+        share: the largest share of the time that drawing may take.
         keep: whether the answer stays.
     """
 

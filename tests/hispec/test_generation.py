@@ -240,7 +240,7 @@ def test_what_asks_for_nothing_is_passed_over_in_silence(folder, plain, config):
 def test_a_broken_generation_config_is_left_out(folder, plain, text):
     load(folder, {})
     (folder / "generation_config.json").write_text(text, encoding="latin-1")
-    with pytest.warns(UserWarning, match=r"generation_config\.json is no JSON object"):
+    with pytest.warns(UserWarning, match=r"generation_config\.json is not a JSON object"):
         engine = Engine.from_profile(unprofiled(str(folder), 1, 2), dtype="float32", max_new_tokens=LENGTH)
     assert ids_of(engine) == plain
 

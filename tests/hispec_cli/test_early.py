@@ -60,7 +60,7 @@ CASES = [
     case(CALIBRATE, says="--tensor-parallel is for hispec generate alone", HISPEC_TENSOR_PARALLEL="1"),
     case(GENERATE, "--tensor-parallel", "--device-map", "auto", says="goes with neither"),
     case(BENCH, "--load-format", "dummy", "--device-map", "auto", says="random weights are drawn on one device"),
-    case(GENERATE, "--dummy-agreement", "0.5,0.7", says="--dummy-agreement is of random weights"),
+    case(GENERATE, "--dummy-agreement", "0.5,0.7", says="--dummy-agreement applies to random weights only"),
     case(BENCH, "--load-format", "dummy", "--dummy-agreement", "0.5", says="has 1 share"),
     case(GENERATE, "--load-format", "dummy", "--dummy-agreement", "0.7,0.5", says="is not rising"),
     # texts

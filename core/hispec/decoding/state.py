@@ -213,7 +213,7 @@ class DecodingState:
             for stack in self.hierarchy.stacks:
                 if stack.cache.lease is not self._lease:
                     raise UsageError(
-                        f"another answer was begun on {stack.name} before this one was finished",
+                        f"another answer was started on {stack.name} before this one was finished",
                         "finish one answer before the next, or load a second engine",
                     )
             yield

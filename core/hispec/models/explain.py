@@ -100,10 +100,10 @@ def explain(error: Exception, checkpoint: Explained) -> HispecError:
                 "check the name, run once without --offline and HF_HUB_OFFLINE, or pass a local folder",
             )
         return UnavailableError(
-            f"{model} is neither here nor to be had from the hub: {line}",
+            f"{model} is not on this machine and cannot be downloaded: {line}",
             "check the name and the network, or pass a local folder",
         )
-    return UnavailableError(f"{model} cannot be loaded: {line}", "run again with --debug for the whole story")
+    return UnavailableError(f"{model} cannot be loaded: {line}", "run again with --debug for the traceback")
 
 
 def _unknown(checkpoint: Explained) -> HispecError | None:
@@ -115,12 +115,12 @@ def _unknown(checkpoint: Explained) -> HispecError | None:
         return None
     if "auto_map" in config:
         return _own_code(model)
-    return UsageError(f"{model} has an architecture that is not known here", "choose a Llama, Mistral or Qwen model")
+    return UsageError(f"{model} has an unknown architecture", "choose a Llama, Mistral or Qwen model")
 
 
 def _own_code(model: str) -> UsageError:
     return UsageError(
-        f"{model} wants to run code of its own, and hispec runs none that comes with a checkpoint",
+        f"{model} needs code from its checkpoint, and hispec runs no such code",
         "choose a model that transformers knows by itself",
     )
 

@@ -110,7 +110,7 @@ def check_file(path: Path, name: str) -> None:
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob(f"*{ENDING}"))
         hint = f"choose one of these: {listed(near)}" if near else "check the path"
-        raise UsageError(f"there is no GGUF file {name}", hint)
+        raise UsageError(f"there is not a GGUF file {name}", hint)
     check_undivided(path.name, name)
 
 
@@ -153,7 +153,7 @@ def read_header(path: Path, name: str) -> Header:
 def _read_header(path: Path, name: str, *_: int) -> Header:
     with path.open("rb") as file:
         if not path.stat().st_size:
-            raise UnavailableError(f"{name} is no GGUF file: it is empty", AGAIN)
+            raise UnavailableError(f"{name} is not a GGUF file: it is empty", AGAIN)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 return parse_header(data, name)
@@ -166,7 +166,7 @@ def check_whole(path: Path, header: Header, name: str) -> None:
     size = path.stat().st_size
     if size < header.end:
         raise UnavailableError(
-            f"the GGUF file {name} is cut short: it has {size:,} bytes, and its header speaks of {header.end:,}", AGAIN
+            f"the GGUF file {name} is cut short: it has {size:,} bytes, and its header requires {header.end:,}", AGAIN
         )
 
 
@@ -183,7 +183,7 @@ def parse_header(data: Any, name: str) -> Header:
         UsageError: one of several files that hold a model together.
     """
     if data[:4] != MAGIC:
-        raise UnavailableError(f"{name} is no GGUF file: it does not begin with {MAGIC.decode()}", AGAIN)
+        raise UnavailableError(f"{name} is not a GGUF file: it does not begin with {MAGIC.decode()}", AGAIN)
     cursor = _Cursor(data)
     cursor.at = len(MAGIC)
     version, tensors, entries = cursor.numbers("IQQ")
@@ -276,7 +276,9 @@ def _bytes_of(kind: int, shape: tuple[int, ...], tensor: str, name: str) -> int:
         )
     numbers, taken = size
     if not shape or shape[-1] % numbers:
-        raise UnavailableError(f"the GGUF file {name} is damaged: {tensor} is no whole number of blocks", AGAIN)
+        raise UnavailableError(
+            f"the GGUF file {name} is damaged: {tensor} does not have a whole number of blocks", AGAIN
+        )
     return prod(shape) // numbers * taken
 
 

@@ -263,7 +263,7 @@ class GraphedStack(FusedStack):
             self._recorded.clear()
             line = next(iter(str(error).strip().splitlines()), type(error).__name__)
             warnings.warn(
-                f"no CUDA graph could be captured, decoding goes on without, more slowly: {line}",
+                f"no CUDA graph could be captured; decoding continues without graphs, more slowly: {line}",
                 RuntimeWarning,
                 stacklevel=2,
             )

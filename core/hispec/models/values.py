@@ -155,12 +155,12 @@ def check_names(values: Mapping[str, Any], name: str) -> None:
 
     for key in ("dtype", "torch_dtype"):
         if (dtype := values.get(key)) and not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise UsageError(f"config.json of {name}: {key} {dtype!r} is no dtype", HINT)
+            raise UsageError(f"config.json of {name}: {key} {dtype!r} is not a dtype", HINT)
     if values.get("model_type") in FAMILIES and (activation := values.get("hidden_act", "silu")) != "silu":
         from transformers.activations import ACT2FN
 
         if activation not in ACT2FN:
-            raise UsageError(f"config.json of {name}: hidden_act {activation!r} is no activation", HINT)
+            raise UsageError(f"config.json of {name}: hidden_act {activation!r} is not an activation", HINT)
 
 
 def _check_window(values: Mapping[str, Any], name: str) -> None:

@@ -1,4 +1,4 @@
-"""What a benchmark is asked for, checked before torch is imported."""
+"""The request for a benchmark, checked before torch is imported."""
 
 import os
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class BenchRequest:
         rows: the dataset.
         gates: conditions for an exit code of 3.
         old: an earlier report to compare with.
-        journal: where the answers of this process are kept.
+        journal: the file of this process's answers.
     """
 
     run: RunOptions
@@ -53,7 +53,7 @@ def prepare(run: RunOptions, model: ModelOptions, decoding: DecodingOptions, rep
 
     Raises:
         UsageError: an option, profile, report, gate or dataset that cannot be.
-        UnavailableError: a package, dataset or folder that is not to be had.
+        UnavailableError: a package, dataset or folder is not available.
     """
     asked = None if run.arms is None else _arms(run.arms)
     old = read_report(reports.compare) if reports.compare else None
@@ -92,7 +92,7 @@ def _check_outputs(reports: ReportOptions) -> None:
 
 
 def _journal(reports: ReportOptions) -> Path:
-    """Return where the answers are kept: beside the report that is asked for, else where programs keep their state."""
+    """Return the file of answers: next to the requested report, else in the user's state folder."""
     asked, processes = reports.written(), Processes()
     base = asked[0] if asked else user_state_path("hispec") / "bench"
     if not asked:

@@ -29,7 +29,7 @@ from hispec_cli.ui.loading import Loading
 from hispec_cli.ui.signals import ctrl_c
 
 SMALL_PERIODS = 8
-"""Of `--periods`, those up to it are also tried as draft lengths of a hierarchy."""
+"""The largest of `--periods` that is also tried as a draft length of a hierarchy."""
 
 
 def plan(request: CalibrateRequest) -> None:
@@ -60,7 +60,7 @@ def run(request: CalibrateRequest, *, resume: bool) -> int:
     """Calibrate, write and show what was found, and return the exit code.
 
     Args:
-        request: what is asked for.
+        request: the request for the calibration.
         resume: whether to go on with one that was cut off.
     """
     with Processes() as processes:
@@ -81,7 +81,7 @@ def run(request: CalibrateRequest, *, resume: bool) -> int:
             with ctrl_c(), view:
                 result = CalibrationRun(job, folder, view.see, resume=resume, processes=processes).run()
         except KeyboardInterrupt:
-            say("interrupted; go on with the same command and --resume")
+            say("interrupted; continue with the same command and --resume")
             return INTERRUPTED
         if processes.reports:
             _finish(request, engine, job, result)

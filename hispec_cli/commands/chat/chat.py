@@ -29,9 +29,9 @@ class Chat:
     """A conversation with its view and its file.
 
     Args:
-        conversation: asked turn by turn.
-        store: where it is saved; None keeps it in memory.
-        session: as it was left; its texts end answers.
+        conversation: the conversation with the engine.
+        store: the store of its session; None keeps it in memory.
+        session: the session so far; its stop texts end answers.
         options: decoding settings that were asked for.
         new_view: a view for an answer, from its empty figures.
         markdown: whether finished answers are rendered; the view then shows none of them for good.
@@ -53,18 +53,18 @@ class Chat:
         self.last_stats: Stats | None = None
         self.answers, self.tokens, self.seconds = 0, 0, 0.0
         self.interrupted = False
-        """Whether the last answer was."""
+        """Whether the last answer was interrupted."""
         self._unsaved: UnavailableError | None = None
-        """What kept the session from being saved the last time."""
+        """The error of the last attempt to save the session."""
         self._kept: tuple[Path, Session] | None = None
-        """Where it was written to last by the user's wish, and what of it."""
+        """The file that the user last wrote the conversation to, and the content."""
 
     def ask(self, prompt: str) -> None:
         """Answer a prompt; errors as `Conversation.ask`."""
         self._show(lambda **options: self.conversation.ask(prompt, **options), prompt, replaces=False)
 
     def retry(self) -> None:
-        """Answer the last prompt anew."""
+        """Answer the last prompt again."""
         turns = self.conversation.turns
         self._show(self.conversation.retry, turns[-1].prompt if turns else "", replaces=True)
 
@@ -98,7 +98,7 @@ class Chat:
         """Go on with another conversation. The one until now is set aside where it is saved at all."""
         if self.store is not None and self.conversation.turns:
             name = self.store.set_aside(self.snapshot())
-            say(f"the conversation until now is kept: hispec chat --session {name}")
+            say(f"the conversation so far is saved: hispec chat --session {name}")
         self.conversation.restart(system, turns)
         self.save()
 
@@ -147,7 +147,7 @@ class Chat:
         """Say how to go on.
 
         Args:
-            named: whether the user named the session, which is then kept without a turn too.
+            named: whether the user named the session, which is then kept even without a turn.
 
         Raises:
             UnavailableError: the session could not be saved, not now either.
@@ -162,7 +162,7 @@ class Chat:
             with suppress(UnavailableError):
                 self.save()
         if self._unsaved is None:
-            say(f"go on with: hispec chat --session {self.store.name}")
+            say(f"continue with: hispec chat --session {self.store.name}")
             return
         path = self._kept[0] if self._kept is not None and self._kept[1] == self.snapshot() else self._rescue()
         raise UnavailableError(
@@ -230,7 +230,7 @@ class Chat:
             raise problem
 
     def _finish(self, view: View, event: Finished) -> None:
-        """Finish the view of an answer, and say what is to be said of it."""
+        """Finish the view of an answer, and print the messages about it."""
         generation, stats = event.result, event.result.stats
         view.finish(generation)
         if self._markdown:
@@ -254,7 +254,7 @@ class Chat:
             )
 
     def _attempt(self, act: Callable[[SessionStore], None]) -> UnavailableError | None:
-        """Write to the session; what keeps it from that is told after the answer, which does not depend on it."""
+        """Write to the session; an error is reported after the answer, which does not depend on it."""
         try:
             if self.store is not None:
                 act(self.store)

@@ -38,23 +38,25 @@ def chat(
     session: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", autocompletion=sessions, help="Go on with this session, or begin it; by default a new one."
+            metavar="NAME",
+            autocompletion=sessions,
+            help="Continue this session, or start it; by default a new session is started.",
         ),
     ] = None,
     continue_: Annotated[
-        bool, typer.Option("--continue", help="Go on with the session that was saved last, or with that of --session.")
+        bool, typer.Option("--continue", help="Continue the session that was saved last, or that of --session.")
     ] = False,
     history: Annotated[
         bool,
         typer.Option(
             "--history/--no-history",
             envvar="HISPEC_HISTORY",
-            help="Keep what is typed, and conversations without --session, on this machine.",
+            help="Save the input history, and conversations without --session, on this machine.",
         ),
     ] = True,
-    system: Annotated[str | None, message_option(metavar="TEXT", help="A system message.")] = None,
+    system: Annotated[str | None, message_option(metavar="TEXT", help="System message.")] = None,
     stop: Annotated[
-        list[str] | None, message_option(metavar="TEXT", help="End answers before this text; repeatable.")
+        list[str] | None, message_option(metavar="TEXT", help="End answers before this text. Repeatable.")
     ] = None,
     structure: GrammarOptions,
     markdown: Annotated[
@@ -64,9 +66,9 @@ def chat(
     saved_sessions: SessionsOptions,
     common: CommonOptions,
 ) -> None:
-    """Talk with a model, which answers token for token as the target alone would. /help lists the commands.
+    """Chat with a model. The answers are token for token those of the target alone. /help lists the commands.
 
-    Input that is not a terminal is one turn a line.
+    If the input is not a terminal, each line is one turn.
     """
     if saved_sessions.carry_out(view.format):
         return
@@ -88,7 +90,7 @@ def chat(
             store, saved = open_session(latest_session() if session is None else session)
             stack.enter_context(closing(store))
         if continue_ and saved is None:
-            raise UsageError(f"there is no session {session}", "leave out --continue to begin it")
+            raise UsageError(f"there is no session {session}", "leave out --continue to start it")
         if session is not None and saved is None:
             say_new(session)
         model, saved = settle(model, saved, system, stop, grammar)
@@ -108,7 +110,7 @@ def chat(
         if store is not None and store.recovered is not None:
             count = len(store.recovered.token_ids)
             say(
-                f"the last answer was cut off; its {counted(count, 'validated token')} kept, /retry answers anew",
+                f"the last answer was cut off; its {counted(count, 'validated token')} kept, /retry answers again",
                 "yellow",
             )
         if not typed:

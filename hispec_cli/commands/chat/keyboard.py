@@ -1,4 +1,4 @@
-"""Where people type: line editing, history, completion of commands, several lines, paste."""
+"""The prompt of a chat: line editing, history, completion of commands, several lines, paste."""
 
 import os
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ class Keyboard:
 
     Args:
         keep_history: between runs, in a file for its owner alone.
-        palette: how what is typed looks; NO_COLOR leaves the shapes.
+        palette: the styles of the input; NO_COLOR leaves bold and the like.
     """
 
     def __init__(self, keep_history: bool, palette: Palette = Palette.default) -> None:
@@ -85,7 +85,7 @@ class Keyboard:
 
 
 class PrivateHistory(FileHistory):
-    """What was typed, in a file that only its owner may read; without one where it cannot be written."""
+    """The history of input, in a file that only its owner can read, or in memory if it cannot be written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

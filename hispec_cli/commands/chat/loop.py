@@ -41,7 +41,7 @@ def converse(take: Take, read: Callable[[], str], offer: Callable[[], None] = la
                         if take(text):
                             offer()
             except KeyboardInterrupt:
-                say("stopped at once; what was validated is kept")
+                say("stopped at once; the validated part of the answer is kept")
                 offer()
             except HispecError as error:
                 report_error(error.message, error.hint)

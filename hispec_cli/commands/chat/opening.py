@@ -25,7 +25,7 @@ def open_session(name: str) -> tuple[SessionStore, Session | None]:
     """Open a session, and return what it holds so far too: None where it is new.
 
     Raises:
-        UsageError: it is open elsewhere, or damaged.
+        UsageError: the session is open elsewhere, or damaged.
         UnavailableError: its files cannot be used.
     """
     store = SessionStore(name)
@@ -47,7 +47,7 @@ def new_store() -> SessionStore:
         if not store.path.exists():
             return store
         store.close()
-    raise UsageError("too many sessions were begun in this second", "wait a second")
+    raise UsageError("too many sessions were started in this second", "wait a second")
 
 
 def settle(
@@ -66,7 +66,7 @@ def settle(
         stop: texts of the options.
         grammar: of the options.
     """
-    # A session that goes on elsewhere, or later, is with the same model, wherever its name came from.
+    # A session that is continued elsewhere, or later, has the same model, whatever source its name came from.
     saved = saved or Session.new(
         model=ModelChoice(profile=os.environ.get("HISPEC_PROFILE") or None), chat_template=chat_template_of(model)
     )

@@ -47,10 +47,10 @@ class SlashCommand:
 
     Attributes:
         name: without the slash.
-        takes: what it takes, as the help shows it.
-        help: what it does.
+        takes: its argument, as the help shows it.
+        help: a description of what it does.
         run: does it, given what was written after the name.
-        choices: the words that may come next, given what was written after the name so far.
+        choices: returns the words that may come next, given the words after the command so far.
     """
 
     name: str
@@ -73,7 +73,7 @@ def take(chat: "Chat", text: str) -> bool:
         Whether an answer was interrupted.
 
     Raises:
-        HispecError: as commands and answers.
+        HispecError: a command or an answer fails.
         Leave: the user leaves.
     """
     chat.interrupted = False
@@ -100,7 +100,7 @@ def run(chat: "Chat", text: str) -> None:
             f"there is no command /{name}", f"{hint}/help lists them; // begins a text that begins with a slash"
         )
     if argument and not command.takes:
-        raise UsageError(f"/{name} takes nothing after it", f"write /{name} alone")
+        raise UsageError(f"/{name} takes no argument", f"write /{name} alone")
     command.run(chat, argument)
 
 

@@ -199,7 +199,7 @@ def _styled(arm: ArmFigures) -> Iterator[tuple[LevelFigures, str, str]]:
 
 
 def _row(panels: Sequence[ArmFigures], label: str) -> "tuple[Figure, list[Axes]]":
-    """Return a panel for each arm beside the next, with shares upwards and whole numbers rightwards."""
+    """Return a panel for each arm, side by side, with shares upwards and whole numbers rightwards."""
     figure = Figure((WHOLE, 2.9))
     all_axes = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
     for arm, axes in zip(panels, all_axes, strict=True):

@@ -1,4 +1,4 @@
-"""What a report for people tells beside the figures, and the sentences that sum it up."""
+"""The parts of a report besides its figures, and the sentences that sum it up."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ Tone = Literal["good", "bad", "neutral"]
 
 @dataclass(frozen=True)
 class Context:
-    """What is known of a run apart from its report.
+    """The information on a run that is not in its report.
 
     Attributes:
-        verdicts: of the gates.
-        comparison: with an earlier report.
+        verdicts: the results of the gates.
+        comparison: the comparison with an earlier report.
         command: the command line that repeats the run, as arguments.
     """
 
@@ -41,7 +41,7 @@ class Statement:
 
 
 def headline(report: Report) -> Statement:
-    """Return how fast the first arm is, beside the first baseline that was measured."""
+    """Return the speed of the first arm, and of the first baseline that was measured."""
     arm = report.arms[0]
     baseline = next((name for name in BASELINES if name in arm.speedup), None)
     if baseline is None:

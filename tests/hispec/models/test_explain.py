@@ -64,7 +64,7 @@ def test_offline_the_network_is_not_to_be_checked(monkeypatch):
 def test_a_configuration_is_named_where_it_is_no_json(tmp_path):
     for text in ("{", "[]", ""):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(UnavailableError, match=r"config\.json of .* is no JSON object"):
+        with pytest.raises(UnavailableError, match=r"config\.json of .* is not a JSON object"):
             _ = Checkpoint(str(tmp_path)).config
 
 

@@ -157,7 +157,7 @@ def test_what_is_damaged_missing_or_in_use_is_refused(hispec, sessions):
 
 def test_sessions_are_listed_renamed_and_deleted(hispec, sessions):
     empty = hispec("chat", "--list-sessions")
-    assert (empty.code, empty.out) == (0, "") and "begin one: hispec chat" in empty.err
+    assert (empty.code, empty.out) == (0, "") and "start one: hispec chat" in empty.err
     for at, name in enumerate(("cooking", "travel", "sums")):
         turns = tuple(Turn(f"{name} \x1b[31m?\n" * 9, "a", (1,), "eos") for _ in range(at + 1))
         write_session(sessions / f"{name}.json", Session.new(model={"profile": "tiny"}, turns=turns))
