@@ -2,7 +2,7 @@ r"""What does somebody get who types nothing but a model? hispec's own choice be
 
 For every kind of text, each static hierarchy of the grid is tuned on two prompts. Then plain decoding, what hispec does by
 default, the best static hierarchy, the best single layer and n-grams with recycled logits decode the other prompts one
-after the other, in an order drawn anew for each. All answers are compared with plain decoding's. The model has no
+after the other, in an order drawn again for each. All answers are compared with plain decoding's. The model has no
 profile and no calibration; what the default learns, it learns in this run. Ends of text are passed over in code edits,
 which a model of other texts would end at once.
 

@@ -2,7 +2,7 @@ r"""Tokens per second of levels that read quantized copies of the target, beside
 
 First every kind of hierarchy is tuned: each of its exits and lengths decodes a prompt, the better ones some more. Then
 the best of each kind, with fixed lengths and with the adaptive policy, decode every prompt one after the other, in an
-order drawn anew for each, greedily. All answers are compared with plain decoding's. `--seconds` ends a run early, after
+order drawn again for each, greedily. All answers are compared with plain decoding's. `--seconds` ends a run early, after
 a whole prompt; what it has is reported. What a pass costs by its rows is measured in the same run.
 
     python benchmarks/quantized_levels.py --model DIR --gsm8k FILE --exits 1,2,4 --raw --name quantized-levels-NAME

@@ -1,6 +1,6 @@
 """Write the tables of figures in README and docs from `benchmarks/results`: `python benchmarks/tables.py`.
 
-A page says where a table goes and of which results it is, and everything up to the end is written anew:
+A page says where a table goes and of which results it is, and everything up to the end is written again:
 
     <!-- table: bench bench-sample -->
     <!-- end of table -->
@@ -179,7 +179,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
 
 
 def with_tables(text: str) -> str:
-    """Return a page with its tables written anew."""
+    """Return a page with its tables written again."""
 
     def table(place: re.Match[str]) -> str:
         paths = sorted(RESULTS.glob(f"{place[3]}.json"))

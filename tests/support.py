@@ -93,7 +93,7 @@ def decode_ids(hierarchy, periods, *, max_new_tokens=12, eos_ids=(), prompt=PROM
 
 
 def greedy_by_hand(model, count, prompt=PROMPT):
-    """What the model alone writes: the whole text run anew for every token, no cache at all."""
+    """What the model alone writes: the whole text run again for every token, no cache at all."""
     ids = list(prompt)
     with torch.inference_mode():
         for _ in range(count):

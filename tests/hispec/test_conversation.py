@@ -26,7 +26,7 @@ def engine(request):
 
 
 def ask(conversation, prompt=None):
-    """Let it answer, or answer anew: (the tokens found in the cache, the new turn)."""
+    """Let it answer, or answer again: (the tokens found in the cache, the new turn)."""
     events = list(conversation.retry() if prompt is None else conversation.ask(prompt))
     assert isinstance(events[0], Prefilled) and isinstance(events[-1], Finished)
     assert events[-1].result.token_ids == list(conversation.turns[-1].token_ids)

@@ -129,7 +129,7 @@ def test_a_damaged_file_is_refused_with_a_hint_and_stays(store, damage):
     kept = talk.path.read_bytes()
     with pytest.raises(UsageError, match="not a whole saved conversation") as error:
         store().read()
-    assert "begin anew" in error.value.hint and talk.path.read_bytes() == kept
+    assert "start again" in error.value.hint and talk.path.read_bytes() == kept
 
 
 def test_a_disk_that_is_full_keeps_what_was_there(store, monkeypatch):

@@ -65,7 +65,7 @@ def test_it_is_measured_once(hierarchy, measured, folder):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", None])
-def test_what_is_damaged_is_measured_anew(hierarchy, measured, folder, content):
+def test_what_is_damaged_is_measured_again(hierarchy, measured, folder, content):
     step_costs(hierarchy, NAMES)
     file = folder / step_timing.FILE
     known = json.loads(file.read_text())

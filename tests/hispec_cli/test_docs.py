@@ -81,6 +81,12 @@ def test_the_site_builds_strictly_and_has_every_page(site):
     assert not list(site.glob("hooks*"))
 
 
+def test_files_outside_of_the_site_are_named_and_no_address_is_made_up(site):
+    assert "benchmarks/results/replays-cpu.json" in text_of(site / "calibration" / "index.html")
+    pages = [path.read_text(encoding="utf-8") for path in site.rglob("*.html")]
+    assert not [page for page in pages if "OWNER" in page or re.search(r'href="[^"]*(\.json|\.py)["#]|None/blob', page)]
+
+
 def test_the_site_shows_the_help_of_every_command(site):
     text = text_of(site / "commands" / "index.html")
     for name, command in typer.main.get_command(app).commands.items():
@@ -165,7 +171,7 @@ def test_the_tables_of_figures_are_those_of_the_results(monkeypatch):
     from tables import PLACE, pages, with_tables
 
     texts = [page.read_text() for page in pages()]
-    assert [text for text in texts if with_tables(text) != text] == [], "write them anew: python benchmarks/tables.py"
+    assert [text for text in texts if with_tables(text) != text] == [], "write them again: python benchmarks/tables.py"
     assert sum(len(PLACE.findall(text)) for text in texts) >= 7
 
 

@@ -123,7 +123,7 @@ def test_bench_and_validate_take_it(hispec, fitted, tmp_path):
     assert hispec("profile", "validate", fitted).code == 0
 
 
-def test_translators_that_were_fitted_anew_are_others(hispec, fit, fitted, tmp_path, monkeypatch):
+def test_translators_that_were_fitted_again_are_others(hispec, fit, fitted, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     for name in ("plain.yaml", "plain.safetensors"):
         (tmp_path / name).write_bytes((fitted.parent / name).read_bytes())

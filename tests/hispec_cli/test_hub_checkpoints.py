@@ -78,7 +78,7 @@ TRAP = b"cos\nsystem\n(S'touch /tmp/unpickled-by-hispec; kill -9 $PPID'\ntR."
 
 @pytest.fixture(scope="module")
 def hispec(tmp_path_factory):
-    """Run command lines in one process of its own, so that the hub's client reads the environment anew."""
+    """Run command lines in one process of its own, so that the hub's client reads the environment again."""
     home = tmp_path_factory.mktemp("home")
 
     def call(endpoint, *commands, **environment):

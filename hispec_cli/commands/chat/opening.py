@@ -91,7 +91,7 @@ def choose_with(model: ModelOptions, decoding: AnswerOptions, saved: Session) ->
     """Choose a model as `hispec_cli.checks.choose` for a session, refusing its texts and settings too.
 
     Returns:
-        The choice, and the settings of the session that are not asked for anew.
+        The choice, and the settings of the session that are not asked for again.
     """
     check_message(saved.system, saved.stop)
     earlier = {key: value for key, value in saved.options.items() if key in KEYS and key not in decoding}

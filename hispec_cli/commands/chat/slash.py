@@ -294,7 +294,7 @@ COMMANDS = {
         SlashCommand("help", "", "list commands and keys", _help),
         SlashCommand("reset", "", "begin a new conversation", _reset),
         SlashCommand("undo", "", "take the last turn back", _undo),
-        SlashCommand("retry", "", "answer the last prompt anew", _retry),
+        SlashCommand("retry", "", "answer the last prompt again", _retry),
         SlashCommand("system", "TEXT", "give a system message; off removes it", _system),
         SlashCommand("set", "KEY VALUE", "change how to decode; alone, list all keys", _set, _setting_choices),
         SlashCommand(

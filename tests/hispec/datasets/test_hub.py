@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def ask(tmp_path):
-    """Load in a process of its own, so that the hub's client reads the environment anew."""
+    """Load in a process of its own, so that the hub's client reads the environment again."""
 
     def call(endpoint, *requests, **environment):
         environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"} | environment

@@ -217,7 +217,7 @@ def test_costs_are_measured_once_for_each_shape_and_remembered(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("broken", ["", "[1]", '{"a": 3}', '{"a": {"b": {"1": "x"}}}'])
-def test_a_broken_memory_of_costs_is_measured_anew(tmp_path, broken):
+def test_a_broken_memory_of_costs_is_measured_again(tmp_path, broken):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "kernels.json").write_text(broken)
     assert matrix_costs(64, 64, torch.float32, CPU, "int8")[1] > 0
