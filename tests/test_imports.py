@@ -80,7 +80,7 @@ LAYERS = (
     ("models",),
     ("decoding", "policies"),
     ("loading", "levels", "memory", "exits.probe"),
-    ("api", "conversation", "transformers_generate"),
+    ("answer", "api", "conversation", "transformers_generate"),
     ("bench", "calibration", "exits", "doctor", "server"),
 )
 """Modules and packages of `hispec` from the lowest layer to the highest, as docs/architecture.md draws them."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 __all__ = ["Engine", "Generation", "__version__", "custom_generate"]
 
 if TYPE_CHECKING:
-    from hispec.api import Engine, Generation
+    from hispec.answer import Generation
+    from hispec.api import Engine
     from hispec.transformers_generate import custom_generate
 
     __version__: str

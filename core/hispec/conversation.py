@@ -5,7 +5,8 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hispec.api import Engine, Generation
+from hispec.answer import Generation
+from hispec.api import Engine
 from hispec.decoding.state import PrefixCache
 from hispec.errors import UsageError
 from hispec.events import Committed, Event, Finished

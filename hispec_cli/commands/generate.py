@@ -39,7 +39,8 @@ from hispec_cli.ui.views import check_view, choose_view, report, warn_if_cut_off
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hispec.api import Engine, Generation
+    from hispec.answer import Generation
+    from hispec.api import Engine
 
 EXAMPLES = examples(
     'hispec generate "Ben has 12 cards. Mei gives Ben 5 more. How many cards does Ben have?" --verify',

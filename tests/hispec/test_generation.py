@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from hispec import Engine
-from hispec.api import Generation, unprofiled
+from hispec.answer import Generation
+from hispec.api import unprofiled
 from hispec.bench.arms import make_arms
 from hispec.errors import LosslessnessError
 from hispec.generation import MAKERS, read_generation_options

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from hispec.api import Engine, Generation
+from hispec.answer import Generation
+from hispec.api import Engine
 from hispec.chat_template import Message
 from hispec.decoding.noise import SEEDS
 from hispec.decoding.state import PrefixCache
