@@ -1,4 +1,4 @@
-"""Memory that quantized copies take beside a model: resident memory of a process, and what was estimated before.
+"""Measures the resident memory that quantized copies add to a process, and compares it with the estimate.
 
 The shape of a profile is loaded with random weights, in a process of its own for each kind: without copies, with a whole
 copy in 4 bits, and with one in 8 bits. Resident memory is read from the kernel when the model is loaded and has answered.

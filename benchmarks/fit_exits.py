@@ -1,4 +1,5 @@
-"""What translators do for an ordinary model: agreement of its exits before and after, and tokens per second.
+"""Measures the effect of translators on an ordinary model: agreement of its exits before and after, and tokens per
+second.
 
 The model is one that was trained without early exit, for example
 

@@ -17,7 +17,7 @@ class Server:
 
     Attributes:
         process: its own.
-        url: of its root.
+        url: the address of its root.
         said: its lines on stderr until it was ready.
     """
 

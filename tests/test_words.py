@@ -1,4 +1,4 @@
-"""The words that the glossary replaces are refused: codespell reads them from codespell.txt, in names and in prose."""
+"""The private words that the glossary replaces are refused: codespell finds them in names and in prose."""
 
 import subprocess
 
@@ -10,7 +10,7 @@ REFUSED = ("judge", "guesses", "likeliest", "cure", "pace", "team", "dice", "man
 
 
 def codespell(text, folder):
-    """Return what codespell, as the project configures it, says of a text."""
+    """Return the output of codespell, with the project's configuration, for a text."""
     path = folder / "text.py"
     path.write_text(text, encoding="utf-8")
     command = ["codespell", "--toml", str(ROOT / "pyproject.toml"), str(path)]

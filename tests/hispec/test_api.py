@@ -288,7 +288,7 @@ def test_a_seed_gives_the_same_text_in_every_mode_and_under_every_policy(engine)
 
 
 def test_two_threads_on_one_engine_are_both_right_or_told(engine):
-    """Answers overlap: whoever begins takes the caches, and the other is told before it computes with them."""
+    """Answers overlap: the later one takes the caches, and the earlier one fails before it computes with them."""
     expected = {prompt: engine.generate(prompt).token_ids for prompt in (QUESTION, "Tom has 12 marbles and loses 5.")}
     found: list[bool] = []
 

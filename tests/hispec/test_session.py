@@ -1,4 +1,4 @@
-"""Sessions on disk: whole or refused, kept to one process, and nothing validated lost."""
+"""Sessions on disk: complete or refused, locked by one process, and without loss of committed tokens."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Where a decoding value comes from: option > environment > profile > generation config > default."""
+"""The source of a setting: option > environment > profile > generation config > default."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Costs of steps are measured where nobody has calibrated them, and once for each model and machine."""
+"""Costs of steps are measured if no calibration has measured them, and once for each model and machine."""
 
 import json
 from itertools import count
@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def measured(monkeypatch, folder):
-    """How often something was measured; every part of a step takes one second."""
+    """The number of measurements; every part of a step takes one second."""
     calls = []
 
     def counting(hierarchy, clock=None):

@@ -18,7 +18,7 @@ QUESTION = "Anna has 3 apples. Ben has 4 times as many. How many apples do they 
 
 @dataclass
 class Outcome:
-    """What a command left behind."""
+    """The result of a command."""
 
     code: int
     out: str

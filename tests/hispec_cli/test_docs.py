@@ -26,7 +26,7 @@ def blocks(page, *languages):
 
 
 def command_lines(page):
-    """The shell's words of every command of a page, those of a pipe or a list one by one."""
+    """The shell words of every command of a page, with those of a pipe or a list one by one."""
     for block in blocks(page, "sh"):
         yield from split(block)
     for block in blocks(page, "console"):
@@ -36,7 +36,7 @@ def command_lines(page):
 
 
 def split(script):
-    """The words of every command of a shell script; what a command reads from a here-document is left out."""
+    """The words of every command of a shell script, without what a command reads from a here-document."""
     script = re.sub(r"<<'(\w+)'\n.*?^\1$", "", script, flags=re.MULTILINE | re.DOTALL)
     script = re.sub(r"(^|\s+)# .*$", "", script, flags=re.MULTILINE)  # shlex drops the end of the line, too
     words = shlex.shlex(script.replace("\\\n", " "), posix=True, punctuation_chars="|&;<>\n")

@@ -1,4 +1,4 @@
-"""What options, environment, profile and files alone can refuse is refused before torch is imported.
+"""Mistakes that options, environment, profile and files show are reported before torch is imported.
 
 All command lines run in one process in which torch cannot be imported: whatever wants it ends with exit code 1.
 """
@@ -144,7 +144,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory, shipped_model):
-    """For each case its exit code and what it wrote to standard error."""
+    """For each case, its exit code and its output on standard error."""
     folder = tmp_path_factory.mktemp("early")
     samples = folder / "samples"
     samples.mkdir()

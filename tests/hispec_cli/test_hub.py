@@ -1,4 +1,4 @@
-"""Checkpoints from a hub: downloaded once, then used offline; every failure told."""
+"""Checkpoints from a hub are downloaded once, then used offline; every failure is reported."""
 
 import json
 import shutil

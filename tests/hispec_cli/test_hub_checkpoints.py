@@ -37,7 +37,7 @@ def save(folder, tokenizer, *, seed=0, shard="60KB", **changes):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, shipped_model):
-    """What the hub serves: see each checkpoint's name."""
+    """The checkpoints of the hub, described by their names."""
     folder = tmp_path_factory.mktemp("hub")
     tokenizer = AutoTokenizer.from_pretrained(shipped_model)
     sharded = save(folder / "org" / "sharded", tokenizer)

@@ -30,7 +30,7 @@ OTHERS = {
 }
 """Accepted values that are not the default, where the type does not give one."""
 BESIDE = {"max_memory": {"device_map": "auto"}, "dummy_agreement": {"load_format": "dummy"}}
-"""What some settings need beside them."""
+"""Options that some settings need."""
 PROFILE = {"name": "p", "target": {"model": "m"}, "draft": {"exit_layer": 1}, "intermediate": {"exit_layer": 2}}
 EVERY = pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
 

@@ -1,4 +1,4 @@
-"""A calibration keeps its budget, finds what is fast, goes on where it was cut off, and says ties."""
+"""A calibration keeps its budget, finds the fastest configuration, resumes after an interruption, and reports ties."""
 
 from dataclasses import replace
 from random import Random

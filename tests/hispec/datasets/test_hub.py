@@ -1,4 +1,4 @@
-"""Datasets from a hub: the pinned file once, then the cache; every failure told at once."""
+"""Datasets from a hub: the pinned file is downloaded once, then read from the cache; failures are reported at once."""
 
 import json
 import os

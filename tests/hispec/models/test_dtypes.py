@@ -1,4 +1,4 @@
-"""What weights are computed with where nobody says: their own dtype, unless the processor is faster with bfloat16."""
+"""The default dtype of weights: their own, unless the processor is faster with bfloat16."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Errors of the loading libraries are told apart by what the model is, not by how they are worded."""
+"""Errors of the loading libraries are told apart by the state of the model, not by their wording."""
 
 import json
 

@@ -161,7 +161,7 @@ def test_bytes_are_those_of_the_estimate(shape):
 @pytest.mark.parametrize("kernel", int8_kernels())
 @pytest.mark.parametrize("shape", [(512, 256), (1024, 704)], ids=str)
 def test_bytes_are_at_most_those_of_the_estimate_which_counts_the_padding_of_fbgemm(shape, kernel):
-    """Which kernel is the fastest differs from one measurement to the next, and only fbgemm pads."""
+    """The fastest kernel differs from one measurement to the next, and only fbgemm pads."""
     codes, scales = quantize_int8(weights_of(*shape))
     linear, estimated = (
         Int8Linear(codes, scales, kernel=kernel),
@@ -172,7 +172,7 @@ def test_bytes_are_at_most_those_of_the_estimate_which_counts_the_padding_of_fbg
 
 @pytest.mark.parametrize("quantization", [quantize_int8, quantize_int4])
 def test_a_matrix_is_never_held_in_float32(quantization):
-    """By the sizes of what is quantized at once: large matrices go through in chunks."""
+    """The sizes of what is quantized at once: large matrices go through in chunks."""
     seen = []
 
     def counted(part):
@@ -185,7 +185,7 @@ def test_a_matrix_is_never_held_in_float32(quantization):
 
 
 def test_8_bit_weights_beside_full_activations_are_those_of_their_codes():
-    """What CUDA runs, with the kernel that every device has."""
+    """The CUDA path, with the kernel that every device has."""
     codes, scales = quantize_int8(weights_of(40, 48))
     linear = Int8WeightLinear(codes, scales, torch.ones(40), torch.float32, "dequantized")
     rows = rows_of(3, 48)

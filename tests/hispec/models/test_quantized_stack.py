@@ -1,4 +1,4 @@
-"""Stacks of quantized weights: beside the full ones on one KV cache, and as targets of their own."""
+"""Stacks of quantized weights: copies on the KV cache of the full weights, and targets of their own."""
 
 import gc
 
@@ -178,7 +178,7 @@ def alive():
 @pytest.mark.parametrize("way", ["read", "in place"])
 @pytest.mark.parametrize("quantization", FORMATS)
 def test_one_layer_at_most_is_held_in_full_while_a_target_is_quantized(tmp_path, monkeypatch, quantization, way):
-    """By the bytes of all tensors whenever a matrix has been quantized."""
+    """The bytes of all tensors whenever a matrix has been quantized."""
     changes = {"hidden_size": 64, "intermediate_size": 256, "layers": 12, "vocab": 64}
     model = random_model("llama", **changes)
     config = parse_config(model.config.to_dict(), model.config)

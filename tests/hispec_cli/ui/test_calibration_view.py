@@ -1,4 +1,4 @@
-"""What the screen of a calibration shows, from progress that is made up."""
+"""The screen of a calibration, for made-up progress."""
 
 import io
 import random

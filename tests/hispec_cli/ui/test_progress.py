@@ -1,4 +1,4 @@
-"""When a plain line of progress is due, and what is said of the time left."""
+"""The times of plain progress lines, and their estimate of the time left."""
 
 import pytest
 
