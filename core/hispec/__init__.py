@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import what takes time only when it is asked for, so that the command line can answer at once."""
+    """Import slow modules only when they are used, so that the command line starts fast."""
     if name in ("Engine", "Generation"):
         from hispec import api
 

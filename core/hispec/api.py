@@ -83,7 +83,7 @@ class Engine:
 
         Args:
             profile: a profile, its name or its path.
-            environ: environment variables whose `HISPEC_*` count; none by default.
+            environ: the environment; its `HISPEC_*` variables apply. By default there are none.
             force: load models that do not seem to fit the memory that is free.
             watch: a callback that receives the progress of loading.
             options: any field of `hispec.settings.Settings`.
@@ -118,7 +118,7 @@ class Engine:
         give_back_memory()  # packing and measuring held matrices and hidden states that are gone by now
 
     def with_settings(self, **changes: Any) -> "Engine":
-        """Return an engine on the same weights with other settings; device and dtype stay as they are loaded.
+        """Return an engine on the same weights with other settings; device and dtype cannot change.
 
         Args:
             changes: fields of `hispec.settings.Settings`, for example `mode="autoregressive"`.
@@ -203,7 +203,8 @@ class Engine:
             UsageError: an empty prompt, an impossible stop text, a prompt that leaves no room in the context, a grammar
                 that cannot be used, or that turns out too complex in the middle of the answer.
             UnavailableError: a grammar, and llguidance is not installed.
-            OutOfMemoryError: after a `Finished` with what was validated; the engine can go on to a shorter answer.
+            OutOfMemoryError: the memory ran out; it is raised after a `Finished` event with the validated part. The
+                engine can then answer a shorter prompt.
         """
         ids = encode_prompt(
             self.tokenizer, prompt, system=system, raw=raw, template=self.profile.chat_template, history=history

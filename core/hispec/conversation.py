@@ -1,4 +1,4 @@
-"""A conversation: turns that build on each other, and what was run for the earlier ones is not run again."""
+"""A conversation: its turns share the KV cache, so that earlier turns are not run again."""
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
@@ -103,7 +103,7 @@ class Conversation:
         number = len(self.turns) - 1
         first = self._seed(number, 0)
         before = 0 if first is None or last.seed is None else (last.seed - first) % SEEDS
-        attempt = before + 1 if before < ATTEMPTS else 1  # another seed was in force
+        attempt = before + 1 if before < ATTEMPTS else 1  # another seed applied then
         return self._answer(last.prompt, self.turns[:-1], self._seed(number, attempt), stop, draft_text)
 
     def undo(self) -> Turn:
@@ -117,7 +117,7 @@ class Conversation:
         return turn
 
     def restart(self, system: str | None, turns: Iterable[Turn]) -> None:
-        """Go on from other turns; what they share with those until now is still not run again."""
+        """Continue from other turns; the beginning that they share with the current ones is not run again."""
         self.system, self.turns = system, list(turns)
 
     def length(self) -> int:

@@ -26,7 +26,7 @@ PROMPT_TOKENS = 1024
 HUB_TIMEOUT = 10.0
 """Seconds for each request for a header."""
 LOGIT_BYTES = 4 * 3
-"""Logits, and what is drawn from and what is verified, as float32."""
+"""Bytes of a logit, its copy that sampling changes, and the one that is verified, in float32."""
 
 
 class InsufficientMemoryError(UnavailableError):
@@ -53,7 +53,7 @@ class ModelNeed:
         model: the name that the profile has for the model.
         role: target, draft or intermediate.
         layers: its depth.
-        parameters: its numbers, quantized ones counted as what they stand for.
+        parameters: the number of its parameters; quantized ones count as the values that they stand for.
         dtype: the dtype of the computation and of the KV cache.
         quantization: `4bit`, `8bit`, `stored` as its checkpoint has it, or None.
         weights, copies, kv_cache, workspace: bytes; the copies are those that levels of other weights read.
@@ -98,7 +98,7 @@ class Need:
         return sum(need.download for need in self.models)
 
     def lines(self) -> list[tuple[int, str]]:
-        """Return the arithmetic: bytes, and what they are."""
+        """Return the terms of the sum: bytes, and a description."""
         rows = [(need.weights, _weights_of(need)) for need in self.models]
         rows += [(need.copies, f"quantized copies of {need.model}") for need in self.models if need.copies]
         rows += [
@@ -111,7 +111,7 @@ class Need:
 def estimate(
     profile: Profile, settings: Settings, *, prompt_tokens: int = PROMPT_TOKENS, timeout: float | None = None
 ) -> Need | None:
-    """Return what a profile needs on its device.
+    """Return the memory that a profile needs on its device.
 
     Args:
         profile: the profile whose models are counted.
@@ -149,7 +149,7 @@ def place_of(settings: Settings) -> Device | None:
 
 
 def check_profile(profile: Profile, settings: Settings, prompt_tokens: int | None = None) -> None:
-    """Refuse a profile whose models do not fit; what cannot be known is not refused.
+    """Raise if a profile's models do not fit; if the need is not known, there is no check.
 
     Args:
         profile: a profile whose configurations are on this machine.
@@ -195,7 +195,7 @@ def gigabytes(size: int) -> str:
 
 
 def _config_of(checkpoint: Checkpoint) -> ModelConfig | None:
-    """Return a model's configuration, as it is here, else as it ships; None where it cannot be had."""
+    """Return a model's configuration, from this machine or as shipped; None where neither exists."""
     values = checkpoint.read_here(CONFIG)
     if values is None and checkpoint.shipped_config is not None:
         values = replace(checkpoint, dummy=True).read_here(CONFIG)
@@ -309,7 +309,7 @@ class _Estimate:
         return sum(inputs * outputs * bits_per_weight(quantization, inputs, self.device) for inputs, outputs in shapes)
 
     def _count(self, tensors: Tensors) -> tuple[int, int]:
-        """Return parameters and bytes of what a checkpoint stores, once loaded."""
+        """Return parameters and bytes of a checkpoint's tensors once they are loaded."""
         parameters, bits = 0, 0.0
         for name, stored in tensors.stored.items():
             if self.config.tied and name == "lm_head.weight":  # the embedding again

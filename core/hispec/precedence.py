@@ -17,7 +17,7 @@ SCHEMA = TypeAdapter(Settings)
 NARROWEST = 1e-9
 """A top-p that leaves only the most probable token."""
 WARPERS = ("top_k", "top_p", "min_p")
-"""Settings that narrow down what a token is drawn from."""
+"""Settings that restrict the tokens that may be drawn."""
 LENGTHS = ("draft_tokens", "validate_every")
 """Settings of the static policy alone."""
 

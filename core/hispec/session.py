@@ -57,7 +57,7 @@ class ModelChoice(BaseModel):
 
 
 class Session(BaseModel):
-    """A conversation as it is saved.
+    """A saved conversation.
 
     Attributes:
         model: the name of the model that answers.
@@ -264,7 +264,7 @@ class SessionStore:
             ) from None
 
     def read(self) -> Session | None:
-        """Return the session as it was left, with what a killed process had validated; None for a new one.
+        """Return the session as it was left, with the committed tokens of a killed process; None for a new one.
 
         Raises:
             UsageError: a damaged file.

@@ -72,7 +72,7 @@ def encode_prompt(
         tokenizer: the target's.
         prompt: the prompt as the user wrote it.
         system: a system message; needs a chat template.
-        raw: take the prompt as it is, without a chat template.
+        raw: use the prompt without a chat template.
         template: a chat template that replaces the tokenizer's.
         history: earlier turns, (prompt, answer) each; without a template they stand before the prompt, blank lines
             between.
@@ -154,7 +154,7 @@ class TextStream:
 
     @property
     def text(self) -> str:
-        """Return all that has been released so far."""
+        """Return the released text."""
         return self._settled[: self._shown]
 
     def feed(self, token: int) -> str:
@@ -178,7 +178,7 @@ class TextStream:
         return self._release(self._place(len(written) - held, before))
 
     def finish(self) -> str:
-        """Return what was held back, as no more tokens will come; half characters as U+FFFD."""
+        """Return the text that was held back, as no more tokens will come; incomplete characters become U+FFFD."""
         if not self.stopped:
             self._settled += self._detokenizer.finish()
         return self._release(len(self._settled))
@@ -245,7 +245,7 @@ class DraftText:
     """
 
     CONTEXT = 8
-    """Most validated tokens to decode with the waiting ones: twice as many as a character has bytes."""
+    """The largest number of validated tokens to decode with the waiting ones: twice the bytes of a character."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer.backend_tokenizer
@@ -261,14 +261,14 @@ class DraftText:
                 if event.correction is not None:
                     return replace(event, correction_text=self._add(event.correction))
             case Committed():
-                # The target has verified all that waited, so nothing waits behind what it validated.
+                # The target has verified all waiting tokens, so none is left.
                 self._validate([*self._context, *event.token_ids][-self.CONTEXT :])
         return event
 
     def _validate(self, context: list[int]) -> None:
         self._context, self._waiting = context, list[int]()
         while len(self._context) > self.CONTEXT // 2 and self._decode(whole=False).startswith("\ufffd"):
-            del self._context[0]  # the end of a character whose beginning is out of sight
+            del self._context[0]  # the end of a character whose beginning is no longer in the context
         self._lengths = [len(self._decode())]
         """The text before each waiting token, and after the last one."""
 

@@ -31,7 +31,7 @@ REMEMBERING = {
     "UnbatchedClassifierFreeGuidanceLogitsProcessor": "guidance_scale",
     "SynthIDTextWatermarkLogitsProcessor": "watermarking_config",
 }
-"""Processors of `transformers` whose output depends on their earlier calls, and the options that ask for them."""
+"""Processors of `transformers` whose output depends on their earlier calls, and the options that enable them."""
 
 OTHER_MODES = (
     "penalty_alpha",

@@ -72,7 +72,7 @@ class OwnArm:
     def answer(self, prompt_ids: list[int], max_new_tokens: int, stop: Sequence[str], seed: int) -> Answer:
         """Decode; see `Arm.answer`. N-gram drafts come from earlier answers, but to other prompts."""
         engine, moments, reason = self.engine, [], "length"
-        if tuple(prompt_ids) in self._asked:  # else it would copy what it wrote when it was asked before
+        if tuple(prompt_ids) in self._asked:  # otherwise it would copy its earlier answer to this prompt
             self._ngram_cache = engine.new_ngram_cache()
             self._asked.clear()
         self._asked.add(tuple(prompt_ids))
@@ -94,7 +94,7 @@ class OwnArm:
 
 
 class TransformersArm:
-    """`transformers`' own `generate`, called as its documentation says, with what the engine applies and no more."""
+    """The `generate` of `transformers`, called as its documentation says, with the options that the engine applies."""
 
     def __init__(
         self, name: str, engine: Engine, model: Any, options: Mapping[str, Any], assistant: Any | None = None
@@ -278,7 +278,7 @@ class _Watch(BaseStreamer):  # type: ignore[misc]
         """Do nothing: no text is held back."""
 
     def moments_of(self, tokens: int) -> list[tuple[float, int]]:
-        """Return the moments of the first tokens; what was written after the end of the text is left out."""
+        """Return the moments of the first tokens, without tokens after the end of the text."""
         moments = []
         for at, count in self._moments:
             if tokens > 0:

@@ -168,7 +168,7 @@ def parse_gate(expression: str, arms: Sequence[str]) -> Gate:
 
 
 def accepted_keys() -> list[str]:
-    """Return every key of an arm and of the run; LEVEL, PHASE and the like stand for what a run decides."""
+    """Return every key of an arm and of the run; LEVEL, PHASE and the like stand for names that depend on the run."""
     of_run = [path for path in _paths(Report) if path[0] in _RUN_KEYS]
     return [*_SHORT, *(".".join(path) for path in [*_paths(ArmFigures), *of_run])]
 

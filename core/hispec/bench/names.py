@@ -18,7 +18,7 @@ PUBLISHED_ARMS = ("hispec-published", "single-layer-published")
 """Modes of our engine with levels as published: exits of the full weights."""
 ARMS = (*OWN_ARMS, *PUBLISHED_ARMS, RECYCLING, *TRANSFORMERS_ARMS)
 REFERENCE = "autoregressive"
-"""The arm whose token ids every other must write."""
+"""The arm whose token ids all others are compared with."""
 
 BASELINES = ("autoregressive", "hf", "single-layer", "single-layer-published", RECYCLING)
 """The arms that speed-ups are stated against, where the same run measured them."""
@@ -39,7 +39,7 @@ def exit_of(profile: "Profile") -> int | None:
 
 
 def check_arms(names: Sequence[str], profile: "Profile", settings: "Settings") -> None:
-    """Refuse arms that cannot be had.
+    """Raise if an arm is not possible with these settings.
 
     Args:
         names: the names of the arms.

@@ -1,6 +1,6 @@
 """The output of a benchmark: one `Measurement` per answer while it runs, and one `Report` at the end.
 
-Both are JSON with a fixed schema. Absent means not measured: nothing is ever a 0 for want of a value.
+Both are JSON with a fixed schema. A value that was not measured is absent, never 0.
 """
 
 from collections import Counter

@@ -70,7 +70,7 @@ class Runner:
                 self._ask(arm, row, seed=0)
 
     def run(self, tasks: Sequence[Task], journal: Journal) -> Iterator[list[Measurement]]:
-        """Measure what the journal does not hold yet, and yield the answers to each prompt once they are safe."""
+        """Measure all prompts that the journal lacks, and yield the answers to each prompt once they are on disk."""
         done = {(measurement.row, measurement.repeat) for measurement in journal.measured}
         for task in tasks:
             if task.key not in done:

@@ -13,7 +13,7 @@ from hispec.policies.prediction import Predictor
 from hispec.policies.step_costs import Pair, StepCosts, all_active_levels
 
 CONTEXT = 256
-"""The context length whose costs the policy takes for all."""
+"""The context length whose costs the policy uses for all lengths."""
 
 
 def step_costs(replay: Replay) -> StepCosts:

@@ -54,7 +54,7 @@ def job_of(
     max_new_tokens: int = 256,
     seed: int = 0,
 ) -> CalibrationJob:
-    """Return what is to be calibrated.
+    """Return the job of a calibration.
 
     Args:
         engine: loaded with the profile, in mode `hispec`.
@@ -108,7 +108,7 @@ def job_of(
 
 
 def space_of(target: str, depth: int, exits: Sequence[int], formats: Sequence[str]) -> SearchSpace:
-    """Return what is looked at of a target: its exits, and the shallow ones and the whole of its copies.
+    """Return the level specs of a target: its exits, and the shallow exits and the whole depth of its copies.
 
     Args:
         target: its name.

@@ -79,7 +79,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class RecordedText:
-    """A text and what every reader makes of it.
+    """A text and every level spec's predictions for it.
 
     Attributes:
         prompt: token ids that precede the text; off the path only the mistake.
@@ -112,7 +112,7 @@ class Recorder:
         stacks: the stacks by name, including quantized copies of the target.
         specs: whom to ask.
         heads: the reduced heads, by level spec.
-        target: the model whose texts are recorded.
+        target: the name of the model whose texts are recorded.
         translators: the translators, by model and exit.
     """
 
@@ -159,7 +159,7 @@ class Recorder:
             yield drafter, self._branch([*prompt, *text.tokens[:at]], ngram_lookup, drafter, length)
 
     def _branch(self, prefix: list[int], mistake: int, drafter: LevelSpec, length: int) -> RecordedText:
-        """Return what a drafter writes after its mistake; the cache holds the prefix."""
+        """Return a drafter's tokens after its mistake; the cache holds the prefix."""
         stack, written = self.stacks[drafter.stack], [mistake]
         while len(written) <= length:
             at = len(prefix) + len(written) - 1

@@ -206,7 +206,7 @@ class _Decoding:
             self.outcome.target_passes += 1
 
     def verify(self, chosen: Verify) -> None:
-        """Let a level verify what it has not verified; see `DecodeLoop.verify`."""
+        """Let a level verify the waiting tokens; see `DecodeLoop.verify`."""
         level = chosen.level
         tokens, since, told = self.tokens, self.verified[level], self.told
         proposed = len(tokens) - since

@@ -100,7 +100,7 @@ class CalibrationJob:
     Attributes:
         stacks: loaded models by name, and the copies that `space` names.
         target: the level spec of the target.
-        heads: reduced heads by reader.
+        heads: reduced heads by level spec.
         space: the configurations to consider.
         prompts: token ids.
         eos_ids: the token ids that end answers.
@@ -234,7 +234,7 @@ class CalibrationRun:
         job: the subject of the calibration.
         folder: the folder of intermediate results.
         listen: called with progress.
-        resume: go on from what the folder holds.
+        resume: whether to continue with the results in the folder.
         processes: the processes that take part: the first measures, records and searches, and all of them time.
     """
 

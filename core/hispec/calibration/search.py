@@ -100,7 +100,7 @@ class SearchSpace:
 
     @property
     def specs(self) -> tuple[LevelSpec, ...]:
-        """Return all that may draft."""
+        """Return all level specs that may draft."""
         return (*self.drafters, *self.exits, *self.copies, *self.whole)
 
     def chains(self) -> Iterator[tuple[LevelSpec, ...]]:
@@ -133,7 +133,7 @@ class HierarchyBuilder:
     Args:
         stacks: the stacks by name, including quantized copies of the target.
         target: the level spec of the target.
-        heads: reduced heads by reader.
+        heads: reduced heads by level spec.
         translators: the translators, by model and exit.
     """
 
@@ -226,7 +226,7 @@ class Scorer:
         return lambda: StaticPolicy(periods)
 
     def performance_model(self, configuration: Configuration) -> PerformanceModel:
-        """Return what the adaptive policy knows of its hierarchy."""
+        """Return the adaptive policy's knowledge of its hierarchy."""
         hierarchy = self.builder.hierarchy(configuration)
         if hierarchy not in self._known:
             self._known[hierarchy] = performance_model_of(self._replay(configuration), self.fitter, self.recorded.texts)

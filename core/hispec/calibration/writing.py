@@ -123,7 +123,7 @@ def _level(spec: LevelSpec, target: LevelSpec) -> dict[str, Any]:
 
 
 def verdict(result: CalibrationResult) -> str:
-    """Say what the check on unseen prompts found, and how far it can be trusted."""
+    """Return the caveat of the check on unseen prompts, and its reliability."""
     few = f" {result.caveat}" if result.caveat else ""
     if result.winner == PLAIN:
         return f"Speculation does not pay here: plain decoding is the fastest of all that was timed.{few}"

@@ -47,7 +47,7 @@ def fetch(file: HubFile, name: str, *, offline: bool = False) -> Path:
 
 
 def _explain(error: Exception, file: HubFile, name: str) -> UnavailableError:
-    """Translate what the hub's client raises."""
+    """Translate errors of the hub's client."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,

@@ -1,4 +1,4 @@
-"""The schema of profiles: their sections, the keys of each, and what the sections demand of each other."""
+"""The schema of profiles: their sections, the keys of each, and the conditions between sections."""
 
 import hashlib
 import json

@@ -143,11 +143,11 @@ class Answer:
 class Answering:
     """Answers questions with one engine, one at a time, in a thread of its own.
 
-    What the KV cache holds of one answer is not run again for the next, whoever asks.
+    The KV cache of one answer is used for the next, even for another client.
 
     Args:
         engine: an engine that nothing else uses.
-        most_waiting: prompts that wait at once.
+        most_waiting: the largest number of waiting prompts.
     """
 
     def __init__(self, engine: Engine, most_waiting: int) -> None:
@@ -201,17 +201,17 @@ class Answering:
         self._turns.remove(answer)
 
     def close(self) -> None:
-        """Answer nothing but what is under way."""
+        """Accept no more questions; the current answer goes on."""
         self._closing = True
         for answer in self._turns.close():
             answer.tell(shutting_down())
 
     def cut(self) -> None:
-        """Cut what is under way off, after its step."""
+        """Interrupt the current answer after its step."""
         self._cut = True
 
     def join(self) -> None:
-        """Wait for the end of what is under way."""
+        """Wait for the end of the current answer."""
         self._thread.join()
 
     def _work(self) -> None:
@@ -226,7 +226,7 @@ class Answering:
             self.close()  # if this thread fails, no client must wait for it
 
     def _attend(self, answer: Answer) -> str:
-        """Tell somebody the whole answer, or what prevents it; return how it ended."""
+        """Send a client the whole answer, or its error, and return how it ended."""
         try:
             generation = self._answer(answer)
         except Exception as error:

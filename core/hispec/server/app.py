@@ -139,7 +139,7 @@ async def respond(answering: Answering, asked: Asked, reply: Reply, request: Req
 
 
 class _Stream(StreamingResponse):
-    """Answers as server-sent events; takes back what is left of them once the client has gone."""
+    """Answers as server-sent events; the rest of them is cancelled once the client has gone."""
 
     def __init__(self, answering: Answering, answers: Sequence[Answer], asked: Asked, reply: Reply) -> None:
         super().__init__(

@@ -166,7 +166,7 @@ class Asked(BaseModel, ABC):
 
     @abstractmethod
     def questions(self) -> list[Question]:
-        """Return what is to be answered."""
+        """Return the question."""
 
 
 class ChatRequest(Asked):
@@ -194,12 +194,12 @@ class ChatRequest(Asked):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def questions(self) -> list[Question]:
-        """Return what is to be answered."""
+        """Return the question."""
         return [self.question(tuple(said.message() for said in self.messages))]
 
 
 def _explained(prompt: Any, read: ValidatorFunctionWrapHandler) -> Any:
-    """Return a prompt as it is read; the library would tell what is wrong with it as each of its kinds."""
+    """Return the prompt in its own type; pydantic would report its mistakes once for each type."""
     try:
         return read(prompt)
     except ValidationError:
@@ -231,7 +231,7 @@ class CompletionRequest(Asked):
         return self.logprobs
 
     def questions(self) -> list[Question]:
-        """Return what is to be answered, one question for each prompt."""
+        """Return the questions, one for each prompt."""
         several = (
             self.prompt if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) else [self.prompt]
         )
