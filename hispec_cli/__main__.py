@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _end_at_once(_signal: int, _frame: FrameType | None) -> None:
-    """End at once on Ctrl-C outside of decoding, which has a gentler handler: nothing is lost.
+    """End at once on Ctrl-C outside of decoding, which has a handler of its own. Nothing is lost.
 
     A KeyboardInterrupt would surface as an unrelated error of the import that it interrupts.
     """

@@ -118,7 +118,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _explained(error: Exception) -> tuple[str, str, int]:
-    """Return what is wrong, how to mend it, and the exit code."""
+    """Return the message, the hint, and the exit code."""
     if isinstance(error, HispecError):
         return error.message, error.hint, error.exit_code
     if is_out_of_memory(error):

@@ -37,7 +37,7 @@ class Choice:
 
     @property
     def settings(self) -> "Settings":
-        """Return how to decode, as far as it is known before the model is loaded."""
+        """Return the settings, as far as they are known before the model is loaded."""
         return self.resolved[0]
 
     @cached_property
@@ -99,7 +99,7 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
 
 
 def load_depth(target: "TargetSection", dummy: bool) -> int:
-    """Return a model's number of layers as loading it will find it: what is not here is downloaded."""
+    """Return a model's number of layers, after downloading its configuration if needed."""
     from hispec.models.checkpoint import Checkpoint
 
     return Checkpoint(target.model, target.revision, dummy).config.num_layers
@@ -335,4 +335,4 @@ def prepare_hub(model: ProfileOptions) -> None:
     """Tell the hub's client how to behave; it reads this when it is first imported."""
     if model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # `Loading` shows what is downloaded
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # `Loading` shows the progress

@@ -22,7 +22,7 @@ def load_engine(
     prompt: str | None = None,
     check: "Callable[[PreTrainedTokenizerBase, int], None]" = lambda *_: None,
 ) -> "Engine":
-    """Load what was chosen.
+    """Load the engine of a choice.
 
     Args:
         choice: the choice from `hispec_cli.checks.choose`.

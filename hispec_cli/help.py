@@ -1,4 +1,4 @@
-"""The pages that `--help` shows: options in sections by their panel, and examples as they are to be typed."""
+"""Formats help pages: options in sections by their panel, and examples as they are typed."""
 
 import re
 from typing import Any

@@ -40,9 +40,9 @@ class Color(StrEnum):
 
 _model = partial(typer.Option, rich_help_panel="Model")
 message_option = partial(typer.Option, rich_help_panel="Text")
-"""An option in the section on what the model reads and where it ends."""
+"""Declare an option in the section of the model's input and stop conditions."""
 output_option = partial(typer.Option, rich_help_panel="Output")
-"""An option in the section on what is written where, and how it looks."""
+"""Declare an option in the section of the output and its format."""
 
 
 def dataset_option(section: Callable[..., Any]) -> Any:

@@ -25,7 +25,7 @@ from hispec_cli.ui.signals import ctrl_c
 
 @dataclass(frozen=True)
 class PromptsOptions:
-    """The options for many prompts at once."""
+    """Options for many prompts."""
 
     prompts: Annotated[
         Path | None,
@@ -114,7 +114,7 @@ def answer_prompts(options: PromptsOptions, choice: Choice, asking: Asking) -> N
 def _conclude(
     output: Path, records: list[dict[str, Any]], failed: list[Line], *, total: int, interrupted: bool
 ) -> None:
-    """Say what came of it, and raise what the exit code is for; the journal stays where there is more to do."""
+    """Print a summary and raise the error that sets the exit code; the journal stays if lines are left."""
     answered = len(records) - len(failed)
     say(f"{counted(answered, 'answer')} of {counted(total, 'prompt')} in {output}")
     if cut := sum(record.get("complete") is False for record in records):

@@ -127,7 +127,7 @@ def _layers(exits: str) -> list[int]:
 
 
 def _check(request: "FitRequest") -> None:
-    """Refuse what files and the model's configuration tell, as far as they are on this machine."""
+    """Raise for mistakes that files on this machine and the model's configuration show."""
     from hispec.exits.request import check_exits
     from hispec.precedence import resolve_settings
     from hispec.profile import Profile, TargetSection

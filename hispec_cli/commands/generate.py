@@ -208,7 +208,7 @@ def speaks(decoding: DecodingOptions, *, debug: bool) -> bool:
 
 
 def read_prompt(argument: str | None) -> str:
-    """Join what is piped in and what the argument says, in this order.
+    """Join the piped input and the argument, in this order.
 
     Raises:
         UsageError: no prompt, an unreadable file, bytes that are not UTF-8.

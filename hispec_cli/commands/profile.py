@@ -1,4 +1,4 @@
-"""`hispec profile list|show|new|validate`: what profiles there are, what they say, and a new one made of them."""
+"""The commands `hispec profile list|show|new|validate`."""
 
 import json
 import sys
@@ -56,7 +56,7 @@ def list_(*, format: FormatOption = Format.auto, common: CommonOptions) -> None:
 
 
 def _rows() -> list[dict[str, Any]]:
-    """Return what is listed of each profile, as JSON has it."""
+    """Return the entries of the list, as JSON values."""
     from hispec.errors import ProfileError
     from hispec.profile import is_own, list_profiles, read_profile, shadows
 
@@ -131,7 +131,7 @@ def show(
 
 
 def _held(profile: "Profile", quantization: str) -> dict[str, dict[str, Any]]:
-    """Return what the GGUF files of a profile hold, by model; see `Checkpoint.held`."""
+    """Return the tensor types in the GGUF files of a profile, by model; see `Checkpoint.held`."""
     from hispec.models.checkpoint import checkpoints_of
 
     found = {name: checkpoint.held(quantization) for name, checkpoint in checkpoints_of(profile, "hispec").items()}

@@ -30,7 +30,7 @@ class DraftExit(NamedTuple):
 
     @classmethod
     def of(cls, spec: LevelSpec) -> "DraftExit":
-        """Return a reader without its head."""
+        """Return a level spec with its whole head."""
         return cls(spec.model, spec.exit_layer, spec.weights)
 
 
@@ -181,7 +181,7 @@ def figures_of(
     scores: Mapping[Configuration, Score],
     winner: Configuration | None = None,
 ) -> list[Finalist]:
-    """Return what is known of configurations that are timed: by standing, the fastest first.
+    """Return the timed configurations by state, the fastest first.
 
     Args:
         timings: answers so far.

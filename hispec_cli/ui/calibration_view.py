@@ -125,7 +125,7 @@ class CalibrationView(Display):
 
 
 def summary(state: CalibrationState, target: str) -> str:
-    """Return what is known so far, in a line."""
+    """Return the results so far, in one line."""
     listed = [one for one in state.checked or state.finalists if one.speed is not None]
     if listed:
         left = sum(one.status is not CandidateStatus.pruned for one in listed)
@@ -170,7 +170,7 @@ def show_result(job: CalibrationJob, result: CalibrationResult) -> None:
 
 
 def searched(job: CalibrationJob, result: CalibrationResult) -> CalibrationState:
-    """Return the state at the end: what was replayed, and how the finalists did."""
+    """Return the state at the end: the replayed configurations, and the results of the finalists."""
     configurations = result.timings.configurations
     best = result.winner if result.winner in configurations else result.check.configurations[0]
     state = reduce(
@@ -205,7 +205,7 @@ def _table(job: CalibrationJob, result: CalibrationResult) -> Table:
 
 
 def role(result: CalibrationResult, configuration: Configuration) -> str:
-    """Return what a configuration is known as: the winner, a baseline, or both."""
+    """Return the role of a configuration: the winner, a baseline, or both."""
     names = ["winner"] if configuration == result.winner else []
     names += [name for name, baseline in result.baselines().items() if baseline == configuration]
     return ",\n".join(names)

@@ -20,7 +20,7 @@ MENDS = {
 
 
 def show_fit(job: FitJob, fit: Fit, format_: Format) -> None:
-    """Write the exits before and after, and say what was written and what would help."""
+    """Write the exits before and after, the files that were written, and advice."""
     record: dict[str, Any] = {"schema": "hispec.fit-exits/1", "model": job.request.model}
     record |= {"profile": str(job.profile_path), "translators": str(job.translators_path)} | job.describe(fit)
     if format_.is_json:

@@ -13,7 +13,7 @@ from hispec_cli.ui.progress import Display, LineTimer, time_left
 
 
 class FitProgress(Display):
-    """Shows what is being done, how far the exits are from the whole model, and time left.
+    """Shows the current step, the agreement of the exits with the whole model, and the time left.
 
     Args:
         steps: the most updates.

@@ -54,7 +54,9 @@ SHARE = 0.01
 
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 _ERASE = "\r \x1b[J\r"
-"""Erases the tail. From the first cell of the screen on, tmux would keep what is erased in its scrollback."""
+"""The code that erases the tail. From the first cell of the screen on, tmux would keep erased text in its
+scrollback.
+"""
 _ROW_ABOVE = "\x1b[A"
 _CUT_ROWS, _WRAP_ROWS = "\x1b[?7l", "\x1b[?7h"
 
@@ -64,7 +66,7 @@ class LiveView:
 
     Args:
         screen: a console on the terminal.
-        stats: empty figures of the hierarchy, whose levels it shows.
+        stats: empty statistics of the hierarchy, whose levels it shows.
         palette: the styles of token standings.
         answer: writes the rows of the validated text; by default they go to the screen. To be given where the
             answer's stream is the same terminal.
@@ -91,7 +93,7 @@ class LiveView:
         self._settled = 0
         """Characters of the state's settled text that have been taken over into `_pending` or further."""
         self._pending = ""
-        """Settled text that is not in the scrollback yet, as it is printed."""
+        """Settled text that is not in the scrollback yet, with its styles."""
         self._printed = False
         self._unfinished: tuple[Line, ConsoleDimensions] | None = None
         """The row above the tail, if its paragraph continues, and the terminal's size when it was printed. It is
@@ -104,7 +106,7 @@ class LiveView:
         self._handlers: dict[signal.Signals, Any] = {}
 
     def follow(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Show events on their way to somebody else."""
+        """Show events and pass them on."""
         with self:
             for event in events:
                 self.see(event)
@@ -133,7 +135,7 @@ class LiveView:
             self._drawn(now)
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not without showing what has been seen."""
+        """Wait, after showing all events so far."""
         due = self._clock() + seconds
         if self._events and self._open:
             time.sleep(max(0.0, min(self._next, due) - self._clock()))
@@ -159,7 +161,7 @@ class LiveView:
             self._answer("\n")
 
     def draw(self) -> None:
-        """Draw a frame of all that has been seen."""
+        """Draw a frame of all events so far."""
         self._reduce()
         width, height = self._screen.size
         rows = max(1, min(TAIL_ROWS, height - 1))
@@ -184,7 +186,7 @@ class LiveView:
         self._settled = len(self.state.settled)
 
     def _release(self, text: str, spans: list[Span], count: int) -> int:
-        """Move the first `count` rows to the scrollback, as far as they are settled; returns how many that were."""
+        """Move the first `count` rows to the scrollback, as far as they are settled, and return how many were moved."""
         count = sum(span.following <= len(self._pending) for span in spans[: max(count, 0)])
         if count:
             self._write(_ERASE)
@@ -219,7 +221,7 @@ class LiveView:
 
     def _write(self, text: str) -> None:
         file = self._screen.file
-        with suppress(OSError):  # the terminal has gone: the answer may still have a reader
+        with suppress(OSError):  # the terminal is gone, but the answer may still have a reader
             file.write(text.encode(self._screen.encoding, "backslashreplace").decode(self._screen.encoding))
             file.flush()
 

@@ -1,4 +1,4 @@
-"""A sign of life until a command can begin: what is under way, and how many bytes are downloaded or read.
+"""A progress line until a command can begin: the current step, and how many bytes are downloaded or read.
 
 On a terminal it is one line with a spinner, which disappears at the end; keys that are pressed are not echoed into it.
 Elsewhere it prints single plain lines, for steps that take long and for downloads.
@@ -37,12 +37,12 @@ class _Bar(ProgressColumn):
     """A bar, where it is known how much there is."""
 
     def render(self, task: Task) -> ProgressBar | Text:
-        """Return what is drawn of a task."""
+        """Return the object that is drawn for a task."""
         return Text() if task.total is None else ProgressBar(task.total, task.completed, width=20)
 
 
 class Loading:
-    """Shows what is under way while it is entered.
+    """Shows the current step within the context.
 
     Args:
         doing: the description of the work until progress gives another.
@@ -111,7 +111,7 @@ class Loading:
             self._line.update(self._task, description=doing, total=None, amount="")
 
     def hold(self, doing: str) -> None:
-        """Show what is under way and stand still: it measures time, and drawing would cost some."""
+        """Show a step without animation, since it measures time and drawing would disturb it."""
         self._stop()
         self.now(doing)
         if self._line is not None:

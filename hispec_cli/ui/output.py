@@ -55,7 +55,7 @@ def write_records(records: Sequence[Any], *, lines: bool) -> None:
 
 
 def write_table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
-    """Write rows of text in columns, without what a terminal would obey; errors as `write`.
+    """Write rows of text in columns, without control characters; raises the errors of `write`.
 
     Args:
         rows: the rows, each with the same number of cells.
@@ -76,6 +76,6 @@ def is_unicode(encoding: str | None) -> bool:
 
 
 def forget() -> None:
-    """Send what is still buffered nowhere, so that it cannot complain at exit."""
+    """Discard the buffered output, so that writing it cannot fail at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

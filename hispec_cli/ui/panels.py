@@ -23,7 +23,7 @@ _DIM = Style(dim=True)
 _WIDE = 90
 """Columns from which there is room for exits and bars."""
 _WIDEST = 100
-"""Columns that the panel takes at most: what is wider is harder to read."""
+"""The largest width of the panel in columns; wider text is harder to read."""
 _FIGURE = 10
 """Columns of a figure."""
 _LAST_COLUMN = "\x1b[9999G"
@@ -87,7 +87,9 @@ def wrap(text: str, width: int) -> Iterator[Span]:
 
 
 class Line(NamedTuple):
-    """A row as it is printed, and what was left out after it: a line break, the space that it was broken at, nothing."""
+    """A row as it is printed, and what was left out after it: a line break, the space at which it was wrapped, or
+    nothing.
+    """
 
     text: str
     gap: str
@@ -105,7 +107,7 @@ def lines_of(text: str, spans: Iterable[Span]) -> list[Line]:
 
 
 def rows_for_terminal(lines: Sequence[Line], width: int | None) -> str:
-    """Return what a terminal is sent for rows.
+    """Return the text that is sent to a terminal for some rows.
 
     Args:
         lines: the rows; the last one ends with a line feed too.
@@ -117,7 +119,7 @@ def rows_for_terminal(lines: Sequence[Line], width: int | None) -> str:
 
 
 def _ending(line: Line, width: int | None) -> str:
-    """Return what a row ends with: nothing where it is full, a space in the last column where it was broken at one."""
+    """Return the end of a row: nothing if it is full, a space in the last column if it was wrapped at one."""
     if width is None or line.gap == "\n":
         return "\n"
     if not line.gap:
@@ -207,7 +209,7 @@ JUDGEABLE, ALONE = 16, 1.05
 
 
 def figures_row(state: ViewState, width: int, glyphs: PanelGlyphs = UNICODE) -> Row:
-    """Return the row of figures, or what is going on before there are any."""
+    """Return the row of figures, or the current step before there are any."""
     text = summary(state.stats, glyphs) if state.stats.prompt_tokens else "reading the prompt"
     return [Segment(set_cell_size(text, min(width, cell_len(text))), _DIM)]
 

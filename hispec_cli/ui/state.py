@@ -167,7 +167,7 @@ class _Fold:
             self.recent[at] = Token(self.recent[at].text, status, event.t)
         marks = Mark.accepted * event.accepted
         if refused:
-            # It stands where the refused token stood: what follows was refused with it.
+            # It replaces the rejected token; the tokens after that were rejected with it.
             self.recent.append(Token(event.correction_text, TokenStatus.correction, event.t))
             marks += Mark.corrected + Mark.dropped * (refused - 1)
         elif event.correction is not None:

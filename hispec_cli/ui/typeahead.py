@@ -13,7 +13,7 @@ from hispec_cli.ui.signals import end_on_request, handled, stop
 
 @contextmanager
 def typeahead_kept(terminal: TextIO) -> Iterator[None]:
-    """Let the terminal queue what is typed without echoing it, and let Ctrl-C not empty the queue.
+    """Let the terminal queue keys without echoing them, and keep Ctrl-C from emptying the queue.
 
     Ctrl-Z restores the terminal's mode until the program continues. Nothing is changed if the stream is no terminal, or
     if another program owns the terminal.
@@ -49,7 +49,7 @@ class _Mode:
         self._change(self._before)
 
     def suspend(self, number: int, _frame: FrameType | None) -> None:
-        """Stop, with the terminal as it was, and go on once resumed."""
+        """Stop, with the terminal restored, and continue once resumed."""
         self.restore()
         stop(number)
         self.set()

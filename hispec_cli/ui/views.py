@@ -31,7 +31,7 @@ def choose_view(options: ViewOptions, stats: Stats, share: float = SHARE, *, kee
         options: the view options; see `ViewOptions`.
         stats: empty figures of the hierarchy.
         share: the largest share of the time that drawing may take.
-        keep: whether the answer stays on the terminal; without, somebody else writes it there in the end.
+        keep: whether the answer stays on the terminal; without it, the caller writes it there at the end.
 
     Raises:
         UsageError: the options contradict each other, as for `check_view`.
@@ -107,7 +107,7 @@ class LiveAnswer(View):
         self.live.see(event)
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not without showing what has been seen."""
+        """Wait, after showing all events so far."""
         self.live.sleep(seconds)
 
     def finish(self, result: Any) -> None:

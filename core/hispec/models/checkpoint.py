@@ -94,7 +94,7 @@ class Checkpoint(CheckpointWeights):
             ) from None
 
     def gguf_arguments(self) -> dict[str, str]:
-        """Return what `from_pretrained` of tokenizers and configurations is to be called with for its GGUF file.
+        """Return the arguments of `from_pretrained` of tokenizers and configurations for its GGUF file.
 
         It is the file itself, or its header alone where that is all there is of it here; errors as `header`.
         """

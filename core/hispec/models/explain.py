@@ -27,7 +27,7 @@ class Explained(Protocol):
 
     @property
     def model(self) -> str:
-        """Return what the loading libraries call it."""
+        """Return the name that the loading libraries have for it."""
 
     @property
     def revision(self) -> str | None:
@@ -63,7 +63,7 @@ def explain_tokenizer(error: Exception, checkpoint: Explained) -> HispecError:
 
 
 def explain(error: Exception, checkpoint: Explained) -> HispecError:
-    """Translate an error; what is unknown is reported in its own first line.
+    """Translate an error; of an unknown error, the first line is reported.
 
     Args:
         error: an error of a library.
@@ -107,7 +107,9 @@ def explain(error: Exception, checkpoint: Explained) -> HispecError:
 
 
 def _unknown(checkpoint: Explained) -> HispecError | None:
-    """Return the refusal of a model whose architecture `transformers` does not know as a language model; else None."""
+    """Return the error for a model whose architecture `transformers` does not support as a language model; else
+    None.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     config, model = checkpoint.read_here("config.json"), checkpoint.model

@@ -34,7 +34,7 @@ TEXT, ARRAY = 8, 9
 LONGEST = 1024
 """The largest number array that is kept; of longer ones, and of arrays of texts, only the length is."""
 PLAIN = {0: "F32", 1: "F16", 30: "BF16"}
-"""Types of tensors that hold numbers as they are, as safetensors calls them."""
+"""Types of tensors of plain numbers, by their names in safetensors."""
 CODES = {2: 2, 3: 4, 12: 16}
 """Types of blocks that are 4-bit codes with a scale and a zero point for each `GROUP` of them: Q4_0, Q4_1 and Q4_K. Where
 in the bytes of a block the codes begin; they reach to its end."""
@@ -92,7 +92,7 @@ class Header:
 
     @property
     def dtype(self) -> str:
-        """Return what the tensors are read as, as safetensors calls it: that of the matrices, float32 for blocks."""
+        """Return the dtype of the tensors, by its name in safetensors: that of the matrices, float32 for blocks."""
         kinds = {PLAIN.get(held.kind, FLOAT32) for held in self.tensors.values() if len(held.shape) > 1}
         return FLOAT32 if self.in_blocks else next((kind for kind in ("BF16", "F16") if kind in kinds), FLOAT32)
 
@@ -105,7 +105,7 @@ def check_file(path: Path, name: str) -> None:
         name: the model, as the user named it.
 
     Raises:
-        UsageError: naming what is wrong with it.
+        UsageError: the file is not usable; the message says why.
     """
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob(f"*{ENDING}"))

@@ -29,7 +29,7 @@ BLOCK = 64
 """The outputs that the 4-bit layout of a CPU keeps together; on CUDA it is a part of this."""
 
 CHUNK = 1 << 20
-"""Weights that are quantized at once, so that no large matrix is ever held in float32."""
+"""The number of weights that are quantized together, so that no large matrix is ever held in float32."""
 
 CLIPS = (1.0, 0.95, 0.9, 0.85)
 """Shares of a group's range that are tried in 4 bits; weights beyond are clipped, and the least square error wins."""

@@ -85,7 +85,7 @@ READ: dict[str, Kind] = {
     "kv_sharing_modes": ABSENT,
     "transformers_weights": ABSENT,
 }
-"""Keys of all families that shape what a model computes."""
+"""Keys of all families that affect what a model computes."""
 _SIZE_ELSEWHERE = Kind(SIZE.description, lambda value: not isinstance(value, int | str) or _is_size(value))
 READ_ELSEWHERE: dict[str, Kind] = {
     **dict.fromkeys(
@@ -179,7 +179,7 @@ def _check_window(values: Mapping[str, Any], name: str) -> None:
 
 
 def _check_heads(values: Mapping[str, Any], name: str) -> None:
-    """Refuse heads that do not divide into what is shared among them."""
+    """Raise if the number of heads is not divisible as required."""
     heads, hidden, size = (values.get(key) for key in ("num_attention_heads", "hidden_size", "head_dim"))
     kv_heads = values.get("num_key_value_heads")
     if heads and kv_heads and heads % kv_heads:

@@ -18,7 +18,7 @@ _run = partial(typer.Option, rich_help_panel="What is measured")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options that say what is measured."""
+    """Options of the measurement."""
 
     dataset: Annotated[str, dataset_option(_run)] = "sample"
     format_as: Annotated[
@@ -54,7 +54,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """The options that say what is made of the result."""
+    """Options of the report."""
 
     output: Annotated[
         list[Path] | None,

@@ -28,8 +28,8 @@ class BenchRequest:
     """A benchmark that can begin.
 
     Attributes:
-        run: the options that say what is measured.
-        reports: the options that say what is made of it.
+        run: the options of the measurement.
+        reports: the options of the report.
         choice: the model, and how to decode.
         arms: names, the one under test first.
         rows: the dataset.
@@ -49,7 +49,7 @@ class BenchRequest:
 
 
 def prepare(run: RunOptions, model: ModelOptions, decoding: DecodingOptions, reports: ReportOptions) -> BenchRequest:
-    """Check all that can be known before the model is loaded, and read the dataset.
+    """Check everything that is known before the model is loaded, and read the dataset.
 
     Raises:
         UsageError: an option, profile, report, gate or dataset that cannot be.

@@ -152,7 +152,7 @@ def _setup(request: BenchRequest, engine: Engine, chosen: Sequence[Row], limit: 
 
 
 def _report_gates(report: Report, verdicts: Sequence[GateVerdict]) -> int:
-    """Say what the gates found, and whether answers differ; returns the exit code of that."""
+    """Print the results of the gates, and whether answers differ; return the exit code."""
     for verdict in verdicts:
         style = "red" if verdict.outcome == "failed" else "dim"
         say(f"gate {verdict.expression}: {verdict.outcome}: {verdict.message}", style)
@@ -163,7 +163,7 @@ def _report_gates(report: Report, verdicts: Sequence[GateVerdict]) -> int:
 
 
 def _write_files(report: Report, context: Context, reports: ReportOptions) -> None:
-    """Write what was asked for."""
+    """Write the requested reports."""
     for path in reports.written():
         write_report(path, report, context)
         say(f"written: {path}")

@@ -22,7 +22,7 @@ class CalibrateRequest:
 
     Attributes:
         choice: the model, and how to decode.
-        search: the options that say what is looked at.
+        search: the options of the search.
         budget: the time it may take, running.
         exits: the exits to consider, ascending; empty for the defaults.
         periods: the validation periods to consider, ascending; empty for the defaults.
@@ -44,7 +44,7 @@ class CalibrateRequest:
 def prepare(
     model: ModelOptions, search: SearchOptions, loading: LoadingOptions, profile: Path | None, report: Path | None
 ) -> CalibrateRequest:
-    """Check all that can be known before the model is loaded, and read the dataset.
+    """Check everything that is known before the model is loaded, and read the dataset.
 
     Args:
         model: the model options.

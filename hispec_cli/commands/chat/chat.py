@@ -103,7 +103,7 @@ class Chat:
         self.save()
 
     def snapshot(self) -> Session:
-        """Return the conversation as it is saved."""
+        """Return the session to be saved."""
         conversation = self.conversation
         values = {
             "options": self.options,
@@ -144,7 +144,7 @@ class Chat:
         return self._unsaved is not None
 
     def leave(self, *, named: bool) -> None:
-        """Say how to go on.
+        """Print how to continue the session.
 
         Args:
             named: whether the user named the session, which is then kept even without a turn.

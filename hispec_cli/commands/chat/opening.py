@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def open_session(name: str) -> tuple[SessionStore, Session | None]:
-    """Open a session, and return what it holds so far too: None where it is new.
+    """Open a session, and return it with its content; None for a new one.
 
     Raises:
         UsageError: the session is open elsewhere, or damaged.
@@ -57,7 +57,7 @@ def settle(
     stop: Sequence[str] | None,
     grammar: "Grammar | None",
 ) -> tuple[ModelOptions, Session]:
-    """Return the model that a chat is with, and its session, in which options replace what was saved.
+    """Return the model of a chat and its session, in which options replace saved values.
 
     Args:
         model: the options that name it.

@@ -37,7 +37,7 @@ def delete(names: list[str]) -> None:
 
 
 def say_new(name: str) -> None:
-    """Say that a name begins a session, which may be news to whoever mistyped it."""
+    """Report that a new session is started, in case the name was mistyped."""
     near = similar_session(name)
     say(f"{name} is a new session" + (f"; did you mean {near}? hispec chat --session {near}" if near else ""))
 

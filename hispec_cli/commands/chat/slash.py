@@ -34,7 +34,7 @@ KEYBOARD = {
     "Ctrl-C": "stop an answer, or clear what is typed",
     "Ctrl-D": "leave",
 }
-"""Keys that a person may not expect, and what they do."""
+"""Keys that are not self-evident, and what they do."""
 
 
 class Leave(Exception):  # noqa: N818 (not an error)
@@ -49,7 +49,7 @@ class SlashCommand:
         name: without the slash.
         takes: its argument, as the help shows it.
         help: a description of what it does.
-        run: does it, given what was written after the name.
+        run: executes it, given the text after the name.
         choices: returns the words that may come next, given the words after the command so far.
     """
 
@@ -61,13 +61,13 @@ class SlashCommand:
 
 
 def split(text: str) -> tuple[str, str]:
-    """Return a command's name and what follows it."""
+    """Return a command's name and its argument."""
     name, _, argument = text[1:].partition(" ")
     return name, argument.strip()
 
 
 def take(chat: "Chat", text: str) -> bool:
-    """Do what was typed: a command, or a prompt, which `//` begins where its first sign is a slash.
+    """Execute an input: a command, or a prompt, which begins with `//` if its text begins with a slash.
 
     Returns:
         Whether an answer was interrupted.

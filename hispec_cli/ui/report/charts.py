@@ -128,7 +128,7 @@ def _phases(report: Report) -> Chart | None:
 
 
 def _phase(arm: ArmFigures, phase: str | None) -> float:
-    """Return seconds of a phase, or of what no phase accounts for."""
+    """Return seconds of a phase, or of the time outside of all phases."""
     if phase is None:
         return max(0.0, arm.seconds - sum(arm.phase_seconds.values()))
     return arm.phase_seconds.get(phase, 0.0)

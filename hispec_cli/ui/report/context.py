@@ -63,7 +63,7 @@ def headline(report: Report) -> Statement:
 
 
 def losslessness(report: Report) -> Statement:
-    """Return whether all arms wrote what the reference wrote."""
+    """Return whether all arms have the reference's token ids."""
     compared = [(arm.name, arm.lossless) for arm in report.arms if arm.lossless is not None]
     total, identical = (sum(getattr(found, key) for _, found in compared) for key in ("of", "identical"))
     wrong = [f"{name} {found.errors} of {found.of}" for name, found in compared if found.errors]
@@ -143,7 +143,7 @@ def accuracy(arm: ArmFigures) -> str:
 
 
 def identical(arm: ArmFigures) -> str:
-    """Return how many answers are the reference's own, and what the others are."""
+    """Return how many answers are the reference's own, and the kinds of the others."""
     found = arm.lossless
     if found is None:
         return "reference" if arm.answers and arm.name == REFERENCE else NOTHING
@@ -157,7 +157,7 @@ def ratio_change(ratio: float) -> str:
 
 
 def plain_number(value: float) -> str:
-    """Return a figure of unknown size: whole as it is, else four significant digits."""
+    """Return a figure of unknown size: whole numbers unchanged, others with four significant digits."""
     return number(value, 0) if value == int(value) else number(value, max(0, 3 - _magnitude(value)))
 
 

@@ -1,4 +1,6 @@
-"""Report files: what a path's suffix asks for, refused before a run rather than after it, and written whole or not at all."""
+"""Report files: the format follows from the path's suffix and is checked before a run; a file is written whole or not
+at all.
+"""
 
 import os
 from collections.abc import Callable, Collection
