@@ -127,7 +127,7 @@ def test_a_damaged_file_is_refused_with_a_hint_and_stays(store, damage):
     damaged = damage(talk.path.read_text(encoding="utf-8"))
     talk.path.write_text(damaged, encoding="latin-1" if damaged[:1] == "\xff" else "utf-8", errors="replace")
     kept = talk.path.read_bytes()
-    with pytest.raises(UsageError, match="not a whole saved conversation") as error:
+    with pytest.raises(UsageError, match="not a complete saved conversation") as error:
         store().read()
     assert "start again" in error.value.hint and talk.path.read_bytes() == kept
 

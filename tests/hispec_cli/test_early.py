@@ -58,7 +58,7 @@ CASES = [
     case(CHAT, "--max-memory", "cpu=1GB", says="--max-memory limits"),
     case(BENCH, "--tensor-parallel", says="--tensor-parallel is for hispec generate alone"),
     case(CALIBRATE, says="--tensor-parallel is for hispec generate alone", HISPEC_TENSOR_PARALLEL="1"),
-    case(GENERATE, "--tensor-parallel", "--device-map", "auto", says="goes with neither"),
+    case(GENERATE, "--tensor-parallel", "--device-map", "auto", says="cannot be combined with --device-map"),
     case(BENCH, "--load-format", "dummy", "--device-map", "auto", says="random weights are drawn on one device"),
     case(GENERATE, "--dummy-agreement", "0.5,0.7", says="--dummy-agreement applies to random weights only"),
     case(BENCH, "--load-format", "dummy", "--dummy-agreement", "0.5", says="has 1 share"),

@@ -161,7 +161,7 @@ REFUSED = {
     "misfiled": (5, "incomplete: lm_head.weight", "download"),
     "pickled": (5, "are pickled (pytorch_model.bin)", "safetensors"),
     "empty": (5, "org/empty has no weights: neither model.safetensors", "another checkpoint"),
-    "foreign": (2, "org/foreign wants to run code of its own", "transformers knows"),
+    "foreign": (2, "org/foreign needs code from its checkpoint", "transformers knows"),
     "none": (5, "the hub has no model org/none", "hf auth login"),
     "lacking folder": (5, "its index names model-00002-of-", "copy the whole folder"),
     "cut folder": (5, "are damaged: model-00002-of-", "download or save the model again"),

@@ -222,7 +222,7 @@ def test_what_is_not_met_is_told(folder, monkeypatch):
 
 
 def test_agreement_is_of_random_weights_only():
-    with pytest.raises(UsageError, match="of random weights"):
+    with pytest.raises(UsageError, match="to random weights"):
         Engine.from_profile("tiny", dummy_agreement=(0.5, 0.7))
 
 

@@ -142,7 +142,7 @@ def test_what_is_damaged_missing_or_in_use_is_refused(hispec, sessions):
     named = hispec("chat", "--continue", "--session", "talk", stdin="a\n")
     assert_message_and_hint(named, 2, "there is no session talk", "leave out --continue")
     (sessions / "talk.json").write_text('{"schema": "hispec.session/1", "turns": [')
-    assert_message_and_hint(hispec("chat", "--session", "talk", stdin="a\n"), 2, "not a whole saved", "move it away")
+    assert_message_and_hint(hispec("chat", "--session", "talk", stdin="a\n"), 2, "not a complete saved", "move it away")
     assert_message_and_hint(hispec("chat", "--session", "../x", stdin="a\n"), 2, "cannot name a session", "letters")
     store = SessionStore("mine", sessions)
     store.save(Session.new(turns=(Turn("a", "b", (1,), "eos"),)))

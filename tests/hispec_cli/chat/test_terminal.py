@@ -135,7 +135,7 @@ def test_save_and_load(talk, answers, tmp_path):
     lines = talk.send(f"/load {file}")
     assert answers(APPLES)[0].splitlines()[-1] in lines
     assert [turn.answer for turn in talk.session("talk").turns] == answers(APPLES)
-    aside = [line for line in talk.lines if "conversation until now is kept" in line][-1].split()[-1]
+    aside = [line for line in talk.lines if "conversation so far is saved" in line][-1].split()[-1]
     assert [turn.prompt for turn in talk.session(aside).turns] == [WHO]
     file.write_bytes(saved[:-9])
     assert "is not a complete saved conversation" in " ".join(talk.send(f"/load {file}")).replace("\n", "")
@@ -311,7 +311,9 @@ def test_a_session_whose_folder_has_gone_is_not_said_to_be_saved(tmp_path, answe
         if leaves == "there again":
             assert hint == "continue with: hispec chat --session ther" and len(person.session("ther").turns) == 2
             continue
-        assert error.startswith("error: the session kept was not saved: ") and "go on with" not in person.terminal.text
+        assert (
+            error.startswith("error: the session kept was not saved: ") and "continue with" not in person.terminal.text
+        )
         path = hint.split("/load ")[1]
         assert path == f"{tmp_path}/mine.json" or leaves != "kept by hand"
         assert [turn.prompt for turn in read_session(Path(path)).turns] == [WHO, CARDS]
@@ -329,7 +331,7 @@ def test_a_disk_on_which_nothing_can_be_written(tmp_path):
     terminal.press("\x04")
     assert terminal.end() == 5
     assert terminal.text.count("error: the conversation is not saved") == 3  # two answers and what was taken back
-    assert "a bug in" not in terminal.text and "go on with" not in terminal.text
+    assert "a bug in" not in terminal.text and "continue with" not in terminal.text
     assert terminal.lines[-2].startswith("error: the session full was not saved") and "/save FILE" in terminal.lines[-1]
 
 

@@ -96,7 +96,7 @@ def test_files_that_cannot_be_read(hispec, tmp_path):
 
 def test_options_that_do_not_go_together(hispec, tmp_path):
     for arguments in (("hello", "--replay", TRACE), ("--replay", TRACE, "--verify")):
-        assert_message_and_hint(hispec("generate", *arguments), 2, "--replay goes with no prompt")
+        assert_message_and_hint(hispec("generate", *arguments), 2, "--replay cannot be combined")
     assert_message_and_hint(hispec("generate", "hello", "--speed", 2), 2, "--speed", "--replay")
     assert_message_and_hint(replay(hispec, TRACE, "--live"), 2, "needs a terminal")
     assert_message_and_hint(replay(hispec, TRACE, "--live", "--format", "json"), 2, "exclude each other")
