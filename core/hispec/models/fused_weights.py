@@ -228,7 +228,7 @@ class FusedWeights:
         """Read a checkpoint and quantize it as `fill` does: one layer is held in full at a time.
 
         Matrices that their file holds in 4 bits keep the codes that they have there, and then all others stay as they are;
-        parts of them are quantized anew.
+        parts of them are quantized again.
         """
         kept = quantization == "int4" and bool(tensors.on_grid) and self.shard is None
         make = self._packed_if_faster if kept else partial(quantize, quantization=quantization, agree=self._agree)
