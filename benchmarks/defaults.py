@@ -155,7 +155,7 @@ def changing(args: argparse.Namespace, engine: Engine, first: Kind, second: Kind
 
 
 def interleaved(compared: dict[str, Arm], prompts: list[tuple[Answering, list[int]]]) -> dict[str, Any]:
-    """Decode each prompt with all arms, in an order drawn anew for each, and return the record of each arm."""
+    """Decode each prompt with all arms, in an order drawn again for each, and return the record of each arm."""
     chance = Random(1)
     for answering, prompt in prompts:
         expected = answering.expected(prompt)

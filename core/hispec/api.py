@@ -20,7 +20,7 @@ from hispec.decoding.noise import SEEDS
 from hispec.decoding.sampling import Sampling
 from hispec.decoding.state import DecodingState, PrefixCache
 from hispec.errors import LosslessnessError, OutOfMemoryError, UsageError, is_out_of_memory
-from hispec.events import Committed, Event, Finished, FinishReason, Scored, TokenLogprobs
+from hispec.events import Committed, Event, Finished, Scored, TokenLogprobs
 from hispec.generation import Conditions
 from hispec.grammar import Grammar
 from hispec.levels import build_hierarchy
@@ -321,7 +321,7 @@ class Engine:
             UsageError: more ids than the context holds, or one that is not in the vocabulary.
         """
         check_room(ids, self.context, self.profile.name)
-        state = (prefix or PrefixCache()).begin(Hierarchy([self.hierarchy.target]), ids, len(ids), anew=True)
+        state = (prefix or PrefixCache()).begin(Hierarchy([self.hierarchy.target]), ids, len(ids), again=True)
         return (with_texts(scored, self.tokenizer) for scored in scores_of_text(state, top))
 
     def new_stats(self) -> Stats:

@@ -18,7 +18,7 @@ from hispec_cli.ui.plain import JsonLinesView, JsonView, PlainView, View
 from hispec_cli.ui.theme import Palette
 
 if TYPE_CHECKING:
-    from hispec.api import Generation
+    from hispec.answer import Generation
 
 
 def choose_view(options: ViewOptions, stats: Stats, share: float = SHARE, *, keep: bool = True) -> View:

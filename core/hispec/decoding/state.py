@@ -262,14 +262,16 @@ class PrefixCache:
     def __init__(self) -> None:
         self._last: DecodingState | None = None
 
-    def begin(self, hierarchy: Hierarchy, prompt_ids: list[int], capacity: int, *, anew: bool = False) -> DecodingState:
+    def begin(
+        self, hierarchy: Hierarchy, prompt_ids: list[int], capacity: int, *, again: bool = False
+    ) -> DecodingState:
         """Return a new state; arguments and errors as `DecodingState`.
 
         Args:
             hierarchy, prompt_ids, capacity: of it.
-            anew: whether it is to run all of the prompt, for what is remembered in its stead.
+            again: whether it is to run all of the prompt, for what is remembered in its stead.
         """
-        self._last = DecodingState(hierarchy, prompt_ids, capacity, None if anew else self._last)
+        self._last = DecodingState(hierarchy, prompt_ids, capacity, None if again else self._last)
         return self._last
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
-from hispec.api import Generation
+from hispec.answer import Generation
 from hispec.events import FinishReason, Likely, Scored, TokenLogprobs
 from hispec.metrics import Stats
 from hispec.server.answering import Echo, Piece

@@ -109,4 +109,4 @@ def test_sigterm_ends_answers_properly_and_listening_beyond_this_machine_is_said
         assert (code, lines[-1]) == (0, "stopped")
         assert len(lines) == (1 if grace else 3)
         if not grace:
-            assert "whoever reaches it" in lines[0] and "HISPEC_API_KEY" in lines[1]
+            assert "anyone who reaches" in lines[0] and "HISPEC_API_KEY" in lines[1]

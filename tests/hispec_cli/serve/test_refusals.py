@@ -33,7 +33,7 @@ def said(*turns):
         (COMPLETIONS, {"prompt": "a", "logprobs": True}, 400, "logprobs", "integer"),
         (COMPLETIONS, {"prompt": "a", "model": "other"}, 404, "model", "no model 'other'"),
         (CHAT, {"messages": []}, 400, "messages", "at least 1"),
-        (CHAT, said(("assistant", "a")), 400, None, "must not be of the assistant"),
+        (CHAT, said(("assistant", "a")), 400, None, "must not have the role"),
         (CHAT, said(("tool", "a")), 400, "messages.0.role", "'assistant'"),
         (CHAT, said(("user", [{"type": "image_url"}])), 400, "messages.0.content", "parts of the type text"),
         (CHAT, {**ASKED, "temperature": 1e-9}, 400, "temperature", "too close to 0"),
@@ -43,7 +43,7 @@ def said(*turns):
         (CHAT, {**ASKED, "stop": ["a", ""]}, 400, "stop.1", "at least 1 character"),
         (CHAT, {**ASKED, "top_logprobs": 2}, 400, None, "needs logprobs"),
         (CHAT, {**ASKED, "tools": [{"type": "function"}]}, 400, "tools", "no function is called here"),
-        (CHAT, {**ASKED, "response_format": FORMAT, "ignore_eos": True}, 400, "ignore_eos", "goes with no"),
+        (CHAT, {**ASKED, "response_format": FORMAT, "ignore_eos": True}, 400, "ignore_eos", "cannot be combined"),
         (CHAT, {**ASKED, "response_format": {"type": "xml"}}, 400, "response_format", "response_format is"),
         (
             CHAT,
@@ -126,7 +126,7 @@ def test_what_cannot_be_served_is_told(hispec, monkeypatch):
         taken.listen()
         port = taken.getsockname()[1]
         assert_message_and_hint(hispec("serve", "--port", port), 5, "already in use", "--port")
-    assert_message_and_hint(hispec("serve", "--host", "no.such.host.invalid"), 2, "is no address", "127.0.0.1")
+    assert_message_and_hint(hispec("serve", "--host", "no.such.host.invalid"), 2, "is not an address", "127.0.0.1")
     assert_message_and_hint(hispec("serve", "--host", "192.0.2.1"), 5, "192.0.2.1", "--host")
     for key in ("", "two words", "é"):
         monkeypatch.setenv("HISPEC_API_KEY", key)
