@@ -232,7 +232,7 @@ def test_nothing_to_take_back(engine):
 
 
 @pytest.mark.parametrize("settings", [{}, SAMPLED], ids=["greedy", "sampled"])
-def test_a_grammar_begins_anew_in_every_answer(engine, settings):
+def test_a_grammar_begins_again_in_every_answer(engine, settings):
     digits = Grammar.regex("[0-9]{3}(, [0-9]{3}){3}!")
     engine = engine.with_settings(**settings)
     conversation = Conversation(engine, grammar=digits)
