@@ -139,6 +139,23 @@ def most_telling(rows: list[list[str]]) -> list[list[str]]:
     return rows[:6] + [row for row in rows[6:] if "published" in row[0] or row[0] in ("plain", "int4 > target")]
 
 
+def copies(results: Results) -> str:
+    """Return what whole quantized copies add to a process, by shape and format."""
+    ((_, record),) = results
+    cells = (
+        [
+            f"{profile}, {kind}",
+            f"{size / 1e6:.1f}",
+            f"{found['estimated_bytes'][kind] / 1e6:.1f}",
+            f"{found['estimated_over_measured'][kind]:.2f}",
+            f"{100 * found['over_none'][kind]:.0f} %",
+        ]
+        for profile, found in record["profiles"].items()
+        for kind, size in found["added_bytes"].items()
+    )
+    return rows_of(["copy", "added, MB", "estimate, MB", "estimate / added", "over the process without it"], cells)
+
+
 def engine(results: Results) -> str:
     """Return the arms of one run of `engine.py`, beside what the memory allows."""
     ((_, record),) = results
@@ -173,8 +190,8 @@ def rows(results: Results) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
-    "bench": bench, "changing": changing, "defaults": defaults, "engine": engine, "levels": levels, "replayed": replayed,
-    "rows": rows, "widths": widths,
+    "bench": bench, "changing": changing, "copies": copies, "defaults": defaults, "engine": engine, "levels": levels,
+    "replayed": replayed, "rows": rows, "widths": widths,
 }  # fmt: skip
 
 

@@ -288,7 +288,7 @@ class _Estimate:
         if not self.settings.quantizes_fused or self.on_grid:
             return 0
         plain = 0 if self.config.tied else FLOATS[self.dtype]
-        bits = bits_per_weight(self.settings.quantization, self.config.hidden_size, self.device)
+        bits = bits_per_weight(self.settings.quantization, self.config.hidden_size, self.device, self.config.vocab_size)
         return int(self.config.vocab_size * self.config.hidden_size * (bits - plain)) // 8
 
     @property
@@ -300,13 +300,15 @@ class _Estimate:
         head, bits = config.vocab_size * config.hidden_size, 0.0
         for quantization, layers in copies_of(self.profile, self.settings.mode, config.num_layers).items():
             bits += layers * self._bits_of_layer(quantization)
-            bits += head * bits_per_weight(quantization, config.hidden_size, self.device)
+            bits += head * bits_per_weight(quantization, config.hidden_size, self.device, config.vocab_size)
         return int(bits) // 8
 
     def _bits_of_layer(self, quantization: str) -> float:
         """Return the bits of one layer's quantized matrices."""
         shapes = self.config.layer_shapes
-        return sum(inputs * outputs * bits_per_weight(quantization, inputs, self.device) for inputs, outputs in shapes)
+        return sum(
+            inputs * outputs * bits_per_weight(quantization, inputs, self.device, outputs) for inputs, outputs in shapes
+        )
 
     def _count(self, tensors: Tensors) -> tuple[int, int]:
         """Return parameters and bytes of a checkpoint's tensors once they are loaded."""
@@ -318,7 +320,7 @@ class _Estimate:
             if stored.dtype not in STORED:  # quantized: as it is
                 each: float = stored.bits
             elif self.quantization is not None and linear and (name in self.on_grid or not self.on_grid):
-                each = bits_per_weight(self.quantization, stored.shape[1], self.device)
+                each = bits_per_weight(self.quantization, stored.shape[1], self.device, stored.shape[0])
             else:
                 each = FLOATS[self.dtype]
             parameters += stored.numbers

@@ -165,7 +165,7 @@ def test_bytes_are_at_most_those_of_the_estimate_which_counts_the_padding_of_fbg
     codes, scales = quantize_int8(weights_of(*shape))
     linear, estimated = (
         Int8Linear(codes, scales, kernel=kernel),
-        shape[0] * shape[1] * bits_per_weight("int8", shape[1]) / 8,
+        shape[0] * shape[1] * bits_per_weight("int8", shape[1], outputs=shape[0]) / 8,
     )
     assert linear.nbytes == estimated if kernel == "fbgemm" else linear.nbytes <= estimated
 

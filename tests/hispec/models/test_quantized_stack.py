@@ -215,8 +215,8 @@ def test_a_copy_takes_the_bytes_of_its_estimate_and_no_second_full_one(quantizat
     before = alive()
     copy = stack.quantized(quantization)
     taken = alive() - before
-    expected = sum(a * b * bits_per_weight(quantization, a) / 8 for a, b in inputs) * 12
-    expected += 64 * 64 * bits_per_weight(quantization, 64) / 8
+    expected = sum(a * b * bits_per_weight(quantization, a, outputs=b) / 8 for a, b in inputs) * 12
+    expected += 64 * 64 * bits_per_weight(quantization, 64, outputs=64) / 8
     assert copy.quantized_bytes == expected
     assert taken <= 1.05 * expected + 8192 and taken < 0.32 * full  # the kernel's own memory is none of torch's
     for own, other in zip(matrices_of(stack._weights), matrices_of(copy._weights), strict=True):
