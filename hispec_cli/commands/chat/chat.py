@@ -243,7 +243,7 @@ class Chat:
         if not sys.stderr.isatty():
             return
         if event.finish_reason == "interrupted":
-            say("stopped; what was validated is kept")
+            say("stopped; the validated part of the answer is kept")
         elif event.finish_reason == "length" and generation.complete is not False:
             limit = self.conversation.engine.settings.max_new_tokens
             full = stats.new_tokens < limit

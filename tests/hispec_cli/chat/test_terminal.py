@@ -69,7 +69,7 @@ def test_help_names_every_command(talk):
 
     lines = talk.send("/help")
     assert [line.split()[0] for line in lines[: len(COMMANDS)]] == [f"/{name}" for name in COMMANDS]
-    assert " ".join(COMMANDS) == "help reset undo retry system set show stats spec save load quit"
+    assert " ".join(COMMANDS) == "help reset undo retry system set match show stats spec save load quit"
 
 
 def test_undo_retry_and_reset(talk, answers):
