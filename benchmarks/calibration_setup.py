@@ -1,4 +1,4 @@
-"""What the benchmarks of calibration share: the shipped model with costs and traces, and interleaved timing."""
+"""Common parts of the benchmarks of calibration: the shipped model with costs and traces, and interleaved timing."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -36,8 +36,8 @@ class CalibrationSetup:
 
     Args:
         budget: seconds of the calibration.
-        prompts: to calibrate on, a third of them to check with; by default the shipped dataset's.
-        exits: to look at.
+        prompts: the calibration prompts, a third of them for the check; by default the shipped dataset's.
+        exits: the exits to consider.
     """
 
     def __init__(self, budget: float = 60.0, prompts: Sequence[str] = (), exits: Sequence[int] = ()) -> None:

@@ -1,4 +1,5 @@
-"""How long the second turn of a conversation takes to its first token, with and without reuse of the first one's KV.
+"""Measures the time to the first token of a conversation's second turn, with and without reuse of the first turn's KV
+cache.
 
 The first turn is a prompt of held-out questions that makes the conversation, its answer and the template included,
 about `--tokens` long; the second is another question. Both ways are taken for every conversation before the next, the
@@ -32,7 +33,7 @@ def timed(conversation: Conversation, prompt: str) -> tuple[float, int, tuple[in
 
 
 def first_prompt(engine: Engine, questions: list[str], tokens: int) -> str:
-    """As many questions as fill a prompt of about so many tokens."""
+    """As many questions as fill a prompt of about this many tokens."""
     prompt = ""
     while questions and len(engine.tokenizer(prompt)["input_ids"]) < tokens:
         prompt = f"{prompt} {questions.pop()}".strip()

@@ -37,7 +37,7 @@ def engine_without_profile(model: str, **options: Any) -> Engine:
 
     Args:
         model: a folder, `tiny` for the shipped model, or a model whose shape is known.
-        options: as for `Engine.from_profile`.
+        options: the arguments of `Engine.from_profile`.
     """
     folder = resolve_model("builtin:tiny") if model == "tiny" else model
     layers = Checkpoint(folder, dummy=options.get("load_format") == "dummy").config.num_layers
@@ -51,7 +51,7 @@ def questions_for(model: str, gsm8k: Path, count: int, *, raw: bool) -> list[str
 
 
 def environment(threads: int) -> dict[str, Any]:
-    """Return what a figure depends on beside the code."""
+    """Return the conditions that a figure depends on besides the code."""
     return {
         "processor": processor_name(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -76,7 +76,7 @@ def interval95(rows: Sequence[Any], statistic: Callable[[Sequence[Any]], float],
     Args:
         rows: one a prompt.
         statistic: a figure of some rows.
-        resamples: how often rows are drawn.
+        resamples: the number of bootstrap resamples.
     """
     rng = Random(0)
     values = sorted(statistic(rng.choices(rows, k=len(rows))) for _ in range(resamples))

@@ -1,9 +1,9 @@
-"""Memory that quantized copies take beside a model: resident memory of a process, and what was estimated before.
+"""Measures the resident memory that quantized copies add to a process, and compares it with the estimate.
 
-The shape of a profile is loaded with random weights, in a process of its own for each kind: without copies, with a whole
+The shapes of profiles are loaded with random weights, in a process of its own for each kind: without copies, with a whole
 copy in 4 bits, and with one in 8 bits. Resident memory is read from the kernel when the model is loaded and has answered.
 
-    python benchmarks/copies_memory.py --profile smollm2-360m --name copies-memory-cpu
+    python benchmarks/copies_memory.py --profiles smollm2-135m smollm2-360m qwen3-0.6b --repeats 1 --name copies-memory-cpu
 """
 
 import argparse
@@ -32,7 +32,7 @@ def with_copy(name: str, kind: str) -> Profile:
 def measure(args: argparse.Namespace) -> None:
     """The child: load, answer, then tell resident memory and the estimate."""
     torch.set_num_threads(args.threads)
-    profile = with_copy(args.profile, args.kind)
+    profile = with_copy(args.profiles[0], args.kind)
     options: dict[str, Any] = {"load_format": "dummy", "dtype": args.dtype, "max_new_tokens": 32, "policy": "static"}
     need = estimate(profile, resolve_settings(options, profile)[0])
     assert need is not None
@@ -52,9 +52,33 @@ def measure(args: argparse.Namespace) -> None:
     )
 
 
+def compare(profile: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Return what each kind of copy adds to a process, beside its estimate."""
+    runs: dict[str, list[dict[str, int]]] = {kind: [] for kind in KINDS}
+    for _ in range(args.repeats):
+        for kind in KINDS:
+            options = ["--profiles", profile, "--kind", kind, "--dtype", args.dtype, "--threads", str(args.threads)]
+            command = [sys.executable, __file__, *options, "--name", args.name]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            runs[kind].append(json.loads(done.stdout.splitlines()[-1]))
+    lowest = {kind: min(run["resident_kb"] for run in found) for kind, found in runs.items()}
+    added = {kind: 1024 * (lowest[kind] - lowest["none"]) for kind in KINDS[1:]}
+    estimated = {kind: runs[kind][0]["estimated_copies"] for kind in added}
+    return {
+        "added_bytes": added,
+        "estimated_bytes": estimated,
+        "estimated_over_measured": {kind: round(estimated[kind] / size, 3) for kind, size in added.items()},
+        "over_none": {kind: round(lowest[kind] / lowest["none"] - 1, 3) for kind in added},
+        "over_estimate_of_none": {
+            kind: round(size / runs["none"][0]["estimated_total"], 3) for kind, size in added.items()
+        },
+        "runs": runs,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", required=True, help="whose target's shape is taken")
+    parser.add_argument("--profiles", nargs="+", required=True, help="whose targets' shapes are taken")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
@@ -63,30 +87,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.kind:
         return measure(args)
-    runs: dict[str, list[dict[str, int]]] = {kind: [] for kind in KINDS}
-    for _ in range(args.repeats):
-        for kind in KINDS:
-            done = subprocess.run(
-                [sys.executable, __file__, *sys.argv[1:], "--kind", kind], capture_output=True, text=True, check=True
-            )
-            runs[kind].append(json.loads(done.stdout.splitlines()[-1]))
-    lowest = {kind: min(run["resident_kb"] for run in found) for kind, found in runs.items()}
-    added = {kind: 1024 * (lowest[kind] - lowest["none"]) for kind in KINDS[1:]}
-    save(
-        args.name,
-        {
-            "profile": args.profile,
-            "dtype": args.dtype,
-            "added_bytes": added,
-            "estimated_bytes": {kind: runs[kind][0]["estimated_copies"] for kind in added},
-            "estimated_over_measured": {
-                kind: round(runs[kind][0]["estimated_copies"] / size, 3) for kind, size in added.items()
-            },
-            "over_none": {kind: round(lowest[kind] / lowest["none"] - 1, 3) for kind in added},
-            "runs": runs,
-            "environment": environment(args.threads),
-        },
-    )
+    found = {profile: compare(profile, args) for profile in args.profiles}
+    save(args.name, {"dtype": args.dtype, "profiles": found, "environment": environment(args.threads)})
     return None
 
 

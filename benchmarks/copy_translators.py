@@ -1,4 +1,4 @@
-"""Whether exits of a quantized copy need translators of their own, or take those of the full weights.
+"""Compares exits of a quantized copy with translators of their own and with those of the full weights.
 
 Translators of some exits are fitted twice, on the same text with the same settings: for the full weights, as
 `hispec fit-exits` does, and for exits of a copy, whose states they read; what both learn to say is what the full model's
@@ -55,7 +55,7 @@ class CopyBelow:
 
 
 def copied(stack: TransformersStack, parts: dict[str, Tensor]) -> TransformersStack:
-    """Return the model with other weights in the place of its own."""
+    """Return the model with other weights."""
     model = deepcopy(stack.model)
     wanted = {name: part for name, part in parts.items() if ".layers." in name}
     with torch.no_grad():

@@ -54,7 +54,7 @@ def answer(args: argparse.Namespace) -> None:
                 sums["tokens"] += len(event.token_ids) if isinstance(event, Committed) else 0
                 sums["passes"] += isinstance(event, Prefilled) or getattr(event, "level", "") == "target"
                 if event.kind == "judged":  # its class has another name in older trees
-                    # Of each verification, the tokens that were looked at: those after a rejected one were not.
+                    # The verified tokens of each verification: those after a rejected one do not count.
                     level = sums["levels"].setdefault(event.level, [0, 0])
                     level[0] += event.accepted
                     level[1] += event.accepted + (event.accepted < event.proposed)

@@ -1,4 +1,4 @@
-"""Whether the CUDA path writes what the CPU writes: the same weights in float32, every family, mode and prompt.
+"""Checks that the CUDA path gives the token ids of the CPU: the same weights in float32, every family, mode and prompt.
 
 Then half precision on the device against the target alone on the same device. Exits with 1 where float32 ids differ by
 more than a tie of the two best logits.
@@ -32,7 +32,7 @@ def decode(engine: Engine, prompt: list[int], count: int) -> list[int]:
 
 
 def compare(reference: Engine, others: dict[str, Engine], prompts: list[list[int]], count: int) -> dict[str, Any]:
-    """Per engine, how many answers equal the reference's, and how the others part."""
+    """For each engine, the number of answers that equal the reference's, and the differences of the others."""
     found = {name: {"identical": 0, "of": len(prompts), "ties": 0, "errors": 0} for name in others}
     for prompt in prompts:
         expected = decode(reference, prompt, count)

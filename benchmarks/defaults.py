@@ -2,7 +2,7 @@ r"""What does somebody get who types nothing but a model? hispec's own choice be
 
 For every kind of text, each static hierarchy of the grid is tuned on two prompts. Then plain decoding, what hispec does by
 default, the best static hierarchy, the best single layer and n-grams with recycled logits decode the other prompts one
-after the other, in an order drawn anew for each. All answers are compared with plain decoding's. The model has no
+after the other, in an order drawn again for each. All answers are compared with plain decoding's. The model has no
 profile and no calibration; what the default learns, it learns in this run. Ends of text are passed over in code edits,
 which a model of other texts would end at once.
 
@@ -11,6 +11,7 @@ which a model of other texts would end at once.
 
 import argparse
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -89,24 +90,74 @@ def texts(args: argparse.Namespace, count: int) -> dict[str, list[str]]:
     }
 
 
-def measured(args: argparse.Namespace, engine: Engine, prompts: list[list[int]], *, endless: bool) -> dict[str, Any]:
-    """Tune the grid on the first prompts, decode the others, and return what each arm took."""
+@dataclass
+class Kind:
+    """A kind of text: its prompts, how they are answered, and the best arm of each kind of hierarchy, tuned on it."""
+
+    prompts: list[list[int]]
+    answering: Answering
+    best: list[Arm]
+
+    @property
+    def plain(self) -> Arm:
+        """Return plain decoding."""
+        return next(arm for arm in self.best if arm.kind == PLAIN)
+
+    @property
+    def hierarchies(self) -> list[Arm]:
+        """Return the other arms, the fastest first."""
+        return sorted((arm for arm in self.best if arm.kind != PLAIN), key=lambda arm: -arm.speed)
+
+    @property
+    def single_layer(self) -> Arm:
+        """Return the best single layer."""
+        return next(arm for arm in self.hierarchies if arm.kind in SINGLE_LAYERS)
+
+
+def tuned(args: argparse.Namespace, engine: Engine, prompts: list[list[int]], *, endless: bool) -> Kind:
+    """Tune the grid on the first prompts, and return the others with the best arms."""
     answering, budget = Answering(engine, args.max_new_tokens, endless=endless), Budget(args.tune_seconds)
-    grid = Grid(args.exits, (2, 4), (6, 12), (3, 6))
-    tuning, prompts = prompts[: args.tune_prompts], prompts[args.tune_prompts :]
-    best = tune(arms(engine.hierarchy.stack_of(-1), grid), answering, tuning, args.tune_tokens, budget)
-    tuned = sorted((arm for arm in best if arm.kind != PLAIN), key=lambda arm: -arm.speed)
+    found = arms(engine.hierarchy.stack_of(-1), Grid(args.exits, (2, 4), (6, 12), (3, 6)))
+    best = tune(found, answering, prompts[: args.tune_prompts], args.tune_tokens, budget)
+    return Kind(prompts[args.tune_prompts :], answering, best)
+
+
+def by_default(engine: Engine) -> Arm:
+    """Return what hispec does by default, which knows nothing yet."""
     own = engine.with_settings(temperature=0.0).decoder()
+    return Arm(DEFAULT, own.hierarchy, (), own.policy)
+
+
+def measured(args: argparse.Namespace, engine: Engine, kind: Kind) -> dict[str, Any]:
+    """Decode the prompts of one kind, and return what each arm took."""
     recycled = make_arms([RECYCLING], engine)[0].engine.with_settings(temperature=0.0).decoder()  # type: ignore[attr-defined]
     compared = {
-        PLAIN: next(arm for arm in best if arm.kind == PLAIN).fresh(),
-        DEFAULT: Arm(DEFAULT, own.hierarchy, (), own.policy),
-        "best static hierarchy": tuned[0].fresh(),
-        "best single layer": next(arm for arm in tuned if arm.kind in SINGLE_LAYERS).fresh(),
+        PLAIN: kind.plain.fresh(),
+        DEFAULT: by_default(engine),
+        "best static hierarchy": kind.hierarchies[0].fresh(),
+        "best single layer": kind.single_layer.fresh(),
         RECYCLING: Arm(RECYCLING, recycled.hierarchy, (), recycled.policy),
     }
+    return interleaved(compared, [(kind.answering, prompt) for _ in range(args.rounds) for prompt in kind.prompts])
+
+
+def changing(args: argparse.Namespace, engine: Engine, first: Kind, second: Kind) -> dict[str, Any]:
+    """Decode all prompts of one kind, then those of another, and return what each arm took.
+
+    The default goes on with what it learned on the first kind.
+    """
+    compared = {PLAIN: first.plain.fresh(), DEFAULT: by_default(engine)}
+    for name, kind in (("first", first), ("second", second)):
+        compared[f"best static hierarchy for the {name} kind"] = kind.hierarchies[0].fresh()
+        compared[f"best single layer for the {name} kind"] = kind.single_layer.fresh()
+    kinds = [kind for kind in (first, second) for _ in range(args.rounds)]
+    return interleaved(compared, [(kind.answering, prompt) for kind in kinds for prompt in kind.prompts])
+
+
+def interleaved(compared: dict[str, Arm], prompts: list[tuple[Answering, list[int]]]) -> dict[str, Any]:
+    """Decode each prompt with all arms, in an order drawn again for each, and return the record of each arm."""
     chance = Random(1)
-    for prompt in [prompt for _ in range(args.rounds) for prompt in prompts]:
+    for answering, prompt in prompts:
         expected = answering.expected(prompt)
         for name in chance.sample(list(compared), len(compared)):
             answering.answer(compared[name], prompt, expected)
@@ -125,6 +176,13 @@ def measured(args: argparse.Namespace, engine: Engine, prompts: list[list[int]],
     }
 
 
+def show(kind: str, result: dict[str, Any]) -> None:
+    """Print the speeds of one kind of text."""
+    for name, one in result.items():
+        over = f"{one['over_plain']['value']:.2f} of plain, the default {one['default_over_it']['value']:.2f} of it"
+        print(f"{kind:10} {name:38} {one['tokens_per_second']:7.1f} tokens/s  {over}  {one['identical']}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a folder, `tiny`, or a model whose shape is known")
@@ -139,6 +197,7 @@ def main() -> None:
     parser.add_argument("--tune-prompts", type=int, default=2)
     parser.add_argument("--tune-tokens", type=int, default=32)
     parser.add_argument("--tune-seconds", type=float, default=120, help="of a kind of text")
+    parser.add_argument("--changing", action="store_true", help="also texts that change their kind in mid-run")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--name", required=True)
@@ -149,23 +208,28 @@ def main() -> None:
     if args.dummy or args.dummy_agreement:
         options |= {"load_format": "dummy", "dummy_agreement": args.dummy_agreement}
     engine = engine_without_profile(args.model, **options)
-    results = {}
+    kinds, results, changes = {}, {}, {}
     for kind, some in texts(args, args.prompts + args.tune_prompts).items():
         raw = args.raw or kind == "code edit"
         prompts = [encode_prompt(engine.tokenizer, text, raw=raw) for text in some]
-        results[kind] = measured(args, engine, prompts, endless=kind == "code edit")
-        for name, one in results[kind].items():
-            over = f"{one['over_plain']['value']:.2f} of plain, the default {one['default_over_it']['value']:.2f} of it"
-            print(
-                f"{kind:10} {name:22} {one['tokens_per_second']:7.1f} tokens/s  {over}  {one['identical']}", flush=True
-            )
+        kinds[kind] = tuned(args, engine, prompts, endless=kind == "code edit")
+        results[kind] = measured(args, engine, kinds[kind])
+        show(kind, results[kind])
+    if args.changing:
+        changes = {"GSM8K, then code edits": changing(args, engine, kinds["GSM8K"], kinds["code edit"])}
+        show("changing", changes["GSM8K, then code edits"])
     given = ("prompts", "tune_prompts", "rounds", "max_new_tokens", "dummy", "dummy_agreement", "exits", "threads")
     save(
         args.name,
         {"model": Path(args.model).name}
         | {name: getattr(args, name) for name in given}
         | {name: engine.environment[name] for name in ("dtype", "width", "agreement") if name in engine.environment}
-        | {"texts": results, "load_average": [load, os.getloadavg()], "environment": environment(args.threads)},
+        | {
+            "texts": results,
+            "changing": changes,
+            "load_average": [load, os.getloadavg()],
+            "environment": environment(args.threads),
+        },
         show=False,
     )
 

@@ -1,4 +1,4 @@
-"""What can 2 to 8 GPUs, or several nodes of them, give? Computed from a cost model; nothing is measured here.
+"""Computes what 2 to 8 GPUs, or several nodes of them, can give, from a cost model; nothing is measured here.
 
 One sequence is decoded, so a pass takes as long as its weights take to be read. `w` bytes a layer, `H` bytes of the head,
 `B` bytes a second read by one GPU, `P` GPUs, `g(a, n) = (1 - a^n) / (1 - a)` tokens from n in a row that are accepted with
@@ -67,10 +67,10 @@ class Sharding:
     """Times of spans and heads, in seconds.
 
     Args:
-        shape: of the model.
+        shape: the sizes of the model.
         machine: its GPUs.
-        gpus: in all.
-        nodes: that they are in.
+        gpus: the number of GPUs in all.
+        nodes: the number of nodes.
         tensor: matrices are shared; else layers are spread.
         places: per layer its device, where layers are spread.
         launch: seconds that a processor takes to start one layer.

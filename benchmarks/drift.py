@@ -1,4 +1,5 @@
-"""Why two runs of a benchmark on a shared machine differ: the speed of decoding beside that of reading memory, over minutes.
+"""Explains why runs of a benchmark on a shared machine differ: it compares the speed of decoding with that of reading
+memory.
 
 Each round answers one question with the target alone and with the hierarchy, and reads one buffer as large as the
 weights, which lies in the cache that the machine's tenants share, and one that fits the core's own.

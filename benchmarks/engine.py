@@ -1,4 +1,4 @@
-"""Tokens per second of every way of decoding, beside the bytes it reads and the speed that the memory allows at best.
+"""Tokens per second of every way of decoding, the bytes that it reads, and the speed that the memory allows.
 
 Every prompt is answered by all arms one after the other, in an order drawn for it, and by each of them once. All arms
 have the same weights in the same dtype. The lengths of hispec and the exit and length of single-layer speculation are
@@ -106,7 +106,7 @@ def estimate(rows: Sequence[tuple[int, float]]) -> dict[str, Any]:
 
 
 def with_heads(profile: Profile, words: int | None, frequencies: Path | None) -> Profile:
-    """Return the profile with heads of so many words at its draft and intermediate exits."""
+    """Return the profile with heads of that size at its draft and intermediate exits."""
     data = profile.model_dump(by_alias=True, exclude_unset=True)
     for level in ("draft", "intermediate"):
         if data.get(level):
@@ -146,7 +146,7 @@ class Bench:
     """The arms of one model.
 
     Args:
-        args: of the command line.
+        args: the command-line arguments.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -346,7 +346,7 @@ def ratio(rows: Sequence[dict[str, Sample]], own: str, other: str) -> dict[str, 
 
 
 def compare(bench: Bench, samples: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, int]:
-    """Return how many answers have the ids of plain decoding; others part at a tie, or are wrong."""
+    """Return the number of answers with the ids of plain decoding; others differ by a tie, or are wrong."""
     counts = {"identical": 0, "of": len(samples), "ties": 0, "errors": 0}
     for prompt, sample, reference in zip(bench.prompts, samples, plain, strict=False):
         difference = bench.engine.examine(prompt, sample.token_ids, reference.token_ids)

@@ -1,4 +1,4 @@
-"""The table and the plot of what `engine.py` measured; `python benchmarks/engine_report.py FILE.json` makes both anew."""
+"""The table and the plot of what `engine.py` measured; `python benchmarks/engine_report.py FILE.json` makes both again."""
 
 import json
 import sys

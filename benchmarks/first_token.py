@@ -1,4 +1,4 @@
-"""How long does somebody wait for the first token because hispec measures what its steps cost?
+"""Measures how much the measuring of step costs delays the first token.
 
 Each run is a process of its own that loads a model, decodes a prompt and stops at the first token: with an empty cache
 folder, with the one that the run before has filled, and with fixed lengths, for which nothing is measured. They take
@@ -39,7 +39,7 @@ for event in engine.decoder().decode(prompt, 8):
         break
 print(json.dumps({"imports": imported - began, "loading": loaded - imported, "first token": perf_counter() - loaded}))
 """
-"""What a run does, and how long its parts took."""
+"""The steps of a run, and the seconds of each."""
 
 
 def run(model: str, threads: int, cache: Path, **options: Any) -> dict[str, float]:

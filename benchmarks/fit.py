@@ -1,4 +1,4 @@
-"""How far the estimate of memory is from what decoding takes: resident memory as the kernel counts it (VmHWM).
+"""Compares the estimate of memory with what decoding uses: resident memory as the kernel counts it (VmHWM).
 
 Each case is a process of its own, with random weights (nothing is downloaded); what Python, torch and the tokenizer take
 is there before, and not counted.
@@ -34,7 +34,7 @@ CASES = [
 
 
 WEIGHTS: tuple[Quantization | None, ...] = (None, "int4", "int8")
-"""Of the copy that is compared; None for plain decoding."""
+"""The format of the copy that is compared; None for plain decoding."""
 
 
 def with_copy(model: str, weights: Quantization | None) -> tuple[Profile, str]:
@@ -50,7 +50,7 @@ def with_copy(model: str, weights: Quantization | None) -> tuple[Profile, str]:
 
 
 def measure(profile: str | Profile, prompt_tokens: int, new_tokens: int, threads: int, **options: Any) -> None:
-    """The child: load, read a prompt, answer, and tell what that took beside the estimate."""
+    """Run the child: load, read a prompt, answer, and report the memory with the estimate."""
     torch.set_num_threads(threads)
     options |= {"max_new_tokens": new_tokens}
     Engine.from_profile("tiny", load_format="dummy", stack=options.get("stack", "fused"), max_new_tokens=8).generate(

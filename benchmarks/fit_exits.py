@@ -1,4 +1,5 @@
-"""What translators do for an ordinary model: agreement of its exits before and after, and tokens per second.
+"""Measures the effect of translators on an ordinary model: agreement of its exits before and after, and tokens per
+second.
 
 The model is one that was trained without early exit, for example
 
@@ -140,7 +141,7 @@ def main() -> None:
     parser.add_argument("--exits", type=lambda text: [int(part) for part in text.split(",")], help="as A,B")
     parser.add_argument("--conversations", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=250)
-    parser.add_argument("--reuse", action="store_true", help="take the translators in --out instead of fitting anew")
+    parser.add_argument("--reuse", action="store_true", help="take the translators in --out instead of fitting again")
     parser.add_argument("--texts", type=int, default=100, help="answers that agreement is measured on")
     parser.add_argument("--prompts", type=int, default=40, help="questions that speed is measured on; 0: it is not")
     parser.add_argument("--draft-tokens", type=int, default=2)

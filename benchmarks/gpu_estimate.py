@@ -1,4 +1,5 @@
-"""What the passes that `quantized_levels.py` counted would give where a pass takes as long as reading its weights.
+"""Computes the speed from the passes that `quantized_levels.py` counted, if a pass takes as long as reading its
+weights.
 
 This is a GPU at batch 1, on which further rows are nearly free; calls, attention and the KV cache are left out. A pass of
 the whole model is the unit.
@@ -24,9 +25,9 @@ def price(run: dict[str, Any], sizes: Sizes, hidden_size: int, exits: list[int])
 
     Args:
         run: its kind, and for each level above the first tokens accepted, tokens verified, and passes.
-        sizes: of the model, in bfloat16.
-        hidden_size: of the model.
-        exits: of the run's levels of the model's own depth, shallow to deep.
+        sizes: the sizes of the model, in bfloat16.
+        hidden_size: the hidden size of the model.
+        exits: the exits of the run's levels, in layers of the model's own depth, shallow to deep.
     """
     *names, _ = run["kind"].split(" (")[0].split(" > ")
     verified, own = list(run["judged"].values()), iter(exits)

@@ -1,4 +1,4 @@
-"""The parts of `gpu.py`, each a process: what they measure, and the expectations beside it."""
+"""The parts of `gpu.py`, each a process, with the expected results."""
 
 import argparse
 import subprocess
@@ -57,17 +57,17 @@ class Part:
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device and its settings."""
         return torch.device("cpu" if self.smoke else "cuda")
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights that are not quantized."""
+        """The dtype of weights that are not quantized."""
         return torch.float32 if self.smoke else torch.bfloat16
 
     @property
     def card(self) -> predict.Machine:
-        """What is expected of this card."""
+        """The expected figures of this card."""
         name = "" if self.smoke else torch.cuda.get_device_name()
         return predict.Machine(next((card.read_tb_s for kind, card in CARDS.items() if kind in name), 3.0))
 
@@ -81,7 +81,7 @@ class Part:
         save(self.name, self.record, self.output, show=False)
 
     def compare(self, what: str, expected: float, measured: float, unit: str, first: str) -> None:
-        """Keep a measurement beside what was expected; `first` is what to change first where they part."""
+        """Record a measurement with its expectation; `first` is the first thing to change where they differ."""
         row = {"what": what, "expected": expected, "measured": measured, "unit": unit, "first": first}
         self.note("compare", [*self.record["compare"], row])
 
@@ -124,7 +124,7 @@ def _call(work: Callable[[], object], _: int) -> None:
 
 
 def machine(part: Part) -> None:
-    """How fast memory is read, and what small kernels, waits and captures take."""
+    """Measure the memory bandwidth, and the time of small kernels, waits and captures."""
     count = 1 << 20 if part.smoke else 2 << 30  # 4 GiB, of random bits: some memories read zeros faster
     numbers = torch.empty(count, dtype=part.dtype, device=part.device).normal_().view(-1, 4096)
     vector = torch.ones(4096, 1, dtype=part.dtype, device=part.device)

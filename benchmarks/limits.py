@@ -1,4 +1,4 @@
-"""What a way of decoding reads from memory, how fast this machine reads, and the speed that follows at best.
+"""Computes the bytes that a way of decoding reads, measures the memory bandwidth, and derives the highest speed.
 
 The formulas are those of weights that are streamed once a pass, batch 1: with w bytes a layer, H of a head, B the read
 bandwidth, and g(a, n) = (1 - a^n) / (1 - a) tokens from a run of n of which each is accepted with probability a,
@@ -44,11 +44,11 @@ class Sizes:
 
     @property
     def total(self) -> int:
-        """Of one pass through the whole model without a text."""
+        """The bytes of a pass through the whole model without a text."""
         return self.layers * self.layer + self.words * self.word
 
     def head(self, words: int | None) -> int:
-        """Of a head of so many words, None for all."""
+        """The bytes of a head of that size, None for the whole head."""
         return (self.words if words is None else words) * self.word
 
 
@@ -69,9 +69,9 @@ def limit(
 
     Args:
         bandwidth: bytes per second.
-        sizes: of the model.
-        exits: of the levels, the last the whole depth.
-        heads: words that each level reads, None for all.
+        sizes: the sizes of the model.
+        exits: the exits of the levels, the last the whole depth.
+        heads: the head size of each level, None for the whole head.
         periods: per level above the first, tokens that wait before it verifies.
         acceptance: per level above the first, of tokens that it verifies.
     """
@@ -94,7 +94,7 @@ def limit(
 
 @dataclass
 class Traffic:
-    """What one level did: passes, rows that they gave logits for, seconds, bytes, and verifications on single tokens."""
+    """The work of one level: passes, rows with logits, seconds, bytes, and verifications of single tokens."""
 
     passes: int = 0
     rows: int = 0
@@ -110,7 +110,7 @@ class Traffic:
 
     @property
     def acceptance(self) -> float | None:
-        """Of tokens that were verified; those after a rejected one were not."""
+        """The number of verified tokens; those after a rejected one do not count."""
         verified = self.accepted + self.rejected
         return self.accepted / verified if verified else None
 
@@ -119,8 +119,8 @@ class Meter:
     """Folds the events of one answer into the traffic of each level.
 
     Args:
-        hierarchy: whose levels all read one model.
-        sizes: of that model.
+        hierarchy: a hierarchy whose levels all read one model.
+        sizes: the sizes of that model.
     """
 
     def __init__(self, hierarchy: Hierarchy, sizes: Sizes) -> None:
@@ -183,9 +183,9 @@ def read_bandwidth(size: int, dtype: torch.dtype, device: torch.device, seconds:
 
     Args:
         size: bytes, those of the model: what fits a cache is read from there. At most 4 GiB are taken on a GPU, 2 on a CPU.
-        dtype: of the matrix.
-        device: that reads.
-        seconds: to spend on each way of reading.
+        dtype: the dtype of the matrix.
+        device: the device that reads.
+        seconds: the time to spend on each way of reading.
     """
     columns = 4096
     most = (2 << 30) << (device.type == "cuda")

@@ -1,4 +1,5 @@
-"""What decoding will reach on GPUs, from a cost model whose constants are all here; `gpu.py` sets measurements beside it.
+"""Predicts decoding speeds on GPUs from a cost model whose constants are all here; `gpu.py` compares them with
+measurements.
 
 One sequence, recorded as graphs, fixed lengths. In microseconds, with B bytes a microsecond that a card reads:
 
@@ -42,14 +43,14 @@ MODELS = {
 AGREEMENT = {1: 0.68, 2: 0.75, 4: 0.80, "int4": 0.976, "2.7B": 0.70}
 """With the target, on lab-ee: exits by sixteenths of the depth, a copy in 4 bits; of a small model of its own: assumed."""
 WORDS = 4096
-"""Of the heads that exits read; a whole copy or model reads a whole one."""
+"""The size of the heads of exits; a whole copy or model has a whole head."""
 DRAFTS, WAITING, SINGLE = (1, 2, 3, 4, 6, 8), (4, 6, 8, 12, 16), (1, 2, 3, 4, 6, 8, 12)
 """Lengths that are tried; the best counts."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Microseconds, but for `share`: what every part costs beside its bytes."""
+    """The costs of every part besides its bytes, in microseconds; `share` is a ratio."""
 
     matrix: float = 2.5
     small: float = 2.3
@@ -64,7 +65,7 @@ class Costs:
     cross: float = CROSS_US
     reduce: float = REDUCE_US
     share: dict[str, float] = field(default_factory=lambda: {"full": 1.0, "int4": 0.6})
-    """Of the bandwidth that products of a format reach."""
+    """The share of the bandwidth that products of a format reach."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Machine:
 
     Attributes:
         read: TB/s of one.
-        cards: how many.
+        cards: the number of cards.
         tensor: whether matrices are shared; else layers are spread.
     """
 
@@ -110,11 +111,11 @@ class Level:
     """A level below the target.
 
     Attributes:
-        layers: that it reads.
+        layers: the number of layers that it reads.
         weights: their format.
-        agreement: with the target.
-        words: of its head; None for all.
-        config: of a model of its own.
+        agreement: its agreement with the target.
+        words: the size of its head; None for the whole head.
+        config: the configuration of a separate model.
     """
 
     layers: float

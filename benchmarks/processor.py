@@ -1,4 +1,4 @@
-"""What a CPU is fastest with: bfloat16 or float32, torch's multiplication or oneDNN's, and how many threads.
+"""Finds what is fastest on a CPU: bfloat16 or float32, torch's multiplication or oneDNN's, and the number of threads.
 
 A layer's four matrices are multiplied by one row and by several, over as many layers as exceed the caches. The median of
 interleaved repeats counts. Threads are those of `hispec.threads`, on the shipped model and on a larger one.

@@ -2,7 +2,7 @@ r"""Tokens per second of levels that read quantized copies of the target, beside
 
 First every kind of hierarchy is tuned: each of its exits and lengths decodes a prompt, the better ones some more. Then
 the best of each kind, with fixed lengths and with the adaptive policy, decode every prompt one after the other, in an
-order drawn anew for each, greedily. All answers are compared with plain decoding's. `--seconds` ends a run early, after
+order drawn again for each, greedily. All answers are compared with plain decoding's. `--seconds` ends a run early, after
 a whole prompt; what it has is reported. What a pass costs by its rows is measured in the same run.
 
     python benchmarks/quantized_levels.py --model DIR --gsm8k FILE --exits 1,2,4 --raw --name quantized-levels-NAME
@@ -62,21 +62,21 @@ SINGLE_LAYERS = (
 """Kinds with one level below the target."""
 
 ROWS = (1, 2, 4, 8, 16)
-"""Of the passes that are timed."""
+"""The rows of the passes that are timed."""
 
 TUNING = 0.45
 """Share of the time after which tuning ends."""
 
 KEPT = 3
-"""Of each kind, how many are tuned on more than one prompt."""
+"""The number of configurations of each kind that are tuned on more than one prompt."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is tried.
+    """The configurations to try.
 
     Attributes:
-        exits: of a model that was trained for them, ascending; none for others.
+        exits: the exits of a model that was trained for them, ascending; empty for others.
         drafts: after how many waiting tokens an intermediate level verifies.
         waiting: after how many the target verifies, above another level.
         single: after how many it verifies, alone.
@@ -93,13 +93,13 @@ class Arm:
     """A hierarchy and its policy, and what became of it.
 
     Attributes:
-        kind: what it is an example of.
+        kind: the kind of hierarchy that it is an example of.
         hierarchy: its levels.
         lengths: after how many waiting tokens each level verifies; none for the adaptive policy.
-        policy: makes one for an answer.
+        policy: returns a policy for an answer.
         answers: tokens and seconds of each prompt's, the prompt left out.
-        identical: how many were plain decoding's.
-        verified: by level, tokens accepted, tokens proposed, verifications.
+        identical: the number of answers that equal plain decoding's.
+        verified: by level, the numbers of accepted tokens, proposed tokens, and verifications.
     """
 
     kind: str
@@ -193,7 +193,7 @@ class Answering:
     """Decodes prompts with arms.
 
     Args:
-        engine: whose settings and tokenizer.
+        engine: the engine with settings and tokenizer.
         max_new_tokens: tokens of an answer.
         endless: pass over ends of text.
     """

@@ -1,4 +1,4 @@
-"""How well replay predicts the speed of real decoding: random configurations, predicted and timed; and the speed of replay itself."""
+"""Measures how well replay predicts the speed of decoding, on random configurations, and the speed of replay itself."""
 
 import argparse
 from random import Random

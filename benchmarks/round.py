@@ -1,4 +1,4 @@
-"""Where a decoding round spends its time: torch.profiler over whole answers, from one target pass to the next.
+"""Measures where a decoding cycle spends its time: torch.profiler over whole answers, from one target pass to the next.
 
 Kernels and the calls that reach them are told apart from the loop around them: what no operator accounts for is Python.
 """

@@ -1,4 +1,5 @@
-"""What quantized weights cost on this machine: a layer's matrices and the head by format, kernel and count of rows.
+"""Measures products with quantized weights on this machine: a layer's matrices and the head, by format, kernel and row
+count.
 
 Shapes are those of lab-ee (hidden size 256), the same twice as wide (512), SmolLM2 135M (576, with its head) and Llama 3.2
 1B (2,048). Each product goes through more copies of a matrix than the nearer caches hold, and the fastest pass counts

@@ -1,6 +1,6 @@
 """Write the tables of figures in README and docs from `benchmarks/results`: `python benchmarks/tables.py`.
 
-A page says where a table goes and of which results it is, and everything up to the end is written anew:
+A page says where a table goes and of which results it is, and everything up to the end is written again:
 
     <!-- table: bench bench-sample -->
     <!-- end of table -->
@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -64,29 +65,51 @@ ARMS = {
 
 def defaults(results: Results) -> str:
     """Return what hispec does without a profile, beside the best of a grid, by model and kind of text."""
-    head = [
-        "model, text",
-        "plain, tokens/s",
-        "hispec, tokens/s",
-        "over plain",
-        "over the best single layer",
-        "same ids",
-    ]
-    rows = []
+    others = ["plain", "best static hierarchy", "best single layer", "recycling"]
+    head = ["model, text", "plain, tokens/s", "hispec, tokens/s", *[f"over {other}" for other in others], "same ids"]
+    rows, ratios = [], []
     for _, record in results:
         model = f"{record['model']}, random weights" if record["dummy"] else record["model"]
         for text, kinds in record["texts"].items():
-            own = kinds["hispec by default"]
-            rows.append(
-                [
-                    f"{model}: {text}",
-                    f"{kinds['plain']['tokens_per_second']:.1f}",
-                    f"{own['tokens_per_second']:.1f}",
-                    ratio(own["over_plain"]),
-                    ratio(kinds["best single layer"]["default_over_it"]),
-                    own["identical"],
-                ]
-            )
+            own, over = kinds["hispec by default"], [kinds[other]["default_over_it"] for other in others]
+            speeds = [f"{kind['tokens_per_second']:.1f}" for kind in (kinds["plain"], own)]
+            rows.append([f"{model}: {text}", *speeds, *map(ratio, over), own["identical"]])
+            ratios.append([each["value"] for each in over])
+    means = [f"{geometric_mean(each):.2f}" for each in zip(*ratios, strict=True)]
+    return rows_of(head, [*rows, ["geometric mean", "", "", *means, ""]])
+
+
+def changing(results: Results) -> str:
+    """Return what hispec does without a profile where texts change their kind, beside what is best on either kind."""
+    found = [(record["model"], *change) for _, record in results for change in record.get("changing", {}).items()]
+    others = list(dict.fromkeys(arm for _, _, arms in found for arm in arms if arm != "hispec by default"))
+    head = ["model, texts", "hispec, tokens/s", *[f"over {other}" for other in others], "same ids"]
+    rows = []
+    for model, texts, arms in found:
+        own, over = arms["hispec by default"], [ratio(arms[other]["default_over_it"]) for other in others]
+        rows.append([f"{model}: {texts}", f"{own['tokens_per_second']:.1f}", *over, own["identical"]])
+    return rows_of(head, rows)
+
+
+def widths(results: Results) -> str:
+    """Return what equal row counts cost, by model and width."""
+    rows = []
+    for name, record in results:
+        of = {(each["width"], each["mode"]): each for each in record["results"]}
+        for width in dict.fromkeys(width for width, _ in of):
+            both = [of[width, mode] for mode in ("autoregressive", "hispec")]
+            speeds = [f"{each['tokens_per_second']:.1f}" for each in both]
+            over = [ratio({"value": each["over_free"], "ci95": each["ci95"]}) for each in both]
+            cells = [f"{name.removeprefix('width-')}: {width}", *speeds, *over]
+            rows.append([*cells, both[1]["hispec_equals_autoregressive"]])
+    head = [
+        "model: width",
+        "plain, tokens/s",
+        "hispec, tokens/s",
+        "plain over `free`",
+        "hispec over `free`",
+        "same ids",
+    ]
     return rows_of(head, rows)
 
 
@@ -114,6 +137,23 @@ def replayed(results: Results) -> str:
 def most_telling(rows: list[list[str]]) -> list[list[str]]:
     """Return the fastest six kinds of hierarchies, those as published, and the simplest, of rows that begin with kinds."""
     return rows[:6] + [row for row in rows[6:] if "published" in row[0] or row[0] in ("plain", "int4 > target")]
+
+
+def copies(results: Results) -> str:
+    """Return what whole quantized copies add to a process, by shape and format."""
+    ((_, record),) = results
+    cells = (
+        [
+            f"{profile}, {kind}",
+            f"{size / 1e6:.1f}",
+            f"{found['estimated_bytes'][kind] / 1e6:.1f}",
+            f"{found['estimated_over_measured'][kind]:.2f}",
+            f"{100 * found['over_none'][kind]:.0f} %",
+        ]
+        for profile, found in record["profiles"].items()
+        for kind, size in found["added_bytes"].items()
+    )
+    return rows_of(["copy", "added, MB", "estimate, MB", "estimate / added", "over the process without it"], cells)
 
 
 def engine(results: Results) -> str:
@@ -150,12 +190,13 @@ def rows(results: Results) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
-    "bench": bench, "defaults": defaults, "levels": levels, "replayed": replayed, "engine": engine, "rows": rows
+    "bench": bench, "changing": changing, "copies": copies, "defaults": defaults, "engine": engine, "levels": levels,
+    "replayed": replayed, "rows": rows, "widths": widths,
 }  # fmt: skip
 
 
 def with_tables(text: str) -> str:
-    """Return a page with its tables written anew."""
+    """Return a page with its tables written again."""
 
     def table(place: re.Match[str]) -> str:
         paths = sorted(RESULTS.glob(f"{place[3]}.json"))

@@ -37,10 +37,10 @@ LENGTHS, WAITING = (1, 2, 3, 4, 6, 8), (4, 6, 8, 12, 16)
 
 @dataclass(frozen=True)
 class Text:
-    """What the levels say at each token of the target's own text.
+    """The predictions of the levels at each token of the target's own text.
 
     Attributes:
-        ranks: where a draft's candidates have the copy's token; None where it is none of them.
+        ranks: the position of the copy's token among a draft's candidates; None where it is not among them.
         agrees: whether the copy's token is the target's.
     """
 
@@ -63,11 +63,11 @@ def tokens_per_second(
     """Replay decoding.
 
     Args:
-        texts: what was recorded.
-        costs: of passes.
+        texts: the recorded texts.
+        costs: the costs of passes.
         length: tokens of a chain.
         waiting: tokens that wait for the target.
-        branches: of each position of the chain, how many runners-up are verified beside it.
+        branches: the number of further candidates that are verified at each position of the chain.
     """
     tokens, seconds = 0, 0.0
     rows = 1 + length + sum(branches)

@@ -1,4 +1,4 @@
-"""What the live view costs: decoding with the view on and off, on the same loaded weights.
+"""Measures the cost of the live view: decoding with the view on and off, on the same loaded weights.
 
 Both write to a pseudo-terminal of 100 columns that a process of its own empties, as a terminal would: the view its
 frames, the other one plain validated text. Every question is answered both ways before the next, the order turning,

@@ -1,4 +1,4 @@
-"""What does it cost that every pass computes a row in the same way?
+"""Measures the cost of computing a row in the same way in every pass.
 
 Answers with the same weights at several widths in turn, plain decoding and hispec: `free` pads nothing, a number pads
 every pass to that many rows, `auto` to the next of the row counts that were found equal.

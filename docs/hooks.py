@@ -1,4 +1,4 @@
-"""What `mkdocs build` does beside rendering `docs/`: pages from the repository's root, links out of it, and `--help`."""
+"""Hooks of `mkdocs build`: pages from the repository's root, links to files outside of `docs/`, and the help pages."""
 
 import posixpath
 import re
@@ -10,10 +10,10 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md"}
-"""Pages of the site by the file in the repository's root that they are."""
+"""Files in the repository's root that are pages of the site, and the names of these pages."""
 
-LINK = re.compile(r"(\]\()(?!\w+:|#)([^)#\s]+)")
-"""A relative link or picture in Markdown, without its anchor."""
+LINK = re.compile(r"\[([^\[\]]*)\]\((?!\w+:|#)([^)#\s]+)([^)]*)\)")
+"""A relative link or picture in Markdown: its text, its path, and its anchor."""
 
 HELP = "<!-- help pages -->"
 
@@ -27,21 +27,28 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
-    """Let links that work in the repository work on the site, and write the help pages where a page asks for them."""
+    """Insert the help pages, and translate links that work in the repository to links that work on the site.
+
+    A link to a file that is not on the site leads to the repository. While that has no public address, the link becomes
+    its text and the path of the file.
+    """
     folder = "" if page.file.src_uri in PAGES.values() else "docs"
 
     def on_site(link: re.Match[str]) -> str:
+        text, anchor = link[1], link[3]
         path = posixpath.normpath(posixpath.join(folder, link[2]))
         uri = PAGES.get(path, path.removeprefix("docs/"))
         if files.get_file_from_path(uri) is not None:
-            return f"{link[1]}{uri}"
-        return f"{link[1]}{config.repo_url.rstrip('/')}/blob/main/{path}"
+            return f"[{text}]({uri}{anchor})"
+        if config.repo_url:
+            return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{path}{anchor})"
+        return text if posixpath.basename(path) in text else f"{text} (`{path}`)"
 
     return LINK.sub(on_site, markdown.replace(HELP, help_pages() if HELP in markdown else ""))
 
 
 def help_pages() -> str:
-    """Return what `--help` prints of every command, each below a heading of its own, 80 columns wide."""
+    """Return the help page of every command, each below a heading of its own, 80 columns wide."""
     import typer
 
     from hispec_cli.app import NAME, app

@@ -8,7 +8,7 @@ import warnings
 from types import FrameType
 
 SHOW_CURSOR = b"\r\x1b[K\x1b[?25h"
-"""What a terminal needs where a bar was being drawn: its line cleared, and the cursor that it hid."""
+"""The codes that clean up after a progress bar on a terminal: they clear its line and show the cursor."""
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Environment variables by which users say how threads wait for each other."""
@@ -37,9 +37,9 @@ def main() -> None:
 
 
 def _end_at_once(_signal: int, _frame: FrameType | None) -> None:
-    """End at once on Ctrl-C outside of decoding, which has a gentler handler: nothing is lost.
+    """End at once on Ctrl-C outside of decoding, which has a handler of its own. Nothing is lost.
 
-    Raising KeyboardInterrupt instead would surface as whatever error the import under way makes of it.
+    A KeyboardInterrupt would surface as an unrelated error of the import that it interrupts.
     """
     with contextlib.suppress(OSError):
         if os.isatty(2) and os.environ.get("TERM") != "dumb":

@@ -23,7 +23,7 @@ NAME = "hispec"
 app = typer.Typer(
     name=NAME,
     cls=Group,
-    help="Hierarchical speculative decoding: faster text, token for token what the target model alone would write.",
+    help="Hierarchical speculative decoding: faster generation, token for token the same as the target model alone.",
     epilog=examples(
         'hispec generate "Anna has 3 apples. Ben has 4 times as many. How many apples do they have together?"'
     ),
@@ -63,7 +63,7 @@ def _root(
             callback=show_callback,
             is_eager=True,
             show_default="yours, as SHELL says",
-            help="Print the completion script of a shell.",
+            help="Print the completion script for a shell and exit.",
         ),
     ] = None,
     install_completion: Annotated[
@@ -72,7 +72,7 @@ def _root(
             callback=install_callback,
             is_eager=True,
             show_default="yours, as SHELL says",
-            help="Let a shell complete commands, options, profiles, sessions and datasets.",
+            help="Install shell completion of commands, options, profiles, sessions and datasets.",
         ),
     ] = None,
 ) -> None:
@@ -118,7 +118,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _explained(error: Exception) -> tuple[str, str, int]:
-    """Return what is wrong, how to mend it, and the exit code."""
+    """Return the message, the hint, and the exit code."""
     if isinstance(error, HispecError):
         return error.message, error.hint, error.exit_code
     if is_out_of_memory(error):

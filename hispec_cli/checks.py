@@ -1,4 +1,4 @@
-"""Everything that options, environment, profile and files alone can refuse, before torch is imported or weights are read."""
+"""Checks of options, environment, profile and files, before torch is imported or weights are read."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -23,12 +23,12 @@ YAML = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen to decode with, checked.
+    """The checked choice of profile and settings.
 
     Attributes:
         model: the options that name it.
         decoding: the options that say how.
-        profile: what the model options come to.
+        profile: the profile that follows from the model options.
     """
 
     model: ModelOptions
@@ -37,7 +37,7 @@ class Choice:
 
     @property
     def settings(self) -> "Settings":
-        """Return how to decode, as far as it is known before the model is loaded."""
+        """Return the settings, as far as they are known before the model is loaded."""
         return self.resolved[0]
 
     @cached_property
@@ -50,7 +50,7 @@ def resolve(profile: "Profile", decoding: DecodingOptions) -> "tuple[Settings, d
     """Return the settings and their origins; a checkpoint's own are among them where it is on this machine.
 
     Raises:
-        UsageError: as `hispec.precedence.resolve_settings`.
+        UsageError: a setting is invalid, as for `hispec.precedence.resolve_settings`.
     """
     from hispec.models.checkpoint import Checkpoint
     from hispec.precedence import resolve_settings
@@ -64,14 +64,14 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
     """Choose a model and how to decode with it, and refuse what cannot be.
 
     Args:
-        model: which.
-        decoding: how.
+        model: the model options.
+        decoding: the decoding options.
         shared: whether the command can share its work among the ranks of torchrun.
 
     Raises:
         UsageError: options that exclude each other or are out of range, a faulty profile or chat template, exits that
             are too deep.
-        UnavailableError: a package that is missing; a model without a profile whose configuration is not to be had.
+        UnavailableError: a package is missing, or the configuration of a model without a profile is not available.
     """
     from hispec.extras import require
     from hispec.launched import check_launched
@@ -99,7 +99,7 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
 
 
 def load_depth(target: "TargetSection", dummy: bool) -> int:
-    """Return a model's number of layers as loading it will find it: what is not here is downloaded."""
+    """Return a model's number of layers, after downloading its configuration if needed."""
     from hispec.models.checkpoint import Checkpoint
 
     return Checkpoint(target.model, target.revision, dummy).config.num_layers
@@ -128,14 +128,14 @@ def choose_profile(
 
     Args:
         model: the options.
-        mode: of decoding: one without an intermediate level does not ask where its exit is.
+        mode: the decoding mode; one without an intermediate level ignores the option for its exit.
         dummy: whether weights will be drawn at random.
-        find_depth: for a model without a profile whose configuration is not here, or calls its layers otherwise: its
-            number of layers, 0 for no exits.
+        find_depth: returns the number of layers of a model without a profile whose configuration is not on this
+            machine, or has another name for it; 0 stands for no exits.
 
     Raises:
         UsageError: no such profile or folder, exits out of order or too deep.
-        UnavailableError: as `find_depth`.
+        UnavailableError: the configuration is not available, as for `find_depth`.
     """
     from hispec.profile import TargetSection, profile_for_model, with_exits
 
@@ -159,7 +159,7 @@ def chat_template_of(model: ModelOptions) -> str | None:
     """Return the chat template that options or environment name, None where they name none.
 
     Raises:
-        UsageError: as `read_template`.
+        UsageError: the file cannot be read, as for `read_template`.
     """
     path = model.chat_template or os.environ.get("HISPEC_CHAT_TEMPLATE")
     if not path:
@@ -191,7 +191,8 @@ def check_message(
     """Refuse a system message, stop texts or a chat template that no model could be given.
 
     Raises:
-        UsageError: text that is not UTF-8, an empty stop text, a system message or a chat template beside --raw.
+        UsageError: text is not UTF-8, a stop text is empty, or a system message or a chat template is combined with
+            --raw.
     """
     from hispec.text import check_stop
     from hispec.utf8 import check_utf8
@@ -272,7 +273,7 @@ def check_exits(model: ProfileOptions, name: str, depth: int | None) -> None:
 
     Args:
         model: the options that name exits.
-        name: of the model.
+        name: the name of the model.
         depth: its number of layers, None or 0 where that is not known yet.
 
     Raises:
@@ -317,7 +318,9 @@ def depth_of(target: "TargetSection", *, dummy: bool = False) -> int | None:
 
 
 def asked(name: str, decoding: DecodingOptions) -> Any:
-    """Return what options or environment say of a setting before a profile is known; see `hispec.precedence.asked`."""
+    """Return the value of a setting from options or environment, before a profile is known; see
+    `hispec.precedence.asked`.
+    """
     from hispec import precedence
 
     return precedence.asked(name, decoding, os.environ)
@@ -332,4 +335,4 @@ def prepare_hub(model: ProfileOptions) -> None:
     """Tell the hub's client how to behave; it reads this when it is first imported."""
     if model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # `Loading` shows what is downloaded
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # `Loading` shows the progress

@@ -1,4 +1,4 @@
-"""What the shell offers to complete. Everything here answers at once and imports no torch."""
+"""Shell completion. Everything here is fast and imports no torch."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -58,7 +58,7 @@ def formats(incomplete: str) -> list[str]:
 
 
 def arms(incomplete: str) -> list[str]:
-    """Return what lists of arms could become: each arm that is not named yet, in the place of the last."""
+    """Return completions of a list of arms: the list with its last item replaced by each arm that it lacks."""
     *named, last = incomplete.split(",")
     before = "".join(f"{name}," for name in named)
     return [before + arm for arm in _beginning(last, ARMS) if arm not in named]

@@ -22,12 +22,12 @@ def load_engine(
     prompt: str | None = None,
     check: "Callable[[PreTrainedTokenizerBase, int], None]" = lambda *_: None,
 ) -> "Engine":
-    """Load what was chosen.
+    """Load the engine of a choice.
 
     Args:
-        choice: see `hispec_cli.checks.choose`.
-        prompt: what will be read, where that is known, for the estimate of the memory needed.
-        check: as for `hispec.loading.load`.
+        choice: the choice from `hispec_cli.checks.choose`.
+        prompt: the prompt, if it is known, for the estimate of the memory.
+        check: the argument of `hispec.loading.load`.
     """
     with Loading("importing torch") as loading:
         from hispec.api import Engine

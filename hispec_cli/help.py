@@ -1,4 +1,4 @@
-"""The pages that `--help` shows: options in sections by their panel, and examples as they are to be typed."""
+"""Formats help pages: options in sections by their panel, and examples as they are typed."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ from typer.core import TyperCommand, TyperGroup
 from hispec.limits import MAX_INT, MAX_SEED
 
 UNBOUNDED = re.compile(rf"(\d+)<=x<=(?:{MAX_INT}|{MAX_SEED})\b")
-"""A range up to the largest number of all, which helps nobody."""
+"""The upper bound that help pages leave out, since it is only the largest number."""
 
 
 def examples(*lines: str) -> str:
@@ -29,7 +29,7 @@ def write_parameters(command: Any, context: typer.Context, formatter: Any) -> No
                 kind, name = "Arguments", parameter.metavar or name
             told = UNBOUNDED.sub(r"x>=\1", told)
             sections.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append((name, told))
-    last = sections.pop("Options", None)  # what has no panel of its own is of less interest
+    last = sections.pop("Options", None)  # options without a panel come last
     for name, records in [*sections.items(), *([("Options", last)] if last else [])]:
         with formatter.section(name):
             formatter.write_dl(records)

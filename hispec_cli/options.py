@@ -17,7 +17,7 @@ from hispec_cli.ui.theme import Palette
 
 
 class Format(StrEnum):
-    """How an answer is written to stdout."""
+    """The format of an answer on stdout."""
 
     auto = "auto"
     plain = "plain"
@@ -31,7 +31,7 @@ class Format(StrEnum):
 
 
 class Color(StrEnum):
-    """When to colour."""
+    """When to use colour."""
 
     auto = "auto"
     always = "always"
@@ -40,9 +40,9 @@ class Color(StrEnum):
 
 _model = partial(typer.Option, rich_help_panel="Model")
 message_option = partial(typer.Option, rich_help_panel="Text")
-"""An option in the section on what the model reads and where it ends."""
+"""Declare an option in the section of the model's input and stop conditions."""
 output_option = partial(typer.Option, rich_help_panel="Output")
-"""An option in the section on what is written where, and how it looks."""
+"""Declare an option in the section of the output and its format."""
 
 
 def dataset_option(section: Callable[..., Any]) -> Any:
@@ -57,7 +57,7 @@ OF_PROFILE = "the profile's"
 
 @dataclass(frozen=True)
 class CommonOptions:
-    """What every command takes."""
+    """Options of every command."""
 
     color: Annotated[
         Color,
@@ -65,15 +65,15 @@ class CommonOptions:
             envvar="HISPEC_COLOR",
             callback=choose_color,
             is_eager=True,
-            help="Colours; auto: where stderr is a terminal and NO_COLOR is unset.",
+            help="When to use colour; auto does on a terminal, unless NO_COLOR is set.",
         ),
     ] = Color.auto
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")] = False
 
 
 @dataclass(frozen=True)
 class ProfileOptions:
-    """Which model, and which of its exits."""
+    """Options that choose the model and its exits."""
 
     profile: Annotated[
         str | None,
@@ -81,14 +81,12 @@ class ProfileOptions:
             metavar="NAME|FILE",
             autocompletion=completion.profiles,
             show_default="HISPEC_PROFILE, else tiny, the shipped model",
-            help="A profile, which names the models and how to decode with them.",
+            help="Profile: the models, and how to decode with them.",
         ),
     ] = None
     model: Annotated[
         str | None,
-        _model(
-            metavar="ID|PATH", help="An early-exit checkpoint without a profile: a hub id, a folder, or a GGUF file."
-        ),
+        _model(metavar="ID|PATH", help="Model to load without a profile: a hub id, a folder, or a GGUF file."),
     ] = None
     draft_exit: Annotated[
         int | None,
@@ -96,7 +94,7 @@ class ProfileOptions:
             min=1,
             metavar="N",
             show_default=f"{OF_PROFILE}; with --model an eighth of the depth",
-            help="Layers that draft.",
+            help="Exit layer that drafts.",
         ),
     ] = None
     intermediate_exit: Annotated[
@@ -105,43 +103,47 @@ class ProfileOptions:
             min=1,
             metavar="N",
             show_default=f"{OF_PROFILE}; with --model a quarter of the depth",
-            help="Layers that verify drafts.",
+            help="Exit layer that verifies drafts before the target.",
         ),
     ] = None
     offline: Annotated[
-        bool, _model("--offline", envvar="HISPEC_OFFLINE", help="Never touch the network, as HF_HUB_OFFLINE=1.")
+        bool, _model("--offline", envvar="HISPEC_OFFLINE", help="Do not use the network; the same as HF_HUB_OFFLINE=1.")
     ] = False
 
 
 @dataclass(frozen=True)
 class ModelOptions(ProfileOptions):
-    """Which model to load, and how it is talked to."""
+    """Options that choose a model and its chat template."""
 
     chat_template: Annotated[
         Path | None,
         _model(
             metavar="FILE",
             show_default="HISPEC_CHAT_TEMPLATE, the profile's, else the tokenizer's",
-            help="A Jinja chat template; base models have none.",
+            help="File with a Jinja chat template, which replaces the model's.",
         ),
     ] = None
-    force: Annotated[bool, _model("--force", help="Load models that do not seem to fit the memory that is free.")] = (
+    force: Annotated[bool, _model("--force", help="Load models even if they do not seem to fit the free memory.")] = (
         False
     )
 
 
 @dataclass(frozen=True)
 class GrammarOptions:
-    """What an answer must match; at most one of them."""
+    """Options for constrained output; at most one may be given."""
 
     json_schema: Annotated[
-        Path | None, message_option(metavar="FILE", help="Answer in JSON that fits this JSON schema.")
+        Path | None, message_option(metavar="FILE", help="Constrain the answer to JSON that this JSON schema accepts.")
     ] = None
     grammar: Annotated[
-        Path | None, message_option(metavar="FILE", help="Answer in a text of this grammar, in llguidance's Lark.")
+        Path | None,
+        message_option(metavar="FILE", help="Constrain the answer to this grammar, in llguidance's Lark syntax."),
     ] = None
     regex: Annotated[
-        str | None, message_option(metavar="TEXT", help="Answer in a text that this regular expression matches whole.")
+        str | None,
+        message_option(
+            metavar="TEXT", help="Constrain the answer to a text that this regular expression matches as a whole."
+        ),
     ] = None
 
 
@@ -149,11 +151,13 @@ class GrammarOptions:
 class ViewOptions:
     """The options that say how an answer is shown."""
 
-    format: Annotated[Format, output_option("--format", help="How to write the answer to stdout.")] = Format.auto
+    format: Annotated[Format, output_option("--format", help="Format of the answer on stdout.")] = Format.auto
     live: Annotated[
         bool | None,
         output_option(
-            "--live/--no-live", envvar="HISPEC_LIVE", help="The live view; by default on a terminal, not with pipes."
+            "--live/--no-live",
+            envvar="HISPEC_LIVE",
+            help="Show the live view; by default it is shown on a terminal only.",
         ),
     ] = None
     palette: Annotated[Palette, output_option(envvar="HISPEC_PALETTE", help="Colours of the live view.")] = (
@@ -165,7 +169,7 @@ def setting_option(name: str, *, alone: bool = False) -> Any:
     """Return the option of a setting.
 
     Args:
-        name: of the setting.
+        name: the name of the setting.
         alone: whether the command resolves no settings, so that the option itself reads the variable.
     """
     setting = SETTINGS[name]
@@ -191,11 +195,11 @@ class Chosen:
 
 Asked = dict[str, Any]
 AnswerOptions = Annotated[Asked, Chosen(tuple(name for name, setting in SETTINGS.items() if setting.panel))]
-"""How to decode one answer. What is not given comes from HISPEC_* variables, the profile, the checkpoint."""
+"""Options of decoding one answer. The defaults come from HISPEC_* variables, the profile, the checkpoint."""
 DecodingOptions = Annotated[
     Asked, Chosen(tuple(name for name, setting in SETTINGS.items() if setting.panel and name != "mode"))
 ]
-"""How to decode in several modes."""
+"""Options of decoding in several modes."""
 
 
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:

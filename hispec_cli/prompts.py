@@ -1,4 +1,4 @@
-"""What `hispec generate --prompts` does: many prompts from a file, into a file, resumable."""
+"""The option `--prompts` of `hispec generate`: many prompts from a file, with their results in a file, resumable."""
 
 import json
 from contextlib import suppress
@@ -25,18 +25,24 @@ from hispec_cli.ui.signals import ctrl_c
 
 @dataclass(frozen=True)
 class PromptsOptions:
-    """The options for many prompts at once."""
+    """Options for many prompts."""
 
     prompts: Annotated[
         Path | None,
         output_option(
-            metavar="FILE", help="Answer every line of a JSONL file with prompt, and id and system if given."
+            metavar="FILE",
+            help="Answer every line of a JSONL file; a line has the key prompt, and optionally id and system.",
         ),
     ] = None
     output: Annotated[
-        Path | None, output_option("-o", "--output", metavar="FILE", help="Of --prompts: the answers, as JSONL.")
+        Path | None,
+        output_option(
+            "-o", "--output", metavar="FILE", help="With --prompts, write the answers to this file, as JSONL."
+        ),
     ] = None
-    resume: Annotated[bool, output_option("--resume", help="Of --prompts: go on where an earlier run ended.")] = False
+    resume: Annotated[bool, output_option("--resume", help="With --prompts, continue where an earlier run ended.")] = (
+        False
+    )
 
     def check(self, excluded: dict[str, bool]) -> None:
         """Refuse options that go with many prompts alone, or not with them.
@@ -50,7 +56,7 @@ class PromptsOptions:
         if self.prompts is None:
             if self.output is not None or self.resume:
                 option = "--output" if self.output is not None else "--resume"
-                raise UsageError(f"{option} goes with --prompts alone", "add --prompts FILE, or leave it out")
+                raise UsageError(f"{option} needs --prompts", "add --prompts FILE, or leave it out")
             return
         if given := [option for option, is_given in excluded.items() if is_given]:
             raise UsageError(f"--prompts and {given[0]} exclude each other", "leave out one of them")
@@ -70,11 +76,11 @@ def answer_prompts(options: PromptsOptions, choice: Choice, asking: Asking) -> N
     Args:
         options: checked.
         choice: the model, and how to decode.
-        asking: how every prompt is asked.
+        asking: the arguments for every prompt.
 
     Raises:
         UsageError: a file that cannot be read; in the end, prompts that could not be answered.
-        LosslessnessError: in the end, answers that --verify found to differ.
+        LosslessnessError: --verify found answers that differ; it is raised at the end.
         typer.Exit: it was interrupted.
     """
     assert options.prompts is not None and options.output is not None
@@ -108,19 +114,19 @@ def answer_prompts(options: PromptsOptions, choice: Choice, asking: Asking) -> N
 def _conclude(
     output: Path, records: list[dict[str, Any]], failed: list[Line], *, total: int, interrupted: bool
 ) -> None:
-    """Say what came of it, and raise what the exit code is for; the journal stays where there is more to do."""
+    """Print a summary and raise the error that sets the exit code; the journal stays if lines are left."""
     answered = len(records) - len(failed)
     say(f"{counted(answered, 'answer')} of {counted(total, 'prompt')} in {output}")
     if cut := sum(record.get("complete") is False for record in records):
         say(f"cut off before they matched the grammar: {counted(cut, 'answer')}; raise --max-new-tokens", "yellow")
     if interrupted:
-        say("interrupted; go on with --resume")
+        say("interrupted; continue with --resume")
         raise typer.Exit(INTERRUPTED)
     if failed:
         first = next(record["error"]["message"] for record in records if "error" in record)
         raise UsageError(
             f"{counted(len(failed), 'prompt')} not answered; the first, line {failed[0].number}: {first}",
-            f"{output} has every error; mend these lines, and go on with --resume",
+            f"{output} has every error; mend these lines, and continue with --resume",
         )
     with suppress(OSError):
         _journal_of(output).unlink()

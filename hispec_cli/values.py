@@ -8,7 +8,7 @@ from hispec.limits import MAX_INT
 LONGEST_BUDGET = 30 * 24 * 3600
 """Seconds."""
 MAX_EXITS = 1000
-"""No model has as many layers."""
+"""More layers than any model has."""
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 

@@ -25,13 +25,13 @@ def write(path, model, kind=Kind.Q4_0, *, tables=None, kinds=None, architecture=
     """Write a model with its matrices in some kind of blocks; returns the path.
 
     Args:
-        path: of the file; its folder is made.
-        model: of `transformers`.
-        kind: of the matrices of the layers.
+        path: the path of the file; its folder is made.
+        model: a model of `transformers`.
+        kind: the tensor type of the layers' matrices.
         tables: kind of the embedding and the head; by default 8 bits, or `kind` where that is plain numbers.
-        kinds: of some tensors, by their names in the file, in place of `kind`.
-        architecture: what the file calls the family, where llama.cpp calls it otherwise.
-        metadata: keys with `.` written as `__`, beside what the model's configuration says; None leaves one out.
+        kinds: the types of some tensors, by their names in the file, which replace `kind`.
+        architecture: the name of the family in the file, where llama.cpp has another one.
+        metadata: keys with `.` written as `__`, in addition to those of the model's configuration; None leaves one out.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     config, plain = model.config, kind in (Kind.F32, Kind.F16, Kind.BF16)

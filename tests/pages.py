@@ -1,4 +1,4 @@
-"""Write what the documentation says of settings and shipped profiles from their definitions: `python -m tests.pages`."""
+"""Write the parts of the documentation that follow from settings and shipped profiles: `python -m tests.pages`."""
 
 import json
 import re
@@ -34,7 +34,7 @@ SHIPPED = """\
 
 
 def accepted(setting: Setting) -> str:
-    """Return the accepted values in words."""
+    """Return a description of the accepted values."""
     if setting.choices:
         return ", ".join(f"`{choice}`" for choice in setting.choices)
     if setting.kind is bool:
@@ -99,7 +99,7 @@ def shipped_row(profile: Profile) -> str:
 
 
 def _readings(level: DraftSection | IntermediateSection) -> list[str]:
-    """Return what a level reads, in words."""
+    """Return a description of a level."""
     ngrams = ["n-grams"] if isinstance(level, DraftSection) and level.ngram is not None else []
     if level.model is not None:
         return [*ngrams, level.model]

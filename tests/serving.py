@@ -17,7 +17,7 @@ class Server:
 
     Attributes:
         process: its own.
-        url: of its root.
+        url: the address of its root.
         said: its lines on stderr until it was ready.
     """
 
@@ -58,3 +58,19 @@ def events_of(response):
         if line:
             assert line.startswith("data: "), line
             yield line[6:] if line == "data: [DONE]" else json.loads(line[6:])
+
+
+def post(client, path, **asked):
+    """The answer to a request that is granted."""
+    response = client.post(path, json=asked)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def stream(client, path, **asked):
+    """All objects of a stream, without its end."""
+    with client.stream("POST", path, json={**asked, "stream": True}) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        *records, done = events_of(response)
+    assert done == "[DONE]"
+    return records

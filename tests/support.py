@@ -64,10 +64,10 @@ def hierarchy_of(model, *exits, ngrams=None, words=()):
     """A hierarchy on fresh caches: n-grams if asked, the given exits, then the target.
 
     Args:
-        model: of `transformers`, or a layer stack.
+        model: a model of `transformers`, or a layer stack.
         exits: ascending.
         ngrams: (longest, tokens) of n-grams that are looked up.
-        words: ids that the first exits know, one collection each; all others know every word.
+        words: the token ids that the heads of the first exits have, one collection each; all others have every one.
     """
     stack = model if hasattr(model, "kind") else TransformersStack(model, "random")
     heads = [None if known is None else stack.reduce_head(torch.tensor(sorted(known))) for known in words]
@@ -93,7 +93,7 @@ def decode_ids(hierarchy, periods, *, max_new_tokens=12, eos_ids=(), prompt=PROM
 
 
 def greedy_by_hand(model, count, prompt=PROMPT):
-    """What the model alone writes: the whole text run anew for every token, no cache at all."""
+    """Return the output of the model alone: the whole text is run again for every token, without a cache."""
     ids = list(prompt)
     with torch.inference_mode():
         for _ in range(count):

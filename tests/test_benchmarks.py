@@ -46,7 +46,7 @@ def test_speculation_is_bounded_by_what_its_passes_read(limits):
     sizes = limits.Sizes(layers=10, words=100, layer=7, word=1, position=0)
     head, rest = 100, 10 * 7 + 100
     assert limits.limit(1.0, sizes, [10], [None], [], []) == pytest.approx(1 / rest)
-    # Two drafts at exit 3 with a head of 20 words; the target reads 7 layers and its head: 1 + .5 tokens.
+    # Two drafts at exit 3 with a head of 20 tokens; the target reads 7 layers and its head: 1 + .5 tokens.
     two = 2 * (3 * 7 + 20) + 7 * 7 + head
     assert limits.limit(1.0, sizes, [3, 10], [20, None], [2], [0.5]) == pytest.approx(1.5 / two)
     # A cycle yields 1 + .5 tokens, so four waiting ones take 4 / 1.5 cycles; the target lets 1 + .8 + .64 + .512 through.
@@ -58,7 +58,7 @@ def test_speculation_is_bounded_by_what_its_passes_read(limits):
 
 
 class Skipping(Policy):
-    """The lowest level drafts, one above it verifies, and the target at times without asking any of them; so it goes on."""
+    """The lowest level drafts, one above it verifies, and the target sometimes decodes alone; so it continues."""
 
     def __init__(self):
         self.turn = 0

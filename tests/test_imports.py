@@ -1,4 +1,4 @@
-"""How modules depend on each other, what the wheel holds, and what is imported before a command runs.
+"""The dependencies between modules, the content of the wheel, and the imports before a command runs.
 
 No two modules depend on one another, whether they import at once, later or for type checkers alone.
 """
@@ -80,7 +80,7 @@ LAYERS = (
     ("models",),
     ("decoding", "policies"),
     ("loading", "levels", "memory", "exits.probe"),
-    ("api", "conversation", "transformers_generate"),
+    ("answer", "api", "conversation", "transformers_generate"),
     ("bench", "calibration", "exits", "doctor", "server"),
 )
 """Modules and packages of `hispec` from the lowest layer to the highest, as docs/architecture.md draws them."""

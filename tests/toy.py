@@ -129,7 +129,7 @@ def joint(stack, sampling, prompt, length, eos=()):
 
 
 def sampler_of(levels, sampling, seed):
-    """What chooses the tokens of one text."""
+    """The sampler of one text."""
     stack = levels[-1].stack
     return Sampler(sampling, None if sampling.greedy else GumbelNoise(seed, stack.vocab_size, stack.device))
 
@@ -147,7 +147,9 @@ def write(levels, sampler, prompt, length, *, n_d=2, n_i=3, eos=(), policy_of=No
 
 @torch.inference_mode()
 def draw_many(levels, sampling, prompt, length, draws, **lengths):
-    """How often each continuation of `length` tokens came out, [vocab ** length]; each has its own seed."""
+    """The number of times that each continuation of `length` tokens occurred, [vocab ** length]; each has its own
+    seed.
+    """
     counts = torch.zeros([levels[-1].stack.vocab_size] * length, dtype=torch.float64)
     for seed in range(draws):
         counts[tuple(write(levels, sampler_of(levels, sampling, seed), prompt, length, **lengths))] += 1
@@ -156,9 +158,9 @@ def draw_many(levels, sampling, prompt, length, draws, **lengths):
 
 @torch.inference_mode()
 def draw_windows(levels, sampling, windows, history, **lengths):
-    """How often each word followed each history of that many words, [vocab ** history, vocab].
+    """The number of times that each token followed each history of that many tokens, [vocab ** history, vocab].
 
-    Texts of thirty words, every one with its own seed as answers have; every word that is written is counted.
+    Texts of thirty tokens, each with its own seed like answers; every token that is written is counted.
     """
     vocab, prompt, each = levels[-1].stack.vocab_size, [0, 1] * history, 30
     counts = torch.zeros([vocab] * (history + 1), dtype=torch.float64)
@@ -184,7 +186,8 @@ def chi_square(counts, probabilities):
         counts: [cells], or [histories, cells] where the words after each history are counted apart. Consecutive words
             of a text may be counted so: given its history each is a fresh draw, so the deviations of different
             histories are uncorrelated (martingale differences) although the windows overlap.
-        probabilities: of the same shape; rows sum to 1. Cells of a row with fewer than five expected are pooled.
+        probabilities: the expected probabilities, of the same shape; rows sum to 1. Cells with fewer than five expected
+            are pooled.
     """
     counts, probabilities = counts.view(-1, counts.shape[-1]), probabilities.view(-1, counts.shape[-1])
     assert counts[probabilities == 0].sum() == 0, "something impossible was drawn"
@@ -199,7 +202,9 @@ def chi_square(counts, probabilities):
 
 
 def exits_of(stack, *exits, ngrams=None, words=()):
-    """Levels of one stack; `ngrams` are (longest, tokens) of n-grams beneath, `words` those that the first exits know."""
+    """Levels of one stack; `ngrams` are (longest, tokens) of n-gram drafts, `words` the token ids that the first exits
+    have.
+    """
     heads = [None if known is None else stack.reduce_head(torch.tensor(known)) for known in words]
     levels = [
         Level(f"exit {exit_layer}", stack, exit_layer, head)

@@ -1,4 +1,4 @@
-"""Writes `data/sample.jsonl` anew, the same every time: `python -m training.make_sample`."""
+"""Writes `data/sample.jsonl` again, the same every time: `python -m training.make_sample`."""
 
 import json
 

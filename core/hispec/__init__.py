@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 __all__ = ["Engine", "Generation", "__version__", "custom_generate"]
 
 if TYPE_CHECKING:
-    from hispec.api import Engine, Generation
+    from hispec.answer import Generation
+    from hispec.api import Engine
     from hispec.transformers_generate import custom_generate
 
     __version__: str
 
 
 def __getattr__(name: str) -> Any:
-    """Import what takes time only when it is asked for, so that the command line can answer at once."""
+    """Import slow modules only when they are used, so that the command line starts fast."""
     if name in ("Engine", "Generation"):
         from hispec import api
 

@@ -16,7 +16,7 @@ from hispec.profile import AcceptanceSection, AdaptiveSection
 from hispec.step_timing import step_costs
 
 VERIFIED_TOKENS = (1, 2, 4, 8, 16, MAX_WAITING)
-"""Numbers of verified tokens whose costs a profile holds."""
+"""The numbers of verified tokens whose costs are in a profile."""
 
 ROW = 0.05
 """The cost of one more row of a layer, where it is not measured, as a share of the layer's."""
@@ -52,7 +52,7 @@ def levels_key(hierarchy: Hierarchy, levels: Iterable[int]) -> str:
 def performance_model(
     hierarchy: Hierarchy, adaptation: AdaptiveSection | None, *, measured: bool = False
 ) -> PerformanceModel:
-    """Return what the policy knows of a hierarchy when decoding begins.
+    """Return the performance model of a hierarchy at the start of decoding.
 
     Args:
         hierarchy: the levels.
@@ -81,13 +81,13 @@ def performance_model(
 
 
 def _whole_copy(hierarchy: Hierarchy, pair: Pair) -> bool:
-    """Return whether a level's tokens are those of a copy of all that the level that verifies them reads."""
+    """Return whether a level is a copy of everything that the level that verifies it reads."""
     lower, upper = (hierarchy.levels[level] for level in pair)
     return lower.weights is not None and lower.exit_layer == upper.exit_layer
 
 
 def adaptation_of(hierarchy: Hierarchy, model: PerformanceModel) -> AdaptiveSection:
-    """Return what a profile should hold of a policy's knowledge."""
+    """Return a performance model's measurements as a section of a profile."""
     levels = range(len(hierarchy))
     return AdaptiveSection(
         draft_ms={level_key(hierarchy, level): _rounded(model.costs.draft[level]) for level in levels},

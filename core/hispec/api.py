@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -11,14 +11,16 @@ from typing import Any
 import torch
 
 from hispec.adaptation import levels_key, performance_model
+from hispec.answer import Generation
 from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy
+from hispec.decoding.logprobs import scores_of_text
 from hispec.decoding.ngram_cache import NgramCache
 from hispec.decoding.noise import SEEDS
 from hispec.decoding.sampling import Sampling
 from hispec.decoding.state import DecodingState, PrefixCache
 from hispec.errors import LosslessnessError, OutOfMemoryError, UsageError, is_out_of_memory
-from hispec.events import Committed, Event, Finished, FinishReason, TokenLogprobs
+from hispec.events import Committed, Event, Finished, Scored, TokenLogprobs
 from hispec.generation import Conditions
 from hispec.grammar import Grammar
 from hispec.levels import build_hierarchy
@@ -36,58 +38,7 @@ from hispec.profile import Profile, check_depths, load_profile, models_of, profi
 from hispec.progress import Watch, unwatched
 from hispec.ranks import SharedPolicy
 from hispec.settings import Settings
-from hispec.text import DraftText, TextStream, check_room, check_stop, encode_prompt, with_text
-
-
-@dataclass
-class Generation:
-    """One finished answer.
-
-    Attributes:
-        profile: the profile's name.
-        prompt: the prompt as the user wrote it.
-        prompt_ids: the token ids that the target read, including the chat template's.
-        text: the validated text, cut before a stop string.
-        token_ids: the validated ids, an EOS included.
-        finish_reason: the reason why the answer ended.
-        stats: the counts and times of its decoding.
-        environment: the versions, device and dtypes that the engine ran with.
-        seed: the seed that the answer was sampled with; None for a greedy answer.
-        lossless: whether `Engine.check_lossless` found the ids equal to the target's own; None before it was called.
-        logprobs: the log-probabilities of each of `token_ids`; None if they were not requested.
-        grammar: the grammar that the answer had to match, if any.
-        complete: whether the answer matches the grammar; an answer that was cut off may not. None without a grammar.
-    """
-
-    profile: str
-    prompt: str
-    prompt_ids: list[int]
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
-    stats: Stats
-    environment: dict[str, Any]
-    seed: int | None = None
-    lossless: bool | None = None
-    logprobs: tuple[TokenLogprobs, ...] | None = None
-    grammar: Grammar | None = None
-    complete: bool | None = None
-
-    def to_record(self) -> dict[str, Any]:
-        """Return the `hispec.generate/1` object."""
-        record = {
-            "schema": "hispec.generate/1",
-            "profile": self.profile,
-            "prompt": self.prompt,
-            "text": self.text,
-            "token_ids": self.token_ids,
-            "finish_reason": self.finish_reason,
-            "stats": self.stats.to_record(),
-            "environment": self.environment,
-        }
-        logprobs = None if self.logprobs is None else [asdict(one) for one in self.logprobs]
-        extra = {"seed": self.seed, "verified": self.lossless, "logprobs": logprobs, "complete": self.complete}
-        return record | {key: value for key, value in extra.items() if value is not None}
+from hispec.text import DraftText, TextStream, check_room, check_stop, encode_prompt, with_text, with_texts
 
 
 class Engine:
@@ -132,7 +83,7 @@ class Engine:
 
         Args:
             profile: a profile, its name or its path.
-            environ: environment variables whose `HISPEC_*` count; none by default.
+            environ: the environment; its `HISPEC_*` variables apply. By default there are none.
             force: load models that do not seem to fit the memory that is free.
             watch: a callback that receives the progress of loading.
             options: any field of `hispec.settings.Settings`.
@@ -167,7 +118,7 @@ class Engine:
         give_back_memory()  # packing and measuring held matrices and hidden states that are gone by now
 
     def with_settings(self, **changes: Any) -> "Engine":
-        """Return an engine on the same weights with other settings; device and dtype stay as they are loaded.
+        """Return an engine on the same weights with other settings; device and dtype cannot change.
 
         Args:
             changes: fields of `hispec.settings.Settings`, for example `mode="autoregressive"`.
@@ -180,14 +131,15 @@ class Engine:
         return self._on_same_weights(self.profile, replace(settings, dummy_agreement=agreement))
 
     def with_sampling(self, **changes: Any) -> "Engine":
-        """Return the same engine with other settings of sampling; arguments and errors as `with_settings`.
+        """Return the same engine with other settings, of sampling most often; arguments and errors as `with_settings`.
 
-        The n-gram cache is shared with this engine, since the answers of the two are not compared.
+        The n-gram cache is shared with this engine, since the answers of the two are not compared. An engine
+        without n-grams passes the cache on.
         """
         if not changes:
             return self
         engine = self.with_settings(**changes)
-        engine._ngram_cache = self._ngram_cache
+        engine._ngram_cache = self._ngram_cache or engine._ngram_cache
         return engine
 
     def without_eos(self) -> "Engine":
@@ -251,7 +203,8 @@ class Engine:
             UsageError: an empty prompt, an impossible stop text, a prompt that leaves no room in the context, a grammar
                 that cannot be used, or that turns out too complex in the middle of the answer.
             UnavailableError: a grammar, and llguidance is not installed.
-            OutOfMemoryError: after a `Finished` with what was validated; the engine can go on to a shorter answer.
+            OutOfMemoryError: the memory ran out; it is raised after a `Finished` event with the validated part. The
+                engine can then answer a shorter prompt.
         """
         ids = encode_prompt(
             self.tokenizer, prompt, system=system, raw=raw, template=self.profile.chat_template, history=history
@@ -306,7 +259,7 @@ class Engine:
         if logprobs is not None and logprobs < 0:
             raise UsageError(f"--logprobs is {logprobs}", "give a whole number from 0 on")
         if grammar is not None:
-            self.models.grammars.mask(grammar, len(ids))  # raises now rather than at the first event
+            self.check_grammar(grammar)  # raises now rather than at the first event
         return self._stream(prompt, ids, limit, stop, drafts, seed, prefix, grammar, logprobs)
 
     def generate(
@@ -342,6 +295,34 @@ class Engine:
         *_, last = self.stream(prompt, system=system, raw=raw, stop=stop, seed=seed, grammar=grammar, logprobs=logprobs)
         assert isinstance(last, Finished) and isinstance(last.result, Generation)
         return last.result
+
+    def check_grammar(self, grammar: Grammar) -> None:
+        """Refuse a grammar that answers of this model cannot be made to match.
+
+        Raises:
+            UsageError: it cannot be used, or not with the model's tokenizer.
+            UnavailableError: llguidance is not installed.
+        """
+        self.models.grammars.mask(grammar, 0)
+
+    def score_ids(
+        self, ids: list[int], top: int = 0, prefix: PrefixCache | None = None
+    ) -> Generator[tuple[Scored, ...]]:
+        """Yield the target's log-probabilities of the tokens of a text, some at a time, in order.
+
+        They are those that its answers have with `logprobs`: passes have the same rows.
+
+        Args:
+            ids: the token ids of the text, at least one.
+            top: the number of most probable tokens to return beside each token.
+            prefix: keeps what was run, so that an answer to the text does not run it again.
+
+        Raises:
+            UsageError: more ids than the context holds, or one that is not in the vocabulary.
+        """
+        check_room(ids, self.context, self.profile.name)
+        state = (prefix or PrefixCache()).begin(Hierarchy([self.hierarchy.target]), ids, len(ids), again=True)
+        return (with_texts(scored, self.tokenizer) for scored in scores_of_text(state, top))
 
     def new_stats(self) -> Stats:
         """Return empty statistics of the hierarchy, for a caller that counts events itself."""

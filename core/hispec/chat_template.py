@@ -1,4 +1,4 @@
-"""Chat templates: what they make of messages, and how that becomes token ids."""
+"""Chat templates: from messages to text, and from there to token ids."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ def check_syntax(template: str) -> None:
 
     try:
         render_jinja_template([[{"role": "user", "content": "Hello"}]], chat_template=template)
-    except Exception as error:  # others may be for want of special tokens
+    except Exception as error:  # other errors may be due to missing special tokens
         if getattr(error, "lineno", None) is not None:  # a SyntaxError of Python, too: blocks nested too deeply
             raise UsageError(f"the chat template fails: {_reason(error)}", ANOTHER) from None
 
@@ -95,7 +95,7 @@ class ChatTemplate:
         return ids
 
     def _written(self, messages: Sequence[Message]) -> str:
-        """Return what the template writes; errors as `encode`."""
+        """Return the output of the template; raises the errors of `encode`."""
         system = messages[0]["role"] == "system"
         try:
             text = self._render(messages)
@@ -128,7 +128,7 @@ class ChatTemplate:
         return str(written)
 
     def _spelled(self, messages: Sequence[Message], text: str) -> set[int]:
-        """Return where control tokens that messages spell out begin in what the template wrote.
+        """Return the positions in the template's output of control tokens that messages spell out.
 
         The template has seen the messages as they are. Their tokens are found by rendering again with marks in the
         messages. The result counts only where it differs by nothing but the marks; where the template looks at a token

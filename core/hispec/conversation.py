@@ -1,14 +1,16 @@
-"""A conversation: turns that build on each other, and what was run for the earlier ones is not run again."""
+"""A conversation: its turns share the KV cache, so that earlier turns are not run again."""
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hispec.api import Engine, Generation
+from hispec.answer import Generation
+from hispec.api import Engine
 from hispec.decoding.state import PrefixCache
 from hispec.errors import UsageError
 from hispec.events import Committed, Event, Finished
+from hispec.grammar import Grammar
 from hispec.limits import MAX_SEED
 from hispec.profile import Profile
 from hispec.session import Turn
@@ -58,16 +60,23 @@ class Conversation:
         engine: answers; it may be replaced between turns by another on the same weights.
         system: a system message.
         turns: earlier ones.
+        grammar: the grammar that every answer must match, from its first character on; None for any text.
 
     Raises:
-        UsageError: the conditions of `check_template` are not met.
+        UsageError: the conditions of `check_template` or `Engine.check_grammar` are not met.
+        UnavailableError: llguidance is needed and is not installed.
     """
 
-    def __init__(self, engine: Engine, system: str | None = None, turns: Iterable[Turn] = ()) -> None:
+    def __init__(
+        self, engine: Engine, system: str | None = None, turns: Iterable[Turn] = (), grammar: Grammar | None = None
+    ) -> None:
         check_template(engine.profile, engine.tokenizer, system)
+        if grammar is not None:
+            engine.check_grammar(grammar)
         self.engine = engine
         self.system = system
         self.turns = list(turns)
+        self.grammar = grammar
         self._prefix = PrefixCache()
 
     def ask(self, prompt: str, *, stop: Sequence[str] = (), draft_text: bool = False) -> Generator[Event]:
@@ -94,7 +103,7 @@ class Conversation:
         number = len(self.turns) - 1
         first = self._seed(number, 0)
         before = 0 if first is None or last.seed is None else (last.seed - first) % SEEDS
-        attempt = before + 1 if before < ATTEMPTS else 1  # another seed was in force
+        attempt = before + 1 if before < ATTEMPTS else 1  # another seed applied then
         return self._answer(last.prompt, self.turns[:-1], self._seed(number, attempt), stop, draft_text)
 
     def undo(self) -> Turn:
@@ -108,7 +117,7 @@ class Conversation:
         return turn
 
     def restart(self, system: str | None, turns: Iterable[Turn]) -> None:
-        """Go on from other turns; what they share with those until now is still not run again."""
+        """Continue from other turns; the beginning that they share with the current ones is not run again."""
         self.system, self.turns = system, list(turns)
 
     def length(self) -> int:
@@ -141,6 +150,7 @@ class Conversation:
             history=[(turn.prompt, turn.answer) for turn in before],
             seed=seed,
             prefix=self._prefix,
+            grammar=self.grammar,
         )
         sampled = self.engine.settings.temperature > 0
         return self._keep(Turn(prompt, "", (), "interrupted", seed if sampled else None), before, events)

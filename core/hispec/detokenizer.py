@@ -1,4 +1,4 @@
-"""Token ids to text as they come: never an error, and in the end exactly what decoding all of them at once gives."""
+"""Converts token ids to text as they arrive, without errors; the result equals decoding all of them together."""
 
 import re
 from typing import TYPE_CHECKING, NamedTuple
@@ -51,7 +51,7 @@ class Detokenizer:
         return self._specials.get(token)
 
     def add(self, token: int) -> str:
-        """Add a token; return what no later token changes."""
+        """Add a token, and return the text that later tokens cannot change."""
         kind = self._kinds.get(token)
         if kind is None:
             kind = self._kinds[token] = self._kind_of(token)
@@ -69,7 +69,7 @@ class Detokenizer:
         return piece
 
     def unsettled(self) -> str:
-        """Return the text after all that was returned, as it is if no more tokens come."""
+        """Return the text after the returned part, as it is if no more tokens come."""
         return self._decode(self._window)[self._settled :]
 
     def finish(self) -> str:
@@ -79,7 +79,7 @@ class Detokenizer:
         return rest
 
     def _settled_length(self, text: str) -> int:
-        """Return how many characters of the window's text stay as they are."""
+        """Return how many characters of the window's text are final."""
         text = text.rstrip("\ufffd")  # perhaps a character's first bytes
         if self._cleans:
             text = text[: max((inner.end() for inner in INNER.finditer(text)), default=0)]

@@ -1,4 +1,6 @@
-"""Finds what the modules of a folder define, so that a new file in it is all that a new kind of something takes."""
+"""Finds the definitions in the modules of a folder, so that a new dataset, family or drafter takes one new file
+only.
+"""
 
 import sys
 from collections.abc import Iterator

@@ -214,7 +214,7 @@ def _memory(verdict: DoctorVerdict, profile: Profile, machine: Machine) -> None:
     if need is None:
         verdict.problems.append(
             UnavailableError(
-                f"the configuration of {', '.join(verdict.weights)} is neither here nor to be had",
+                f"the configuration of {', '.join(verdict.weights)} is neither on this machine nor available",
                 "check the name and the network, or give a local folder",
             )
         )

@@ -32,7 +32,7 @@ FILE = "exits.json"
 """The exits that were found, in the user's cache folder, by the digest of the model."""
 
 MAX_REMEMBERED = 200
-"""Models whose exits are remembered; the first that were tried go first."""
+"""The number of models whose results are cached; the oldest are dropped first."""
 
 
 def find_exit(stack: LayerStack, tokenizer: "PreTrainedTokenizerBase", checkpoint: Checkpoint) -> int | None:

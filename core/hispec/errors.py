@@ -44,7 +44,7 @@ class BadValueError(ValueError):
 
 
 class LosslessnessError(HispecError):
-    """The output differs from what the target alone writes."""
+    """The output differs from that of the target alone."""
 
     exit_code = 4
 
@@ -56,7 +56,7 @@ class UnavailableError(HispecError):
 
 
 class OutOfMemoryError(UnavailableError):
-    """Memory ran out while decoding; what was validated until then is not lost.
+    """The memory ran out while decoding; the validated part of the answer is kept.
 
     Args:
         generation: the answer so far.

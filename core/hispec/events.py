@@ -87,6 +87,23 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """A token of a given text, and the target's natural log-probabilities for its place, before any option.
+
+    Attributes:
+        token_id: the token in the text.
+        logprob: its log-probability; None for the first token, which has no text before it.
+        top: the most probable tokens, in order; empty for the first token.
+        text: the text of the token, where texts were asked for.
+    """
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[Likely, ...] = ()
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Committed:
     """The target validated `token_ids`; they are final. `text` is what became printable with them.
 

@@ -17,7 +17,7 @@ EXTRAS = {
 
 
 def require(extra: str, purpose: str, *packages: str) -> None:
-    """Refuse to go on where packages of an extra are not installed; call it before they are imported.
+    """Raise if packages of an extra are not installed; call it before they are imported.
 
     Args:
         extra: a key of `EXTRAS`.

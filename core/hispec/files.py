@@ -67,7 +67,7 @@ def hold(path: Path, held: HispecError) -> FileLock:
 
 
 def remembered(name: str) -> dict[str, Any]:
-    """Return what a file of the user's cache folder holds; nothing where it is missing or broken."""
+    """Return the content of a file in the user's cache folder; empty if it is missing or broken."""
     try:
         known = json.loads((platformdirs.user_cache_path("hispec") / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):

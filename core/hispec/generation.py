@@ -182,7 +182,7 @@ def make_processors(options: Mapping[str, Any], conditions: Conditions) -> Proce
 
 
 def read_generation_options(config: Mapping[str, Any], vocab_size: int, eos_ids: Collection[int]) -> GenerationOptions:
-    """Take what is applied from a generation config; warn, on one line, of what is not.
+    """Return the options of a generation config that are applied, and warn, on one line, of the others.
 
     Args:
         config: the object in `generation_config.json`.

@@ -67,7 +67,7 @@ class Grammars:
             from llguidance import LLMatcher
 
             matcher = LLMatcher(self._words(), grammar.for_llguidance(), log_level=0)
-            matcher.compute_bitmask()  # some of what is wrong shows here
+            matcher.compute_bitmask()  # some errors appear here
             if matcher.is_error():
                 raise grammar.refused(_impossible(matcher))
             while len(self._compiled) >= MAX_COMPILED:
@@ -160,7 +160,7 @@ class GrammarMask:
         return len(self._taken) == len(answer)
 
     def _next(self) -> Tensor:
-        """Return which tokens may follow what the matcher has taken, bool [vocab]."""
+        """Return the tokens that may follow those that the matcher has taken, bool [vocab]."""
         packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
         bits = np.unpackbits(packed, count=min(self._vocab_size, 8 * len(packed)), bitorder="little")

@@ -51,7 +51,7 @@ class Journal:
     owner: ClassVar[str] = "a run's"
     """The command that owns the journal, for error messages."""
     did: ClassVar[str] = "computed"
-    """The verb for what the run did, for error messages."""
+    """The verb for the work of the run, for error messages."""
 
     def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
         self.path = path

@@ -38,7 +38,7 @@ def launched() -> LaunchedProcess:
 
 
 def is_first() -> bool:
-    """Return whether this process is the one that speaks for all that were started together."""
+    """Return whether this process reports for all that were started together."""
     return os.environ.get("RANK", "0") == "0"
 
 

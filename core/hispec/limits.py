@@ -1,4 +1,4 @@
-"""Numbers that bound others, the same wherever they are needed: what users may ask for, and what is held at once.
+"""Limits that are the same wherever they are needed: of user input, and of buffers.
 
 Nothing here imports torch.
 """
@@ -10,9 +10,9 @@ WIDEST_PASS = 64
 MAX_SEED = 2**63 - 1
 """The largest seed that all random number generators in use accept."""
 CACHE_STEP = 256
-"""Positions by which a KV cache grows: a longer text seldom needs a new one."""
+"""The number of positions by which a KV cache grows, so that a longer text rarely needs a new one."""
 FREE_ROWS = 512
-"""Rows of a prompt that are run at once at free widths: enough to keep a processor busy, and buffers stay small."""
+"""The rows of a prompt that run together at free widths: enough to keep a processor busy, with small buffers."""
 WIDEST = 16
 """Rows of the widest pass that keeps its buffers and masks; a prompt's are given back."""
 WIDEST_FIXED = 32

@@ -144,7 +144,7 @@ def make_plan(
     *,
     force: bool = False,
 ) -> Plan:
-    """Choose what is loaded, and how; arguments and errors as `load`."""
+    """Return the plan of what is loaded, and how; arguments and errors are those of `load`."""
     profile = settled(profile, settings, prompt_tokens, force=force)
     checkpoints = checkpoints_of(profile, settings.mode, dummy=settings.load_format == "dummy")
     own = profile.target.model
@@ -209,7 +209,7 @@ def settled(profile: Profile, settings: Settings, prompt_tokens: int | None = No
     """Return a profile without the quantized copies that are assumed for it, where they cannot be made or held.
 
     Args:
-        profile: one with levels of somebody's choice stays as it is.
+        profile: a profile; if its levels were chosen by a user, it is unchanged.
         settings, prompt_tokens, force: the arguments of `load`.
 
     Raises:
@@ -232,7 +232,7 @@ def settled(profile: Profile, settings: Settings, prompt_tokens: int | None = No
 
 
 def with_found_exit(models: LoadedModels, plan: Plan) -> LoadedModels:
-    """Return models whose assumed levels draft with an early exit, where the target turns out to have one that agrees."""
+    """Return models whose default levels draft with an early exit, if the target turns out to have a usable one."""
     profile, target = models.profile, plan.target
     drafted = profile.draft is not None and profile.draft.exit_layer is not None
     # Ranks would have to find the same.
@@ -289,7 +289,7 @@ def draw(plan: Plan) -> LoadedModels:
 
 
 def _environment(stacks: Mapping[str, LayerStack], plan: Plan) -> dict[str, Any]:
-    """Return what the target runs on, and which versions."""
+    """Return the device, dtypes and versions that the target runs with."""
     stack = stacks[plan.target.name]
     cuda = stack.device.type == "cuda"
     spread = getattr(getattr(stack, "model", None), "hf_device_map", {})

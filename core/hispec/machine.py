@@ -50,7 +50,7 @@ def devices() -> list[Device]:
 
 
 def device_named(name: str) -> Device | None:
-    """Return the device that `auto`, `cpu`, `cuda` or `cuda:N` means, None for one whose memory cannot be asked for."""
+    """Return the device that `auto`, `cpu`, `cuda` or `cuda:N` means, None for one whose memory cannot be queried."""
     kind, _, index = name.partition(":")
     if kind in HOST_MEMORY:
         return host(name)
@@ -69,7 +69,9 @@ def together() -> Device:
 
 
 def host(name: str = "cpu") -> Device:
-    """Return the host's memory: what can be had without swapping, and no more than the containers around us allow."""
+    """Return the host's memory that is available without swapping, within the limits of the containers around the
+    process.
+    """
     memory = psutil.virtual_memory()
     free, total = memory.available, memory.total
     for limit, used in _container_limits():
@@ -84,13 +86,13 @@ def disk_free(folder: Path) -> int:
 
 
 def give_back_memory() -> None:
-    """Give the system what the C library keeps of memory that was freed, where that library can."""
+    """Return freed memory that the C library keeps to the system, where that library can."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def processor_name() -> str:
-    """Return what the machine computes with, as the system calls it."""
+    """Return the processor's architecture, as the system calls it."""
     return _cpu_info().get("model name") or platform.processor() or platform.machine()
 
 

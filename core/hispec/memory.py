@@ -26,7 +26,7 @@ PROMPT_TOKENS = 1024
 HUB_TIMEOUT = 10.0
 """Seconds for each request for a header."""
 LOGIT_BYTES = 4 * 3
-"""Logits, and what is drawn from and what is verified, as float32."""
+"""Bytes of a logit, its copy that sampling changes, and the one that is verified, in float32."""
 
 
 class InsufficientMemoryError(UnavailableError):
@@ -53,7 +53,7 @@ class ModelNeed:
         model: the name that the profile has for the model.
         role: target, draft or intermediate.
         layers: its depth.
-        parameters: its numbers, quantized ones counted as what they stand for.
+        parameters: the number of its parameters; quantized ones count as the values that they stand for.
         dtype: the dtype of the computation and of the KV cache.
         quantization: `4bit`, `8bit`, `stored` as its checkpoint has it, or None.
         weights, copies, kv_cache, workspace: bytes; the copies are those that levels of other weights read.
@@ -98,7 +98,7 @@ class Need:
         return sum(need.download for need in self.models)
 
     def lines(self) -> list[tuple[int, str]]:
-        """Return the arithmetic: bytes, and what they are."""
+        """Return the terms of the sum: bytes, and a description."""
         rows = [(need.weights, _weights_of(need)) for need in self.models]
         rows += [(need.copies, f"quantized copies of {need.model}") for need in self.models if need.copies]
         rows += [
@@ -111,7 +111,7 @@ class Need:
 def estimate(
     profile: Profile, settings: Settings, *, prompt_tokens: int = PROMPT_TOKENS, timeout: float | None = None
 ) -> Need | None:
-    """Return what a profile needs on its device.
+    """Return the memory that a profile needs on its device.
 
     Args:
         profile: the profile whose models are counted.
@@ -149,7 +149,7 @@ def place_of(settings: Settings) -> Device | None:
 
 
 def check_profile(profile: Profile, settings: Settings, prompt_tokens: int | None = None) -> None:
-    """Refuse a profile whose models do not fit; what cannot be known is not refused.
+    """Raise if a profile's models do not fit; if the need is not known, there is no check.
 
     Args:
         profile: a profile whose configurations are on this machine.
@@ -195,7 +195,7 @@ def gigabytes(size: int) -> str:
 
 
 def _config_of(checkpoint: Checkpoint) -> ModelConfig | None:
-    """Return a model's configuration, as it is here, else as it ships; None where it cannot be had."""
+    """Return a model's configuration, from this machine or as shipped; None where neither exists."""
     values = checkpoint.read_here(CONFIG)
     if values is None and checkpoint.shipped_config is not None:
         values = replace(checkpoint, dummy=True).read_here(CONFIG)
@@ -288,7 +288,7 @@ class _Estimate:
         if not self.settings.quantizes_fused or self.on_grid:
             return 0
         plain = 0 if self.config.tied else FLOATS[self.dtype]
-        bits = bits_per_weight(self.settings.quantization, self.config.hidden_size, self.device)
+        bits = bits_per_weight(self.settings.quantization, self.config.hidden_size, self.device, self.config.vocab_size)
         return int(self.config.vocab_size * self.config.hidden_size * (bits - plain)) // 8
 
     @property
@@ -300,16 +300,18 @@ class _Estimate:
         head, bits = config.vocab_size * config.hidden_size, 0.0
         for quantization, layers in copies_of(self.profile, self.settings.mode, config.num_layers).items():
             bits += layers * self._bits_of_layer(quantization)
-            bits += head * bits_per_weight(quantization, config.hidden_size, self.device)
+            bits += head * bits_per_weight(quantization, config.hidden_size, self.device, config.vocab_size)
         return int(bits) // 8
 
     def _bits_of_layer(self, quantization: str) -> float:
         """Return the bits of one layer's quantized matrices."""
         shapes = self.config.layer_shapes
-        return sum(inputs * outputs * bits_per_weight(quantization, inputs, self.device) for inputs, outputs in shapes)
+        return sum(
+            inputs * outputs * bits_per_weight(quantization, inputs, self.device, outputs) for inputs, outputs in shapes
+        )
 
     def _count(self, tensors: Tensors) -> tuple[int, int]:
-        """Return parameters and bytes of what a checkpoint stores, once loaded."""
+        """Return parameters and bytes of a checkpoint's tensors once they are loaded."""
         parameters, bits = 0, 0.0
         for name, stored in tensors.stored.items():
             if self.config.tied and name == "lm_head.weight":  # the embedding again
@@ -318,7 +320,7 @@ class _Estimate:
             if stored.dtype not in STORED:  # quantized: as it is
                 each: float = stored.bits
             elif self.quantization is not None and linear and (name in self.on_grid or not self.on_grid):
-                each = bits_per_weight(self.quantization, stored.shape[1], self.device)
+                each = bits_per_weight(self.quantization, stored.shape[1], self.device, stored.shape[0])
             else:
                 each = FLOATS[self.dtype]
             parameters += stored.numbers

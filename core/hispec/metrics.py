@@ -135,7 +135,7 @@ class Stats:
 
     @property
     def total_seconds(self) -> float:
-        """Return what the engine worked, prompt included; the time of listeners is not in it."""
+        """Return the seconds that the engine worked, prompt included, without the time of listeners."""
         return sum(self.seconds.values())
 
     @property

@@ -17,7 +17,7 @@ SCHEMA = TypeAdapter(Settings)
 NARROWEST = 1e-9
 """A top-p that leaves only the most probable token."""
 WARPERS = ("top_k", "top_p", "min_p")
-"""Settings that narrow down what a token is drawn from."""
+"""Settings that restrict the tokens that may be drawn."""
 LENGTHS = ("draft_tokens", "validate_every")
 """Settings of the static policy alone."""
 
@@ -78,7 +78,8 @@ def resolve_settings(
     if settings.dummy_agreement is not None:
         if settings.load_format != "dummy":
             raise UsageError(
-                "--dummy-agreement is of random weights", "add --load-format dummy, or leave out --dummy-agreement"
+                "--dummy-agreement applies to random weights only",
+                "add --load-format dummy, or leave out --dummy-agreement",
             )
         read_agreement(settings.dummy_agreement, exits_of_target(profile))
     return settings, origins
@@ -149,7 +150,7 @@ def check_placement(settings: Settings) -> None:
         raise UsageError("--max-memory limits what --device-map spreads over", "add --device-map auto, or leave it out")
     if settings.tensor_parallel and (settings.device_map != "none" or settings.needs_bitsandbytes):
         raise UsageError(
-            "--tensor-parallel goes with neither --device-map nor --quantization 4bit or 8bit",
+            "--tensor-parallel cannot be combined with --device-map or --quantization 4bit or 8bit",
             "leave out one or the other, or choose int4 or int8",
         )
     if settings.load_format == "dummy":

@@ -1,4 +1,4 @@
-"""Many prompts from a file, answered one after the other; what was answered is never lost, nor computed twice."""
+"""Answers prompts from a file one after the other. No answer is lost or computed twice."""
 
 import json
 from collections import Counter

@@ -76,7 +76,7 @@ class Ranks:
         return values[0]
 
     def share_numbers(self, *numbers: int) -> list[int]:
-        """Return the whole numbers that rank 0 passed; as many as the caller's, in one message of fixed size."""
+        """Return the whole numbers that rank 0 passed, as many as the caller's, in one message of fixed size."""
         import torch
 
         shared = torch.tensor(numbers, dtype=torch.int64)

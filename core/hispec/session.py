@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hispec.errors import UnavailableError, UsageError
 from hispec.events import FinishReason
 from hispec.files import hold, write_whole
+from hispec.grammar import Grammar
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -56,7 +57,7 @@ class ModelChoice(BaseModel):
 
 
 class Session(BaseModel):
-    """A conversation as it is saved.
+    """A saved conversation.
 
     Attributes:
         model: the name of the model that answers.
@@ -64,6 +65,7 @@ class Session(BaseModel):
         system: the system message.
         chat_template: a template that replaces the profile's or the tokenizer's.
         stop: texts that end an answer.
+        grammar: the grammar that answers must match.
         turns: the turns in order.
         answers: the number of answers that were begun and saved; it shows whether a journal has yet to be merged.
     """
@@ -76,6 +78,7 @@ class Session(BaseModel):
     system: str | None = None
     chat_template: str | None = None
     stop: tuple[str, ...] = ()
+    grammar: Grammar | None = None
     turns: tuple[Turn, ...] = ()
     answers: Annotated[int, Field(ge=0)] = 0
 
@@ -97,8 +100,8 @@ def read_session(path: Path) -> Session:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UsageError(
-            f"{path} is not a whole saved conversation: {where + ': ' if where else ''}{first['msg']}",
-            "mend the file, or move it away to begin anew",
+            f"{path} is not a complete saved conversation: {where + ': ' if where else ''}{first['msg']}",
+            "mend the file, or move it away to start again",
         ) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "check the path") from None
@@ -135,7 +138,7 @@ def latest_session(folder: Path | None = None) -> str:
     """
     saved = _saved(folder)
     if not saved:
-        raise UsageError("there is no earlier session", "begin one: hispec chat")
+        raise UsageError("there is no earlier session", "start one: hispec chat")
     return saved[0].stem
 
 
@@ -261,7 +264,7 @@ class SessionStore:
             ) from None
 
     def read(self) -> Session | None:
-        """Return the session as it was left, with what a killed process had validated; None for a new one.
+        """Return the session as it was left, with the committed tokens of a killed process; None for a new one.
 
         Raises:
             UsageError: a damaged file.

@@ -100,7 +100,7 @@ def _shares(value: Any) -> Any:
             found.append((name.strip(), float(share)) if named else float(share))
     except ValueError:
         raise BadValueError(
-            f"{value!r} is no list of shares", "give, for example, 0.55,0.75 or 2=0.75,int4=0.97"
+            f"{value!r} is not a list of shares", "give, for example, 0.55,0.75 or 2=0.75,int4=0.97"
         ) from None
     return tuple(found)
 
@@ -115,7 +115,7 @@ def _width(value: Any) -> Any:
     """Parse the value of an option or a variable, `8`, to a number."""
     value = int(value) if isinstance(value, str) and value.isdecimal() else value
     if value not in ("auto", "free") and not (type(value) is int and 1 <= value <= WIDEST_PASS):
-        raise BadValueError(f"{value!r} is no width", f"give auto, free, or rows from 1 to {WIDEST_PASS}")
+        raise BadValueError(f"{value!r} is not a width", f"give auto, free, or rows from 1 to {WIDEST_PASS}")
     return value
 
 

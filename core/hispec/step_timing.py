@@ -33,7 +33,7 @@ NGRAM_SECONDS = 2e-5
 """The seconds of an n-gram look-up."""
 
 MAX_REMEMBERED = 200
-"""Hierarchies whose costs are remembered; the first that were measured go first."""
+"""The number of hierarchies whose costs are cached; the oldest are dropped first."""
 
 FILE = "steps.json"
 """The file of measurements, in the user's cache folder."""

@@ -3,17 +3,21 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hispec.chat_template import ChatTemplate, Message
 from hispec.counts import counted
 from hispec.detokenizer import Detokenizer
 from hispec.errors import UsageError
-from hispec.events import Committed, Drafted, Event, Likely, TokenLogprobs, Verified
+from hispec.events import Committed, Drafted, Event, Likely, Scored, TokenLogprobs, Verified
 from hispec.utf8 import check_utf8
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Told = TypeVar("Told", Likely, Scored, TokenLogprobs)
+TOPS = ("top", "sampling_top")
+"""Where log-probabilities of a token have those of others beside it."""
 
 
 def check_stop(stop: Sequence[str]) -> None:
@@ -68,7 +72,7 @@ def encode_prompt(
         tokenizer: the target's.
         prompt: the prompt as the user wrote it.
         system: a system message; needs a chat template.
-        raw: take the prompt as it is, without a chat template.
+        raw: use the prompt without a chat template.
         template: a chat template that replaces the tokenizer's.
         history: earlier turns, (prompt, answer) each; without a template they stand before the prompt, blank lines
             between.
@@ -150,7 +154,7 @@ class TextStream:
 
     @property
     def text(self) -> str:
-        """Return all that has been released so far."""
+        """Return the released text."""
         return self._settled[: self._shown]
 
     def feed(self, token: int) -> str:
@@ -174,7 +178,7 @@ class TextStream:
         return self._release(self._place(len(written) - held, before))
 
     def finish(self) -> str:
-        """Return what was held back, as no more tokens will come; half characters as U+FFFD."""
+        """Return the text that was held back, as no more tokens will come; incomplete characters become U+FFFD."""
         if not self.stopped:
             self._settled += self._detokenizer.finish()
         return self._release(len(self._settled))
@@ -206,25 +210,27 @@ class TextStream:
 
 
 def with_text(event: Committed, text: TextStream, tokenizer: "PreTrainedTokenizerBase") -> Committed:
-    """Add the text of committed ids, keeping only those up to the one that completes a stop text.
-
-    Log-probabilities have the text that each token decodes to alone, half characters as U+FFFD.
-    """
+    """Add the text of committed ids, keeping only those up to the one that completes a stop text; see `with_texts`, too."""
     piece, count = "", 0
     for token in event.token_ids:
         piece, count = piece + text.feed(token), count + 1
         if text.stopped:
             break
 
-    def spelled(one: Likely) -> Likely:
-        return replace(one, text=tokenizer.decode([one.token_id]))
-
-    def all_spelled(one: TokenLogprobs) -> TokenLogprobs:
-        top, sampling_top = tuple(map(spelled, one.top)), tuple(map(spelled, one.sampling_top))
-        return replace(one, text=tokenizer.decode([one.token_id]), top=top, sampling_top=sampling_top)
-
-    logprobs = tuple(map(all_spelled, event.logprobs[:count]))
+    logprobs = with_texts(event.logprobs[:count], tokenizer)
     return replace(event, token_ids=event.token_ids[:count], text=piece, logprobs=logprobs)
+
+
+def with_texts(tokens: Sequence[Told], tokenizer: "PreTrainedTokenizerBase") -> tuple[Told, ...]:
+    """Return tokens with the text that each decodes to alone, half characters as U+FFFD, and so those beside them."""
+
+    def spelled(one: Told) -> Told:
+        beside: dict[str, Any] = {
+            name: with_texts(getattr(one, name), tokenizer) for name in TOPS if hasattr(one, name)
+        }
+        return replace(one, text=tokenizer.decode([one.token_id]), **beside)
+
+    return tuple(map(spelled, tokens))
 
 
 class DraftText:
@@ -239,7 +245,7 @@ class DraftText:
     """
 
     CONTEXT = 8
-    """Most validated tokens to decode with the waiting ones: twice as many as a character has bytes."""
+    """The largest number of validated tokens to decode with the waiting ones: twice the bytes of a character."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer.backend_tokenizer
@@ -255,14 +261,14 @@ class DraftText:
                 if event.correction is not None:
                     return replace(event, correction_text=self._add(event.correction))
             case Committed():
-                # The target has verified all that waited, so nothing waits behind what it validated.
+                # The target has verified all waiting tokens, so none is left.
                 self._validate([*self._context, *event.token_ids][-self.CONTEXT :])
         return event
 
     def _validate(self, context: list[int]) -> None:
         self._context, self._waiting = context, list[int]()
         while len(self._context) > self.CONTEXT // 2 and self._decode(whole=False).startswith("\ufffd"):
-            del self._context[0]  # the end of a character whose beginning is out of sight
+            del self._context[0]  # the end of a character whose beginning is no longer in the context
         self._lengths = [len(self._decode())]
         """The text before each waiting token, and after the last one."""
 

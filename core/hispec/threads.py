@@ -22,11 +22,11 @@ ROWS = (1, 4)
 """The rows of the spans that are timed: drafting a token, and verifying some."""
 
 WORTH = 0.95
-"""More threads must take less than this share of the time: they are taken from somebody else."""
+"""More threads must take less than this share of the time, since other processes could use them."""
 
 
 def tune_threads(stack: LayerStack, environ: Mapping[str, str], known: int | None = None) -> int:
-    """Let torch compute with as many threads as decode fastest; as many as it does where the user has said how many.
+    """Set torch's number of threads to the fastest, unless the user has set one.
 
     Args:
         stack: a stack that is not decoding; one that is not on a CPU is left as it is.
@@ -47,7 +47,9 @@ def tune_threads(stack: LayerStack, environ: Mapping[str, str], known: int | Non
 
 
 def fastest_threads(stack: LayerStack, max_threads: int) -> int:
-    """Measure powers of two up to `max_threads`, and `max_threads`, until more make it slower; torch's own number stays as it is."""
+    """Time powers of two up to `max_threads`, and `max_threads`, until more are slower; torch's own number is
+    restored.
+    """
     before = torch.get_num_threads()
     best, seconds = 1, float("inf")
     try:
@@ -65,7 +67,9 @@ def fastest_threads(stack: LayerStack, max_threads: int) -> int:
 
 @torch.inference_mode()
 def _seconds(stack: LayerStack) -> float:
-    """Return seconds of a layer and the head for one row and for some, the fastest of what the time allows."""
+    """Return the seconds of a layer and the head for one row and for several, the fastest of the runs that the time
+    allows.
+    """
     stack.cache.lease = None
     stack.reserve(max(ROWS))
     hidden = [stack.embed([0] * rows) for rows in ROWS]

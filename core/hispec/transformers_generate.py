@@ -31,7 +31,7 @@ REMEMBERING = {
     "UnbatchedClassifierFreeGuidanceLogitsProcessor": "guidance_scale",
     "SynthIDTextWatermarkLogitsProcessor": "watermarking_config",
 }
-"""Processors of `transformers` whose output depends on their earlier calls, and the options that ask for them."""
+"""Processors of `transformers` whose output depends on their earlier calls, and the options that enable them."""
 
 OTHER_MODES = (
     "penalty_alpha",
@@ -222,7 +222,7 @@ def _refuse_what_is_not_decoded_here(
             )
     for name in OTHER_MODES:
         if getattr(config, name, None):
-            raise ValueError(f"hierarchical decoding is a way of decoding of its own: leave out {name}")
+            raise ValueError(f"hierarchical decoding cannot be combined with this way of decoding: leave out {name}")
     for name in ("cache", "past_key_values"):
         if (cache := kwargs.get(name)) is not None and cache.get_seq_length():
             raise ValueError(f"hierarchical decoding keeps a cache of its own: leave out {name}")

@@ -87,7 +87,9 @@ def _has_head(profile: Profile) -> bool:
 
 
 def _check_configs(profile: Profile, here: list[Checkpoint], *, quantization: str) -> dict[str, _StandIn]:
-    """Refuse configurations, depths and translators as loading does; returns what is known of each model."""
+    """Raise for configurations, depths and translators that loading would refuse; return the known properties of each
+    model.
+    """
     from hispec.levels import check_copies, check_drafter, open_translators  # takes seconds: torch
     from hispec.models.placement import Placement
     from hispec.models.translator import digest_of_model

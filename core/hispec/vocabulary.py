@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def check_vocabulary(
     own: "PreTrainedTokenizerBase", other: "PreTrainedTokenizerBase", own_name: str, other_name: str
 ) -> None:
-    """Refuse a model whose ids mean other tokens than the target's; ids that only one of them has are tolerated.
+    """Raise if a model's ids mean other tokens than the target's; ids that only one of them has are tolerated.
 
     Raises:
         UsageError: the vocabularies differ; the message names the first id that does.

@@ -29,16 +29,23 @@ def doctor(
     model: ProfileOptions,
     decoding: Annotated[Asked, Chosen(("mode", "max_new_tokens", "device", "dtype", "load_format"))],
     prompt_tokens: Annotated[
-        int | None, typer.Option(min=1, max=MAX_INT, metavar="N", show_default="1024", help="Length of the prompt.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=MAX_INT,
+            metavar="N",
+            show_default="1024",
+            help="Length of the prompt, for the estimate of the memory.",
+        ),
     ] = None,
-    json: Annotated[bool, output_option("--json", help="One JSON object.")] = False,
+    json: Annotated[bool, output_option("--json", help="Print one JSON object.")] = False,
     common: CommonOptions,
 ) -> None:
-    """Show what this machine has, and whether a profile or a model runs on it; where not, exit 5, or 2 for a fault in it."""
+    """Describe this machine, and check whether a profile or a model runs on it. Exit with 5 if not, or 2 if it is invalid."""
     prepare_hub(model)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     loaded, settings = None, None
-    if model != ProfileOptions(offline=model.offline):  # mistakes are told before seconds are spent on torch
+    if model != ProfileOptions(offline=model.offline):  # so that mistakes are reported before torch is imported
         loaded = choose_profile(model, mode=asked("mode", decoding), dummy=is_dummy(decoding), find_depth=ask_for_depth)
         settings, _ = resolve(loaded, decoding)
     with Loading("examining this machine") as loading:

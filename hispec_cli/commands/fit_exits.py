@@ -28,13 +28,16 @@ EXAMPLES = examples("hispec fit-exits --model Qwen/Qwen3-0.6B --text corpus.txt 
 @grouped
 def fit_exits(
     *,
-    model: Annotated[str, typer.Option(metavar="ID|PATH", help="The model: a hub id, a folder, or a GGUF file.")],
+    model: Annotated[
+        str, typer.Option(metavar="ID|PATH", help="Model to fit exits of: a hub id, a folder, or a GGUF file.")
+    ],
     text: Annotated[
-        Path, typer.Option(metavar="FILE", help="UTF-8 text like what the model will read and write; 1 MB is plenty.")
+        Path,
+        typer.Option(metavar="FILE", help="UTF-8 text similar to what the model will read and write; 1 MB is enough."),
     ],
     exits: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", help="Layers to read after; a quarter and half of the depth by default."),
+        typer.Option(metavar="A,B,...", help="Exit layers to fit; by default a quarter and half of the depth."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -42,38 +45,44 @@ def fit_exits(
             "--out",
             "-o",
             metavar="FILE.yaml",
-            help="The profile to write, its translators beside it; by default MODEL-exits among your own profiles.",
+            help="Path of the profile to write; by default MODEL-exits in your folder. Its translators are put next to it.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
-    steps: Annotated[int, typer.Option(min=1, max=MAX_INT, metavar="N", help="The most updates.")] = 250,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    steps: Annotated[int, typer.Option(min=1, max=MAX_INT, metavar="N", help="Maximum number of updates.")] = 250,
     budget: Annotated[
         str | None,
-        typer.Option(
-            metavar="TIME", help="The most time, loading included, e.g. 90s, 10m or 1.5h; no limit by default."
-        ),
+        typer.Option(metavar="TIME", help="Time limit, loading included, e.g. 90s, 10m or 1.5h; by default none."),
     ] = None,
     row_tokens: Annotated[
-        int, typer.Option(min=16, max=MAX_INT, metavar="N", help="Tokens of a row of text; fewer take less memory.")
+        int,
+        typer.Option(
+            min=16, max=MAX_INT, metavar="N", help="Number of tokens in a row of text; fewer need less memory."
+        ),
     ] = 512,
-    batch_tokens: Annotated[int, typer.Option(min=16, max=MAX_INT, metavar="N", help="Tokens of an update.")] = 4096,
+    batch_tokens: Annotated[
+        int, typer.Option(min=16, max=MAX_INT, metavar="N", help="Number of tokens in an update.")
+    ] = 4096,
     learning_rate: Annotated[
         float | None,
-        typer.Option(min=1e-8, max=1.0, metavar="X", show_default="0.5 over the hidden size", help="Peak rate."),
+        typer.Option(
+            min=1e-8, max=1.0, metavar="X", show_default="0.5 over the hidden size", help="Highest learning rate."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="N", help="Decides the order of the text.")] = 0,
-    revision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of a hub model: a branch, tag or commit.")
-    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="N", help="Seed of the order of the text.")] = 0,
+    revision: Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a hub model.")] = None,
     device: Annotated[str, setting_option("device", alone=True)] = "auto",
     dtype: Annotated[Dtype, setting_option("dtype", alone=True)] = "auto",
     offline: Annotated[
-        bool, typer.Option("--offline", envvar="HISPEC_OFFLINE", help="Never touch the network, as HF_HUB_OFFLINE=1.")
+        bool,
+        typer.Option(
+            "--offline", envvar="HISPEC_OFFLINE", help="Do not use the network; the same as HF_HUB_OFFLINE=1."
+        ),
     ] = False,
-    format: Annotated[Format, typer.Option("--format", help="How to write the result to stdout.")] = Format.auto,  # noqa: A002
+    format: Annotated[Format, typer.Option("--format", help="Format of the result on stdout.")] = Format.auto,  # noqa: A002
     common: CommonOptions,
 ) -> None:
-    """Teach a model's exits to speak for it: small maps fitted on your text, the weights untouched."""
+    """Fit translators for a model's exits on your text, so that they can draft. The weights do not change."""
     limit = Budget() if budget is None else Budget(seconds_of(budget))
     layers = None if exits is None else _layers(exits)
     from hispec.exits.request import FitRequest
@@ -118,7 +127,7 @@ def _layers(exits: str) -> list[int]:
 
 
 def _check(request: "FitRequest") -> None:
-    """Refuse what files and the model's configuration tell, as far as they are on this machine."""
+    """Raise for mistakes that files on this machine and the model's configuration show."""
     from hispec.exits.request import check_exits
     from hispec.precedence import resolve_settings
     from hispec.profile import Profile, TargetSection

@@ -34,12 +34,13 @@ from hispec_cli.ui.console import say
 from hispec_cli.ui.signals import ctrl_c
 from hispec_cli.ui.trace import TraceFile
 from hispec_cli.ui.typeahead import typeahead_kept
-from hispec_cli.ui.views import check_view, choose_view, report
+from hispec_cli.ui.views import check_view, choose_view, report, warn_if_cut_off
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hispec.api import Engine, Generation
+    from hispec.answer import Generation
+    from hispec.api import Engine
 
 EXAMPLES = examples(
     'hispec generate "Ben has 12 cards. Mei gives Ben 5 more. How many cards does Ben have?" --verify',
@@ -54,49 +55,60 @@ def generate(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            metavar="PROMPT|-|@FILE", help="Text, - for standard input, @FILE for a file. Piped input comes first."
+            metavar="PROMPT|-|@FILE",
+            help="The prompt: text, - for standard input, or @FILE for a file. Piped input is put before it.",
         ),
     ] = None,
     model: ModelOptions,
     decoding: AnswerOptions,
-    stop: Annotated[list[str] | None, message_option(metavar="TEXT", help="End before this text; repeatable.")] = None,
-    system: Annotated[str | None, message_option(metavar="TEXT", help="A system message.")] = None,
-    raw: Annotated[bool, message_option("--raw", help="No chat template.")] = False,
+    stop: Annotated[
+        list[str] | None, message_option(metavar="TEXT", help="End the answer before this text. Repeatable.")
+    ] = None,
+    system: Annotated[str | None, message_option(metavar="TEXT", help="System message.")] = None,
+    raw: Annotated[bool, message_option("--raw", help="Do not apply the chat template.")] = False,
     structure: GrammarOptions,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Decode again with the target alone and compare ids; exit 4 on a difference."),
+        typer.Option(
+            "--verify",
+            help="Decode again with the target alone and compare token ids; exit with code 4 if they differ.",
+        ),
     ] = False,
-    trace: Annotated[Path | None, output_option(metavar="FILE", help="Write every event there as JSON lines.")] = None,
+    trace: Annotated[
+        Path | None, output_option(metavar="FILE", help="Write every event to this file as JSON lines.")
+    ] = None,
     logprobs: Annotated[
         int | None,
         output_option(
             min=0,
             metavar="K",
-            help="In JSON, tell log-probabilities of each token and of the K most probable, before and after sampling "
+            help="In JSON, add log-probabilities of each token and of the K most probable, before and after sampling "
             "options.",
         ),
     ] = None,
     view: ViewOptions,
     many: PromptsOptions,
     replay: Annotated[
-        Path | None, output_option(metavar="FILE", help="Play what --trace recorded, without a model or a prompt.")
+        Path | None,
+        output_option(metavar="FILE", help="Replay a file that --trace wrote, without a model or a prompt."),
     ] = None,
     speed: Annotated[
-        float | None, output_option(min=0, metavar="X", help="Of --replay; 1 is as recorded, 0 does not wait.")
+        float | None,
+        output_option(min=0, metavar="X", help="Speed of --replay: 1 is the recorded speed, 0 does not wait."),
     ] = None,
     common: CommonOptions,
 ) -> None:
-    """Answer one prompt, token for token as the target model alone would."""
+    """Answer one prompt. The answer is token for token that of the target model alone."""
     if replay is not None:
         if prompt is not None or verify or trace is not None or many.prompts is not None:
             raise UsageError(
-                "--replay goes with no prompt, --prompts, --verify or --trace", "leave out one or the other"
+                "--replay cannot be combined with a prompt, --prompts, --verify or --trace",
+                "leave out one or the other",
             )
         play(replay, 1.0 if speed is None else speed, view)
         return
     if speed is not None:
-        raise UsageError("--speed is that of a replay", "add --replay FILE, or leave it out")
+        raise UsageError("--speed applies to --replay only", "add --replay FILE, or leave it out")
     check_view(view)
     check_message(system, stop, raw=raw, template=model.chat_template)
     many.check(
@@ -108,7 +120,7 @@ def generate(
         }
     )
     if logprobs is not None and not view.format.is_json and trace is None and many.prompts is None:
-        raise UsageError("--logprobs is told in JSON alone", "add --format json, --format jsonl or --trace FILE")
+        raise UsageError("--logprobs needs JSON output", "add --format json, --format jsonl or --trace FILE")
     grammar = choose_grammar(structure)
     if many.prompts is not None:
         asking = Asking(system, raw, tuple(stop or ()), grammar, logprobs, verify)
@@ -152,24 +164,13 @@ def generate(
                 problem = problem or error
         shown.finish(generation)
     report(generation.stats)
-    if generation.complete is False and generation.finish_reason == "length":
-        say(cut_off(generation), "yellow")
+    warn_if_cut_off(generation)
     if generation.lossless:
         say(f"verified: {counted(len(generation.token_ids), 'token id')}, identical to the target's own")
     if problem is not None:
         raise problem
     if generation.finish_reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
-
-
-def cut_off(generation: "Generation") -> str:
-    """Return the warning that an answer ends before it matches its grammar."""
-    assert generation.grammar is not None
-    what = "JSON" if generation.grammar.kind == "JSON schema" else generation.grammar.kind
-    return (
-        f"the answer was cut off at {counted(len(generation.token_ids), 'token')}, before its {what} was complete: "
-        "raise --max-new-tokens"
-    )
 
 
 def play(path: Path, speed: float, options: ViewOptions) -> None:
@@ -207,7 +208,7 @@ def speaks(decoding: DecodingOptions, *, debug: bool) -> bool:
 
 
 def read_prompt(argument: str | None) -> str:
-    """Join what is piped in and what the argument says, in this order.
+    """Join the piped input and the argument, in this order.
 
     Raises:
         UsageError: no prompt, an unreadable file, bytes that are not UTF-8.
@@ -234,7 +235,7 @@ def read_prompt(argument: str | None) -> str:
 
 
 def check(engine: "Engine", generation: "Generation") -> Exception | None:
-    """Compare with the target alone, and return what went wrong: it is told after the answer, which is not lost."""
+    """Compare with the target alone and return the error, if any, to be reported after the answer."""
     try:
         engine.check_lossless(generation)
     except LosslessnessError as error:

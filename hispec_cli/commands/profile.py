@@ -1,4 +1,4 @@
-"""`hispec profile list|show|new|validate`: what profiles there are, what they say, and a new one made of them."""
+"""The commands `hispec profile list|show|new|validate`."""
 
 import json
 import sys
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from hispec.machine import Device
     from hispec.profile import Profile
 
-app = typer.Typer(help="List, show, begin and check profiles.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List, show, create and check profiles.", no_args_is_help=True, rich_markup_mode=None)
 
-Name = Annotated[str, typer.Argument(metavar="NAME|PATH", help="A profile's name, or the path of a YAML file.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to write it.")]
+Name = Annotated[str, typer.Argument(metavar="NAME|PATH", help="Name of a profile, or path of a YAML file.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Format of the output.")]
 
 
 @app.command("list")
 @grouped
 def list_(*, format: FormatOption = Format.auto, common: CommonOptions) -> None:  # noqa: A002
-    """List all profiles: the shipped ones and your own, what is downloaded, and what the memory free now would hold."""
+    """List all profiles, shipped and your own, whether they are downloaded, and whether they fit the free memory."""
     rows = _rows()
     if format.is_json:
         write_records(rows, lines=format is Format.jsonl)
@@ -52,11 +52,11 @@ def list_(*, format: FormatOption = Format.auto, common: CommonOptions) -> None:
     write_table(table, right=[4])
     for device, free in dict.fromkeys((row["device"], row["free_bytes"]) for row in rows):
         if device is not None and sys.stderr.isatty():
-            say(f"{gigabytes(free)} free on {device}; what is in the way: hispec doctor --profile NAME")
+            say(f"{gigabytes(free)} free on {device}; reasons: hispec doctor --profile NAME")
 
 
 def _rows() -> list[dict[str, Any]]:
-    """Return what is listed of each profile, as JSON has it."""
+    """Return the entries of the list, as JSON values."""
     from hispec.errors import ProfileError
     from hispec.profile import is_own, list_profiles, read_profile, shadows
 
@@ -106,11 +106,11 @@ def _fit(profile: "Profile", places: dict[str, "Device | None"]) -> dict[str, An
 def show(
     *,
     name: Name,
-    origin: Annotated[bool, typer.Option("--origin", help="Say where each decoding value comes from.")] = False,
+    origin: Annotated[bool, typer.Option("--origin", help="Print the source of each decoding setting.")] = False,
     format: FormatOption = Format.auto,  # noqa: A002
     common: CommonOptions,
 ) -> None:
-    """Show a profile, as YAML that is one, and in comments the decoding values in force with it."""
+    """Print a profile as YAML, followed by the resolved decoding settings as comments."""
     profile = load(name)
     settings, origins = resolve(profile, {})
     held = _held(profile, settings.quantization)
@@ -131,7 +131,7 @@ def show(
 
 
 def _held(profile: "Profile", quantization: str) -> dict[str, dict[str, Any]]:
-    """Return what the GGUF files of a profile hold, by model; see `Checkpoint.held`."""
+    """Return the tensor types in the GGUF files of a profile, by model; see `Checkpoint.held`."""
     from hispec.models.checkpoint import checkpoints_of
 
     found = {name: checkpoint.held(quantization) for name, checkpoint in checkpoints_of(profile, "hispec").items()}
@@ -142,22 +142,24 @@ def _held(profile: "Profile", quantization: str) -> dict[str, dict[str, Any]]:
 @grouped
 def new(
     *,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new profile.")],
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="PROFILE", help="Name or path of the profile to begin with; the default one."),
+        typer.Option(
+            "--from", metavar="PROFILE", help="Name or path of the profile to copy; by default the default profile."
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace your profile of this name.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace your existing profile of this name.")] = False,
     common: CommonOptions,
 ) -> None:
-    """Begin a profile of your own with what another one says, comments included."""
+    """Create a profile of your own as a copy of another one, comments included."""
     from hispec.own_profiles import copy_text, save_own
     from hispec.profile import find_profile, shadows
 
     begun_with = source or default_profile()
     path = save_own(name, copy_text(find_profile(begun_with), name), force=force)
     write(visible(str(path)) + "\n")
-    say(f"begun with {begun_with}; edit it, then: hispec profile validate {name}, hispec generate --profile {name}")
+    say(f"copied from {begun_with}; edit it, then: hispec profile validate {name}, hispec generate --profile {name}")
     if shadows(path):
         say(f"it replaces the shipped profile {name}; remove the file to have that one back", "yellow")
 
@@ -165,7 +167,7 @@ def new(
 @app.command()
 @grouped
 def validate(*, name: Name, common: CommonOptions) -> None:
-    """Check a profile and all that it needs and is on this machine; says what is wrong and where. Loads no weights."""
+    """Check a profile and the files on this machine that it needs, and report each mistake. Loads no weights."""
     prepare_hub(ProfileOptions(offline=True))
     from hispec.profile import find_profile
     from hispec.validation import check_at_hand
@@ -176,7 +178,7 @@ def validate(*, name: Name, common: CommonOptions) -> None:
         absent = check_at_hand(profile)
     write(visible(f"{path} is a valid profile") + "\n")
     if absent:
-        say(f"not on this machine, and therefore not looked at: {', '.join(absent)}")
+        say(f"not on this machine, and therefore not checked: {', '.join(absent)}")
 
 
 def _safe_yaml(profile: "Profile") -> str:

@@ -31,14 +31,16 @@ def pull(
         typer.Argument(
             metavar="ID|PROFILE",
             autocompletion=profiles,
-            help="A model of the hub, one of its GGUF files as ORG/NAME:FILE.gguf, or the models of a profile.",
+            help="Model to download: a hub id, ORG/NAME:FILE.gguf for a GGUF file, or the name of a profile.",
         ),
     ],
     decoding: Annotated[Asked, Chosen(("device", "dtype"))],
-    force: Annotated[bool, typer.Option("--force", help="Download what does not seem to fit, too.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Download a model even if it does not seem to fit this machine.")
+    ] = False,
     common: CommonOptions,
 ) -> None:
-    """Download a model, after the checks of `hispec doctor`, and say what to type next. Prints where it lies."""
+    """Download a model, after the checks of `hispec doctor`. Prints its folder, and suggests what to type next."""
     from hispec.profile import list_profiles
 
     known = name in dict(list_profiles())
@@ -78,12 +80,12 @@ def examine(profile: "Profile", settings: "Settings") -> None:
 
 
 def tell_next(plan: "Plan", option: str) -> None:
-    """Write where the target lies to stdout, and say what can be typed now."""
+    """Print the path of the target's folder on stdout, and suggest commands on stderr."""
     target = plan.target
     path = target.here(target.gguf_file or target.config_file)
     if path is not None:
         write(f"{path if target.gguf_file else path.parent}\n")
     talks = plan.profile.chat_template or plan.tokenizer.chat_template
-    say("all of it is here; go on with:", "none")
+    say("all files are on this machine; continue with:", "none")
     for command in ('generate "..."', *(("chat", "serve") if talks else ("serve",))):
         say(f"  hispec {command} {option}", "none")

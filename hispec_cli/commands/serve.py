@@ -24,19 +24,31 @@ def serve(
     decoding: AnswerOptions,
     host: Annotated[
         str,
-        typer.Option(rich_help_panel="Server", metavar="ADDRESS", help="Where to listen; 0.0.0.0: from everywhere."),
+        typer.Option(
+            rich_help_panel="Server",
+            metavar="ADDRESS",
+            help="Address to listen on; 0.0.0.0 accepts connections from other machines.",
+        ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(rich_help_panel="Server", min=0, max=65535, metavar="N", help="0: any that is free.")
+        int,
+        typer.Option(
+            rich_help_panel="Server", min=0, max=65535, metavar="N", help="Port to listen on; 0 chooses a free one."
+        ),
     ] = 8000,
     queue: Annotated[
         int,
         typer.Option(
-            rich_help_panel="Server", min=1, max=100_000, metavar="N", help="Prompts that wait; more get status 429."
+            rich_help_panel="Server",
+            min=1,
+            max=100_000,
+            metavar="N",
+            help="Maximum number of waiting prompts; further ones get status 429.",
         ),
     ] = 64,
     max_body: Annotated[
-        float, typer.Option(rich_help_panel="Server", min=0.001, max=1000, metavar="MB", help="Of a request.")
+        float,
+        typer.Option(rich_help_panel="Server", min=0.001, max=1000, metavar="MB", help="Maximum size of a request."),
     ] = 4.0,
     allow_origin: Annotated[
         list[str] | None,
@@ -44,7 +56,7 @@ def serve(
             rich_help_panel="Server",
             metavar="ORIGIN",
             show_default="none",
-            help="Web pages that may ask from a browser, as https://example.org; repeatable, * for all.",
+            help="Origin of web pages that may send requests, e.g. https://example.org; * allows all. Repeatable.",
         ),
     ] = None,
     grace: Annotated[
@@ -54,21 +66,21 @@ def serve(
             min=0,
             max=86400,
             metavar="SECONDS",
-            help="For the answer under way after SIGTERM or Ctrl-C; a second one cuts it off.",
+            help="Time to finish the current answer after SIGTERM or Ctrl-C; a second signal ends it at once.",
         ),
     ] = 30.0,
     common: CommonOptions,
 ) -> None:
-    """Answer requests of OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models; also /health, /metrics.
+    """Serve OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models; also /health, /metrics.
 
-    One answer at a time, others wait their turn. With HISPEC_API_KEY set, requests must bear it.
+    Requests are answered one at a time. If HISPEC_API_KEY is set, requests must send it as a bearer token.
     """
     require("serve", "a server")
     token = read_key()
     choice = choose(model, decoding)
     from hispec.server.running import is_loopback, listen, run
 
-    listening = listen(host, port)  # before the model is loaded: a taken port is told at once
+    listening = listen(host, port)  # before the model is loaded, so that a port in use is reported at once
     engine = load_engine(choice)
     from hispec.server.answering import Answering
     from hispec.server.app import Rules, make_app
@@ -81,9 +93,9 @@ def serve(
         shown = f"[{name}]" if ":" in name else name
         say(f"{engine.profile.name} on {engine.environment['device']}, ready at http://{shown}:{number}/v1")
         if not is_loopback(name):
-            say(f"listening beyond this machine: whoever reaches it at port {number} can use the model", "yellow")
+            say(f"other machines can connect: anyone who reaches port {number} can use the model", "yellow")
             if token is None:
-                say(f"no key is asked for: set {KEY} to ask for one", "yellow")
+                say(f"no key is required: set {KEY} to require one", "yellow")
 
     run(app, answering, listening, grace, ready)
     say("stopped")

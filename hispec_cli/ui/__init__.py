@@ -1,1 +1,1 @@
-"""What people see: plain text for pipes, messages on stderr."""
+"""Output for people: views, progress and reports on stdout, messages on stderr."""

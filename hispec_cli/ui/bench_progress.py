@@ -1,6 +1,6 @@
-"""How a benchmark is going: a table that grows on a terminal, one plain line now and then elsewhere.
+"""The progress of a benchmark: a table that grows on a terminal, single plain lines elsewhere.
 
-It draws only when it is told of a finished prompt, between measurements, never during one.
+It draws only after a finished prompt, between measurements, never during one.
 """
 
 from collections import defaultdict

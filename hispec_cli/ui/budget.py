@@ -1,4 +1,4 @@
-"""What a person is told of a budget that cannot be kept."""
+"""Messages about a budget that is too small."""
 
 from rich.console import Console
 
@@ -7,11 +7,11 @@ from hispec_cli.ui.console import say
 
 
 def say_if_not_kept(budget: Budget, console: Console, least: float = 0.0) -> bool:
-    """Say where a budget cannot be kept, and what is done then.
+    """Print a message if a budget is too small, and what happens then.
 
     Args:
-        budget: of the command.
-        console: where to say it.
+        budget: the time budget of the command.
+        console: the console to print on.
         least: seconds that the least that gives a result still takes.
 
     Returns:
@@ -22,7 +22,7 @@ def say_if_not_kept(budget: Budget, console: Console, least: float = 0.0) -> boo
     more = f", and the least that gives a result takes about {least:.0f} s more" if round(least) else ""
     say(
         f"the budget of {budget.seconds:g} s cannot be kept: {budget.spent:.0f} s have gone by{more}; "
-        "doing that least, Ctrl-C ends it",
+        "the minimum is done, Ctrl-C ends it",
         "yellow",
         console,
     )

@@ -39,7 +39,7 @@ SHORT = {
 HEAT = (0.5, 0.7, 0.85, 0.95)
 """Speeds relative to the fastest at which the colour changes."""
 _WIDE = 100
-"""Columns from which configurations are described in words."""
+"""The least width, in columns, at which configurations are described in words."""
 _NARROWEST, _WIDEST = 3, 9
 """Columns of a cell."""
 _FIGURE = 4
@@ -112,7 +112,7 @@ SIXTEEN = Ramp(
     ),
     Style(underline=True),
 )
-"""Underlined, since many terminals brighten what is bold: black would be grey."""
+"""Underlined, since many terminals brighten bold text, and black would become grey."""
 
 
 def ramp_for(color_system: str | None) -> Ramp:
@@ -131,13 +131,13 @@ def screen(
     """Return all rows of the live screen.
 
     Args:
-        state: to show.
+        state: the state to show.
         at: seconds since the start.
-        target: the model whose exits go without its name.
+        target: the model whose name is left out before its exits.
         width: columns there are.
         height: rows there are.
-        glyphs: to use.
-        ramp: to use.
+        glyphs: the glyphs to use.
+        ramp: the colour ramp to use.
     """
     rows = [clock_row(state, at, width, glyphs), phases_row(state, at, width, glyphs)]
     listed = state.checked or state.finalists
@@ -149,7 +149,7 @@ def screen(
 
 
 def clock_row(state: CalibrationState, at: float, width: int, glyphs: MapGlyphs) -> Text:
-    """Return what is done, and how much of the budget is left."""
+    """Return the current phase, and the rest of the budget."""
     left = state.budget - at
     time = f"{_clock(at)} of {_clock(state.budget)}, " + (
         f"at most {_clock(left)} left" if left > 0 else "finishing beyond the budget"
@@ -288,7 +288,7 @@ def brief(configuration: Configuration, target: str) -> str:
 
 
 def agreement_rows(agreement: Mapping[LevelSpec, float], target: str, width: int, glyphs: MapGlyphs) -> list[Text]:
-    """Return how often each exit says what the target says: a bar for its whole head, numbers for reduced ones."""
+    """Return how often each exit agrees with the target: a bar for its whole head, numbers for reduced ones."""
     depth = max(spec.exit_layer for spec in agreement if spec.model == target)
     lower = [spec for spec in agreement if DraftExit.of(spec) != DraftExit(target, depth)]
     drafters = sorted(set(map(DraftExit.of, lower)), key=lambda d: (d.model != target, d.weights, d))

@@ -1,4 +1,4 @@
-"""What the screen of a calibration shows, as a pure function of its progress.
+"""The state of the calibration screen, as a pure function of the calibration's progress.
 
 `reduce(state, *seen)` is the next state; nothing here reads a clock, a terminal or a model.
 """
@@ -18,11 +18,11 @@ from hispec.calibration.timing import Speed, Timings
 ADAPTIVE = 0
 """Stands for the adaptive policy where else there is a period."""
 NEAR = 0.97
-"""Of the fastest: what replay takes for as fast."""
+"""The share of the highest throughput above which replay counts configurations as equally fast."""
 
 
 class DraftExit(NamedTuple):
-    """Who drafts: an exit of a model or of a quantized copy of it, whatever its head."""
+    """A drafter: an exit of a model or of a quantized copy of it, with any head."""
 
     model: str
     exit_layer: int
@@ -30,7 +30,7 @@ class DraftExit(NamedTuple):
 
     @classmethod
     def of(cls, spec: LevelSpec) -> "DraftExit":
-        """Return a reader without its head."""
+        """Return a level spec with its whole head."""
         return cls(spec.model, spec.exit_layer, spec.weights)
 
 
@@ -42,17 +42,17 @@ class CellKey(NamedTuple):
 
 
 class TimedProgress(NamedTuple):
-    """Progress, and when it was told: seconds since the start."""
+    """A progress event and its time: seconds since the start."""
 
     at: float
     progress: Progress
 
 
 class CandidateStatus(StrEnum):
-    """How a cell or a finalist does."""
+    """The state of a cell or a finalist."""
 
     pending = "pending"
-    """Nothing is known."""
+    """Nothing is known yet."""
     scored = "scored"
     """Still in the race."""
     pruned = "pruned"
@@ -67,11 +67,11 @@ class Finalist:
     """A configuration that is timed.
 
     Attributes:
-        configuration: which.
+        configuration: the configuration.
         predicted: tokens per second by replay.
-        speed: as timed, None as long as it has no answer.
-        answers: how many.
-        prompts: how many different ones were answered.
+        speed: the timed speed, None as long as it has no answer.
+        answers: the number of answers.
+        prompts: the number of different prompts that were answered.
         status: among the finalists.
     """
 
@@ -91,17 +91,17 @@ class CalibrationState:
         drafters: rows of the heat map.
         periods: its columns, `ADAPTIVE` the last where that is tried.
         budget: seconds.
-        phase: that is under way, empty before the first.
-        share: of it that is done, as far as it says.
+        phase: the phase that is under way, empty before the first.
+        share: the share of it that is done, as far as it reports it.
         began: seconds since the start, by phase.
         ended: the same.
-        scored: how many replays there were.
+        scored: the number of replays.
         scores: the last of each configuration.
-        cells: by place, the fastest of those replayed on the most texts.
+        cells: by position, the fastest configuration of those replayed on the most texts.
         rounds: the numbers of texts that replays took, ascending.
-        timings: of the finalists.
-        alive: of these, the places of those not yet dropped.
-        check: on prompts not seen before.
+        timings: the timings of the finalists.
+        alive: the indices of those that have not been dropped.
+        check: the timings on unseen prompts.
         winner: once it is known.
     """
 
@@ -181,7 +181,7 @@ def figures_of(
     scores: Mapping[Configuration, Score],
     winner: Configuration | None = None,
 ) -> list[Finalist]:
-    """Return what is known of configurations that are timed: by standing, the fastest first.
+    """Return the timed configurations by state, the fastest first.
 
     Args:
         timings: answers so far.
@@ -243,7 +243,9 @@ def place_of(configuration: Configuration) -> CellKey | None:
 
 
 def reduce(state: CalibrationState, *seen: TimedProgress) -> CalibrationState:
-    """Return the state after some more progress, the same whether told one by one or together, which is cheaper."""
+    """Return the state after more progress; one call with several events gives the same result as one call each,
+    faster.
+    """
     scores, cells, rounds = dict(state.scores), dict(state.cells), set(state.rounds)
     began, ended = dict(state.began), dict(state.ended)
     phase, share, scored = state.phase, state.share, state.scored

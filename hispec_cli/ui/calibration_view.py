@@ -1,7 +1,7 @@
-"""How a calibration is going, and what it came to.
+"""The views of a calibration: its progress, and its result.
 
-It draws only when it is told of something, between measurements, never during one, and so seldom that drawing takes
-a small share of the time gone by: all of it is taken from the budget.
+It draws only on progress events, between measurements, never during one, and so rarely that drawing takes a small share
+of the time, since that time is taken from the budget.
 """
 
 from dataclasses import replace
@@ -39,14 +39,14 @@ from hispec_cli.ui.safe_text import visible
 INTERVAL = 0.125
 """Seconds between two frames, at least."""
 SHARE = 0.03
-"""Of the time gone by, what drawing may take."""
+"""The largest share of the time that drawing may take."""
 
 
 class CalibrationView(Display):
     """Shows the progress of a calibration on stderr: a screen on a terminal, a line now and then elsewhere.
 
     Args:
-        job: that is calibrated.
+        job: the calibration's job.
         quiet: show nothing: another process does.
     """
 
@@ -110,7 +110,7 @@ class CalibrationView(Display):
             say(f"{at}{TITLES[self.state.phase]}: {share:.0%}")
 
     def _tell_plan(self, plan: Planned) -> None:
-        """Say what the budget costs: shorter answers, or that it cannot be kept."""
+        """Print what a small budget means: shorter answers, or that it cannot be kept."""
         if not self._warned:
             self._warned = say_if_not_kept(self._job.budget, self._console, plan.least)
         if plan.tokens is not None and plan.tokens < self._job.max_new_tokens:
@@ -125,7 +125,7 @@ class CalibrationView(Display):
 
 
 def summary(state: CalibrationState, target: str) -> str:
-    """Return what is known so far, in a line."""
+    """Return the results so far, in one line."""
     listed = [one for one in state.checked or state.finalists if one.speed is not None]
     if listed:
         left = sum(one.status is not CandidateStatus.pruned for one in listed)
@@ -170,7 +170,7 @@ def show_result(job: CalibrationJob, result: CalibrationResult) -> None:
 
 
 def searched(job: CalibrationJob, result: CalibrationResult) -> CalibrationState:
-    """Return the state at the end: what was replayed, and how the finalists did."""
+    """Return the state at the end: the replayed configurations, and the results of the finalists."""
     configurations = result.timings.configurations
     best = result.winner if result.winner in configurations else result.check.configurations[0]
     state = reduce(
@@ -183,7 +183,7 @@ def searched(job: CalibrationJob, result: CalibrationResult) -> CalibrationState
 
 
 def _table(job: CalibrationJob, result: CalibrationResult) -> Table:
-    """Return winner and baselines on unseen prompts, with the intervals beneath."""
+    """Return winner and baselines on unseen prompts, with the intervals below."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), header_style="bold")
     table.add_column("", no_wrap=True)
     table.add_column("configuration", overflow="fold")
@@ -205,7 +205,7 @@ def _table(job: CalibrationJob, result: CalibrationResult) -> Table:
 
 
 def role(result: CalibrationResult, configuration: Configuration) -> str:
-    """Return what a configuration is known as: the winner, a baseline, or both."""
+    """Return the role of a configuration: the winner, a baseline, or both."""
     names = ["winner"] if configuration == result.winner else []
     names += [name for name, baseline in result.baselines().items() if baseline == configuration]
     return ",\n".join(names)

@@ -46,7 +46,7 @@ class _Stderr(Console):
 
 class _SteadyStderr(_Stderr):
     def show_cursor(self, show: bool = True) -> bool:
-        """Leave the cursor alone: whoever is killed for want of memory cannot bring it back."""
+        """Keep the cursor visible: a process that is killed for lack of memory could not restore it."""
         return False
 
 
@@ -68,9 +68,9 @@ def say(message: str, style: str = "dim", console: Console | None = None) -> Non
     """Print one message for the person at the terminal.
 
     Args:
-        message: what to say.
+        message: the text of the message.
         style: its colour.
-        console: the one on which something is being drawn, which goes on below the message.
+        console: the console on which something is being drawn, which continues below the message.
     """
     (console or stderr()).print(Text(visible(message), style))
 
@@ -88,7 +88,7 @@ def show_warning(
 
 
 def report_error(message: str, hint: str | None) -> None:
-    """Print what is wrong on one line, and how to mend it on the next."""
+    """Print the message on one line, and the hint on the next."""
     lines = Text.assemble(("error: ", "bold red"), _one_line(message))
     if hint is not None:
         lines.append_text(Text.assemble("\n", ("hint: ", "bold"), _one_line(hint)))

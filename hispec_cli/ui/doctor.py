@@ -1,4 +1,4 @@
-"""What was found of a machine and a profile, as lines of text."""
+"""The report of `hispec doctor` on a machine and a profile, as lines of text."""
 
 from hispec.doctor import DoctorVerdict, Machine
 from hispec.memory import gigabytes

@@ -1,4 +1,4 @@
-"""What a fit came to."""
+"""The report of a fit."""
 
 import shlex
 from typing import Any
@@ -16,11 +16,11 @@ MENDS = {
     "no improvement": "fit on more text that is like what the model will write, or choose deeper --exits",
     "interrupted": "fit longer",
 }
-"""What helps exits that are too weak, by why the fit ended."""
+"""Advice for exits that are too weak, by the reason why the fit ended."""
 
 
 def show_fit(job: FitJob, fit: Fit, format_: Format) -> None:
-    """Write the exits before and after, and say what was written and what would help."""
+    """Write the exits before and after, the files that were written, and advice."""
     record: dict[str, Any] = {"schema": "hispec.fit-exits/1", "model": job.request.model}
     record |= {"profile": str(job.profile_path), "translators": str(job.translators_path)} | job.describe(fit)
     if format_.is_json:
@@ -32,14 +32,14 @@ def show_fit(job: FitJob, fit: Fit, format_: Format) -> None:
         write(
             f"exit {exit_}: agreement with the whole model {before.agreement:.3f} -> {after.agreement:.3f}, "
             f"divergence {before.kl:.3f} -> {after.kl:.3f} nats; "
-            f"{verdict if job.pays(fit, exit_) else 'too weak to pay'}\n"
+            f"{verdict if job.pays(fit, exit_) else 'too weak to gain speed'}\n"
         )
     write(visible(f"wrote {job.profile_path} and {job.translators_path.name}") + "\n")
     if all(fit.after[exit_] == fit.before[exit_] for exit_ in job.exits):
         say("no exit improved: the text may be too short, or the exits good already", "yellow")
     weak = [str(exit_) for exit_ in job.exits if not job.pays(fit, exit_)]
     if weak:
-        say(f"too weak to pay: exit {' and '.join(weak)}; {MENDS[fit.ended or 'steps']}", "yellow")
+        say(f"too weak to gain speed: exit {' and '.join(weak)}; {MENDS[fit.ended or 'steps']}", "yellow")
     if len(weak) == len(job.exits):
         return
     say(f'try it: hispec generate --profile {shlex.quote(str(job.profile_path))} "..." --verify')

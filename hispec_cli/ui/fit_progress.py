@@ -1,4 +1,4 @@
-"""How a fit is going: a bar on a terminal, one plain line now and then elsewhere."""
+"""The progress of a fit: a bar on a terminal, single plain lines elsewhere."""
 
 from typing import Self
 
@@ -13,11 +13,11 @@ from hispec_cli.ui.progress import Display, LineTimer, time_left
 
 
 class FitProgress(Display):
-    """Shows what is being done, how far the exits are from the whole model, and time left.
+    """Shows the current step, the agreement of the exits with the whole model, and the time left.
 
     Args:
         steps: the most updates.
-        budget: of the command.
+        budget: the time budget of the command.
     """
 
     def __init__(self, steps: int, budget: Budget) -> None:

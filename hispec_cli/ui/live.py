@@ -7,12 +7,12 @@ is bounded too: events are collected, which costs well under a microsecond each,
 most ten times a second and only while all drawing so far is below a hundredth of the time gone by.
 `benchmarks/view.py` measures what is left.
 
-What stays in the scrollback is broken at spaces, by the terminal itself: a row is filled up to the last column, so that
-the next one goes on with it, and a paragraph that is copied has no line breaks but its own.
+The terminal itself wraps the text that stays in the scrollback, at spaces: a row is filled up to the last column, so
+that the next one continues it, and a paragraph that is copied has no other line breaks than its own.
 
-How it draws. Between frames the cursor rests, hidden, at the tail's first cell. So the tail is erased by "erase to the
-end of the screen" whatever has become of its rows since, which is what makes resizing safe; the size is asked anew
-for every frame. Rows of the tail are cut by the terminal, not wrapped, should it have shrunk in the meantime.
+Between frames the cursor rests, hidden, at the tail's first cell. So the tail is erased by "erase to the end of the
+screen" in any state of its rows, which makes resizing safe; the size is queried again for every frame. The terminal
+cuts rows of the tail, and does not wrap them, in case it has shrunk in the meantime.
 """
 
 import signal
@@ -50,11 +50,13 @@ TAIL_ROWS = 12
 INTERVAL = 0.1
 """Seconds between two frames, at least."""
 SHARE = 0.01
-"""Of the time gone by, what drawing may take."""
+"""The largest share of the time that drawing may take."""
 
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 _ERASE = "\r \x1b[J\r"
-"""Erases the tail. From the first cell of the screen on, tmux would keep what is erased in its scrollback."""
+"""The code that erases the tail. From the first cell of the screen on, tmux would keep erased text in its
+scrollback.
+"""
 _ROW_ABOVE = "\x1b[A"
 _CUT_ROWS, _WRAP_ROWS = "\x1b[?7l", "\x1b[?7h"
 
@@ -64,12 +66,12 @@ class LiveView:
 
     Args:
         screen: a console on the terminal.
-        stats: empty figures of the hierarchy, whose levels it shows.
-        palette: how standings look.
+        stats: empty statistics of the hierarchy, whose levels it shows.
+        palette: the styles of token standings.
         answer: writes the rows of the validated text; by default they go to the screen. To be given where the
             answer's stream is the same terminal.
-        share: of the time gone by, what drawing may take.
-        clock: in seconds.
+        share: the largest share of the time that drawing may take.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -91,11 +93,12 @@ class LiveView:
         self._settled = 0
         """Characters of the state's settled text that have been taken over into `_pending` or further."""
         self._pending = ""
-        """Settled text that is not in the scrollback yet, as it is printed."""
+        """Settled text that is not in the scrollback yet, with its styles."""
         self._printed = False
         self._unfinished: tuple[Line, ConsoleDimensions] | None = None
-        """The row above the tail if its paragraph goes on, and the terminal's size when it was printed. It is printed
-        anew with what follows: were the tail a part of its paragraph, a window that is resized would move the two."""
+        """The row above the tail, if its paragraph continues, and the terminal's size when it was printed. It is
+        printed again with what follows: if the tail were part of its paragraph, resizing the window would move both.
+        """
         self._tail_rows = 0
         """Rows of the stream in the tail; they never become fewer, or the panel would jump."""
         self._spent = 0.0
@@ -103,7 +106,7 @@ class LiveView:
         self._handlers: dict[signal.Signals, Any] = {}
 
     def follow(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Show events on their way to somebody else."""
+        """Show events and pass them on."""
         with self:
             for event in events:
                 self.see(event)
@@ -132,7 +135,7 @@ class LiveView:
             self._drawn(now)
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not without showing what has been seen."""
+        """Wait, after showing all events so far."""
         due = self._clock() + seconds
         if self._events and self._open:
             time.sleep(max(0.0, min(self._next, due) - self._clock()))
@@ -158,7 +161,7 @@ class LiveView:
             self._answer("\n")
 
     def draw(self) -> None:
-        """Draw a frame of all that has been seen."""
+        """Draw a frame of all events so far."""
         self._reduce()
         width, height = self._screen.size
         rows = max(1, min(TAIL_ROWS, height - 1))
@@ -183,7 +186,7 @@ class LiveView:
         self._settled = len(self.state.settled)
 
     def _release(self, text: str, spans: list[Span], count: int) -> int:
-        """Move the first `count` rows to the scrollback, as far as they are settled; returns how many that were."""
+        """Move the first `count` rows to the scrollback, as far as they are settled, and return how many were moved."""
         count = sum(span.following <= len(self._pending) for span in spans[: max(count, 0)])
         if count:
             self._write(_ERASE)
@@ -193,7 +196,7 @@ class LiveView:
         return count
 
     def _print(self, lines: list[Line]) -> None:
-        """Print rows where the tail was, as the continuation of the row above where that one goes on."""
+        """Print rows in place of the tail, as the continuation of the row above if that one continues."""
         width, size = breaking_width(self._screen), self._screen.size
         above = ""
         if self._unfinished is not None and width is not None and self._unfinished[1] == size:
@@ -218,7 +221,7 @@ class LiveView:
 
     def _write(self, text: str) -> None:
         file = self._screen.file
-        with suppress(OSError):  # the terminal has gone: the answer may still have a reader
+        with suppress(OSError):  # the terminal is gone, but the answer may still have a reader
             file.write(text.encode(self._screen.encoding, "backslashreplace").decode(self._screen.encoding))
             file.flush()
 

@@ -1,7 +1,7 @@
-"""A sign of life until a command can begin: what is under way, and how many bytes are downloaded or read.
+"""A progress line until a command can begin: the current step, and how many bytes are downloaded or read.
 
-On a terminal it is one line with a spinner, gone when it ends; what is typed meanwhile is not echoed into it. Elsewhere it is a plain line now and then, of what takes
-long and of downloads.
+On a terminal it is one line with a spinner, which disappears at the end; keys that are pressed are not echoed into it.
+Elsewhere it prints single plain lines, for steps that take long and for downloads.
 """
 
 import sys
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from hispec.progress import Progress
 
 FRAME_S, TICK_S = 0.1, 1.0
-"""Between two frames on a terminal, and two looks at the clock elsewhere."""
+"""The seconds between two frames on a terminal, and between two checks elsewhere."""
 SHORT_S = 10.0
-"""Of what is over sooner no plain line is said."""
+"""The seconds below which a step gets no plain line."""
 ROOMY = 60
 """Columns from which there is room for a bar and a clock."""
 DOING = {"downloading": "downloading", "reading": "reading", "quantizing": "reading and quantizing"}
@@ -37,15 +37,15 @@ class _Bar(ProgressColumn):
     """A bar, where it is known how much there is."""
 
     def render(self, task: Task) -> ProgressBar | Text:
-        """Return what is drawn of a task."""
+        """Return the object that is drawn for a task."""
         return Text() if task.total is None else ProgressBar(task.total, task.completed, width=20)
 
 
 class Loading:
-    """Shows what is under way while it is entered.
+    """Shows the current step within the context.
 
     Args:
-        doing: what, as long as nobody says otherwise.
+        doing: the description of the work until progress gives another.
     """
 
     def __init__(self, doing: str) -> None:
@@ -94,7 +94,7 @@ class Loading:
             self._begin(doing)
             if progress.doing == "downloading" and self._line is None and not self._quiet:
                 say(f"{doing}, {_shown(progress.size)}")
-                self._short_s = 0.0  # what comes over a network is worth saying
+                self._short_s = 0.0  # downloads are always reported
         self._progress = progress
         if self._line is not None:
             amount = f"{_shown(progress.done)} of {_shown(progress.size)}"
@@ -111,7 +111,7 @@ class Loading:
             self._line.update(self._task, description=doing, total=None, amount="")
 
     def hold(self, doing: str) -> None:
-        """Show what is under way and stand still: it measures time, and drawing would cost some."""
+        """Show a step without animation, since it measures time and drawing would disturb it."""
         self._stop()
         self.now(doing)
         if self._line is not None:

@@ -24,7 +24,7 @@ def write_markdown(text: str) -> None:
             if inline.type == "softbreak":
                 inline.type = "hardbreak"
     rows = console.render_lines(document, pad=False)
-    # What was written as an entity is a character only now.
+    # Characters that were written as entities exist only from here on.
     segments = [Segment(visible(segment.text), segment.style) for row in rows for segment in (*row, Segment.line())]
     with console.capture() as capture:
         console.print(Segments(segments), end="", soft_wrap=True)

@@ -13,7 +13,7 @@ from hispec_cli.ui.safe_text import visible
 
 
 def escape_what_cannot_be_encoded() -> None:
-    """Let stdout and stderr write a character that their encoding lacks as an escape."""
+    """Make stdout and stderr write characters that their encoding lacks as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -27,8 +27,8 @@ def write(text: str) -> None:
     """Write and flush.
 
     Raises:
-        ReaderLeft: when nobody reads any more.
-        UnavailableError: when it cannot be written, the disk being full for example.
+        ReaderLeft: the reader of the pipe has closed it.
+        UnavailableError: the output cannot be written, for example because the disk is full.
     """
     try:
         sys.stdout.write(text)
@@ -55,10 +55,10 @@ def write_records(records: Sequence[Any], *, lines: bool) -> None:
 
 
 def write_table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
-    """Write rows of text in columns, without what a terminal would obey; errors as `write`.
+    """Write rows of text in columns, without control characters; raises the errors of `write`.
 
     Args:
-        rows: as many cells in each.
+        rows: the rows, each with the same number of cells.
         right: columns whose cells end at the same place.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -76,6 +76,6 @@ def is_unicode(encoding: str | None) -> bool:
 
 
 def forget() -> None:
-    """Send what is still buffered nowhere, so that it cannot complain at exit."""
+    """Discard the buffered output, so that writing it cannot fail at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

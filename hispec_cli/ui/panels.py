@@ -23,7 +23,7 @@ _DIM = Style(dim=True)
 _WIDE = 90
 """Columns from which there is room for exits and bars."""
 _WIDEST = 100
-"""Columns that the panel takes at most: what is wider is harder to read."""
+"""The largest width of the panel in columns; wider text is harder to read."""
 _FIGURE = 10
 """Columns of a figure."""
 _LAST_COLUMN = "\x1b[9999G"
@@ -73,7 +73,7 @@ def wrap(text: str, width: int) -> Iterator[Span]:
         stop = start + len(line)
         while stop - start > (fits := _fitting(text, start, stop, width)):
             end = start + fits
-            space = text.rfind(" ", start, end)  # which has a place in the row, see `rows_for_terminal`
+            space = text.rfind(" ", start, end)  # the space stays part of the row, see `rows_for_terminal`
             if space <= start and text[end] == " ":
                 space = end
             if space > start and not text[start:space].isspace():
@@ -87,7 +87,9 @@ def wrap(text: str, width: int) -> Iterator[Span]:
 
 
 class Line(NamedTuple):
-    """A row as it is printed, and what was left out after it: a line break, the space that it was broken at, nothing."""
+    """A row as it is printed, and what was left out after it: a line break, the space at which it was wrapped, or
+    nothing.
+    """
 
     text: str
     gap: str
@@ -105,19 +107,19 @@ def lines_of(text: str, spans: Iterable[Span]) -> list[Line]:
 
 
 def rows_for_terminal(lines: Sequence[Line], width: int | None) -> str:
-    """Return what a terminal is sent for rows.
+    """Return the text that is sent to a terminal for some rows.
 
     Args:
-        lines: the rows; the last one ends with a line feed, whatever follows it.
-        width: of the terminal, which then breaks the rows of a paragraph itself, so that a paragraph which is copied
-            from it is one line; None ends every row with a line feed.
+        lines: the rows; the last one ends with a line feed too.
+        width: the width of the terminal, which then wraps the rows of a paragraph itself, so that a paragraph that is
+            copied from it is one line; None ends every row with a line feed.
     """
     *others, last = lines
     return "".join(line.text + _ending(line, width) for line in others) + last.text + "\n"
 
 
 def _ending(line: Line, width: int | None) -> str:
-    """Return what a row ends with: nothing where it is full, a space in the last column where it was broken at one."""
+    """Return the end of a row: nothing if it is full, a space in the last column if it was wrapped at one."""
     if width is None or line.gap == "\n":
         return "\n"
     if not line.gap:
@@ -126,7 +128,9 @@ def _ending(line: Line, width: int | None) -> str:
 
 
 def stream_runs(state: ViewState, glyphs: PanelGlyphs = UNICODE) -> list[tuple[str, TokenStatus]]:
-    """Return what follows the settled text, with its standing. A struck line break is a sign: the text goes on."""
+    """Return the text after the settled part, with its standing. A struck line break is a sign, and the text
+    continues.
+    """
     runs = []
     for token in state.recent:
         text = printable(token.text)
@@ -144,10 +148,10 @@ def stream_row(
     """Return one row of the token stream.
 
     Args:
-        text: of the whole stream.
-        span: the row's part of it.
-        runs: where each run ends in `text`, and its standing, in order.
-        styles: of each standing.
+        text: the text of the whole stream.
+        span: the row's range in it.
+        runs: the end of each run in `text`, and its standing, in order.
+        styles: the style of each standing.
     """
     row, at = [], span.start
     for end, status in runs:
@@ -162,7 +166,7 @@ def stream_row(
 def panel(
     state: ViewState, width: int, styles: Mapping[TokenStatus, Style], glyphs: PanelGlyphs = UNICODE
 ) -> list[Row]:
-    """Return the rows below the stream: a heading, each level's part of the cycle, the figures."""
+    """Return the rows below the stream: a heading, each level's marks in the cycle, and figures."""
     stats, width = state.stats, min(width, _WIDEST)
     labels = [*(_label(level, width) for level in stats.levels), visible(stats.target)]
     label_width = min(max(map(cell_len, labels)), width // 3)
@@ -205,7 +209,7 @@ JUDGEABLE, ALONE = 16, 1.05
 
 
 def figures_row(state: ViewState, width: int, glyphs: PanelGlyphs = UNICODE) -> Row:
-    """Return the row of figures, or what is going on before there are any."""
+    """Return the row of figures, or the current step before there are any."""
     text = summary(state.stats, glyphs) if state.stats.prompt_tokens else "reading the prompt"
     return [Segment(set_cell_size(text, min(width, cell_len(text))), _DIM)]
 

@@ -1,4 +1,4 @@
-"""How far something is that takes long: drawn over and over on a terminal, a plain line now and then elsewhere."""
+"""The progress of something that takes long: redrawn on a terminal, single plain lines elsewhere."""
 
 from contextlib import AbstractContextManager
 from time import monotonic
@@ -12,7 +12,7 @@ class LineTimer:
     """Tells when a plain line is due: after every 10 % and every 30 s, and once all is done.
 
     Args:
-        share: that is done already, from 0 to 1.
+        share: the share that is done already, from 0 to 1.
     """
 
     def __init__(self, share: float = 0.0) -> None:
@@ -22,7 +22,7 @@ class LineTimer:
         """Return whether a line is due; the caller then says it.
 
         Args:
-            share: that is done, from 0 to 1; 0 where that is not known.
+            share: the share that is done, from 0 to 1; 0 where that is not known.
             news: whether there is something that does not wait.
         """
         now = monotonic()
@@ -34,7 +34,7 @@ class LineTimer:
 
 
 class Drawn(Protocol):
-    """What rich draws on a terminal."""
+    """The object that rich draws on a terminal."""
 
     def start(self) -> None:
         """Begin to draw."""
@@ -47,7 +47,7 @@ class Display(AbstractContextManager["Display"]):
     """Draws while it is entered, and leaves the terminal as it was.
 
     Args:
-        drawn: what is drawn, None where nothing can be.
+        drawn: the object that is drawn, None where nothing can be.
     """
 
     def __init__(self, drawn: Drawn | None) -> None:
@@ -64,7 +64,7 @@ class Display(AbstractContextManager["Display"]):
 
 
 def time_left(seconds: float | None) -> str:
-    """Return how long something still takes, in words; None where that is not known."""
+    """Return the remaining time as text; None where it is not known."""
     if seconds is None:
         return "time left unknown"
     minutes, rest = divmod(round(seconds), 60)

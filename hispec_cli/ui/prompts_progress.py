@@ -1,4 +1,4 @@
-"""How far a file of prompts is: one line that is drawn anew on a terminal, a plain line now and then elsewhere."""
+"""The progress of a file of prompts: one line that is redrawn on a terminal, single plain lines elsewhere."""
 
 from time import monotonic
 from typing import Any
@@ -16,7 +16,7 @@ class PromptsProgress(Display):
 
     Args:
         total: prompts in all.
-        known: of them, those that an earlier run answered.
+        known: the number of lines that an earlier run answered.
     """
 
     def __init__(self, total: int, known: int) -> None:

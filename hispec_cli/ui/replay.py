@@ -26,7 +26,7 @@ class _Figures:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a replay needs of the finished event's object."""
+    """The fields of the finished event's object that a replay needs."""
 
     text: str
     finish_reason: FinishReason
@@ -77,7 +77,7 @@ class Recording:
         """Yield the events with the delays between them.
 
         Args:
-            speed: how many times faster; 0 does not wait.
+            speed: the factor by which it is faster; 0 does not wait.
             sleep: waits that many seconds.
         """
         began = time.perf_counter()
@@ -92,7 +92,7 @@ def read_trace(path: Path) -> Recording:
     """Read a trace, and check that its events can have happened.
 
     Raises:
-        UsageError: it cannot be read, is no trace, is cut off, or contradicts itself.
+        UsageError: the file cannot be read, is not a trace, is cut off, or contradicts itself.
     """
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -146,7 +146,7 @@ def _event(line: str) -> Event:
     record = json.loads(line)
     kind = record.pop("event", None) if isinstance(record, dict) else None
     if not isinstance(kind, str) or kind not in _EVENTS:
-        raise ValueError("it is no event")
+        raise ValueError("it is not an event")
     if kind == Finished.kind:
         answer, t = _ANSWER.validate_python(record), record.pop("t", None)
         levels = [replace(level, proposed=0, accepted=0) for level in answer.stats.levels]

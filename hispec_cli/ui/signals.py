@@ -25,7 +25,7 @@ def ctrl_c(ask: Callable[[], object] | None = None) -> Iterator[None]:
     """Let Ctrl-C raise `KeyboardInterrupt`, even where the shell would have it ignored.
 
     Args:
-        ask: called by the first Ctrl-C, in the place of raising: asks for the end with what there is so far.
+        ask: called by the first Ctrl-C instead of raising; it requests an end with the result so far.
     """
 
     def ask_once(_number: int, _frame: FrameType | None) -> None:
@@ -43,7 +43,7 @@ def end_on_request(number: int, _frame: FrameType | None) -> None:
 
 
 def stop(number: int) -> None:
-    """Stop this process as the signal does by default, and return once it goes on."""
+    """Stop this process as the signal does by default, and return once it is continued."""
     handler = signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     signal.signal(number, handler)

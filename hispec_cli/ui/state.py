@@ -1,4 +1,4 @@
-"""What the live view shows, as a pure function of the engine's events.
+"""The state of the live view, as a pure function of the engine's events.
 
 `reduce(state, event)` is the next state; nothing here reads a clock, a terminal or a model, so a recorded trace gives
 the same states as the run it was recorded from. Events that cannot follow what came before are refused: the view
@@ -12,18 +12,19 @@ from hispec.events import Committed, Drafted, Event, Finished, FinishReason, Ver
 from hispec.metrics import Stats
 
 SHOWN_SECONDS = 0.25
-"""How long struck tokens, and corrections that are already final, are shown as such, in event time; at the most until
-the target verifies again."""
+"""The event time for which struck tokens, and corrections that are already final, are shown as such; at most until the
+target verifies again.
+"""
 
 
 class TokenStatus(StrEnum):
-    """How far a token has come."""
+    """The standing of a token: how far it has been verified."""
 
     draft = "draft"
     accepted = "accepted"
     """An intermediate level let it through."""
     correction = "correction"
-    """A level wrote it in the place of one that it refused."""
+    """A level wrote it in place of a token that it rejected."""
     struck = "struck"
     """Refused, or written after one that was."""
     validated = "validated"
@@ -31,7 +32,7 @@ class TokenStatus(StrEnum):
 
 
 class Mark(StrEnum):
-    """What a level did with one token in the current cycle; a row of them is that level's part of it."""
+    """The action of a level on one token in the current cycle; a row of them is shown for each level."""
 
     proposed = "p"
     accepted = "a"
@@ -60,12 +61,13 @@ class ViewState(NamedTuple):
     Attributes:
         stats: the figures so far; never changed in place.
         settled: validated text with nothing left to show about it; it only ever grows.
-        recent: what follows: validated tokens, struck ones and those that wait for the target, in reading order.
+        recent: the tokens after these: validated ones, struck ones and those that wait for the target, in reading
+            order.
         held: validated text that is not the answer's yet, since it may become a stop text; it follows the last
             validated token.
-        cycle: for each level, lowest first, its `Mark`s in the current cycle.
+        cycle: the `Mark`s of each level in the current cycle, lowest level first.
         closed: whether the target has ended the current cycle.
-        finish_reason: why it ended, None while it runs.
+        finish_reason: the reason why it ended, None while it runs.
     """
 
     stats: Stats
@@ -91,7 +93,7 @@ def reduce(state: ViewState, *events: Event) -> ViewState:
     """Return the state after some more events, the same whether they come one by one or together, which is cheaper.
 
     Raises:
-        ValueError: when an event cannot follow: an unknown level, a verification of more tokens than wait.
+        ValueError: an event cannot follow: its level is unknown, or it verifies more tokens than wait.
     """
     fold = _Fold(state)
     for event in events:
@@ -125,7 +127,7 @@ class _Fold:
 
     def see(self, event: Event) -> None:
         if self.finish_reason is not None:
-            raise ValueError("it goes on after its end")
+            raise ValueError("it continues after its end")
         self.now = event.t
         match event:
             case Drafted():
@@ -158,14 +160,14 @@ class _Fold:
                 f"{event.proposed} tokens are verified and {event.accepted} accepted, while {len(waiting)} wait"
             )
         if refused and event.correction is None:
-            raise ValueError("a refusal has no correction")
+            raise ValueError("a rejection has no correction")
         accepted = TokenStatus.validated if target else TokenStatus.accepted
         for number, at in enumerate(waiting[-event.proposed :]):
             status = accepted if number < event.accepted else TokenStatus.struck
             self.recent[at] = Token(self.recent[at].text, status, event.t)
         marks = Mark.accepted * event.accepted
         if refused:
-            # It stands where the refused token stood: what follows was refused with it.
+            # It replaces the rejected token; the tokens after that were rejected with it.
             self.recent.append(Token(event.correction_text, TokenStatus.correction, event.t))
             marks += Mark.corrected + Mark.dropped * (refused - 1)
         elif event.correction is not None:
@@ -204,7 +206,7 @@ class _Fold:
         ]
 
     def mark(self, level: str, marks: str) -> None:
-        """Add to a level's part of the cycle; the first step after the target's begins a new one."""
+        """Add to a level's marks of the cycle; the first step after the target's begins a new cycle."""
         if level not in self.levels:
             raise ValueError(f"the level {level!r} is not one of {', '.join(self.levels)}")
         if self.closed:

@@ -13,12 +13,14 @@ from hispec_cli.ui.state import TokenStatus
 
 
 class Palette(StrEnum):
-    """Which colours to use."""
+    """The set of colours to use."""
 
     default = "default"
     """At least 3.4:1 on black and on white, distinct in 16 colours and for colour-blind readers."""
     high_contrast = "high-contrast"
-    """Each standing on its own background, at least 7:1 whatever the terminal's colours are."""
+    """The style of each standing with its own background; the contrast is at least 7:1 with any colours of the
+    terminal.
+    """
     mono = "mono"
     """Shape only."""
 
@@ -49,7 +51,7 @@ PROMPT_STYLES = {
     Palette.high_contrast: "bold",
     Palette.mono: "bold",
 }
-"""How a person's own words look in a chat, for prompt_toolkit and rich. Bold alone has the most contrast there is."""
+"""The style of the user's own words in a chat, for prompt_toolkit and rich. Bold alone has the most contrast."""
 
 
 def styles_of(palette: Palette) -> Mapping[TokenStatus, Style]:

@@ -16,8 +16,8 @@ class TraceFile:
         path: the file, or None.
 
     Raises:
-        UsageError: on entering, where the file cannot be written.
-        UnavailableError: on leaving without another error, where writing failed half-way.
+        UsageError: on entering, the file cannot be written.
+        UnavailableError: on leaving without another error, writing failed.
     """
 
     def __init__(self, path: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""What is typed while an answer is written: not echoed into it, and kept for whoever reads the terminal next."""
+"""Keys that are typed while an answer is written: they are not echoed into it, and kept for the next prompt."""
 
 import os
 import signal
@@ -13,10 +13,10 @@ from hispec_cli.ui.signals import end_on_request, handled, stop
 
 @contextmanager
 def typeahead_kept(terminal: TextIO) -> Iterator[None]:
-    """Let the terminal queue what is typed without echoing it, and let Ctrl-C not empty the queue.
+    """Let the terminal queue keys without echoing them, and keep Ctrl-C from emptying the queue.
 
-    Ctrl-Z hands the terminal back as it was until the program goes on. Nothing is changed where the stream is no
-    terminal, or where another program has the terminal now.
+    Ctrl-Z restores the terminal's mode until the program continues. Nothing is changed if the stream is no terminal, or
+    if another program owns the terminal.
     """
     if not _is_ours(terminal):
         yield
@@ -49,7 +49,7 @@ class _Mode:
         self._change(self._before)
 
     def suspend(self, number: int, _frame: FrameType | None) -> None:
-        """Stop, with the terminal as it was, and go on once resumed."""
+        """Stop, with the terminal restored, and continue once resumed."""
         self.restore()
         stop(number)
         self.set()

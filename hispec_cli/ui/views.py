@@ -1,10 +1,11 @@
-"""Which view an answer gets."""
+"""The choice of the view of an answer."""
 
 import os
 import stat
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.events import Event
 from hispec.metrics import Stats
@@ -16,6 +17,9 @@ from hispec_cli.ui.panels import glyphs_for, outcome
 from hispec_cli.ui.plain import JsonLinesView, JsonView, PlainView, View
 from hispec_cli.ui.theme import Palette
 
+if TYPE_CHECKING:
+    from hispec.answer import Generation
+
 
 def choose_view(options: ViewOptions, stats: Stats, share: float = SHARE, *, keep: bool = True) -> View:
     """Return the view that options ask for.
@@ -24,13 +28,13 @@ def choose_view(options: ViewOptions, stats: Stats, share: float = SHARE, *, kee
     from a pipe may itself write to the terminal (`| tee`, `| less`), so there the live view has to be asked for.
 
     Args:
-        options: see `ViewOptions`.
+        options: the view options; see `ViewOptions`.
         stats: empty figures of the hierarchy.
-        share: of the time gone by, what drawing may take.
-        keep: whether the answer stays on the terminal; without, somebody else writes it there in the end.
+        share: the largest share of the time that drawing may take.
+        keep: whether the answer stays on the terminal; without it, the caller writes it there at the end.
 
     Raises:
-        UsageError: see `check_view`.
+        UsageError: the options contradict each other, as for `check_view`.
     """
     check_view(options)
     auto, live = options.format is Format.auto, options.live
@@ -60,13 +64,23 @@ def report(stats: Stats) -> None:
         say(outcome(stats, glyphs_for(sys.stderr.encoding)))
 
 
+def warn_if_cut_off(generation: "Generation") -> None:
+    """Say so where an answer reached its most tokens before it matched its grammar."""
+    if generation.complete is not False or generation.finish_reason != "length":
+        return
+    assert generation.grammar is not None
+    what = "JSON" if generation.grammar.kind == "JSON schema" else generation.grammar.kind
+    length = counted(len(generation.token_ids), "token")
+    say(f"the answer was cut off at {length}, before its {what} was complete: raise --max-new-tokens", "yellow")
+
+
 class LiveAnswer(View):
     """The live view on stderr, and the answer on stdout: the same terminal, or something else.
 
     Args:
-        palette: how tokens look.
+        palette: the styles of tokens.
         stats: empty figures of the hierarchy.
-        share: of the time gone by, what drawing may take.
+        share: the largest share of the time that drawing may take.
         keep: whether the answer stays.
     """
 
@@ -93,7 +107,7 @@ class LiveAnswer(View):
         self.live.see(event)
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not without showing what has been seen."""
+        """Wait, after showing all events so far."""
         self.live.sleep(seconds)
 
     def finish(self, result: Any) -> None:

@@ -1,4 +1,4 @@
-"""What templates make of messages against `apply_chat_template`, and control tokens that messages spell out."""
+"""Token ids of messages compared with `apply_chat_template`, and control tokens that messages spell out."""
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers

@@ -1,5 +1,6 @@
 """Conversations: reusing what was run changes nothing, and nothing validated is ever lost."""
 
+import re
 from dataclasses import asdict
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from hispec import Engine
 from hispec.conversation import Conversation, turn_seed
 from hispec.errors import OutOfMemoryError, UsageError
 from hispec.events import Committed, Finished, Prefilled
+from hispec.grammar import Grammar
 from hispec.session import Turn
 from hispec.text import encode_prompt
 
@@ -24,7 +26,7 @@ def engine(request):
 
 
 def ask(conversation, prompt=None):
-    """Let it answer, or answer anew: (the tokens found in the cache, the new turn)."""
+    """Let it answer, or answer again: (the tokens found in the cache, the new turn)."""
     events = list(conversation.retry() if prompt is None else conversation.ask(prompt))
     assert isinstance(events[0], Prefilled) and isinstance(events[-1], Finished)
     assert events[-1].result.token_ids == list(conversation.turns[-1].token_ids)
@@ -227,3 +229,21 @@ def test_nothing_to_take_back(engine):
     for act in (conversation.undo, conversation.retry):
         with pytest.raises(UsageError, match="no turn yet"):
             act()
+
+
+@pytest.mark.parametrize("settings", [{}, SAMPLED], ids=["greedy", "sampled"])
+def test_a_grammar_begins_again_in_every_answer(engine, settings):
+    digits = Grammar.regex("[0-9]{3}(, [0-9]{3}){3}!")
+    engine = engine.with_settings(**settings)
+    conversation = Conversation(engine, grammar=digits)
+    for prompt in (FIRST, SECOND, None):
+        history = [(turn.prompt, turn.answer) for turn in conversation.turns[: None if prompt else -1]]
+        _, turn = ask(conversation, prompt)
+        assert re.fullmatch("[0-9]{3}(, [0-9]{3}){3}!", turn.answer), turn.answer
+        alone = engine.with_settings(mode="autoregressive")
+        *_, end = alone.stream(turn.prompt, seed=turn.seed, grammar=digits, history=history)
+        assert list(turn.token_ids) == end.result.token_ids
+    conversation.grammar = None
+    assert not ask(conversation, "Why?")[1].answer.endswith("!")
+    with pytest.raises(UsageError, match="cannot be used"):
+        Conversation(engine, grammar=Grammar.regex("("))

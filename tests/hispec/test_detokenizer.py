@@ -25,7 +25,7 @@ def byte_level():
 
 
 def byte_fallback(strip=1):
-    """As Llama 2 has it, which strips the first space; Gemma does not."""
+    """Like that of Llama 2, which strips the first space; Gemma's does not."""
     tokens = [*BYTES, *WORDS, *SIGNS, *(f"▁{word}" for word in WORDS), "▁", "▁▁", "▁,", "▁."]
     vocab = {token.replace(" ", "▁▁▁") if token.isspace() else token: None for token in dict.fromkeys(tokens)}
     raw = Tokenizer(models.BPE({token: id_ for id_, token in enumerate(vocab)}, [], byte_fallback=True))
@@ -50,7 +50,7 @@ def unigram():
 
 
 def unigram_bytes():
-    """As T5 and others convert it, with bytes for what is not in the vocabulary."""
+    """Like that of T5 and others, with bytes for characters that are not in the vocabulary."""
     tokens = ["<unk>", *BYTES, "▁", *WORDS, *SIGNS, *(f"▁{token}" for token in (*WORDS, *SIGNS))]
     model = models.Unigram([(token, -1.0) for token in dict.fromkeys(tokens)], unk_id=0, byte_fallback=True)
     raw = Tokenizer(model)
@@ -143,7 +143,7 @@ def test_cleaning_up_a_bpe_where_a_checkpoint_forces_it(request):
 
 
 def most_decoded(tokenizer, ids_of_text, monkeypatch):
-    """The most tokens that are decoded at once to stream a text."""
+    """The largest number of tokens that are decoded at once to stream a text."""
     ids = ids_of_text(tokenizer)
     decode, most = tokenizer.decode, 0
 

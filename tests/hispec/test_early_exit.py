@@ -81,7 +81,7 @@ def test_what_was_found_is_remembered_for_these_weights(shipped_model, ordinary,
 
 
 @pytest.mark.parametrize("damaged", ["no JSON", '{"DIGEST": "0.9"}', "[]"])
-def test_a_damaged_file_is_measured_anew(shipped_model, tmp_path, damaged):
+def test_a_damaged_file_is_measured_again(shipped_model, tmp_path, damaged):
     found = exits_of(engine_of(shipped_model))
     file = tmp_path / "cache" / "hispec" / early_exit.FILE
     digest = next(iter(early_exit.remembered(early_exit.FILE)))

@@ -1,4 +1,4 @@
-"""Heads that read only frequent words: counted from a text, chosen by a profile, and never seen in the output."""
+"""Reduced heads: the frequent tokens are counted from a text and chosen by a profile, and never change the output."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a checkpoint's generation config asks for: the engine writes what `generate` writes, and names what it leaves out."""
+"""The generation config: the engine writes what `generate` writes, and lists the options that it does not apply."""
 
 import json
 import warnings
@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from hispec import Engine
-from hispec.api import Generation, unprofiled
+from hispec.answer import Generation
+from hispec.api import unprofiled
 from hispec.bench.arms import make_arms
 from hispec.errors import LosslessnessError
 from hispec.generation import MAKERS, read_generation_options
@@ -23,7 +24,7 @@ LENGTH = 24
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, shipped_model):
-    """A checkpoint whose answers no one has trained, with a tokenizer that knows more words."""
+    """A checkpoint of random weights, with a tokenizer of a larger vocabulary."""
     path = tmp_path_factory.mktemp("checkpoint")
     tokenizer = AutoTokenizer.from_pretrained(shipped_model)
     random_model("llama", layers=4, vocab=40).save_pretrained(path)
@@ -33,7 +34,7 @@ def folder(tmp_path_factory, shipped_model):
 
 @pytest.fixture(scope="module")
 def plain(folder):
-    """What the checkpoint writes where nothing is asked for."""
+    """The checkpoint's output without options."""
     return ids_of(load(folder, {}))
 
 
@@ -50,7 +51,7 @@ def ids_of(engine, prompt=PROMPT):
 
 
 def by_transformers(folder, prompt=PROMPT, **options):
-    """What `generate` writes with the same generation config."""
+    """The output of `generate` with the same generation config."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.generate(torch.tensor([prompt]), max_new_tokens=LENGTH, max_length=None, pad_token_id=0, **options)
 
@@ -138,7 +139,7 @@ def test_sampling_has_the_distribution_of_generate(folder, config):
 
 @pytest.mark.parametrize("option", ALONE)
 def test_levels_that_lack_words_change_nothing(folder, plain, option):
-    """Among them are words that are forced, and those that are left where others are excluded."""
+    """Some tokens are forced, and some are those left where others are excluded."""
     engine = load(folder, config_of(option, plain))
     expected, stack = ids_of(engine), engine.stacks[str(folder)]
     for words in (range(0, 40, 3), plain[:2]):
@@ -177,7 +178,7 @@ def test_every_arm_of_a_benchmark_decodes_under_equal_conditions(folder, plain, 
 
 @pytest.mark.parametrize("name", ["hf", "hispec"])
 def test_sampled_arms_have_the_same_conditions_too(folder, name):
-    """Of tokens that all have nearly equal chances, typical sampling and top-k leave few."""
+    """With nearly equal probabilities, typical sampling and top-k leave few tokens."""
     engine = load(
         folder, {"do_sample": True, "temperature": 50.0, "top_k": 3, "suppress_tokens": list(range(0, 40, 2))}
     )
@@ -240,7 +241,7 @@ def test_what_asks_for_nothing_is_passed_over_in_silence(folder, plain, config):
 def test_a_broken_generation_config_is_left_out(folder, plain, text):
     load(folder, {})
     (folder / "generation_config.json").write_text(text, encoding="latin-1")
-    with pytest.warns(UserWarning, match=r"generation_config\.json is no JSON object"):
+    with pytest.warns(UserWarning, match=r"generation_config\.json is not a JSON object"):
         engine = Engine.from_profile(unprofiled(str(folder), 1, 2), dtype="float32", max_new_tokens=LENGTH)
     assert ids_of(engine) == plain
 
@@ -277,7 +278,7 @@ def test_stop_strings_act_as_stop_does():
 
 
 def test_a_difference_is_measured_on_processed_scores(folder, plain):
-    """What is excluded is no rival of the token that was written."""
+    """Excluded tokens are no rivals of the token that was written."""
     engine = load(folder, {"suppress_tokens": [token for token in range(40) if token not in (7, 8)]})
     logits = by_transformers(folder, return_dict_in_generate=True, output_logits=True).logits[0][0]
     difference = engine.examine(PROMPT, [9, 9], ids_of(engine))

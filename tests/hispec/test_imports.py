@@ -11,7 +11,7 @@ import hispec
 
 PACKAGE = Path(hispec.__file__).parent
 ON_THE_API = ("__init__", "configuration", "conversation", "prompts", "server")
-"""What stands on the API: the package's own names, and tools that answer with an engine."""
+"""Modules on top of the API: the package's own names, and tools that answer with an engine."""
 LABORATORY = ("bench", "calibration", "datasets", "exits")
 """Packages that import the runtime, and that the runtime must not import."""
 OPTIONAL = ("matplotlib", "datasets", "rouge_score", "prompt_toolkit", "bitsandbytes")

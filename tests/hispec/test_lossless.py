@@ -1,4 +1,4 @@
-"""Where outputs part, and how a tie is told from an error."""
+"""The first difference of outputs, and the distinction between a tie and an error."""
 
 import pytest
 

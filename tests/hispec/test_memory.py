@@ -46,7 +46,7 @@ PUBLISHED = {
 }
 """Parameters of these architectures as the hub counts them in their safetensors."""
 STORED_TWICE = ("Qwen--Qwen3-0.6B", "Qwen--Qwen3-1.7B")
-"""Whose files have the head too, although it is the embedding."""
+"""Models whose files contain the head too, although it is the embedding."""
 ROUNDED = {"facebook--layerskip-codellama-34B": 33.7, "princeton-nlp--Sheared-LLaMA-2.7B": 2.7}
 """Billions, where the exact number is not at hand."""
 

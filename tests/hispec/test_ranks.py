@@ -95,7 +95,7 @@ def profile(tmp_path_factory, shipped_model):
 
 @pytest.fixture(scope="module")
 def ranks(profile):
-    """What each of two ranks found, and what they printed."""
+    """The results of each of two ranks, and their output."""
     (profile.parent / "program.py").write_text(PROGRAM)
     program = [str(profile.parent / "program.py"), str(profile), str(profile.parent), PROMPT, json.dumps(SAMPLED)]
     done = subprocess.run(

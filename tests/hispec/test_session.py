@@ -1,4 +1,4 @@
-"""Sessions on disk: whole or refused, kept to one process, and nothing validated lost."""
+"""Sessions on disk: complete or refused, locked by one process, and without loss of committed tokens."""
 
 import json
 import os
@@ -127,9 +127,9 @@ def test_a_damaged_file_is_refused_with_a_hint_and_stays(store, damage):
     damaged = damage(talk.path.read_text(encoding="utf-8"))
     talk.path.write_text(damaged, encoding="latin-1" if damaged[:1] == "\xff" else "utf-8", errors="replace")
     kept = talk.path.read_bytes()
-    with pytest.raises(UsageError, match="not a whole saved conversation") as error:
+    with pytest.raises(UsageError, match="not a complete saved conversation") as error:
         store().read()
-    assert "begin anew" in error.value.hint and talk.path.read_bytes() == kept
+    assert "start again" in error.value.hint and talk.path.read_bytes() == kept
 
 
 def test_a_disk_that_is_full_keeps_what_was_there(store, monkeypatch):

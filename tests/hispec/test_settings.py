@@ -1,4 +1,4 @@
-"""Where a decoding value comes from: option > environment > profile > generation config > default."""
+"""The source of a setting: option > environment > profile > generation config > default."""
 
 from dataclasses import replace
 
@@ -203,8 +203,8 @@ def test_a_help_page_says_what_counts_where_nobody_says_it(setting, said):
 @pytest.mark.parametrize(
     ("name", "value", "message", "hint"),
     [
-        ("dummy_agreement", "a,b", "'a,b' is no list of shares", "give, for example, 0.55,0.75 or 2=0.75,int4=0.97"),
-        ("width", "wide", "'wide' is no width", "give auto, free, or rows from 1 to 64"),
+        ("dummy_agreement", "a,b", "'a,b' is not a list of shares", "give, for example, 0.55,0.75 or 2=0.75,int4=0.97"),
+        ("width", "wide", "'wide' is not a width", "give auto, free, or rows from 1 to 64"),
         ("temperature", "warm", "is 'warm', which is not a number", "give a number"),
     ],
 )

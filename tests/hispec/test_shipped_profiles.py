@@ -1,4 +1,4 @@
-"""The profiles that ship: each decodes losslessly, and what its file says in words is so."""
+"""The shipped profiles: each decodes losslessly, and the text of its file is true."""
 
 import json
 import re

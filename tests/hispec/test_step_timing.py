@@ -1,4 +1,4 @@
-"""Costs of steps are measured where nobody has calibrated them, and once for each model and machine."""
+"""Costs of steps are measured if no calibration has measured them, and once for each model and machine."""
 
 import json
 from itertools import count
@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def measured(monkeypatch, folder):
-    """How often something was measured; every part of a step takes one second."""
+    """The number of measurements; every part of a step takes one second."""
     calls = []
 
     def counting(hierarchy, clock=None):
@@ -65,7 +65,7 @@ def test_it_is_measured_once(hierarchy, measured, folder):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", None])
-def test_what_is_damaged_is_measured_anew(hierarchy, measured, folder, content):
+def test_what_is_damaged_is_measured_again(hierarchy, measured, folder, content):
     step_costs(hierarchy, NAMES)
     file = folder / step_timing.FILE
     known = json.loads(file.read_text())

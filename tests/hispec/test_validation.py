@@ -1,4 +1,4 @@
-"""What decoding a profile would refuse, `check_at_hand` refuses, from the files that are here."""
+"""`check_at_hand` refuses what decoding a profile would refuse, from the files on this machine."""
 
 import json
 import shutil

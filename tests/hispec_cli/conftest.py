@@ -1,7 +1,9 @@
 """Runs the command line: inside this process for speed, or as its own process where signals and pipes matter."""
 
 import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ QUESTION = "Anna has 3 apples. Ben has 4 times as many. How many apples do they 
 
 @dataclass
 class Outcome:
-    """What a command left behind."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -77,3 +79,13 @@ def assert_message_and_hint(outcome, code, message, hint=""):
     assert len(lines) == 2 and lines[0].startswith("error: ") and lines[1].startswith("hint: "), outcome.err
     assert message in lines[0] and hint in lines[1], outcome.err
     assert outcome.out == ""
+
+
+@pytest.fixture(scope="session")
+def endless(tmp_path_factory, shipped_model):
+    """Arguments of an answer that takes a while: the shipped model, which here knows no end of text."""
+    model = shutil.copytree(shipped_model, tmp_path_factory.mktemp("endless") / "model")
+    for name in ("config.json", "generation_config.json"):
+        config = json.loads((model / name).read_text())
+        (model / name).write_text(json.dumps({**config, "eos_token_id": 0}))
+    return ("generate", QUESTION, "--model", model, "--max-new-tokens", 1800, "--mode", "autoregressive")

@@ -40,7 +40,7 @@ def report_of(outcome):
 
 
 def answers_in(folder):
-    """What the journals in a folder hold, but for the times."""
+    """The content of the journals in a folder, without the times."""
     found = []
     for path in folder.glob("*.rows.jsonl"):
         for line in path.read_text().splitlines()[1:]:

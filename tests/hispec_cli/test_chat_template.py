@@ -1,4 +1,4 @@
-"""`--chat-template FILE`: for every command that encodes prompts, refused before loading, kept where it matters."""
+"""`--chat-template FILE` works for every command that encodes prompts; mistakes are found before loading."""
 
 import json
 import shutil

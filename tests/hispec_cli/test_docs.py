@@ -26,7 +26,7 @@ def blocks(page, *languages):
 
 
 def command_lines(page):
-    """The shell's words of every command of a page, those of a pipe or a list one by one."""
+    """The shell words of every command of a page, with those of a pipe or a list one by one."""
     for block in blocks(page, "sh"):
         yield from split(block)
     for block in blocks(page, "console"):
@@ -36,7 +36,7 @@ def command_lines(page):
 
 
 def split(script):
-    """The words of every command of a shell script; what a command reads from a here-document is left out."""
+    """The words of every command of a shell script, without what a command reads from a here-document."""
     script = re.sub(r"<<'(\w+)'\n.*?^\1$", "", script, flags=re.MULTILINE | re.DOTALL)
     script = re.sub(r"(^|\s+)# .*$", "", script, flags=re.MULTILINE)  # shlex drops the end of the line, too
     words = shlex.shlex(script.replace("\\\n", " "), posix=True, punctuation_chars="|&;<>\n")
@@ -79,6 +79,12 @@ def test_the_site_builds_strictly_and_has_every_page(site):
     home = (site / "index.html").read_text()
     assert "HiSpec" in home and 'href="docs/' not in home and 'src="docs/' not in home
     assert not list(site.glob("hooks*"))
+
+
+def test_files_outside_of_the_site_are_named_and_no_address_is_made_up(site):
+    assert "benchmarks/results/replays-cpu.json" in text_of(site / "calibration" / "index.html")
+    pages = [path.read_text(encoding="utf-8") for path in site.rglob("*.html")]
+    assert not [page for page in pages if "OWNER" in page or re.search(r'href="[^"]*(\.json|\.py)["#]|None/blob', page)]
 
 
 def test_the_site_shows_the_help_of_every_command(site):
@@ -137,7 +143,8 @@ def test_scripts_and_modules_that_pages_run_are_there(page):
             assert not own or any((ROOT / at / f"{module}.py").is_file() for at in (".", "core")), arguments
         elif arguments[0].endswith(".py"):
             script = next(p for p in (ROOT / arguments[0], ROOT / "benchmarks" / arguments[0]) if p.is_file())
-            text = script.read_text() + (ROOT / "benchmarks" / "common.py").read_text()
+            shared = (ROOT / "benchmarks" / f"{name}.py" for name in ("common", "comparison"))
+            text = "".join(path.read_text() for path in (script, *shared))
             for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
                 assert f'"{option}"' in text, (arguments, option)
     for arguments in commands(page, "pytest"):
@@ -164,7 +171,7 @@ def test_the_tables_of_figures_are_those_of_the_results(monkeypatch):
     from tables import PLACE, pages, with_tables
 
     texts = [page.read_text() for page in pages()]
-    assert [text for text in texts if with_tables(text) != text] == [], "write them anew: python benchmarks/tables.py"
+    assert [text for text in texts if with_tables(text) != text] == [], "write them again: python benchmarks/tables.py"
     assert sum(len(PLACE.findall(text)) for text in texts) >= 7
 
 

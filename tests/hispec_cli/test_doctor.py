@@ -286,7 +286,7 @@ def test_a_model_of_a_silent_hub_is_not_waited_for(process, hub):
             "ByT5Tokenizer, which has no tokenizer.json",
             2,
         ),
-        ("config.json", '{"model_type": "unheard-of", "num_hidden_layers": 2}', "architecture that is not known", 2),
+        ("config.json", '{"model_type": "unheard-of", "num_hidden_layers": 2}', "has an unknown architecture", 2),
         ("model.safetensors", "garbage", "damaged", 5),
     ],
 )

@@ -1,4 +1,4 @@
-"""What options, environment, profile and files alone can refuse is refused before torch is imported.
+"""Mistakes that options, environment, profile and files show are reported before torch is imported.
 
 All command lines run in one process in which torch cannot be imported: whatever wants it ends with exit code 1.
 """
@@ -58,9 +58,9 @@ CASES = [
     case(CHAT, "--max-memory", "cpu=1GB", says="--max-memory limits"),
     case(BENCH, "--tensor-parallel", says="--tensor-parallel is for hispec generate alone"),
     case(CALIBRATE, says="--tensor-parallel is for hispec generate alone", HISPEC_TENSOR_PARALLEL="1"),
-    case(GENERATE, "--tensor-parallel", "--device-map", "auto", says="goes with neither"),
+    case(GENERATE, "--tensor-parallel", "--device-map", "auto", says="cannot be combined with --device-map"),
     case(BENCH, "--load-format", "dummy", "--device-map", "auto", says="random weights are drawn on one device"),
-    case(GENERATE, "--dummy-agreement", "0.5,0.7", says="--dummy-agreement is of random weights"),
+    case(GENERATE, "--dummy-agreement", "0.5,0.7", says="--dummy-agreement applies to random weights only"),
     case(BENCH, "--load-format", "dummy", "--dummy-agreement", "0.5", says="has 1 share"),
     case(GENERATE, "--load-format", "dummy", "--dummy-agreement", "0.7,0.5", says="is not rising"),
     # texts
@@ -144,7 +144,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory, shipped_model):
-    """For each case its exit code and what it wrote to standard error."""
+    """For each case, its exit code and its output on standard error."""
     folder = tmp_path_factory.mktemp("early")
     samples = folder / "samples"
     samples.mkdir()

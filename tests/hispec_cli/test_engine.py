@@ -1,4 +1,4 @@
-"""From what was chosen on the command line to a loaded engine."""
+"""Loading an engine for the choices of the command line."""
 
 from types import SimpleNamespace
 

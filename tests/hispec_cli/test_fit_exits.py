@@ -123,7 +123,7 @@ def test_bench_and_validate_take_it(hispec, fitted, tmp_path):
     assert hispec("profile", "validate", fitted).code == 0
 
 
-def test_translators_that_were_fitted_anew_are_others(hispec, fit, fitted, tmp_path, monkeypatch):
+def test_translators_that_were_fitted_again_are_others(hispec, fit, fitted, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     for name in ("plain.yaml", "plain.safetensors"):
         (tmp_path / name).write_bytes((fitted.parent / name).read_bytes())
@@ -278,14 +278,14 @@ def test_a_budget_that_is_over_still_gives_a_result_and_says_so(fit):
 
 def test_an_exit_that_is_too_weak_to_pay_is_told_and_not_recommended(fit, monkeypatch):
     outcome = fit("--steps", 1, "--exits", "3", "--learning-rate", 1e-8)
-    assert "too weak to pay" in outcome.out and "more --steps, or on more text" in outcome.err
+    assert "too weak to gain speed" in outcome.out and "more --steps, or on more text" in outcome.err
     assert "try it" not in outcome.err
     monkeypatch.setattr(
         "hispec.exits.job.best_speedup", lambda agreement, exit_layer, _: 1.31 if exit_layer == 2 else 0.9
     )
     outcome = fit("--force", "--steps", 1, "--exits", "1,2,3")
     assert "at best 1.3 times the target's speed" in outcome.out.splitlines()[1]
-    assert "too weak to pay: exit 1 and 3" in outcome.err and "try it" in outcome.err
+    assert "too weak to gain speed: exit 1 and 3" in outcome.err and "try it" in outcome.err
 
 
 def test_the_verdict_is_in_the_record(fit):

@@ -1,4 +1,4 @@
-"""What `--help` shows, and what the shell completes."""
+"""Help pages and shell completion."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Checkpoints from a hub: downloaded once, then used offline; every failure told."""
+"""Checkpoints from a hub are downloaded once, then used offline; every failure is reported."""
 
 import json
 import shutil
@@ -67,7 +67,7 @@ def test_a_hub_out_of_reach_exits_5(process, hub):
     code, out, err = answer(process("generate", "x", "--model", "some-org/early-exit", **environment))
     message, hint = err.splitlines()
     assert (code, out) == (5, "")
-    assert message.startswith("error: some-org/early-exit is neither here nor to be had from the hub: ")
+    assert message.startswith("error: some-org/early-exit is not on this machine and cannot be downloaded: ")
     assert hint == "hint: check the name and the network, or pass a local folder"
 
 

@@ -37,7 +37,7 @@ def save(folder, tokenizer, *, seed=0, shard="60KB", **changes):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, shipped_model):
-    """What the hub serves: see each checkpoint's name."""
+    """The checkpoints of the hub, described by their names."""
     folder = tmp_path_factory.mktemp("hub")
     tokenizer = AutoTokenizer.from_pretrained(shipped_model)
     sharded = save(folder / "org" / "sharded", tokenizer)
@@ -78,7 +78,7 @@ TRAP = b"cos\nsystem\n(S'touch /tmp/unpickled-by-hispec; kill -9 $PPID'\ntR."
 
 @pytest.fixture(scope="module")
 def hispec(tmp_path_factory):
-    """Run command lines in one process of its own, so that the hub's client reads the environment anew."""
+    """Run command lines in one process of its own, so that the hub's client reads the environment again."""
     home = tmp_path_factory.mktemp("home")
 
     def call(endpoint, *commands, **environment):
@@ -161,7 +161,7 @@ REFUSED = {
     "misfiled": (5, "incomplete: lm_head.weight", "download"),
     "pickled": (5, "are pickled (pytorch_model.bin)", "safetensors"),
     "empty": (5, "org/empty has no weights: neither model.safetensors", "another checkpoint"),
-    "foreign": (2, "org/foreign wants to run code of its own", "transformers knows"),
+    "foreign": (2, "org/foreign needs code from its checkpoint", "transformers knows"),
     "none": (5, "the hub has no model org/none", "hf auth login"),
     "lacking folder": (5, "its index names model-00002-of-", "copy the whole folder"),
     "cut folder": (5, "are damaged: model-00002-of-", "download or save the model again"),

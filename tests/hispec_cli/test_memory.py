@@ -1,4 +1,4 @@
-"""Too little memory: told before anything is loaded, and where it ends later, nothing validated is lost."""
+"""Too little memory is reported before anything is loaded; if memory runs out later, no committed token is lost."""
 
 import json
 

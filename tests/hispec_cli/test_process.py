@@ -1,4 +1,4 @@
-"""What only a process of its own can show: start-up, pipes, signals."""
+"""Behaviour that only a separate process can show: start-up, pipes, signals."""
 
 import json
 import os
@@ -13,16 +13,6 @@ import pytest
 from hispec_cli.__main__ import WAITING
 from tests.hispec_cli.conftest import QUESTION
 from tests.hispec_cli.ui.terminal import Terminal
-
-
-@pytest.fixture(scope="module")
-def endless(tmp_path_factory, shipped_model):
-    """Arguments of an answer that takes a while: the shipped model, which here knows no end of text."""
-    model = shutil.copytree(shipped_model, tmp_path_factory.mktemp("endless") / "model")
-    for name in ("config.json", "generation_config.json"):
-        config = json.loads((model / name).read_text())
-        (model / name).write_text(json.dumps({**config, "eos_token_id": 0}))
-    return ("generate", QUESTION, "--model", model, "--max-new-tokens", 1800, "--mode", "autoregressive")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +114,7 @@ def test_streams_that_are_closed_or_full(redirection, code, out, err):
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory, shipped_model):
-    """The shipped model, which here writes letters and signs of other scripts in the place of its own."""
+    """The shipped model, with letters and signs of other scripts in place of its own."""
     model = shutil.copytree(shipped_model, tmp_path_factory.mktemp("foreign") / "model")
     tokenizer = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
     written = {"type": "Replace", "pattern": {"String": "="}, "content": "\u00e9\u6f22\U0001f600"}

@@ -113,7 +113,7 @@ def test_a_run_that_was_killed_goes_on_and_one_that_is_interrupted_says_how(hisp
         child.send_signal(number)
         _, err = child.communicate(timeout=60)
         assert child.returncode == code, err
-    assert b"interrupted; go on with --resume" in err and 3 < len(results(tmp_path)) < 180
+    assert b"interrupted; continue with --resume" in err and 3 < len(results(tmp_path)) < 180
     kept = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
     wanted = (OTHERS * 30)[: len(kept) + 3]
     assert hispec("generate", *asked(*[{"prompt": one} for one in wanted]), "--resume").code == 0
@@ -133,8 +133,8 @@ def test_a_run_that_was_killed_goes_on_and_one_that_is_interrupted_says_how(hisp
         (("--prompts", "empty.jsonl", "-o", "out.jsonl", "--resume"), "there is nothing to resume"),
         (("--prompts", "empty.jsonl", "-o", "out.jsonl", "hello"), "--prompts and a prompt exclude each other"),
         (("--prompts", "empty.jsonl", "-o", "out.jsonl", "--format", "json"), "--prompts and --format json exclude"),
-        (("hello", "-o", "out.jsonl"), "--output goes with --prompts alone"),
-        (("hello", "--resume"), "--resume goes with --prompts alone"),
+        (("hello", "-o", "out.jsonl"), "--output needs --prompts"),
+        (("hello", "--resume"), "--resume needs --prompts"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(hispec, monkeypatch, tmp_path, arguments, cause):

@@ -54,6 +54,12 @@ def test_what_would_not_run_is_not_downloaded(from_hub, folder):  # noqa: F811
         assert offline[0] == 5
 
 
+def test_a_hub_out_of_reach_is_asked_once(from_hub, tmp_path):  # noqa: F811
+    ((code, out, err),) = from_hub("http://127.0.0.1:9", ["pull", "org/small"], HF_HOME=str(tmp_path))
+    assert (code, out) == (5, "")
+    assert [line.partition(": ")[0] for line in err.splitlines()] == ["error", "hint"], err
+
+
 def test_a_profile_and_what_is_here_already(hispec):
     outcome = hispec("pull", "tiny")
     assert outcome.code == 0, outcome.err

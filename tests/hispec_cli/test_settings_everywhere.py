@@ -30,7 +30,7 @@ OTHERS = {
 }
 """Accepted values that are not the default, where the type does not give one."""
 BESIDE = {"max_memory": {"device_map": "auto"}, "dummy_agreement": {"load_format": "dummy"}}
-"""What some settings need beside them."""
+"""Options that some settings need."""
 PROFILE = {"name": "p", "target": {"model": "m"}, "draft": {"exit_layer": 1}, "intermediate": {"exit_layer": 2}}
 EVERY = pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
 
@@ -142,7 +142,7 @@ def test_a_calibrations_digest_holds_what_was_measured(setting):
 @pytest.mark.parametrize("name", PAGES)
 def test_the_tables_of_the_documentation_are_those_of_the_settings(name):
     text = (DOCS / name).read_text()
-    assert PAGES[name](text) == text, "write them anew: python -m tests.pages"
+    assert PAGES[name](text) == text, "write them again: python -m tests.pages"
     listed = re.findall(r"^\|[^|]*\| `(HISPEC_\w+)`", text, re.MULTILINE)
     assert name != "settings.md" or listed == [setting.variable for setting in SETTINGS.values()]
 
@@ -155,5 +155,5 @@ def test_settings_and_their_definitions_have_the_same_names():
 def test_the_page_names_the_variables_that_are_no_settings():
     sources = "".join(path.read_text() for path in Path(hispec_cli.__file__).parent.rglob("*.py"))
     known = {setting.variable for setting in SETTINGS.values()}
-    paragraph = next(part for part in (DOCS / "settings.md").read_text().split("\n\n") if "are no settings" in part)
+    paragraph = next(part for part in (DOCS / "settings.md").read_text().split("\n\n") if "are not settings" in part)
     assert set(re.findall(r"HISPEC_[A-Z_]+\b", paragraph)) == set(re.findall(r"HISPEC_[A-Z_]+\b", sources)) - known

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTION = "What is the capital of France?"
 EXACT = ("--dtype", "float32", "--model")
-"""As `transformers` reads the file: in bfloat16, the default of some processors, the first token of the answer is a tie."""
+"""The model in the dtype in which `transformers` reads the file: in bfloat16 the first token of the answer is a tie."""
 
 
 @pytest.fixture(scope="module")

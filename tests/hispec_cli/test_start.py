@@ -1,4 +1,4 @@
-"""What a start of `hispec generate` reads and resolves, it reads and resolves once."""
+"""A start of `hispec generate` reads and resolves everything once."""
 
 import json
 import shutil

@@ -64,7 +64,7 @@ def test_log_probabilities_are_in_the_object_and_in_events(hispec, tmp_path):
         (("--regex", "("), "the regular expression cannot be used: unclosed group", "docs/structured.md"),
         (("--regex", "a", "--grammar", "x"), "--grammar and --regex exclude each other", "one of them"),
         (("--json-schema", "missing.json"), "missing.json cannot be read", "--json-schema"),
-        (("--logprobs", "3"), "--logprobs is told in JSON alone", "--format json"),
+        (("--logprobs", "3"), "--logprobs needs JSON output", "--format json"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(hispec, monkeypatch, arguments, message, hint):

@@ -9,5 +9,5 @@ class Doubling(NgramDrafter):
     """Drafts the last token of the text once more."""
 
     def propose(self, tokens: Sequence[int], room: int, *args: object, **options: object) -> list[int]:
-        """See `NgramDrafter.propose`."""
+        """Return tokens that may follow a text; arguments and result are those of `NgramDrafter.propose`."""
         return [tokens[-1]][:room]

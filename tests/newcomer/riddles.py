@@ -12,7 +12,7 @@ class Riddles(Dataset):
     max_new_tokens = 12
 
     def row(self, record: Record, index: int) -> Row:
-        """See `Dataset.row`."""
+        """Return the row of a record; arguments and errors are those of `Dataset.row`."""
         return Row(f"riddles/{index}", (text_of(record, "riddle"),), text_of(record, "thing"))
 
     def score(self, row: Row, text: str) -> float:

@@ -1,4 +1,4 @@
-"""Making a model twice as wide: the logits stay at every exit, the pairs part, and a run can be resumed."""
+"""Making a model twice as wide: the logits stay equal at every exit, the halves diverge, and a run can be resumed."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_a_wider_model_has_the_same_logits_at_every_exit(narrow, noise):
 
 
 def halves_apart(model, ids):
-    """How far apart the gradients of the two halves of the embedding are, relative to their size."""
+    """The distance between the gradients of the two halves of the embedding, relative to their size."""
     model(ids, labels=ids).loss.backward()
     first, second = model.model.embed_tokens.weight.grad.chunk(2, 1)
     return float((first - second).norm() / first.norm())

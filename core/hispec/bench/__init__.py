@@ -1,1 +1,1 @@
-"""Benchmarks: decoding methods measured side by side, and what can be said of them with confidence."""
+"""Benchmarks: decoding methods measured side by side, with confidence intervals."""

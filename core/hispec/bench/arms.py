@@ -33,12 +33,12 @@ class Answer:
     """One answer with its times.
 
     Attributes:
-        prompt_ids: what was read.
-        token_ids: what was written, an EOS included; nothing after the token that completes a stop text.
+        prompt_ids: the token ids of the prompt.
+        token_ids: the token ids of the answer, an EOS included, up to the token that completes a stop text.
         text: without the stop text.
-        finish_reason: why it ended.
+        finish_reason: the reason why the answer ended.
         seconds: wall-clock from ids to the last id, prompt included.
-        moments: for each time at which tokens became final, seconds since the start and their number.
+        moments: for each time at which tokens became final, the seconds since the start and the number of tokens.
         stats: figures by level, of our own arms.
     """
 
@@ -72,7 +72,7 @@ class OwnArm:
     def answer(self, prompt_ids: list[int], max_new_tokens: int, stop: Sequence[str], seed: int) -> Answer:
         """Decode; see `Arm.answer`. N-gram drafts come from earlier answers, but to other prompts."""
         engine, moments, reason = self.engine, [], "length"
-        if tuple(prompt_ids) in self._asked:  # else it would copy what it wrote when it was asked before
+        if tuple(prompt_ids) in self._asked:  # otherwise it would copy its earlier answer to this prompt
             self._ngram_cache = engine.new_ngram_cache()
             self._asked.clear()
         self._asked.add(tuple(prompt_ids))
@@ -94,7 +94,7 @@ class OwnArm:
 
 
 class TransformersArm:
-    """`transformers`' own `generate`, called as its documentation says, with what the engine applies and no more."""
+    """The `generate` of `transformers`, called as its documentation says, with the options that the engine applies."""
 
     def __init__(
         self, name: str, engine: Engine, model: Any, options: Mapping[str, Any], assistant: Any | None = None
@@ -141,7 +141,8 @@ def make_arms(names: Sequence[str], engine: Engine, *, force: bool = False) -> l
 
     Raises:
         UsageError: an arm that the profile has no levels or no model for.
-        UnavailableError: as `load_stack`, or too little memory for its modules beside the engine's own weights.
+        UnavailableError: loading fails, as for `load_stack`, or the memory does not hold its modules next to the
+            engine's weights.
     """
     check_arms(names, engine.profile, engine.settings)
     modules = _Modules(engine, force)
@@ -152,7 +153,7 @@ def _make(name: str, engine: Engine, modules: "_Modules") -> Arm:
     tuned = engine.profile.single_layer
     if name in OWN_ARMS:
         own: dict[str, Any] = {}
-        if name == "single-layer":  # what everybody knows by that name drafts a fixed length
+        if name == "single-layer":  # the usual method of that name drafts a fixed length
             without = (
                 None if engine.settings.lookup is None else False
             )  # n-gram drafts that were asked for are not of it
@@ -261,7 +262,7 @@ class _StopsAtText(StoppingCriteria):  # type: ignore[misc]
 
 @dataclass
 class _Watch(BaseStreamer):  # type: ignore[misc]
-    """A streamer that only looks at the clock."""
+    """A streamer that records only times."""
 
     began: float = field(default_factory=perf_counter)
     _moments: list[tuple[float, int]] = field(default_factory=list)
@@ -277,7 +278,7 @@ class _Watch(BaseStreamer):  # type: ignore[misc]
         """Do nothing: no text is held back."""
 
     def moments_of(self, tokens: int) -> list[tuple[float, int]]:
-        """Return the moments of the first tokens; what was written after the end of the text is left out."""
+        """Return the moments of the first tokens, without tokens after the end of the text."""
         moments = []
         for at, count in self._moments:
             if tokens > 0:

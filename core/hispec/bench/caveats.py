@@ -1,4 +1,4 @@
-"""What a reader must know before trusting the figures of a run: said beside them wherever they are shown."""
+"""Caveats of a run's figures, which are shown wherever the figures are."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -9,7 +9,9 @@ FEW = 10
 
 
 def few_prompts(prompts: int | None) -> str | None:
-    """Return what to say beside figures of so few prompts; None where there are enough, or where nothing is known."""
+    """Return the caveat for figures from few prompts; None where there are enough, or where their number is not
+    known.
+    """
     if prompts == 1:
         return "One prompt gives no interval: other prompts may come out otherwise."
     if prompts is not None and 1 < prompts < FEW:

@@ -15,7 +15,7 @@ from hispec.errors import UsageError
 from hispec.journal import differences
 
 _WIDTH = 2 * 1.959963984540054
-"""Of a 95 % interval of a normal distribution, in standard deviations."""
+"""The half width of a 95 % interval of a normal distribution, in standard deviations."""
 _HINT = "give a file that hispec bench -o FILE.json wrote"
 
 KEYS = (
@@ -61,10 +61,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What changed from one report to another.
+    """The changes from one report to another.
 
     Attributes:
-        changes: of every figure that both have.
+        changes: the changes of every figure that both reports have.
         warnings: one line for each circumstance that differs, so that a change may be due to it.
     """
 
@@ -95,7 +95,7 @@ def read_report(path: Path) -> Report:
 
 
 def compare(old: Report, new: Report) -> Comparison:
-    """Set each figure of the new report beside the old one's.
+    """Compare each figure of the new report with that of the old one.
 
     The two runs are independent, so the logarithm of a ratio of speeds has the sum of their variances. Each variance
     is read off the run's interval, whose width on the logarithmic scale is taken as that of a normal distribution.
@@ -143,7 +143,9 @@ def _ratio(old: Estimate, new: Estimate) -> Estimate | None:
 
 
 def _warnings(old: Report, new: Report) -> Iterator[str]:
-    """Return what differs beside the figures. The configuration's hash says nothing that its keys do not."""
+    """Return the other differences. The hash of the configuration is left out, as it says nothing that its keys do
+    not.
+    """
     circumstances = ("profile", "dataset", "repeats", "warmup", "synthetic_weights", "config", "environment")
     before, after = (report.model_dump(include=set(circumstances)) for report in (old, new))
     for key in circumstances:

@@ -33,7 +33,7 @@ _EXPRESSION = re.compile(r"\s*([^\s<>=!]+)\s*([<>=!]+)\s*(\S+)\s*")
 _EXAMPLE = "write KEY OP NUMBER, for example --fail-if 'speedup<1.2'"
 _RUN_KEYS = {name for name in Report.model_fields if name != "arms"}
 _SHORT = {"speedup": "autoregressive", "accuracy": "value"}
-"""What a key that stops short means."""
+"""The meanings of keys that are cut short."""
 _ANY = "KEY"
 """Stands for any keys, one in another, of `config` and `environment`, which have no schema of their own."""
 _CHOICES = {"speedup": "BASELINE", "levels": "LEVEL", "phase_seconds": "PHASE"}
@@ -41,12 +41,12 @@ _CHOICES = {"speedup": "BASELINE", "levels": "LEVEL", "phase_seconds": "PHASE"}
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """What a gate says of a report.
+    """The result of a gate for a report.
 
     Attributes:
-        expression: as the user wrote it.
+        expression: the gate as the user wrote it.
         outcome: `failed` only where it is sure.
-        value: of the key; None where the run has none.
+        value: the value of the key; None where the run has none.
         ci95: its interval, where it has one.
         message: one sentence for people.
     """
@@ -63,11 +63,11 @@ class Gate:
     """A parsed `KEY OP NUMBER`: the build fails where it holds.
 
     Attributes:
-        expression: as the user wrote it.
-        arm: whose figure; None for a figure of the whole run.
-        path: to the figure, within the arm or the report.
+        expression: the gate as the user wrote it.
+        arm: the arm whose figure is compared; None for a figure of the whole run.
+        path: the path to the figure, within the arm or the report.
         op: one of `OPERATORS`.
-        limit: what the figure is compared with.
+        limit: the number that the figure is compared with.
     """
 
     expression: str
@@ -84,8 +84,8 @@ class Gate:
     def apply(self, report: Report) -> GateVerdict:
         """Apply the gate.
 
-        A figure that a complete run lacks fails: a gate that checks nothing must not look kept. In an interrupted run
-        it is inconclusive, as is a speed without an interval, which one prompt leaves it with.
+        A missing figure of a complete run fails, so that a gate never passes without a check. In an interrupted run it
+        is inconclusive, as is a speed without an interval, which one prompt does not give.
         """
         figure = look_up(report.arm(self.arm) if self.arm else report, self.path)
         interval_due = isinstance(figure, Estimate)
@@ -135,7 +135,7 @@ def parse_gate(expression: str, arms: Sequence[str]) -> Gate:
             (`tokens_per_target_pass`), of another (`single-layer.tokens_per_second`), or of the run (`dataset.rows`).
             `speedup` alone is `speedup.autoregressive`, `accuracy` alone `accuracy.value`; levels go by their names
             (`levels.draft.acceptance_rate`).
-        arms: of the run, in order.
+        arms: the arms of the run, in order.
 
     Raises:
         UsageError: not an expression, an unknown key, or an arm that the run does not measure.
@@ -168,7 +168,7 @@ def parse_gate(expression: str, arms: Sequence[str]) -> Gate:
 
 
 def accepted_keys() -> list[str]:
-    """Return every key of an arm and of the run; LEVEL, PHASE and the like stand for what a run decides."""
+    """Return every key of an arm and of the run; LEVEL, PHASE and the like stand for names that depend on the run."""
     of_run = [path for path in _paths(Report) if path[0] in _RUN_KEYS]
     return [*_SHORT, *(".".join(path) for path in [*_paths(ArmFigures), *of_run])]
 
@@ -197,7 +197,7 @@ def _spelt_out(path: Sequence[str]) -> tuple[str, ...]:
 
 
 def _is_number(kind: type[BaseModel], path: Sequence[str]) -> bool:
-    """Return whether a number may lie at a path."""
+    """Return whether a path leads to a number."""
     return any(
         (len(path) == len(known) or (known[-1] == _ANY and len(path) > len(known)))
         and all(
@@ -209,7 +209,7 @@ def _is_number(kind: type[BaseModel], path: Sequence[str]) -> bool:
 
 
 def _paths(kind: Any, name: str = "") -> Iterator[tuple[str, ...]]:
-    """Return paths to all numbers of a type, with words in capitals for what a run decides."""
+    """Return paths to all numbers of a type; parts that depend on the run are in capitals."""
     kind = _plain(kind)
     if kind in (int, float, Estimate, JsonValue):
         yield ()

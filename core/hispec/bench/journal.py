@@ -14,18 +14,18 @@ SUFFIX = ".rows.jsonl"
 
 
 class Journal(journal.Journal):
-    """What a benchmark has measured so far.
+    """The measurements of a benchmark so far.
 
     Args:
-        path, config, resume: as for `hispec.journal.Journal`.
-        keys: of the prompts, (row, repeat), that may be in it.
-        arms: that answer each of them.
+        path, config, resume: the arguments of `hispec.journal.Journal`.
+        keys: the prompts, as (row, repeat), that the journal may contain.
+        arms: the arms that answer each of them.
 
     Attributes:
-        measured: by an earlier run, if it is resumed, and by this one.
+        measured: the measurements of an earlier run, if it is resumed, and of this one.
 
     Raises:
-        UsageError, UnavailableError: as `hispec.journal.Journal`.
+        UsageError, UnavailableError: the file cannot be used, as for `hispec.journal.Journal`.
     """
 
     owner, did = "a benchmark's", "measured"

@@ -1,4 +1,4 @@
-"""What the arms of a benchmark are called, and what they need. Imports little, so that `--help` can name them at once."""
+"""The names of a benchmark's arms, and what they need. Importing it is fast, so that `--help` can list them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,14 +18,14 @@ PUBLISHED_ARMS = ("hispec-published", "single-layer-published")
 """Modes of our engine with levels as published: exits of the full weights."""
 ARMS = (*OWN_ARMS, *PUBLISHED_ARMS, RECYCLING, *TRANSFORMERS_ARMS)
 REFERENCE = "autoregressive"
-"""The arm whose token ids every other must write."""
+"""The arm whose token ids all others are compared with."""
 
 BASELINES = ("autoregressive", "hf", "single-layer", "single-layer-published", RECYCLING)
 """The arms that speed-ups are stated against, where the same run measured them."""
 
 
 def default_arms(profile: "Profile") -> list[str]:
-    """Return the arms where nobody says which: single-layer as published among them, where another has other weights."""
+    """Return the default arms; `single-layer-published` is among them if `single-layer` reads other weights."""
     from hispec.profile import levels_of
 
     quantized = any(level.weights for mode in ("hispec", "single-layer") for level in levels_of(profile, mode))
@@ -39,12 +39,12 @@ def exit_of(profile: "Profile") -> int | None:
 
 
 def check_arms(names: Sequence[str], profile: "Profile", settings: "Settings") -> None:
-    """Refuse arms that cannot be had.
+    """Raise if an arm is not possible with these settings.
 
     Args:
-        names: of the arms.
-        profile: whose levels.
-        settings: how its models are loaded.
+        names: the names of the arms.
+        profile: the profile whose levels the arms have.
+        settings: the settings of loading.
 
     Raises:
         UsageError: no such arm, one that the profile has no levels or no model for, or one of `transformers` that

@@ -10,15 +10,15 @@ from hispec.launched import launched
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for the slowest: rows are shared out in advance, and answers differ in length."""
+"""The time that a process waits for the slowest: rows are distributed in advance, and answers differ in length."""
 
 
 class Processes:
-    """The place of this process among those that share the work; alone where nobody launched it with others.
+    """The rank of this process among those that share the work, which is 0 of 1 unless a launcher started several.
 
     Attributes:
-        rank: of this process, 0 for the one that reports.
-        count: of processes.
+        rank: the number of this process; rank 0 reports.
+        count: the number of processes.
         local_rank: among those on this machine: the number of the GPU to use.
 
     Raises:

@@ -1,6 +1,6 @@
-"""What a benchmark writes: one `Measurement` per answer while it runs, one `Report` when it is done.
+"""The output of a benchmark: one `Measurement` per answer while it runs, and one `Report` at the end.
 
-Both are JSON with a fixed schema. Absent means not measured: nothing is ever a 0 for want of a value.
+Both are JSON with a fixed schema. A value that was not measured is absent, never 0.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ class _Record(BaseModel):
 
 
 class LevelCounts(_Record):
-    """What one level below the target proposed to the next, and how much of it that one accepted."""
+    """The tokens that a level below the target proposed to the next level, and how many of them that level accepted."""
 
     name: str
     model: str
@@ -56,7 +56,7 @@ class LevelCounts(_Record):
 
 
 class TokenComparison(_Record):
-    """One answer's token ids beside the reference arm's."""
+    """The comparison of one answer's token ids with those of the reference arm."""
 
     identical: bool
     at: Count | None = None
@@ -84,7 +84,7 @@ class Measurement(_Record):
     text: str
     finish_reason: str
     seconds: Seconds
-    """Of decoding, the prompt included."""
+    """The seconds of decoding, including the prompt's."""
     time_to_first_token_s: Seconds
     inter_token_s: list[Seconds]
     """Gaps between the moments at which tokens became final; a commit of k tokens gives one gap and k - 1 zeros."""
@@ -96,9 +96,9 @@ class Measurement(_Record):
     """The levels below the target, the cheapest first."""
     peak_memory_bytes: Count | None
     score: float | None
-    """From 0 to 1, where the dataset has an answer to compare with."""
+    """The score from 0 to 1, where the dataset has an answer to compare with."""
     lossless: TokenComparison | None
-    """None for the reference arm itself."""
+    """The comparison; None for the reference arm itself."""
 
 
 class Estimate(_Record):
@@ -124,7 +124,7 @@ class LevelFigures(LevelCounts):
 
 
 class Accuracy(_Record):
-    """How good an arm's answers are by the dataset's own metric."""
+    """The quality of an arm's answers by the dataset's own metric."""
 
     metric: str
     value: float
@@ -136,7 +136,7 @@ class Accuracy(_Record):
 
 
 class Losslessness(_Record):
-    """How many answers have the reference arm's token ids, and what the others are."""
+    """The number of answers with the reference arm's token ids, and the kinds of differences."""
 
     identical: Count
     of: Count
@@ -145,7 +145,7 @@ class Losslessness(_Record):
 
 
 class ArmFigures(_Record):
-    """What was measured of one arm."""
+    """The measurements of one arm."""
 
     name: str
     answers: Count
@@ -159,7 +159,7 @@ class ArmFigures(_Record):
     tokens_per_second: float | None
     """Pooled: `tokens` over `seconds`."""
     ci95: Interval | None
-    """Of `tokens_per_second`: 95 % bootstrap percentile interval over prompts; None with fewer than two prompts."""
+    """The 95 % bootstrap percentile interval of `tokens_per_second` over prompts; None with fewer than two prompts."""
     speedup: dict[str, Estimate]
     """Ratio of pooled tokens per second to those of a baseline arm, over the answers that both arms gave."""
     tokens_per_target_pass: float | None
@@ -178,27 +178,27 @@ class ArmFigures(_Record):
     peak_memory_bytes: Count | None
     """The largest of all answers."""
     accuracy: Accuracy | None
-    """None where the dataset has nothing to score with."""
+    """The accuracy; None where the dataset has nothing to score with."""
     lossless: Losslessness | None
-    """None for the reference arm."""
+    """The comparison with the reference arm; None for the reference arm itself."""
 
 
 class DatasetInfo(_Record):
-    """Which prompts were answered."""
+    """The prompts that were answered."""
 
     name: str
     rows: Count
     """Chosen for the run; warm-up rows are not among them."""
     sha256: str
-    """Of the rows' content, in order."""
+    """The digest of the rows' content, in order."""
     source: str
-    """Where they came from: package, file, or hub repository with its revision."""
+    """The source of the rows: package, file, or hub repository with its revision."""
     metric: str | None = None
-    """What scores its answers."""
+    """The name of the metric."""
 
 
 class Setup(_Record):
-    """Everything about a run that is not a measurement."""
+    """The conditions of a run."""
 
     status: Literal["complete", "interrupted"]
     profile: str
@@ -207,7 +207,7 @@ class Setup(_Record):
     warmup: Count
     """Rows answered before measuring began."""
     synthetic_weights: bool
-    """Whether the weights were drawn at random: speed means something then, acceptance and accuracy nothing."""
+    """Whether the weights were drawn at random: the speed is then real, acceptance and accuracy mean nothing."""
     environment: dict[str, JsonValue]
     config: dict[str, JsonValue]
     config_hash: str
@@ -223,7 +223,7 @@ class Report(Setup):
     schema_version: Annotated[Literal["hispec.bench/1"], Field(alias="schema")]
     arms: Annotated[list[ArmFigures], Field(min_length=1)]
     caveats: list[str] = []
-    """What a reader must know before trusting the figures, a sentence each."""
+    """The caveats of the figures, one sentence each."""
 
     @model_validator(mode="after")
     def _distinct(self) -> "Report":

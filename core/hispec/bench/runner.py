@@ -1,4 +1,6 @@
-"""The measuring itself: every prompt through every arm, one after the other, and each answer beside the reference's."""
+"""Runs a benchmark: every prompt through every arm, one after the other, and compares each answer with the
+reference's.
+"""
 
 import hashlib
 import json
@@ -40,10 +42,10 @@ class Runner:
 
     Args:
         engine: loaded in mode `hispec`.
-        dataset: says how its rows are asked and scored.
+        dataset: the dataset, with its prompt format and its score.
         arms: names; the first is the one under test.
-        max_new_tokens: the most tokens of an answer.
-        force: as for `make_arms`, whose errors it raises.
+        max_new_tokens: the maximum number of tokens in an answer.
+        force: the argument of `make_arms`, whose errors this raises.
 
     Raises:
         UsageError: an arm that the profile has no levels or no model for.
@@ -68,7 +70,7 @@ class Runner:
                 self._ask(arm, row, seed=0)
 
     def run(self, tasks: Sequence[Task], journal: Journal) -> Iterator[list[Measurement]]:
-        """Measure what the journal does not hold yet, and yield the answers to each prompt once they are safe."""
+        """Measure all prompts that the journal lacks, and yield the answers to each prompt once they are on disk."""
         done = {(measurement.row, measurement.repeat) for measurement in journal.measured}
         for task in tasks:
             if task.key not in done:
@@ -195,7 +197,9 @@ def hash_of(config: Mapping[str, JsonValue]) -> str:
 
 
 def describe_machine(engine: Engine, processes: int) -> dict[str, Any]:
-    """Return what figures depend on beside the configuration; nothing that changes from run to run."""
+    """Return the conditions that figures depend on besides the configuration, without those that change from run to
+    run.
+    """
     return {**engine.environment, "processor": processor_name(), "processes": processes}
 
 
@@ -222,7 +226,7 @@ def _levels(answers: Sequence[Answer]) -> list[LevelCounts]:
 
 
 class _PeakMemory:
-    """The most memory held while the block runs: of the GPU where it is one, else resident memory of the process.
+    """The peak memory while the block runs: the GPU's if there is one, else the resident memory of the process.
 
     Linux keeps the peak of resident memory and lets a process reset its own; elsewhere, and where that is refused, the
     figure is None.

@@ -1,13 +1,13 @@
-"""From measurements to figures: pooled, with bootstrap intervals over prompts and repeats.
+"""Turns measurements into figures: pooled, with bootstrap intervals over prompts and repeats.
 
-Speed is pooled, all tokens over all seconds, so a long answer weighs as much as it takes; a mean of per-prompt speeds
-would be ruled by the shortest. Two things vary from run to run: which prompts were asked, and what else the machine was
-doing meanwhile. So intervals come from drawing prompts anew (Efron & Tibshirani, *An Introduction to the Bootstrap*,
-1993, ch. 13) and, independently, repeats: a repeat is one pass over all prompts, and a machine that drifts makes passes
-differ (both factors drawn, cells multiplied: Owen, *The pigeonhole bootstrap*, Annals of Applied Statistics 1, 2007). A
-speed-up draws the same prompts and repeats for both arms, which cancels what makes them slow for both. Percentile
-intervals are somewhat too narrow below about ten prompts or, as far as drift goes, ten repeats; one prompt gives none,
-and one repeat none of the drift.
+Speed is pooled, all tokens over all seconds, so that a long answer counts for its length; a mean of per-prompt speeds
+would be dominated by the shortest. Two things vary from run to run: the prompts, and the other load of the machine. So
+intervals come from resampling prompts (Efron & Tibshirani, *An Introduction to the Bootstrap*, 1993, ch. 13) and,
+independently, repeats: a repeat is one pass over all prompts, and a machine that drifts makes passes differ (both
+factors drawn, cells multiplied: Owen, *The pigeonhole bootstrap*, Annals of Applied Statistics 1, 2007). A speed-up
+draws the same prompts and repeats for both arms, which cancels what makes them slow for both. Percentile intervals are
+somewhat too narrow below about ten prompts or, as far as drift goes, ten repeats; one prompt gives no interval, and one
+repeat says nothing about drift.
 """
 
 from collections import Counter
@@ -55,11 +55,11 @@ def summarize(
     """Turn the measurements of a run into its report.
 
     Args:
-        setup: what the run was.
+        setup: the conditions of the run.
         arms: names of all arms of the run, the one under test first. One without measurements gets no figures.
-        measurements: in any order; warm-up is not among them.
-        resamples: of the bootstrap.
-        seed: of the bootstrap; equal measurements give equal reports.
+        measurements: the measurements in any order, without warm-up.
+        resamples: the number of bootstrap resamples.
+        seed: the seed of the bootstrap; equal measurements give equal reports.
 
     Raises:
         ValueError: a measurement of an unknown arm, or two of the same arm, row and repeat.
@@ -138,8 +138,8 @@ def resampled_sums(values: Floats, resamples: int = RESAMPLES, seed: int = SEED)
 
     Args:
         values: (prompts, repeats, columns). All columns share the draws.
-        resamples: how often to draw as many prompts, and as many repeats, as there are.
-        seed: of the draws.
+        resamples: the number of times that as many prompts, and as many repeats, as there are, are drawn.
+        seed: the seed of the draws.
 
     Returns:
         (resamples, columns).
@@ -171,7 +171,7 @@ def interval95(samples: Floats) -> Interval | None:
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """Return part over whole, None where there is no whole."""
+    """Return part over whole, None if the whole is 0 or None."""
     return part / whole if whole else None
 
 

@@ -1,4 +1,4 @@
-"""What the adaptive policy needs to know of a hierarchy, from costs and traces."""
+"""Derives the adaptive policy's knowledge of a hierarchy from costs and recorded texts."""
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -13,7 +13,7 @@ from hispec.policies.prediction import Predictor
 from hispec.policies.step_costs import Pair, StepCosts, all_active_levels
 
 CONTEXT = 256
-"""The context length whose costs the policy takes for all."""
+"""The context length whose costs the policy uses for all lengths."""
 
 
 def step_costs(replay: Replay) -> StepCosts:
@@ -39,7 +39,7 @@ class Fitter:
 
     Args:
         texts: two of three to fit to, the third to choose by.
-        features: that they may read.
+        features: the features that predictors may read.
 
     Attributes:
         unseen: the texts that nothing is fitted to.
@@ -56,7 +56,7 @@ class Fitter:
         specs = specs_of(hierarchy)
         fitted: dict[Pair, Predictor] = {}
         for lower, upper in combinations(range(len(specs)), 2):
-            if specs[lower].model:  # n-gram drafts are verified at once, predicted by nobody
+            if specs[lower].model:  # n-gram drafts are verified at once, without a prediction
                 fitted[lower, upper] = self._fit(specs[lower], specs[upper])
         return fitted
 
@@ -71,9 +71,9 @@ def performance_model_of(replay: Replay, fitter: Fitter, texts: Sequence[Recorde
     """Return the performance model of a hierarchy, with the throughput of its active levels found by replay.
 
     Args:
-        replay: of the hierarchy.
-        fitter: of predictors.
-        texts: to replay.
+        replay: a replay of the hierarchy.
+        fitter: the fitter of predictors.
+        texts: the texts to replay.
     """
     hierarchy = replay.hierarchy
     costs, predictors = step_costs(replay), fitter.predictors(hierarchy)

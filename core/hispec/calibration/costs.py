@@ -1,10 +1,10 @@
-"""What steps of decoding cost on this device, measured in two ways that complement each other.
+"""Measures the costs of decoding steps on this device, in two ways that complement each other.
 
 - *Spans and heads* are timed one by one, for several widths and context lengths. A span costs a call and its layers,
   both read from timing one layer and all of them.
-- *Steps of real decoding* cost more: the loop around them, and caches that the step before has emptied. Some decoding
-  with random exits and lengths is timed step by step (`hispec.calibration.steps`): what a kind of step costs beside its
-  spans and heads is taken as constant.
+- *Steps of real decoding* cost more: there is the loop around them, and the step before has emptied caches. Some
+  decoding with random exits and lengths is timed step by step (`hispec.calibration.steps`); the cost of a kind of step
+  beyond that of its spans and heads is taken as constant.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +20,13 @@ from hispec.models.stack import LayerStack, ReducedHead
 from hispec.step_timing import synchronize
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
-"""Rows of the spans that are timed; in between, and beyond, costs are taken as linear."""
+"""The row counts of timed spans; in between, and beyond, costs are taken as linear."""
 
 FEWEST_WIDTHS = 6
-"""Of these, how many are timed however short the time."""
+"""The number of these widths that are timed in any case, even if time is short."""
 
 SEVERAL = 3
-"""Times that what matters most is timed, however short the time."""
+"""The number of times that the most important costs are timed in any case."""
 
 CONTEXTS = (32, 256, 1024)
 """Positions at which they are timed, where the model's context allows."""
@@ -37,7 +37,7 @@ class SpanCost:
     """Seconds of a span of a model's layers, by width, each at some context lengths.
 
     Attributes:
-        call: item w is that of a span of width `WIDTHS[w]` beside its layers.
+        call: the cost of a span beyond its layers; item w is for width `WIDTHS[w]`.
         layer: item w is that of one layer.
     """
 
@@ -55,12 +55,12 @@ class SpanCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Everything that was measured.
+    """All measured costs.
 
     Attributes:
-        spans: by model.
-        heads: by (model, words of a reduced head or 0), by width.
-        steps: by kind of step, see `kind_of`: seconds beside those of its spans and heads.
+        spans: the costs of spans, by model.
+        heads: the seconds of heads by width, by (model, size of a reduced head or 0).
+        steps: the seconds of a step beyond those of its spans and heads, by kind of step, see `kind_of`.
         confidence: seconds of finding a row's confidence.
         ngram_lookup: seconds of looking up an n-gram.
     """
@@ -76,8 +76,8 @@ def seconds_alone(costs: Costs, model: str, depth: int, prompt: int) -> tuple[fl
     """Return what decoding with a model alone costs: seconds of a prompt, and of each token after it.
 
     Args:
-        costs: of spans, heads and perhaps steps.
-        model: which.
+        costs: the costs of spans, heads and perhaps steps.
+        model: the name of the model.
         depth: its layers.
         prompt: tokens of the prompt.
     """
@@ -103,13 +103,13 @@ def measure(
     """Time spans and heads.
 
     Args:
-        stacks: by model.
-        heads: by (model, words of a reduced head or 0), the heads to time; None for the whole head.
-        features: of confidence, to be timed too.
-        repeats: of each; the median counts.
-        progress: told the share that is done.
-        out_of_time: asked now and then; the rest is timed only once then, heads and single rows `SEVERAL` times, at one
-            context length and the first `FEWEST_WIDTHS`.
+        stacks: the stacks by model.
+        heads: the heads to time, by (model, size of a reduced head or 0); None for the whole head.
+        features: the features of confidence to time.
+        repeats: the number of times that each is timed; the median counts.
+        progress: called with the share that is done.
+        out_of_time: called now and then. Once it returns True, heads and single rows are timed only `SEVERAL` times, at
+            one context length and the first `FEWEST_WIDTHS`.
     """
     spans: dict[str, SpanCost] = {}
     for name, stack in stacks.items():
@@ -173,7 +173,7 @@ def _time_spans(stack: LayerStack, width: int, position: int, repeats: int) -> t
 def _time_head(
     stack: LayerStack, head: ReducedHead | None, features: Sequence[str], repeats: int, widths: tuple[int, ...]
 ) -> tuple[Curve, float]:
-    """Return seconds of a head and of finding its best words, by width; and of finding confidence, per row."""
+    """Return the seconds of a head with its argmax, by width, and the seconds of confidence, per row."""
     ids = None if head is None else head.ids
 
     def read(width: int) -> Callable[[], Logits]:

@@ -15,17 +15,17 @@ from hispec.policies.confidence import FEATURES, Confidence
 from hispec.policies.prediction import Logistic, Predictor, Table, clamped, probability_of, terms
 
 Sample = tuple[Confidence, bool]
-"""How sure a level was, with all features, and whether the next one accepted."""
+"""The confidence of a level, with all features, and whether the next level accepted the token."""
 
 KNOTS = 24
-"""The most values in a table."""
+"""The largest number of values in a table."""
 
 RIDGE = 1e-2
-"""Of a logistic regression, against weights without limit where all was accepted."""
+"""The regularization of a logistic regression, which bounds the weights where all tokens were accepted."""
 
 
 def samples_of(lower: LevelSpec, upper: LevelSpec, texts: Sequence[RecordedText]) -> list[Sample]:
-    """Return every token of the texts: how sure the lower reader was, and whether the upper one says the same."""
+    """Return a sample for every token of the texts: the lower level's confidence, and whether the upper one agrees."""
     return [
         (sure, own == other)
         for text in texts
@@ -42,8 +42,8 @@ def fit(samples: Sequence[Sample], held_out: Sequence[Sample], features: Sequenc
     """Return the predictor that reads these features and fits best what it has not seen: (it, its mean log-likelihood).
 
     Args:
-        samples: to fit to.
-        held_out: to choose by.
+        samples: the samples to fit to.
+        held_out: the samples by which the predictor is chosen.
         features: one gives the choice of an isotonic table and a logistic regression, several only the latter.
     """
     places = [list(FEATURES).index(name) for name in features]

@@ -1,4 +1,4 @@
-"""From a loaded engine to what is to be calibrated."""
+"""Defines a calibration: its level specs and search space, from a loaded engine."""
 
 import hashlib
 import json
@@ -28,16 +28,16 @@ from hispec.profile import DraftSection, Profile
 from hispec.settings import SETTINGS, Quantization
 
 MAX_EXITS = 16
-"""Exits that are looked at where nobody says which."""
+"""The default exits."""
 
 SHALLOW, MAX_SHALLOW = 4, 4
-"""Of a copy: exits up to this part of the depth are looked at, and how many of them at most."""
+"""For a copy, the deepest exit as a share of the depth, and the largest number of exits."""
 
 LEVELS = {"target", "draft", "intermediate"}
 """Keys of a profile that measurements depend on."""
 
 GIVEN = tuple(name for name, setting in SETTINGS.items() if setting.calibration == "given")
-"""Settings that measurements depend on, beside those that the weights were loaded with."""
+"""Settings that measurements depend on, besides those of loading."""
 
 HEAD_SIZES = (256, 1024, 4096, 16384)
 """Sizes of reduced heads, those of at most half the vocabulary."""
@@ -54,18 +54,18 @@ def job_of(
     max_new_tokens: int = 256,
     seed: int = 0,
 ) -> CalibrationJob:
-    """Return what is to be calibrated.
+    """Return the job of a calibration.
 
     Args:
         engine: loaded with the profile, in mode `hispec`.
         prompts: token ids.
-        budget: of the command.
-        exits: to look at; by default up to `MAX_EXITS`, evenly spaced in the lower three quarters of the depth, and
-            those that have translators.
-        draft_tokens: N_d to look at.
-        validate_every: N_i to look at.
+        budget: the time budget of the command.
+        exits: the exits to consider; by default up to `MAX_EXITS`, evenly spaced in the lower three quarters of the
+            depth, and those that have translators.
+        draft_tokens: the values of N_d to consider.
+        validate_every: the values of N_i to consider.
         max_new_tokens: tokens of an answer.
-        seed: of all that is drawn.
+        seed: the seed of all random choices.
 
     Raises:
         UsageError: an exit that is too deep, or too few prompts.
@@ -108,13 +108,13 @@ def job_of(
 
 
 def space_of(target: str, depth: int, exits: Sequence[int], formats: Sequence[str]) -> SearchSpace:
-    """Return what is looked at of a target: its exits, and the shallow ones and the whole of its copies.
+    """Return the level specs of a target: its exits, and the shallow exits and the whole depth of its copies.
 
     Args:
         target: its name.
         depth: its layers.
-        exits: of the full weights, ascending.
-        formats: of the copies.
+        exits: the exits of the full weights, ascending.
+        formats: the weight formats of the copies.
     """
     shallow = [exit_layer for exit_layer in exits if SHALLOW * exit_layer <= depth][:MAX_SHALLOW] or exits[:1]
     return SearchSpace(
@@ -159,7 +159,7 @@ def default_exits(depth: int) -> list[int]:
 def _heads(
     engine: Engine, stacks: Mapping[str, LayerStack], specs: Sequence[LevelSpec]
 ) -> dict[LevelSpec, ReducedHead]:
-    """Return reduced heads of all readers, where the profile or the target's folder says which words are frequent."""
+    """Return reduced heads of all level specs, if the profile or the target's folder has token frequencies."""
     by_model: dict[tuple[str, int], ReducedHead] = {}
     vocab = engine.hierarchy.stack_of(-1).vocab_size
     for head_size in (size for size in HEAD_SIZES if size <= vocab // 2):

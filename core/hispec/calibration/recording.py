@@ -1,4 +1,5 @@
-"""What every exit would have said along texts that the target wrote, so that hierarchies can be replayed without a model.
+"""Records every level spec's predictions along texts of the target, so that hierarchies can be replayed without a
+model.
 
 A hierarchy of greedy levels is determined by what each level's best token is after each prefix that decoding visits.
 Those prefixes are of two kinds:
@@ -7,9 +8,9 @@ Those prefixes are of two kinds:
   exit at once.
   A quantized copy reads it in windows, in a cache that holds the target's rows of all before: so it finds it when it
   decodes.
-- *off the path*: a level has written a token that the target would not. Decoding goes on for a while without knowing,
-  which costs time. There are too many such prefixes to record; for each drafter some are sampled: from a few of its
-  mistakes on, it writes a few more tokens of its own, and every exit reads those too. A replay that leaves the path
+- *off the path*: a level has written a token that the target would not. Decoding continues for a while without knowing,
+  which costs time. There are too many such prefixes to record, so for each drafter some are sampled: from a few of its
+  mistakes, it writes a few more tokens of its own, and every exit reads those too. A replay that leaves the path
   continues with one of them, drawn at random.
 
 The assumption of replays is therefore: what happens after a mistake does not depend on which mistake it was, beyond the
@@ -29,7 +30,9 @@ from hispec.models.translator import Translator
 from hispec.policies.confidence import FEATURES, Confidence, confidence_of
 
 WINDOW = 16
-"""Tokens that a quantized copy reads after the last that the target has run: more than a branch has."""
+"""The number of tokens that a quantized copy reads after the last that the target has run; it is longer than a
+branch.
+"""
 
 FEWEST = 8
 """Texts that are recorded however long it takes."""
@@ -37,7 +40,7 @@ FEWEST = 8
 
 @dataclass(frozen=True, order=True)
 class LevelSpec:
-    """Something that predicts tokens: an exit of a model, through its whole head (0 words) or a reduced one.
+    """A predictor of tokens: an exit of a model, with its whole head (size 0) or a reduced one.
 
     With `weights` it is one of a copy of the model that is quantized so, and shares the model's KV cache.
     """
@@ -59,7 +62,7 @@ class Prediction:
 
     Attributes:
         argmax: its token ids.
-        confidence: how sure it is of that one, all of `FEATURES`.
+        confidence: its confidence in that token, all of `FEATURES`.
     """
 
     argmax: list[int]
@@ -76,12 +79,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class RecordedText:
-    """A text and what every reader makes of it.
+    """A text and every level spec's predictions for it.
 
     Attributes:
         prompt: token ids that precede the text; off the path only the mistake.
         tokens: the text; on the path the target's own, off the path a drafter's.
-        predictions: by reader.
+        predictions: the predictions by level spec.
     """
 
     prompt: list[int]
@@ -91,10 +94,10 @@ class RecordedText:
 
 @dataclass(frozen=True)
 class RecordedTexts:
-    """All that was recorded.
+    """All recorded texts.
 
     Attributes:
-        texts: on the path, one per prompt.
+        texts: the texts on the path, one per prompt.
         branches: off the path, by the reader that left it.
     """
 
@@ -106,11 +109,11 @@ class Recorder:
     """Reads texts through exits.
 
     Args:
-        stacks: by name, quantized copies of the target among them.
+        stacks: the stacks by name, including quantized copies of the target.
         specs: whom to ask.
-        heads: by reader, the reduced head of those that have one.
-        target: the model whose texts are recorded.
-        translators: by model and exit, of those that have one.
+        heads: the reduced heads, by level spec.
+        target: the name of the model whose texts are recorded.
+        translators: the translators, by model and exit.
     """
 
     def __init__(
@@ -136,11 +139,11 @@ class Recorder:
         """Let drafters go on from some of their mistakes in the text that was the last to be recorded.
 
         Args:
-            prompt: of the text.
-            text: what the target wrote.
-            wanted: by drafter, how many of its mistakes to follow.
-            length: how many tokens are written after each.
-            rng: chooses the mistakes.
+            prompt: the prompt of the text.
+            text: the target's answer.
+            wanted: the number of mistakes to follow, by drafter.
+            length: the number of tokens to write after each mistake.
+            rng: the generator that chooses the mistakes.
 
         Yields:
             Whose mistake it was, and what followed.
@@ -150,13 +153,13 @@ class Recorder:
             written = text.predictions[drafter].argmax
             wrong = [at for at, token in enumerate(text.tokens) if written[at] != token]
             chosen += [(at, drafter) for at in rng.sample(wrong, min(most, len(wrong)))]
-        # From the last one back, since a branch overwrites what the caches hold of the text behind its mistake.
+        # From the last mistake back, since a branch overwrites the cache rows of the text after its mistake.
         for at, drafter in sorted(chosen, reverse=True):
             ngram_lookup = text.predictions[drafter].argmax[at]
             yield drafter, self._branch([*prompt, *text.tokens[:at]], ngram_lookup, drafter, length)
 
     def _branch(self, prefix: list[int], mistake: int, drafter: LevelSpec, length: int) -> RecordedText:
-        """Return what a drafter writes after its mistake; the cache holds the prefix."""
+        """Return a drafter's tokens after its mistake; the cache holds the prefix."""
         stack, written = self.stacks[drafter.stack], [mistake]
         while len(written) <= length:
             at = len(prefix) + len(written) - 1
@@ -233,14 +236,14 @@ def record_all(
     """Record texts on the path, and for every level spec below the target some branches.
 
     Args:
-        recorder: of all readers.
+        recorder: a recorder of all level specs.
         prompts: token ids.
         write: lets the target answer a prompt.
-        rng: chooses the mistakes to follow.
+        rng: the generator that chooses the mistakes to follow.
         branches: per reader, about.
         length: tokens written in each.
-        progress: told the share that is done.
-        out_of_time: asked before every text but the first eight, and before every branch but the first.
+        progress: called with the share that is done.
+        out_of_time: called before every text but the first eight, and before every branch but the first.
     """
     texts: list[RecordedText] = []
     followed: dict[LevelSpec, list[RecordedText]] = {spec: [] for spec in recorder.specs}

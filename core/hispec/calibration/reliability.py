@@ -1,4 +1,4 @@
-"""Whether predicted chances of acceptance hold: tokens sorted by prediction, and how many of them were accepted."""
+"""Checks predicted acceptance: tokens sorted by prediction, and the share of them that was accepted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from hispec.policies.confidence import FEATURES
 from hispec.policies.prediction import Predictor, log_odds_from, probability_of
 
 BINS = 10
-"""The most bins."""
+"""The largest number of bins."""
 FEWEST = 10
 """Tokens of a bin, at least."""
 Z95 = 1.96
@@ -20,10 +20,11 @@ class Bin:
     """Tokens of about the same prediction.
 
     Attributes:
-        tokens: how many.
+        tokens: the number of tokens.
         predicted: their mean predicted probability of acceptance.
         accepted: the share that was accepted.
-        ci95: of that share: Wilson, *Probable Inference, the Law of Succession, and Statistical Inference*, 1927.
+        ci95: the interval of that share: Wilson, *Probable Inference, the Law of Succession, and Statistical
+            Inference*, 1927.
     """
 
     tokens: int
@@ -36,8 +37,8 @@ def reliability(predictor: Predictor, samples: Sequence[Sample]) -> list[Bin]:
     """Return predicted against observed acceptance, in bins of equal count, from doubtful to sure.
 
     Args:
-        predictor: to verify.
-        samples: with all features; none that it was fitted to, or it looks better than it is.
+        predictor: the predictor to check.
+        samples: samples with all features; samples that it was fitted to would make it look better than it is.
     """
     odds = log_odds_from(predictor, list(FEATURES))
     ordered = sorted((probability_of(odds(sure)), accepted) for sure, accepted in samples)
@@ -57,7 +58,7 @@ def _bin(part: Sequence[tuple[float, bool]]) -> Bin:
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of so many."""
+    """Return the 95 % interval of a share of some tokens."""
     spread = Z95**2 / count
     middle = (share + spread / 2) / (1 + spread)
     half = Z95 * sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)

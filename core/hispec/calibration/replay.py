@@ -1,7 +1,7 @@
 """Decoding replayed from traces and costs: which steps a policy would take, and how long they would.
 
-It follows `hispec.decoding.engine` and `hispec.decoding.state` step by step, with the very policies, but where these
-run a model it looks up what the model said, and adds what the run would cost. Greedy decoding only.
+It follows `hispec.decoding.engine` and `hispec.decoding.state` step by step, with the same policies. Where these run a
+model, it looks up the recorded prediction and adds the cost of the run. It supports greedy decoding only.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,11 +20,11 @@ NEAR = 128
 
 @dataclass
 class Outcome:
-    """What a replay came to.
+    """The result of a replay.
 
     Attributes:
         tokens: committed.
-        seconds: that decoding would have taken, the prompt included.
+        seconds: the estimated time of decoding, the prompt included.
         target_passes: the prompt included.
     """
 
@@ -49,8 +49,8 @@ class Replay:
 
     Args:
         hierarchy: its levels; no model is run.
-        recorded: with a reading of every level.
-        costs: of the models that it reads.
+        recorded: recorded texts with predictions of every level.
+        costs: the costs of the models that it reads.
         eos_ids: tokens that end a text.
         rng: draws the branch that a mistake leads to.
     """
@@ -206,7 +206,7 @@ class _Decoding:
             self.outcome.target_passes += 1
 
     def verify(self, chosen: Verify) -> None:
-        """Let a level verify what it has not verified; see `DecodeLoop.verify`."""
+        """Let a level verify the waiting tokens; see `DecodeLoop.verify`."""
         level = chosen.level
         tokens, since, told = self.tokens, self.verified[level], self.told
         proposed = len(tokens) - since
@@ -233,7 +233,7 @@ class _Decoding:
             tail = tokens[kept + 1 :]
             self.rewind(kept)
             if self.ngrams is not None:
-                self.ngrams.rejected(tail)  # what the level says of these rows was not recorded
+                self.ngrams.rejected(tail)  # the level's predictions for these rows were not recorded
         if own is not None:
             self.append(own, level)
         if told:
@@ -261,7 +261,7 @@ class _Decoding:
         self.accept(at + 1, level)
 
     def accept(self, upto: int, level: int) -> None:
-        """Let `level` stand behind x[0:upto], and with it the levels below, whether they were asked or skipped.
+        """Mark x[0:upto] as verified by `level` and by all levels below, including those that were skipped.
 
         See `DecodingState.accept`.
         """
@@ -287,7 +287,7 @@ class _Decoding:
         below = self.replay.hierarchy.below[level]
         seconds = 0.0 if below is None else self.advance(below, upto)
         self.frontier[level] = upto
-        for lower in self.replay.hierarchy.beneath[level]:  # whose rows of the cache it has written over
+        for lower in self.replay.hierarchy.beneath[level]:  # their rows of the cache are overwritten
             self.frontier[lower] = max(self.frontier[lower], upto)
         spans = self.tables[level][0]
         return seconds + (spans[rows] if rows < len(spans) else spans[-1] * rows / (len(spans) - 1))

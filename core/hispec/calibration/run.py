@@ -33,10 +33,10 @@ from hispec.policies.base import Policy
 from hispec.policies.static import StaticPolicy
 
 PHASES = ("costs", "traces", "replay", "timing", "check")
-"""What a calibration spends its budget on, in order."""
+"""The phases of a calibration, in order."""
 
 ENDS = {"costs": 0.15, "traces": 0.4, "replay": 0.6, "timing": 0.8, "check": 1.0}
-"""By phase, the share of the budget, or of what loading has left of it, at which the phase has to be over."""
+"""For each phase, the share of the budget, or of what loading has left of it, at which the phase has to end."""
 
 SHORTEST = 16
 """Tokens of an answer, however short the time."""
@@ -45,7 +45,7 @@ COSTS_PASSES, LEAST_ANSWERS = 100, 30
 """The least work, about: passes of a token to know costs, and answers in all that comes after."""
 
 FINALISTS, FEWEST_FINALISTS = 8, 3
-"""Configurations that are timed, beside the best of each kind; the second where time is short."""
+"""The number of configurations that are timed, besides the best of each kind; the second where time is short."""
 
 HELD_OUT = 3
 """One of this many prompts is held out of calibration, for the check."""
@@ -79,10 +79,10 @@ class Timed:
 
 @dataclass(frozen=True)
 class Planned:
-    """What the budget allows: estimated from one token at the start, and from measured costs later.
+    """The effort that the budget allows: estimated from one token at the start, and from measured costs later.
 
     Attributes:
-        tokens: of an answer, None at the start.
+        tokens: the length of an answer in tokens, None at the start.
         least: seconds that as little as gives a result still takes, about.
     """
 
@@ -95,19 +95,19 @@ Progress = Phase | Scored | Timed | Planned
 
 @dataclass(frozen=True)
 class CalibrationJob:
-    """What is to be calibrated.
+    """The subject of a calibration.
 
     Attributes:
         stacks: loaded models by name, and the copies that `space` names.
-        target: which of them is the target.
-        heads: reduced heads by reader.
-        space: of configurations.
+        target: the level spec of the target.
+        heads: reduced heads by level spec.
+        space: the configurations to consider.
         prompts: token ids.
-        eos_ids: that end answers.
+        eos_ids: the token ids that end answers.
         max_new_tokens: tokens of an answer.
-        budget: of the command.
-        seed: of all that is drawn.
-        translators: by model and exit, of those that have one.
+        budget: the time budget of the command.
+        seed: the seed of all random choices.
+        translators: the translators, by model and exit.
     """
 
     stacks: dict[str, LayerStack]
@@ -132,7 +132,7 @@ class CalibrationJob:
         return LevelSpec(self.target, self.stacks[self.target].num_layers)
 
     def specs(self, space: SearchSpace) -> list[LevelSpec]:
-        """Return everybody who may be asked: all of a part of the space with all their heads, and the target."""
+        """Return all level specs to record: those of a part of the space with all their heads, and the target."""
         lower = space.specs
         reduced = [spec for spec in self.heads if spec.head_size and replace(spec, head_size=0) in lower]
         return [*lower, *reduced, self.whole]
@@ -149,17 +149,18 @@ class CalibrationJob:
 
 @dataclass
 class CalibrationResult:
-    """What a calibration came to.
+    """The result of a calibration.
 
     Attributes:
-        winner: the fastest by timed decoding, unless a baseline is surely faster on prompts that nobody has seen.
+        winner: the fastest configuration by timed decoding, unless a baseline is significantly faster on unseen
+            prompts.
         ties: finalists that may be as fast, by the confidence interval of the ratio.
         found: all replays.
-        timings: of the finalists, on the prompts that were calibrated on.
-        check: of winner and baselines, on prompts that were not.
-        scorer: with costs, traces and what the adaptive policy knows.
-        agreement: by reader, the share of tokens on which it agrees with the target.
-        seconds: that each phase took.
+        timings: the timings of the finalists, on the calibration prompts.
+        check: the timings of winner and baselines, on unseen prompts.
+        scorer: the scorer, with costs, recorded texts and the adaptive policy's knowledge.
+        agreement: the share of tokens on which a level spec agrees with the target, by level spec.
+        seconds: the seconds of each phase.
     """
 
     winner: Configuration
@@ -187,7 +188,7 @@ class CalibrationResult:
 
     @property
     def caveat(self) -> str | None:
-        """Return what to say beside the figures where the check had few prompts."""
+        """Return a caveat if the check had few prompts."""
         return few_prompts(self.prompts_checked)
 
     def baselines(self) -> dict[str, Configuration]:
@@ -230,11 +231,11 @@ class CalibrationRun:
     """Runs one calibration.
 
     Args:
-        job: what to calibrate.
-        folder: where results so far are kept.
-        listen: told of progress.
-        resume: go on from what the folder holds.
-        processes: that take part: the first measures, records and searches, all of them time.
+        job: the subject of the calibration.
+        folder: the folder of intermediate results.
+        listen: called with progress.
+        resume: whether to continue with the results in the folder.
+        processes: the processes that take part: the first measures, records and searches, and all of them time.
     """
 
     def __init__(
@@ -261,7 +262,7 @@ class CalibrationRun:
         """Return all phases.
 
         Raises:
-            KeyboardInterrupt: passed on; what was measured is kept.
+            KeyboardInterrupt: the user interrupted; measurements so far are kept.
         """
         job = self.job
         costs = self._phase("costs", lambda: self._by_the_first(self.costs))
@@ -289,7 +290,7 @@ class CalibrationRun:
         )
 
     def costs(self) -> Costs:
-        """Return measured, or as kept."""
+        """Return the costs, measured now or by an earlier run."""
         if (kept := self._store.costs()) is not None:
             return kept
         job, target = self.job, self.job.stacks[self.job.target]
@@ -389,7 +390,7 @@ class CalibrationRun:
         return timings, best, timings.ties(best, range(len(configurations)))
 
     def check(self, scorer: Scorer, timings: Timings, best: int) -> Timings:
-        """Return the winner and the baselines on prompts that nobody has seen."""
+        """Return the timings of winner and baselines on unseen prompts."""
         fastest = [timings.configurations[one] for one in timings.fastest(range(len(timings.configurations)))]
         kinds = baselines_among([*fastest, PLAIN], scorer.builder)
         if not timings.configurations[best].quantized:
@@ -429,7 +430,7 @@ class CalibrationRun:
         return result
 
     def _answers(self, phase: str, configurations: list[Configuration]) -> list[TimedAnswer]:
-        """Return what all processes have kept."""
+        """Return the timed answers of all processes."""
         return self.processes.agree(self.processes.gather(self._store.answers(phase, configurations)))
 
     def _by_the_first(self, work: Callable[[], T]) -> T:

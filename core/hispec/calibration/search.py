@@ -1,4 +1,4 @@
-"""Which configuration is fastest, by replay: thousands are scored, the better ones ever more exactly."""
+"""Finds the fastest configuration by replay: thousands are scored, and the better ones more and more precisely."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -74,7 +74,7 @@ PLAIN = Configuration()
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What may be chosen from.
+    """The configurations that may be chosen.
 
     Attributes:
         exits: readers of the target at its exits, ascending.
@@ -100,7 +100,7 @@ class SearchSpace:
 
     @property
     def specs(self) -> tuple[LevelSpec, ...]:
-        """Return all that may draft."""
+        """Return all level specs that may draft."""
         return (*self.drafters, *self.exits, *self.copies, *self.whole)
 
     def chains(self) -> Iterator[tuple[LevelSpec, ...]]:
@@ -131,10 +131,10 @@ class HierarchyBuilder:
     """Makes hierarchies of configurations, on loaded models.
 
     Args:
-        stacks: by name, quantized copies of the target among them.
-        target: which of them is the target.
-        heads: reduced heads by reader.
-        translators: by model and exit, of those that have one.
+        stacks: the stacks by name, including quantized copies of the target.
+        target: the level spec of the target.
+        heads: reduced heads by level spec.
+        translators: the translators, by model and exit.
     """
 
     def __init__(
@@ -164,12 +164,12 @@ class HierarchyBuilder:
 
 @dataclass(frozen=True)
 class Score:
-    """What a replay came to.
+    """The result of a configuration's replays.
 
     Attributes:
         configuration: replayed.
         outcome: over the texts it was replayed on.
-        texts: how many these were.
+        texts: the number of texts.
     """
 
     configuration: Configuration
@@ -187,13 +187,13 @@ class Scorer:
     """Replays configurations.
 
     Attributes:
-        bench: makes their hierarchies.
+        bench: the bench that makes their hierarchies.
         recorded: recorded.
         costs: measured.
-        eos_ids: that end texts.
-        fitter: of predictors of acceptance.
-        seed: of what replays draw.
-        scored: how many replays there were.
+        eos_ids: the token ids that end texts.
+        fitter: the fitter of predictors of acceptance.
+        seed: the seed of the replays' random choices.
+        scored: the number of replays.
     """
 
     builder: HierarchyBuilder
@@ -226,7 +226,7 @@ class Scorer:
         return lambda: StaticPolicy(periods)
 
     def performance_model(self, configuration: Configuration) -> PerformanceModel:
-        """Return what the adaptive policy knows of its hierarchy."""
+        """Return the adaptive policy's knowledge of its hierarchy."""
         hierarchy = self.builder.hierarchy(configuration)
         if hierarchy not in self._known:
             self._known[hierarchy] = performance_model_of(self._replay(configuration), self.fitter, self.recorded.texts)
@@ -241,11 +241,11 @@ class Scorer:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What the search by replay came to.
+    """The result of the search by replay.
 
     Attributes:
-        scores: of every configuration, by its last and most exact replay, the fastest first.
-        finalists: of these, those to be timed, the fastest first.
+        scores: the scores of every configuration, each from its last and most precise replay, the fastest first.
+        finalists: the configurations to be timed, the fastest first.
     """
 
     scores: list[Score]
@@ -253,10 +253,10 @@ class SearchResult:
 
 
 SHARES = (0.1, 0.4, 1.0)
-"""Of the texts, that each round of the search replays."""
+"""The shares of the texts that the rounds of the search replay."""
 
 KEPT = (0.1, 0.25)
-"""Of the configurations, that go on to the next round."""
+"""The shares of the configurations that advance to the next round."""
 
 FEWEST = 1000
 """Configurations that are scored, however short the time."""
@@ -275,11 +275,11 @@ def search(
     """Score everything by replay, in rounds on ever more texts, then refine what is best.
 
     Args:
-        space: what may be chosen from.
+        space: the configurations that may be chosen.
         scorer: replays.
-        finalists: how many to name.
-        seen: told every score.
-        out_of_time: asked now and then; the rest of the round under way is left out then.
+        finalists: the number of finalists.
+        seen: called with every score.
+        out_of_time: called now and then. Once it returns True, the rest of the round is left out.
     """
     texts, scores = scorer.recorded.texts, dict[Configuration, Score]()
 
@@ -293,7 +293,7 @@ def search(
         return sorted(scores.values(), key=lambda score: (-score.texts, -score.speed))
 
     static = list(space.static())
-    Random(scorer.seed).shuffle(static)  # what a short budget leaves out is left out by chance
+    Random(scorer.seed).shuffle(static)  # so that a short budget leaves out a random part
     ranked = score_all([PLAIN, *static], SHARES[0])
     for share, kept in zip(SHARES[1:], KEPT, strict=True):
         ranked = score_all(_survivors(ranked, kept), share)

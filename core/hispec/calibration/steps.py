@@ -1,4 +1,4 @@
-"""Steps of real decoding, timed beside what their spans and heads should cost."""
+"""Times steps of real decoding, and compares them with the costs of their spans and heads."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,10 +30,10 @@ class TimedStep:
     """One step of real decoding.
 
     Attributes:
-        kind: see `kind_of`.
+        kind: the kind of step, see `kind_of`.
         modelled: seconds of its spans and heads.
-        seconds: that it took, the loop around it included.
-        times: how often it happened: for drafts, the number of tokens.
+        seconds: the time that it took, including the loop around it.
+        times: the number of times that it happened; for drafts, the number of tokens.
     """
 
     kind: str
@@ -84,9 +84,9 @@ def time_steps(
     """Decode once and time every step.
 
     Args:
-        levels: of a hierarchy.
-        costs: of spans and heads.
-        periods: of a static policy.
+        levels: the levels of a hierarchy.
+        costs: the costs of spans and heads.
+        periods: the periods of a static policy.
         prompt: token ids.
         max_tokens: tokens of the answer.
     """
@@ -141,14 +141,15 @@ def with_steps(
     """Return costs of steps added, from decoding by the target's own exits, drawn at random.
 
     Args:
-        costs: of spans and heads.
+        costs: the costs of spans and heads.
         stack: the target.
-        heads: by words, those that may be drawn.
+        heads: the reduced heads that may be drawn, by size.
         prompts: token ids, taken in turn.
         max_tokens: tokens of each answer.
-        rounds: how many answers.
+        rounds: the number of answers.
         rng: draws exits, heads and periods.
-        out_of_time: asked before every answer; only the `FIRST` are given then, short ones to short prompts.
+        out_of_time: called before every answer. Once it returns True, only the `FIRST` are given, short ones to short
+            prompts.
     """
     timed: list[TimedStep] = []
     target = Level("target", stack, stack.num_layers)

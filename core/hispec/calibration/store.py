@@ -1,4 +1,4 @@
-"""What a calibration has measured so far, on disk."""
+"""The intermediate results of a calibration on disk."""
 
 import gzip
 import json
@@ -19,11 +19,11 @@ from hispec.policies.confidence import FEATURES
 
 
 class CalibrationStore:
-    """A folder that an interrupted calibration goes on from.
+    """A folder from which an interrupted calibration can be resumed.
 
     Args:
         folder: made where it is missing.
-        resume: keep what it holds; else it is begun anew.
+        resume: whether to keep its content; otherwise it is emptied.
 
     Raises:
         UnavailableError: the folder cannot be used.
@@ -74,7 +74,7 @@ class CalibrationStore:
         _write(self._costs, json.dumps(record).encode())
 
     def length(self) -> int | None:
-        """Return the tokens of an answer, as kept: answers of two lengths do not compare."""
+        """Return the stored length of an answer in tokens, as answers of different lengths do not compare."""
         found = _read(self._length)
         return found if isinstance(found, int) else None
 

@@ -25,12 +25,12 @@ class TimedAnswer:
     """One answer.
 
     Attributes:
-        configuration: that gave it, by its place among those that are timed.
-        prompt: by its place.
-        repeat: how often the prompt had been answered before.
-        tokens: of the answer.
-        seconds: from ids to the last id, the prompt included.
-        digest: of the token ids.
+        configuration: the index of its configuration among those that are timed.
+        prompt: the index of its prompt.
+        repeat: the number of earlier answers to the prompt.
+        tokens: the number of tokens in the answer.
+        seconds: the time from ids to the last id, the prompt included.
+        digest: the digest of the token ids.
     """
 
     configuration: int
@@ -42,7 +42,7 @@ class TimedAnswer:
 
 
 class Policies(Protocol):
-    """What makes the policies of configurations."""
+    """A factory of policies for configurations."""
 
     def policy(self, configuration: Configuration) -> Callable[[], Policy]:
         """Return a maker of fresh policies."""
@@ -54,11 +54,11 @@ class Timer:
     """Answers prompts with configurations.
 
     Attributes:
-        bench: makes hierarchies.
-        policies: makes policies.
-        eos_ids: that end answers.
+        bench: the bench that makes hierarchies.
+        policies: the factory of policies.
+        eos_ids: the token ids that end answers.
         max_new_tokens: tokens of an answer.
-        context: of the target.
+        context: the context length of the target.
     """
 
     builder: HierarchyBuilder
@@ -98,7 +98,7 @@ class Timings:
     """Answers of several configurations to the same prompts.
 
     Attributes:
-        configurations: that are timed.
+        configurations: the configurations that are timed.
         answers: so far.
     """
 
@@ -158,7 +158,7 @@ class Timings:
         for (prompt, repeat), answers in shared.items():
             row = [figure for one in configurations for figure in (answers[one].tokens, answers[one].seconds)]
             table[prompts.index(prompt), repeats.index(repeat)] = row
-        # Repeats that not every prompt has had cannot be drawn anew.
+        # Repeats that not every prompt has cannot be resampled.
         return table if len(shared) == len(prompts) * len(repeats) else table.sum(axis=1, keepdims=True)
 
 
@@ -175,19 +175,20 @@ def halving(
 ) -> Iterator[list[int]]:
     """Time all configurations on some prompts, drop the slower half, go on: yields who is left after each round.
 
-    Successive halving (Jamieson & Talwalkar, arXiv 1502.07943), with ties spared: nobody is dropped who may be as
-    fast as the best. Several processes share the prompts of a round and put their answers together after it.
+    This is successive halving (Jamieson & Talwalkar, arXiv 1502.07943), except that ties are kept: no configuration is
+    dropped that may be as fast as the best. Several processes share the prompts of a round and merge their answers
+    after it.
 
     Args:
         timer: answers prompts.
-        timings: what was timed so far; answers are added to it.
+        timings: the timings so far; answers are added to it.
         prompts: token ids.
         keep: configurations that are never dropped, for comparison.
         each: prompts of a round.
         rng: draws the order within each prompt.
-        out_of_time: asked before every prompt but the first two.
-        done: told each answer.
-        processes: that take part.
+        out_of_time: called before every prompt but the first two.
+        done: called with each answer.
+        processes: the processes that take part.
     """
     together = processes or Processes()
     alive = list(range(len(timings.configurations)))

@@ -1,4 +1,6 @@
-"""The profile that a calibration writes: complete, commented, and told apart from a damaged one."""
+"""Writes the profile that a calibration found: complete, commented, and with a mark that shows that it is not cut
+off.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,10 +36,11 @@ def calibrated_profile(profile: Profile, result: CalibrationResult, environment:
     """Return the profile of a calibration's winner, as YAML.
 
     Args:
-        profile: that was calibrated; what is not about levels is kept.
-        result: of the calibration.
-        environment: what the figures hold for: date, device, dtype, stack, threads, versions, revision, dataset, prompts.
-        name: of the new profile.
+        profile: the profile that was calibrated; everything but its levels is kept.
+        result: the result of the calibration.
+        environment: the conditions of the figures: date, device, dtype, stack, threads, versions, revision, dataset,
+            prompts.
+        name: the name of the new profile.
     """
     levels = profile_of(profile, result, result.winner, name)
     data = levels.model_dump(by_alias=True, exclude_unset=True, exclude_none=True)
@@ -120,7 +123,7 @@ def _level(spec: LevelSpec, target: LevelSpec) -> dict[str, Any]:
 
 
 def verdict(result: CalibrationResult) -> str:
-    """Say what the check on unseen prompts found, and how far it can be trusted."""
+    """Return the caveat of the check on unseen prompts, and its reliability."""
     few = f" {result.caveat}" if result.caveat else ""
     if result.winner == PLAIN:
         return f"Speculation does not pay here: plain decoding is the fastest of all that was timed.{few}"

@@ -72,7 +72,7 @@ def load(
         format_as: a key of `FORMATS`: how a file is read; by default as `prompts`.
         limit: take the first rows only.
         offline: never touch the network; so does HF_HUB_OFFLINE=1.
-        allow_code_execution: let `humaneval` run what the model writes, see `hispec.datasets.execution`.
+        allow_code_execution: let `humaneval` run the model's code, see `hispec.datasets.execution`.
 
     Raises:
         UsageError: an unknown name, or a file that is missing, malformed or empty.

@@ -74,7 +74,7 @@ class Dataset(ABC):
             The row; None for a record that asks nothing and is left out.
 
         Raises:
-            RecordError: a field that is missing or is not what it should be.
+            RecordError: a field is missing or invalid.
         """
 
     def score(self, row: Row, text: str) -> float | None:

@@ -35,7 +35,7 @@ def fetch(file: HubFile, name: str, *, offline: bool = False) -> Path:
         return Path(cached)
     if offline or is_offline_mode():
         raise UnavailableError(
-            f"dataset {name} ({file.repo}) is not in the hub's cache, and the network is not to be used",
+            f"dataset {name} ({file.repo}) is not in the hub's cache, and the network may not be used",
             f"run once without --offline and HF_HUB_OFFLINE, or pass a file: --dataset FILE --format-as {name}",
         )
     try:
@@ -47,7 +47,7 @@ def fetch(file: HubFile, name: str, *, offline: bool = False) -> Path:
 
 
 def _explain(error: Exception, file: HubFile, name: str) -> UnavailableError:
-    """Translate what the hub's client raises."""
+    """Translate errors of the hub's client."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,

@@ -18,7 +18,7 @@ class HumanEval(Dataset):
     """Completions of a function, pass@1 with one sample: the share of completions that pass their tests.
 
     Args:
-        allow_code_execution: run what the model wrote, see `hispec.datasets.execution`; else nothing is scored.
+        allow_code_execution: run the model's code, see `hispec.datasets.execution`; otherwise nothing is scored.
     """
 
     name = "humaneval"

@@ -59,9 +59,11 @@ class Decoder:
         stop = StopCriteria(max_new_tokens, self.eos_ids, self.interrupted)
         return decode(state, policy, self.sampler(seed, prompt_ids, max_new_tokens), stop, ngram_cache, logprobs)
 
-    def token_ids(self, prompt_ids: Sequence[int], max_new_tokens: int, seed: int = 0) -> list[int]:
+    def token_ids(
+        self, prompt_ids: Sequence[int], max_new_tokens: int, seed: int = 0, prefix: PrefixCache | None = None
+    ) -> list[int]:
         """Return the token ids of a whole answer; arguments as `decode`."""
-        events = self.decode(prompt_ids, max_new_tokens, seed)
+        events = self.decode(prompt_ids, max_new_tokens, seed, prefix)
         return [token for event in events if isinstance(event, Committed) for token in event.token_ids]
 
     def sampler(self, seed: int, prompt_ids: Sequence[int], max_new_tokens: int) -> Sampler:

@@ -87,7 +87,7 @@ class Hierarchy:
         if self.target.reduced is not None:
             raise ValueError("the target needs its whole head")
         if self.target.translator is not None:
-            raise ValueError("the target is read as it is, without a translator")
+            raise ValueError("the target must not have a translator")
 
     def __len__(self) -> int:
         return len(self.levels)

@@ -1,14 +1,17 @@
-"""Log-probabilities of the target, from the rows of logits that decide its tokens anyway: no pass is added."""
+"""Log-probabilities of the target: of its answers, from the rows of logits that decide its tokens anyway, so that no pass
+is added, and of given texts, which are run for that.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from hispec.decoding.logits import Logits
 from hispec.decoding.sampling import Sampler
-from hispec.events import Likely, TokenLogprobs
+from hispec.decoding.state import DecodingState
+from hispec.events import Likely, Scored, TokenLogprobs
 
 
 class RecordingSampler(Sampler):
@@ -48,6 +51,29 @@ class RecordingSampler(Sampler):
         own, top = _of(self._before[rows], tokens, self._top)
         sampling, sampling_top = _of(self._after[rows], tokens, self._top)
         return tuple(map(TokenLogprobs, tokens, own, sampling, top, sampling_top))
+
+
+def scores_of_text(state: DecodingState, top: int) -> Iterator[tuple[Scored, ...]]:
+    """Run a text, and yield the log-probabilities of its tokens, some at a time: all rows of logits would be too many.
+
+    Args:
+        state: the decoding state, which holds the text and has run nothing of it.
+        top: the number of most probable tokens to return beside each token.
+    """
+    target, tokens = len(state.hierarchy) - 1, state.tokens
+    yield (Scored(tokens[0]),)
+    rows = state.hierarchy.stack_of(-1).rows.prompt
+    for at in range(0, len(tokens) - 1, rows):
+        following = tokens[at + 1 : at + 1 + rows]
+        try:
+            with torch.inference_mode():
+                logits = state.logits(target, at, at + len(following)).own
+                found = zip(following, *_of(logits, following, top), strict=True)
+                scored = tuple(Scored(*one) for one in found)
+        except Exception:
+            state.discard()
+            raise
+        yield scored
 
 
 def _of(logits: Tensor, tokens: Sequence[int], top: int) -> tuple[list[float], list[tuple[Likely, ...]]]:

@@ -28,7 +28,7 @@ class Mask(Protocol):
 def masked(mask: Mask, scores: Tensor, logits: Tensor, prefix: Sequence[int], waiting: Sequence[int]) -> Tensor:
     """Return scores without the tokens that a mask forbids, float32 [n, vocab].
 
-    Where nothing is left of a row, because processors exclude all that the mask allows, the mask counts and they do not.
+    If processors exclude all tokens of a row that the mask allows, only the mask applies.
 
     Args:
         scores: processed, [n, vocab]; row i is for the token after `prefix + waiting[:i]`.

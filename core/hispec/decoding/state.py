@@ -213,7 +213,7 @@ class DecodingState:
             for stack in self.hierarchy.stacks:
                 if stack.cache.lease is not self._lease:
                     raise UsageError(
-                        f"another answer was begun on {stack.name} before this one was finished",
+                        f"another answer was started on {stack.name} before this one was finished",
                         "finish one answer before the next, or load a second engine",
                     )
             yield
@@ -262,9 +262,16 @@ class PrefixCache:
     def __init__(self) -> None:
         self._last: DecodingState | None = None
 
-    def begin(self, hierarchy: Hierarchy, prompt_ids: list[int], capacity: int) -> DecodingState:
-        """Return a new state; arguments and errors as `DecodingState`."""
-        self._last = DecodingState(hierarchy, prompt_ids, capacity, self._last)
+    def begin(
+        self, hierarchy: Hierarchy, prompt_ids: list[int], capacity: int, *, again: bool = False
+    ) -> DecodingState:
+        """Return a new state; arguments and errors as `DecodingState`.
+
+        Args:
+            hierarchy, prompt_ids, capacity: of it.
+            again: whether it is to run all of the prompt, for what is remembered in its stead.
+        """
+        self._last = DecodingState(hierarchy, prompt_ids, capacity, None if again else self._last)
         return self._last
 
 

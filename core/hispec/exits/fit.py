@@ -1,4 +1,4 @@
-"""Fits translators: every exit learns to say what the model's own last layer says (arXiv 2303.08112, section 3).
+"""Fits translators: exits learn to predict the distribution of the model's last layer (arXiv 2303.08112, section 3).
 
 The model is not touched. A row of text is run through it once, span by span; its hidden states at the exits and its
 final distribution are used at once and forgotten, so memory holds one row however long the text is. The loss is the
@@ -23,7 +23,7 @@ LOOK_SHARE = 0.1
 """The share of the remaining time that the first evaluation may take."""
 
 RATE = 0.5
-"""Learning rate times hidden size: a step of Adam changes what a row is mapped to in proportion to its width."""
+"""The learning rate times the hidden size: a step of Adam changes the result for a row in proportion to its width."""
 
 UPDATE_COST = 3
 """The approximate time of an update of a row, in evaluations of a row."""
@@ -299,7 +299,7 @@ def _keep_better(fit: Fit, fitted: Mapping[int, _Fitted], qualities: Mapping[int
 
 
 def _guard(qualities: Mapping[int, Quality]) -> None:
-    """Refuse to go on with numbers that are none."""
+    """Raise if a loss is not a finite number."""
     for exit_, quality in qualities.items():
         if not math.isfinite(quality.kl):
             raise UnavailableError(

@@ -55,7 +55,7 @@ class FitJob:
     def __init__(self, request: FitRequest, settings: FitSettings, budget: Budget | None = None) -> None:
         self.request, self.budget = request, budget or Budget()
         self.profile_path, self.translators_path = request.check_files()
-        # The modules of `transformers` are what gradients can pass; what is fitted on them serves every stack.
+        # Gradients can pass through the modules of `transformers`; the translators fitted on them fit every stack.
         self._placement = Placement(choose_device(request.device), request.dtype, "transformers")
         self._checkpoint = Checkpoint(request.model, request.revision)
         self._config = self._checkpoint.config
@@ -145,7 +145,7 @@ class FitJob:
         return self.best_speedup(fit, exit_layer) >= WORTH
 
     def describe(self, fit: Fit) -> dict[str, Any]:
-        """Return what was fitted on what, and how well it does: values for JSON."""
+        """Return the provenance of the translators, and their agreement, as JSON values."""
         return {
             "exits": [
                 {

@@ -17,7 +17,7 @@ class FitRequest:
 
     Attributes:
         model: a folder, a hub id or `builtin:NAME`.
-        text: a UTF-8 file, like what the model will read and write.
+        text: a UTF-8 file with text similar to what the model will read and write.
         exits: layers to read after; None takes a quarter and half of the depth.
         out: the profile to write, .yaml; None is one in the user's own folder, named after the model.
         revision: the revision of a hub id.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PIECE = 1 << 16
-"""Characters that are tokenized at once; pieces end at line ends."""
+"""The number of characters that are tokenized together; pieces end at line ends."""
 
 FEWEST_ROWS = 8
 HELD_OUT_SHARE = 0.1

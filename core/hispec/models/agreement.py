@@ -1,4 +1,4 @@
-"""Random weights whose exits and copies agree with the whole model as often as asked: real costs meet a chosen acceptance.
+"""Random weights whose exits and copies agree with the whole model at a chosen rate: real costs with chosen acceptance.
 
 Every matrix keeps its size and stays dense. For exits only their scales change: what the layers between two exits add to
 the hidden state shrinks until it changes the most probable token at the wanted share of positions. Which positions these are
@@ -40,9 +40,9 @@ CHUNK = 128
 ROUGHLY = 4
 """The part of the texts on which agreement is set the first time."""
 COPY_TOLERANCE = 0.015
-"""The tolerance of copies, which disagree seldom."""
+"""The tolerance of copies, which rarely disagree."""
 PIECE = 1 << 20
-"""The number of weights that are rounded at once: few enough for a processor's cache, which takes a fifth of the time."""
+"""The number of weights that are rounded together: few enough for a processor's cache, which takes a fifth of the time."""
 CLOSE = 0.5
 """The distance from the wanted share, in standard errors, at which no further trial is needed."""
 START = 2.0**-4
@@ -123,7 +123,7 @@ def _check(what: str, model: str, share: float, wanted: float, tolerance: float)
 
 
 class _Segments:
-    """The layers between neighbouring exits, and the scales of what they add."""
+    """The layers between neighbouring exits, and the scales of their contributions."""
 
     def __init__(self, stack: LayerStack, parts: Mapping[str, Tensor], exits: Sequence[int]) -> None:
         self._stack = stack
@@ -138,7 +138,7 @@ class _Segments:
         self._scales = [1.0] * len(exits)
 
     def scale(self, at: int, to: float) -> None:
-        """Let the layers after exit `at` add `to` times what they were drawn to add."""
+        """Scale the contribution of the layers after exit `at` to `to` times its original size."""
         for part in self._branches[at]:
             part.mul_(to / self._scales[at])
         self._scales[at] = to
@@ -193,9 +193,9 @@ class _Copies:
         self._head = [_head_of(parts)]
 
     def tune(self, quantization: Quantization, wanted: float, texts: Sequence[Tensor]) -> None:
-        """Move the weights towards what a copy can hold until it agrees on the wanted share, if it does not already.
+        """Move the weights towards values that a copy can represent until it agrees on the wanted share.
 
-        How often it disagrees grows less than in proportion to how far they are from that.
+        The share of disagreement grows less than in proportion to their distance from such values.
         """
         distance, share = 1.0, self.agreement(quantization, texts)
         for _ in range(COPY_STEPS):

@@ -48,7 +48,7 @@ class KVCache:
             return False
         capacity = -(-positions // CACHE_STEP) * CACHE_STEP
         with torch.inference_mode(False):  # a tensor made in inference mode could be written in that mode only
-            for index, old in enumerate(self.layers):  # layer by layer: two whole caches never exist at once
+            for index, old in enumerate(self.layers):  # layer by layer, so that there are never two whole caches
                 if old.shape[3] >= capacity:  # grown already when memory ran out the last time
                     continue
                 # Padding and attention in whole buckets read rows that were never written. A mask can exclude a number,

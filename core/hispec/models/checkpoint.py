@@ -57,14 +57,14 @@ class Checkpoint(CheckpointWeights):
                 gguf_hub.check_other(self.model, self.revision)
         if self.is_local and self.here(ADAPTER):
             raise UsageError(
-                f"{self.model} has an adapter ({ADAPTER}) beside its weights, and hispec applies none",
+                f"{self.model} has an adapter ({ADAPTER}) next to its weights, which hispec does not apply",
                 f"merge it into the weights by merge_and_unload of peft, or move {ADAPTER} out of the folder",
             )
         try:
             return self.read(CONFIG)
         except ValueError as error:
             raise UnavailableError(
-                f"config.json of {self.model} is no JSON object: {error}", "download or save the model again"
+                f"config.json of {self.model} is not a JSON object: {error}", "download or save the model again"
             ) from error
 
     def load_original(self) -> Any:
@@ -94,7 +94,7 @@ class Checkpoint(CheckpointWeights):
             ) from None
 
     def gguf_arguments(self) -> dict[str, str]:
-        """Return what `from_pretrained` of tokenizers and configurations is to be called with for its GGUF file.
+        """Return the arguments of `from_pretrained` of tokenizers and configurations for its GGUF file.
 
         It is the file itself, or its header alone where that is all there is of it here; errors as `header`.
         """
@@ -122,7 +122,7 @@ class Checkpoint(CheckpointWeights):
             try:
                 return self.read(GENERATION_CONFIG if self.find(GENERATION_CONFIG) is not None else CONFIG)
             except ValueError as error:
-                warnings.warn(f"generation_config.json is no JSON object and left out: {error}", stacklevel=2)
+                warnings.warn(f"generation_config.json is not a JSON object and is ignored: {error}", stacklevel=2)
                 return {}
 
     def generation_config_here(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The files of a checkpoint: where they are found, in a folder or on the hub, and what the small ones say."""
+"""The files of a checkpoint, in a folder or on the hub, and the content of the small ones."""
 
 import json
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ ONLINE = "run once without --offline and HF_HUB_OFFLINE to complete the download
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """A model's files, fetched from the hub as they are asked for.
+    """A model's files, fetched from the hub when they are requested.
 
     All files are of one commit, the one that the revision stood for when this process first asked: a branch may move
     between two files, and what is in the cache of a commit is never asked for again.
@@ -71,7 +71,7 @@ class CheckpointFiles:
 
     @property
     def model(self) -> str:
-        """Return what the loading libraries call it: a folder or a hub id."""
+        """Return the name that the loading libraries need: a folder or a hub id."""
         return self._place[0]
 
     @property
@@ -102,7 +102,7 @@ class CheckpointFiles:
 
     @cached_property
     def shipped(self) -> Path | None:
-        """Return the configuration that ships for it, where it is all that there is of it."""
+        """Return the shipped configuration if nothing else of the checkpoint is used, else None."""
         return self.shipped_config if self.dummy else None
 
     @property
@@ -198,7 +198,7 @@ class CheckpointFiles:
         try:
             return Path(hf_hub_download(self.model, name, revision=revision, **options))
         except LocalEntryNotFoundError:
-            # Offline, what is not in the cache of a model that is there counts as never having been.
+            # If a model is in the cache, a file that is not there counts as absent when offline.
             if is_offline() and self._look(self.config_file, commit):
                 return None
             raise
@@ -285,12 +285,12 @@ class CheckpointFiles:
             path = self._file_here or gguf_hub.fetched.get((self.model, self.gguf_file, self.revision))
             return None if path is None else self._read_header(path)
         except (HispecError, OSError):
-            return None  # loading the model will say what is wrong with it
+            return None  # loading the model will report the error
 
     # Files in JSON
 
     def read(self, name: str) -> dict[str, Any]:
-        """Return what a JSON file says, empty where there is no such file; errors as `find`.
+        """Return the content of a JSON file, empty if there is no such file; raises the errors of `find`.
 
         Raises:
             ValueError: the file is not a JSON object.
@@ -298,7 +298,7 @@ class CheckpointFiles:
         return _read_object(self.find(name))
 
     def read_here(self, name: str) -> dict[str, Any] | None:
-        """Return what a JSON file says, None where it is not on this machine (yet) or is no object.
+        """Return the content of a JSON file, None if it is not on this machine (yet) or not an object.
 
         A GGUF file has a configuration and no other.
         """
@@ -308,7 +308,7 @@ class CheckpointFiles:
         try:
             return None if path is None else _read_object(path)
         except (OSError, ValueError):
-            return None  # loading the model will say what is wrong with it
+            return None  # loading the model will report the error
 
     def _values_here(self) -> dict[str, Any] | None:
         """Return the values of a GGUF file in the place of `config.json`; None where it is not here or cannot be
@@ -318,7 +318,7 @@ class CheckpointFiles:
         try:
             return None if header is None else self._values(header)
         except HispecError:
-            return None  # loading the model will say what is wrong with it
+            return None  # loading the model will report the error
 
     def _values(self, header: gguf.Header) -> dict[str, Any]:
         path = self._header_file
@@ -360,16 +360,7 @@ class CheckpointFiles:
 
     def fetch_config(self, seconds: float) -> None:
         """Bring `config.json` into the cache, or the header of a GGUF file, if that can be done in time."""
-        from huggingface_hub import hf_hub_download
-
-        if self.gguf_file is not None:
-            within(seconds, lambda: self._header_file, None)
-            return
-        within(
-            seconds,
-            lambda: hf_hub_download(self.model, CONFIG, revision=self.revision, etag_timeout=seconds),
-            None,
-        )
+        within(seconds, lambda: self.commit if self.gguf_file is None else self._header_file, None)
 
 
 @cache

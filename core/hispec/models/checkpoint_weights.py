@@ -1,4 +1,4 @@
-"""The weights of a checkpoint: which files hold them, what is missing, and the tensors in them."""
+"""The weights of a checkpoint: its files, those that are missing, and the tensors in them."""
 
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class CheckpointWeights(CheckpointFiles):
             return None
         try:
             stored = {name: one for path in filter(None, paths) for name, one in read_headers(path).items()}
-        except Exception:  # loading the model will say what is wrong with it
+        except Exception:  # loading the model will report the error
             return None
         return Tensors(stored) if stored else None
 
@@ -87,7 +87,7 @@ class CheckpointWeights(CheckpointFiles):
             return None if self.header_here is None else gguf_tensors.GgufTensors.of(self.header_here, None)
         try:
             found = HfApi().get_safetensors_metadata(self.model, revision=self.revision, timeout=timeout)
-        except Exception:  # loading the model will say what is wrong with it
+        except Exception:  # loading the model will report the error
             return None
         stored = {
             name: Stored(str(info.dtype), tuple(info.shape), self.here(file))

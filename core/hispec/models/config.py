@@ -369,7 +369,7 @@ def parse_config(values: Mapping[str, Any], original: Any = None) -> ModelConfig
 
 
 def read_config(values: Mapping[str, Any]) -> ModelConfig | None:
-    """Return what a `config.json` describes, None where it does not say its sizes: loading will say what is wrong."""
+    """Return the configuration in a `config.json`, None if it lacks sizes: loading will report the error."""
     try:
         return parse_config(values)
     except (KeyError, TypeError, ZeroDivisionError, AttributeError):

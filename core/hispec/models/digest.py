@@ -96,11 +96,11 @@ def _digest_of_file(path: Path) -> str:
 
 
 def _known() -> dict[str, list[int | str]]:
-    """Return what is known of files, by path: size, time of change, inode and digest."""
+    """Return the cached entries by path: size, time of change, inode and digest."""
     return {path: entry for path, entry in remembered(DIGESTS).items() if isinstance(entry, list)}
 
 
 def _add(path: str, entry: list[int | str]) -> None:
-    """Add a file to what is known, and leave out files that are gone."""
+    """Add a file to the cache, and drop files that no longer exist."""
     known = {other: value for other, value in _known().items() if Path(other).is_file()}
     remember(DIGESTS, known | {path: entry})

@@ -29,7 +29,7 @@ def fetch_weights(checkpoints: Iterable[Checkpoint], watch: Watch = unwatched) -
 
 
 def download(missing: list[tuple[Checkpoint, str, int]], watch: Watch) -> None:
-    """Fetch files that are not here yet; the client resumes what was begun.
+    """Fetch files that are not on this machine; the client resumes interrupted downloads.
 
     Args:
         missing: checkpoint, file and bytes of each, as `Checkpoint.missing` finds them.

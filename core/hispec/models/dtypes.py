@@ -10,6 +10,10 @@ float32 that LLM.int8() keeps for every row (arXiv 2208.07339) is not worth coun
 GROUP = 32
 """Inputs that share a scale in the fused stack's 4 bits. Larger groups are no faster, and agree with the full weights less
 often."""
+MANY = 48 * 32 * 1024
+"""A number of outputs that every kernel holds without padding."""
+FRESH, PAGE = 32 << 20, 4096
+"""The bytes from which memory surely comes fresh from the system (glibc's largest threshold), and those of its pages."""
 STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Dtypes of plain numbers, by what safetensors calls them."""
 BFLOAT16_FROM = 512
@@ -38,24 +42,41 @@ def dtype_of_blocks(hidden: int, device: str) -> str:
     return "float32" if device == "cpu" and fastest_dtype("float32", hidden, device) == "float32" else "bfloat16"
 
 
-def packed_inputs(inputs: int) -> int:
-    """Return the number of inputs of an 8-bit matrix with fbgemm's padding on this processor."""
+def packed_int8(inputs: int, outputs: int) -> int:
+    """Return the bytes of an 8-bit matrix as fbgemm packs it on this processor: in blocks, and 16 bytes for each output.
+
+    For each output there are two scales, a zero point and a sum of weights. The padding of a large matrix is left out, as
+    its pages come fresh from the system and are never touched.
+    """
     flags = processor_flags()
-    block = 256 if "avx512bw" in flags else 512 if "avx2" in flags else 1
-    return -(-inputs // block) * block
+    if "avx512_vnni" in flags:
+        rows, columns = 512, 48
+    elif "avx512bw" in flags:
+        rows, columns = 256, 32
+    else:
+        rows, columns = (512, 8) if "avx2" in flags else (1, 1)
+    block, strips = rows * columns, -(-outputs // columns)
+    strip = -(-inputs // rows) * block
+    if strip * strips >= FRESH:
+        strip = inputs // rows * block + -(-(inputs % rows) * columns // PAGE) * PAGE
+    return strip * strips + 16 * outputs
 
 
-def bits_per_weight(quantization: str, inputs: int, device: str = "cpu") -> float:
+def bits_per_weight(quantization: str, inputs: int, device: str = "cpu", outputs: int | None = None) -> float:
     """Return the bits of memory that a weight takes, with its share of scales and zero points and of padding.
 
     Args:
         quantization: a value of `--quantization` except `none`.
         inputs: the number of inputs of the matrix.
         device: the device of the matrix; on a CPU, 8-bit matrices are padded.
+        outputs: the number of outputs of the matrix; by default so many that their padding does not count.
     """
     match quantization:
+        case "int8" if device == "cpu":
+            outputs = outputs or MANY
+            return 8 * packed_int8(inputs, outputs) / (inputs * outputs)
         case "int8":
-            return (8 * (packed_inputs(inputs) if device == "cpu" else inputs) + 32) / inputs
+            return 8 + 32 / inputs
         case "int4":  # a scale and a zero point of 16 bits each, for whole groups
             return (4 + 32 / GROUP) * (-(-inputs // GROUP) * GROUP) / inputs
         case _:

@@ -94,7 +94,7 @@ def build_quantized_dummy(
 
 
 def modules_on(stack: FusedStack, original: Any) -> Any:
-    """Return a model of `transformers` whose parameters are the weights of a stack: nothing is held twice.
+    """Return a model of `transformers` whose parameters are the weights of a stack, without a second copy.
 
     Args:
         stack: the stack whose weights are drawn.

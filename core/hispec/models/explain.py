@@ -27,7 +27,7 @@ class Explained(Protocol):
 
     @property
     def model(self) -> str:
-        """Return what the loading libraries call it."""
+        """Return the name that the loading libraries have for it."""
 
     @property
     def revision(self) -> str | None:
@@ -63,7 +63,7 @@ def explain_tokenizer(error: Exception, checkpoint: Explained) -> HispecError:
 
 
 def explain(error: Exception, checkpoint: Explained) -> HispecError:
-    """Translate an error; what is unknown is reported in its own first line.
+    """Translate an error; of an unknown error, the first line is reported.
 
     Args:
         error: an error of a library.
@@ -100,14 +100,16 @@ def explain(error: Exception, checkpoint: Explained) -> HispecError:
                 "check the name, run once without --offline and HF_HUB_OFFLINE, or pass a local folder",
             )
         return UnavailableError(
-            f"{model} is neither here nor to be had from the hub: {line}",
+            f"{model} is not on this machine and cannot be downloaded: {line}",
             "check the name and the network, or pass a local folder",
         )
-    return UnavailableError(f"{model} cannot be loaded: {line}", "run again with --debug for the whole story")
+    return UnavailableError(f"{model} cannot be loaded: {line}", "run again with --debug for the traceback")
 
 
 def _unknown(checkpoint: Explained) -> HispecError | None:
-    """Return the refusal of a model whose architecture `transformers` does not know as a language model; else None."""
+    """Return the error for a model whose architecture `transformers` does not support as a language model; else
+    None.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     config, model = checkpoint.read_here("config.json"), checkpoint.model
@@ -115,12 +117,12 @@ def _unknown(checkpoint: Explained) -> HispecError | None:
         return None
     if "auto_map" in config:
         return _own_code(model)
-    return UsageError(f"{model} has an architecture that is not known here", "choose a Llama, Mistral or Qwen model")
+    return UsageError(f"{model} has an unknown architecture", "choose a Llama, Mistral or Qwen model")
 
 
 def _own_code(model: str) -> UsageError:
     return UsageError(
-        f"{model} wants to run code of its own, and hispec runs none that comes with a checkpoint",
+        f"{model} needs code from its checkpoint, and hispec runs no such code",
         "choose a model that transformers knows by itself",
     )
 

@@ -136,7 +136,7 @@ class FusedStack:
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """Return the weights by their names in a checkpoint: views, or copies of what was packed."""
+        """Return the weights by their names in a checkpoint: views, or copies of packed ones."""
         return self._weights.dense()
 
     def prepare(self, width: Width) -> None:
@@ -189,7 +189,7 @@ class FusedStack:
         shared.cos, shared.sin, shared.masks, shared.tabulated = cos, sin, masks, places
 
     def clear(self) -> None:
-        """Zero the KV cache, which may hold what is not a number; see `LayerStack.clear`."""
+        """Zero the KV cache, which may contain NaN; see `LayerStack.clear`."""
         self.cache.clear()
 
     def embed(self, token_ids: list[int]) -> Tensor:
@@ -289,7 +289,7 @@ class FusedStack:
             self._add(layer.output, hidden, attended[0].transpose(0, 1).reshape(len(hidden), -1))
 
     def _attend(self, buffers: "Buffers", cache: Tensor, windows: tuple["Window", ...]) -> Tensor:
-        """Return what the queries in the buffers attend to, [n, heads * size]."""
+        """Return the attention output of the queries in the buffers, [n, heads * size]."""
         attended = []
         for window in windows:
             keys, values = cache.narrow(3, 0, window.length).unbind()
@@ -325,7 +325,7 @@ class FusedStack:
         return self._suits_cuda and (position > 0 or self.dtype == torch.float32)
 
     def _mask(self, rows: int, position: int, length: int) -> Tensor | None:
-        """Return what is added to the scores: for grouped queries [n * group, length], else [n, length].
+        """Return the mask that is added to the scores: for grouped queries [n * group, length], else [n, length].
 
         None where one row sees everything, and at the start of a text, where a wide pass is causal as it is.
         """
@@ -428,13 +428,14 @@ class Buffers:
         return torch.mul(hidden, self._scale_column, out=self._normed).mul_(weight)
 
     def grouped_queries(self) -> Tensor:
-        """Return queries with all that read the same keys as rows of one head, row by row: [1, kv heads, n * group,
+        """Return queries with all that share a key head as rows of one head, row by row: [1, kv heads, n * group,
+        size].
         size].
         """
         return self._by_group.reshape(1, self._kv_heads, self._rows * self._group, self._size)
 
     def ungroup(self, attended: Tensor) -> Tensor:
-        """Return the same of what they attended to -> [n, heads * size]."""
+        """Return their attention output in the original order, [n, heads * size]."""
         by_row = attended.view(self._kv_heads, self._rows, self._group, self._size).transpose(0, 1)
         return by_row.reshape(self._rows, -1)
 

@@ -74,7 +74,7 @@ class FusedWeights:
         self.span, self.shard = range(config.num_layers) if span is None else span, shard
         words = range(config.vocab_size)
         self.words = words if shard is None else shard.words(config.vocab_size)
-        """Token ids whose logits the head gives."""
+        """The token ids whose logits the head computes."""
         self.shares_head = self.words != words
         self._config, self._dtype = config, dtype
         self._device = device if quantization is None else torch.device("meta")
@@ -195,7 +195,7 @@ class FusedWeights:
         return {name: part for name, part in self.parts.items() if part.dim() == 1 or name == embedding}
 
     def dense(self) -> dict[str, Tensor]:
-        """Return the weights by their names in a checkpoint: views, or copies of what is packed."""
+        """Return the weights by their names in a checkpoint: views, or copies of packed ones."""
         found = dict(self.parts)
         for index, layer in zip(self.span, self.layers, strict=False):  # copies may have fewer
             for matrix, rows in zip(
@@ -207,7 +207,8 @@ class FusedWeights:
         return found
 
     def fill(self, tensors: Tensors, read: Callable[[int], None] = lambda _: None) -> list[str]:
-        """Read a checkpoint: a file is mapped for one layer at a time, or what was read of it would pile up in memory.
+        """Read a checkpoint. A file is mapped for one layer at a time, since pages that were read would pile up in
+        memory.
 
         Args:
             tensors: the tensors of the checkpoint.
@@ -227,7 +228,7 @@ class FusedWeights:
         """Read a checkpoint and quantize it as `fill` does: one layer is held in full at a time.
 
         Matrices that their file holds in 4 bits keep the codes that they have there, and then all others stay as they are;
-        parts of them are quantized anew.
+        parts of them are quantized again.
         """
         kept = quantization == "int4" and bool(tensors.on_grid) and self.shard is None
         make = self._packed_if_faster if kept else partial(quantize, quantization=quantization, agree=self._agree)
@@ -288,7 +289,7 @@ class FusedWeights:
         )
 
     def _rows(self, index: int) -> tuple[dict[str, int], ...]:
-        """Return what a layer's four matrices are made of: names of weights in a checkpoint, and their rows."""
+        """Return the parts of a layer's four matrices: names of weights in a checkpoint, and their rows."""
         config, prefix = self._config, f"model.layers.{index}."
         queries, keys = config.num_heads * config.head_size, config.num_kv_heads * config.head_size
         attention = prefix + "self_attn."

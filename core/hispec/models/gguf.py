@@ -34,7 +34,7 @@ TEXT, ARRAY = 8, 9
 LONGEST = 1024
 """The largest number array that is kept; of longer ones, and of arrays of texts, only the length is."""
 PLAIN = {0: "F32", 1: "F16", 30: "BF16"}
-"""Types of tensors that hold numbers as they are, as safetensors calls them."""
+"""Types of tensors of plain numbers, by their names in safetensors."""
 CODES = {2: 2, 3: 4, 12: 16}
 """Types of blocks that are 4-bit codes with a scale and a zero point for each `GROUP` of them: Q4_0, Q4_1 and Q4_K. Where
 in the bytes of a block the codes begin; they reach to its end."""
@@ -92,7 +92,7 @@ class Header:
 
     @property
     def dtype(self) -> str:
-        """Return what the tensors are read as, as safetensors calls it: that of the matrices, float32 for blocks."""
+        """Return the dtype of the tensors, by its name in safetensors: that of the matrices, float32 for blocks."""
         kinds = {PLAIN.get(held.kind, FLOAT32) for held in self.tensors.values() if len(held.shape) > 1}
         return FLOAT32 if self.in_blocks else next((kind for kind in ("BF16", "F16") if kind in kinds), FLOAT32)
 
@@ -105,12 +105,12 @@ def check_file(path: Path, name: str) -> None:
         name: the model, as the user named it.
 
     Raises:
-        UsageError: naming what is wrong with it.
+        UsageError: the file is not usable; the message says why.
     """
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob(f"*{ENDING}"))
         hint = f"choose one of these: {listed(near)}" if near else "check the path"
-        raise UsageError(f"there is no GGUF file {name}", hint)
+        raise UsageError(f"there is not a GGUF file {name}", hint)
     check_undivided(path.name, name)
 
 
@@ -153,7 +153,7 @@ def read_header(path: Path, name: str) -> Header:
 def _read_header(path: Path, name: str, *_: int) -> Header:
     with path.open("rb") as file:
         if not path.stat().st_size:
-            raise UnavailableError(f"{name} is no GGUF file: it is empty", AGAIN)
+            raise UnavailableError(f"{name} is not a GGUF file: it is empty", AGAIN)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 return parse_header(data, name)
@@ -166,7 +166,7 @@ def check_whole(path: Path, header: Header, name: str) -> None:
     size = path.stat().st_size
     if size < header.end:
         raise UnavailableError(
-            f"the GGUF file {name} is cut short: it has {size:,} bytes, and its header speaks of {header.end:,}", AGAIN
+            f"the GGUF file {name} is cut short: it has {size:,} bytes, and its header requires {header.end:,}", AGAIN
         )
 
 
@@ -183,7 +183,7 @@ def parse_header(data: Any, name: str) -> Header:
         UsageError: one of several files that hold a model together.
     """
     if data[:4] != MAGIC:
-        raise UnavailableError(f"{name} is no GGUF file: it does not begin with {MAGIC.decode()}", AGAIN)
+        raise UnavailableError(f"{name} is not a GGUF file: it does not begin with {MAGIC.decode()}", AGAIN)
     cursor = _Cursor(data)
     cursor.at = len(MAGIC)
     version, tensors, entries = cursor.numbers("IQQ")
@@ -276,7 +276,9 @@ def _bytes_of(kind: int, shape: tuple[int, ...], tensor: str, name: str) -> int:
         )
     numbers, taken = size
     if not shape or shape[-1] % numbers:
-        raise UnavailableError(f"the GGUF file {name} is damaged: {tensor} is no whole number of blocks", AGAIN)
+        raise UnavailableError(
+            f"the GGUF file {name} is damaged: {tensor} does not have a whole number of blocks", AGAIN
+        )
     return prod(shape) // numbers * taken
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hispec.models.sharding import Shard
 
 CHUNK = 1 << 20
-"""Numbers that are dequantized at once."""
+"""The number of values that are dequantized together."""
 PARTNERS = re.compile(r"\.(self_attn\.[qkv]|mlp\.(?:gate|up))_proj\.")
 """Parts of the names of matrices that the fused stack joins with others."""
 

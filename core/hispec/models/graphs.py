@@ -23,7 +23,9 @@ from hispec.models.stack import ArgmaxHead, LayerStack
 from hispec.models.staged_stack import StagedStack
 
 WIDTHS = (1, 2, 4, 8, 16, WIDEST_FIXED)
-"""Rows that a span of free width is padded to; a wider one is a prompt's, which is run once and as it is."""
+"""The row counts that a span of free width is padded to; a wider one is a prompt's, which runs once and without
+padding.
+"""
 
 ONE_WIDTH = WIDEST
 """The default number of rows of the target's passes: one product with so many takes a GPU as long as one with a single
@@ -41,7 +43,7 @@ MAX_RECORDED = 128
 
 Work = Callable[[], None]
 Recorder = Callable[[Work], Work]
-"""Records what some work does, without doing it; what it returns does it."""
+"""Records work without doing it, and returns a callable that does it."""
 
 
 class GraphedStack(FusedStack):
@@ -77,7 +79,7 @@ class GraphedStack(FusedStack):
             self._run_hidden = self._zeros(LONGEST_RUN, config.hidden_size)
 
     def _allocate(self, widths: tuple[int, ...]) -> None:
-        """Make what spans of some widths compute in; what was recorded in other memory is given up."""
+        """Allocate the buffers of spans of some widths, and drop the graphs in old buffers."""
         self._recorded.clear()
         self._widths = widths
         with torch.inference_mode(False):
@@ -263,7 +265,7 @@ class GraphedStack(FusedStack):
             self._recorded.clear()
             line = next(iter(str(error).strip().splitlines()), type(error).__name__)
             warnings.warn(
-                f"no CUDA graph could be captured, decoding goes on without, more slowly: {line}",
+                f"no CUDA graph could be captured; decoding continues without graphs, more slowly: {line}",
                 RuntimeWarning,
                 stacklevel=2,
             )

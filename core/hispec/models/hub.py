@@ -25,7 +25,7 @@ def quieten() -> None:
 
 
 def within(seconds: float, call: Callable[[], T], otherwise: T) -> T:
-    """Return what a call returns, or `otherwise` where it fails or takes longer.
+    """Return the result of a call, or `otherwise` if it fails or takes longer.
 
     A request's own timeout does not cover the look-up of a name, hence a thread, which may outlive the call.
     """

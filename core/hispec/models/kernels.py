@@ -226,7 +226,7 @@ def _narrow(own: dict[int, float], full: dict[int, float]) -> int:
 
 @lru_cache
 def _measured() -> dict[str, Costs]:
-    """Return what has been measured; read once, and added to in place."""
+    """Return the measurements; they are read from the file once, and added to in place."""
     try:
         return {
             key: {kernel: {int(rows): float(each[rows]) for rows in map(str, ROWS)} for kernel, each in costs.items()}

@@ -62,7 +62,7 @@ def load_stack(checkpoint: Checkpoint, placement: Placement, watch: Watch = unwa
         names = frozenset().union(*(stage.names for stage in stages))
         own_only = placement.stack == "fused" or placement.fused_quantization is not None
         if not own_only and not names <= tensors.stored.keys():
-            del stages  # two copies never exist at once
+            del stages  # so that there are never two copies
             return _load_transformers_stack(checkpoint, placement, watch)  # may know the names
         reading = ReadProgress("reading", name, tensors.files, watch)
         absent = [missing for stage in stages for missing in stage.fill(tensors, reading.add)]
@@ -143,7 +143,7 @@ def _load_transformers_stack(checkpoint: Checkpoint, placement: Placement, watch
 
     asked = placement.dtype_for(config)
     with checkpoint.explaining():
-        tensors = checkpoint.tensors()  # names what is wrong with them, which the library does not always
+        tensors = checkpoint.tensors()  # raises errors that the library does not always report
         options = placement.options(original, name, getattr(torch, config.settle_dtype(asked, tensors.dtype)))
         doing: Doing = "reading" if placement.quantization == "none" else "quantizing"
         with ReadProgress(doing, name, tensors.files, watch).by_transformers():

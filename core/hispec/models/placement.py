@@ -182,7 +182,7 @@ class Placement:
         elif self.spread:
             self._check_gpus()
             bits = QUANTIZED_BITS.get(self.quantization, 8 * dtype.itemsize)
-            # It tells what was asked for, and says so under another library's name.
+            # Its message would name another library's options.
             logging.getLogger("accelerate").setLevel(logging.ERROR)
             found = {"device_map": plan(config, name, dtype, bits, self.max_memory, self.shallow)}
             if "disk" in found["device_map"].values():

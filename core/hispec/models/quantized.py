@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from hispec.errors import UnavailableError
-from hispec.models.dtypes import GROUP, packed_inputs
+from hispec.models.dtypes import GROUP, packed_int8
 from hispec.models.linear import Linear
 from hispec.settings import Quantization
 
@@ -29,7 +29,7 @@ BLOCK = 64
 """The outputs that the 4-bit layout of a CPU keeps together; on CUDA it is a part of this."""
 
 CHUNK = 1 << 20
-"""Weights that are quantized at once, so that no large matrix is ever held in float32."""
+"""The number of weights that are quantized together, so that no large matrix is ever held in float32."""
 
 CLIPS = (1.0, 0.95, 0.9, 0.85)
 """Shares of a group's range that are tried in 4 bits; weights beyond are clipped, and the least square error wins."""
@@ -193,8 +193,9 @@ class Int8Linear(QuantizedLinear):
     @property
     def nbytes(self) -> int:
         """Return bytes that the quantized weights take; see `QuantizedLinear`."""
-        held = packed_inputs(self.inputs) if self.kernel == "fbgemm" else self.inputs
-        return self.outputs * (held + self._scales.element_size())
+        if self.kernel == "fbgemm":
+            return packed_int8(self.inputs, self.outputs)
+        return self.outputs * (self.inputs + self._scales.element_size())
 
     def add_to(self, hidden: Tensor, rows: Tensor) -> None:
         """Add the product [n, out] to `hidden`, in place; see `Linear`."""

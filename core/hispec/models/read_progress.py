@@ -10,7 +10,7 @@ from hispec.progress import Doing, Progress, Watch
 
 
 class ReadProgress:
-    """Counts the bytes of a checkpoint as they are read.
+    """Counts the bytes of a checkpoint while they are read.
 
     Args:
         doing: the verb for what happens to them.

@@ -54,7 +54,7 @@ class RowCounts:
 
     @property
     def interchangeable(self) -> bool:
-        """Return whether a row of a prompt's pass is what it would be in any other."""
+        """Return whether a row of a prompt's pass is the same as in any other pass."""
         return self.free or self.prompt in self.counts
 
     def passes(self, rows: int, position: int, *, prompt: bool = False) -> Iterator[tuple[int, int]]:
@@ -97,7 +97,7 @@ class RowCounts:
         return 0 if self.free else max(self.prompt, self.counts[-1])
 
     def describe(self) -> str | int | list[int]:
-        """Return what the environment of results says: `free`, one width, or the equal counts."""
+        """Return the description for the environment of results: `free`, one width, or the equal counts."""
         if self.free:
             return "free"
         return self.counts[0] if len(self.counts) == 1 else list(self.counts)

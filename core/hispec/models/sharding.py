@@ -17,7 +17,7 @@ from hispec.models.config import ModelConfig
 BY_OUTPUTS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 """Maps of which a rank has some outputs."""
 BY_INPUTS = ("o_proj", "down_proj")
-"""Maps of which a rank has some inputs: what they add to the hidden states is the sum over all ranks."""
+"""Matrices of which a rank has some inputs: their contribution to the hidden states is the sum over all ranks."""
 HEAD = "lm_head"
 
 
@@ -108,7 +108,7 @@ class Shard:
         return self._gathered(logits).transpose(0, 1).reshape(len(logits), -1)
 
     def agree(self, value: Any) -> Any:
-        """Return what the first rank passed, for example times that it has measured."""
+        """Return the value that the first rank passed, for example measured times."""
         values = [value]
         distributed.broadcast_object_list(values, src=0)
         return values[0]

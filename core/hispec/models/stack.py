@@ -47,7 +47,7 @@ class LayerStack(Protocol):
         context: the most positions that the model supports.
         device: the device of its logits.
         dtype: the dtype of its weights.
-        cache: stacks that share it are readings of one model at several precisions.
+        cache: the KV cache; stacks that share one are copies of one model at several precisions.
         rows: the row counts of its passes.
         narrow: the most rows of a pass that surely read its own weights, where these are quantized copies; wider ones
             may read the full ones.
@@ -69,11 +69,11 @@ class LayerStack(Protocol):
         ...
 
     def reserve(self, positions: int) -> None:
-        """Make room in the KV cache for `positions` tokens; what it holds stays."""
+        """Make room in the KV cache for `positions` tokens; its content is kept."""
         ...
 
     def clear(self) -> None:
-        """Zero the KV cache, which may hold what is not a number."""
+        """Zero the KV cache, which may contain NaN."""
         ...
 
     def embed(self, token_ids: list[int]) -> Tensor:

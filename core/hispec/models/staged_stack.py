@@ -66,7 +66,7 @@ class StagedStack:
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """Return the weights by their names in a checkpoint: views, or copies of what was packed."""
+        """Return the weights by their names in a checkpoint: views, or copies of packed ones."""
         return {name: part for stage in self.stages for name, part in stage.parts.items()}
 
     def quantized(self, quantization: Quantization, layers: int | None = None) -> "StagedStack":
@@ -100,7 +100,7 @@ class StagedStack:
             stage.reserve(positions)
 
     def clear(self) -> None:
-        """Zero the KV cache, which may hold what is not a number; see `LayerStack.clear`."""
+        """Zero the KV cache, which may contain NaN; see `LayerStack.clear`."""
         self.cache.clear()
 
     def embed(self, token_ids: list[int]) -> Tensor:

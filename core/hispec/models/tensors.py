@@ -58,7 +58,7 @@ class Tensors:
 
     @property
     def files(self) -> set[Path]:
-        """Return the files that hold them, as far as they are on this machine."""
+        """Return those of their files that are on this machine."""
         return {one.file for one in self.stored.values() if one.file is not None}
 
     @property
@@ -75,7 +75,8 @@ class Tensors:
         """Yield some tensors, or a rank's parts of them; each is valid only until the next. Their files stay mapped
         while it runs.
 
-        What has been read of a mapped file counts as this process's memory, so few should be asked for at once.
+        Pages of a mapped file that have been read count as this process's memory, so callers should request few tensors
+        together.
         """
         from safetensors import safe_open
 

@@ -110,7 +110,7 @@ class TransformersStack:
         return embedded
 
     def clear(self) -> None:
-        """Zero the KV cache, which may hold what is not a number; see `LayerStack.clear`."""
+        """Zero the KV cache, which may contain NaN; see `LayerStack.clear`."""
         self.cache.clear()
 
     @torch.inference_mode()
@@ -186,7 +186,7 @@ class TransformersStack:
 
     @torch.inference_mode()
     def _try_spans(self) -> None:
-        """Refuse a model whose `forward` is not what its layers do one after the other."""
+        """Raise if a model's `forward` differs from running its layers one after the other."""
         ids, middle = [(7 * place + 1) % self.vocab_size for place in range(PROBE)], self.num_layers // 2
         whole = self.model(torch.tensor([ids], device=device_of(self._parts.embedding)), use_cache=False).logits[0]
         try:

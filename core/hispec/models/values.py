@@ -85,7 +85,7 @@ READ: dict[str, Kind] = {
     "kv_sharing_modes": ABSENT,
     "transformers_weights": ABSENT,
 }
-"""Keys of all families that shape what a model computes."""
+"""Keys of all families that affect what a model computes."""
 _SIZE_ELSEWHERE = Kind(SIZE.description, lambda value: not isinstance(value, int | str) or _is_size(value))
 READ_ELSEWHERE: dict[str, Kind] = {
     **dict.fromkeys(
@@ -155,12 +155,12 @@ def check_names(values: Mapping[str, Any], name: str) -> None:
 
     for key in ("dtype", "torch_dtype"):
         if (dtype := values.get(key)) and not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise UsageError(f"config.json of {name}: {key} {dtype!r} is no dtype", HINT)
+            raise UsageError(f"config.json of {name}: {key} {dtype!r} is not a dtype", HINT)
     if values.get("model_type") in FAMILIES and (activation := values.get("hidden_act", "silu")) != "silu":
         from transformers.activations import ACT2FN
 
         if activation not in ACT2FN:
-            raise UsageError(f"config.json of {name}: hidden_act {activation!r} is no activation", HINT)
+            raise UsageError(f"config.json of {name}: hidden_act {activation!r} is not an activation", HINT)
 
 
 def _check_window(values: Mapping[str, Any], name: str) -> None:
@@ -179,7 +179,7 @@ def _check_window(values: Mapping[str, Any], name: str) -> None:
 
 
 def _check_heads(values: Mapping[str, Any], name: str) -> None:
-    """Refuse heads that do not divide into what is shared among them."""
+    """Raise if the number of heads is not divisible as required."""
     heads, hidden, size = (values.get(key) for key in ("num_attention_heads", "hidden_size", "head_dim"))
     kv_heads = values.get("num_key_value_heads")
     if heads and kv_heads and heads % kv_heads:

@@ -198,7 +198,7 @@ class AdaptivePolicy(Policy):
         return probability_of(self._model.log_odds[pair](confidence) + self._model.shift[pair])
 
     def _set_limits(self) -> None:
-        """Set the limits of each stage by what one more token gains, survival x mean, and what it costs."""
+        """Set the limits of each stage by the gain of one more token, survival x mean, and its cost."""
         model = self._model
         each = model.draft_cost(self._active[0])
         for stage in self._stages:

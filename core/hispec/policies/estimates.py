@@ -6,7 +6,7 @@ from typing import Literal
 from hispec.policies.prediction import clamped
 
 StepKind = tuple[Literal["draft", "verify"], int, int]
-"""Steps that cost alike: what is done, by which level, and the number of rows as a power of two, rounded up."""
+"""The kind of a step: the action, the level, and the number of rows as a power of two, rounded up."""
 
 PRIOR_TOKENS = 24.0
 """The number of tokens that an expected throughput counts for when it is averaged with the observed one."""
@@ -56,7 +56,7 @@ class Acceptance(DecayedRatio):
 
     @property
     def optimistic(self) -> float:
-        """Return the mean and one standard deviation, so that levels that were seldom tried are tried."""
+        """Return the mean plus one standard deviation, so that levels that were rarely tried are tried."""
         mean = self.mean
         return clamped(mean + sqrt(mean * (1 - mean) / (self._weight + self._denominator)))
 

@@ -1,6 +1,6 @@
 """The performance model: what steps cost, how many tokens are accepted, and the throughput that follows.
 
-It begins with what a calibration, or a measurement when the model was loaded, has given, and learns from every step.
+It begins with the results of a calibration, or of a measurement at loading, and learns from every step.
 Older observations count less, so that it follows a text that changes its character, and so that levels that once did
 badly are tried again. Where little was observed, estimates are optimistic: see `Acceptance.optimistic`.
 """

@@ -104,7 +104,9 @@ class Logistic:
 
 
 def terms(features: Sequence[str], confidence: Confidence) -> list[float]:
-    """Return what a `Logistic` weighs: features bent so that log-odds of acceptance are about linear in them."""
+    """Return the terms that a `Logistic` weighs: features transformed so that log-odds of acceptance are about linear
+    in them.
+    """
     values = [1.0]
     for name, value in zip(features, confidence, strict=True):
         match name:

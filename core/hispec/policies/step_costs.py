@@ -11,7 +11,7 @@ ActiveLevels = tuple[int, ...]
 """The active levels, ascending; the last is the target."""
 
 MAX_WAITING = 32
-"""The largest number of tokens that wait to be verified; a pass over more is seldom worth its width."""
+"""The largest number of tokens that wait to be verified; a pass over more is rarely worth its width."""
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def read_profile(path: Path) -> Profile:
 
 
 def read_text(path: Path) -> str:
-    """Return what a profile's file says; errors as `read_profile`."""
+    """Return the content of a profile's file; raises the errors of `read_profile`."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -210,7 +210,9 @@ def to_yaml(profile: Profile, *, unicode: bool = True) -> str:
 
 
 def resolve_model(model: str) -> str:
-    """Return what the loading libraries call a model: a folder of this package for `builtin:NAME`, else as it is."""
+    """Return the name that the loading libraries need: a folder of this package for `builtin:NAME`, else the name
+    itself.
+    """
     if not model.startswith(BUILTIN):
         return str(Path(model).expanduser()) if model.startswith("~") else model
     name = model.removeprefix(BUILTIN)

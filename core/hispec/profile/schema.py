@@ -1,4 +1,4 @@
-"""The schema of profiles: their sections, the keys of each, and what the sections demand of each other."""
+"""The schema of profiles: their sections, the keys of each, and the conditions between sections."""
 
 import hashlib
 import json
@@ -241,7 +241,7 @@ class Profile(_Section):
     def _whole(self) -> "Profile":
         if self.calibrated is not None and self.calibrated.get("sha256") not in (None, digest_of(self)):
             raise BadValueError(
-                "its levels, or what they were measured to do, are not what hispec calibrate wrote, or cut off",
+                "its levels or measurements differ from what hispec calibrate wrote, or are cut off",
                 "give the file as it was, calibrate again, or remove calibrated.sha256 if this is meant",
             )
         return self
@@ -249,7 +249,7 @@ class Profile(_Section):
     @model_validator(mode="after")
     def _ordered(self) -> "Profile":
         if self.intermediate is not None and self.draft is None:
-            raise ValueError("an intermediate level needs a draft level beneath it")
+            raise ValueError("an intermediate level needs a draft level below it")
         for level, name in ((self.draft, "draft"), (self.intermediate, "intermediate")):
             if level is None:
                 continue

@@ -24,17 +24,17 @@ from hispec.server.replies import ChatReply, Reply
 from hispec.server.requests import Asked, ChatRequest, CompletionRequest
 
 LEFT = 499
-"""The status of a response that nobody waits for, as nginx counts it."""
+"""The status that is counted for a response whose client has gone, as in nginx."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Who may ask, and how much.
+    """The limits of requests: who may send them, and their size.
 
     Attributes:
-        token: that requests must bear, None where they need none.
-        most_bytes: of the body of a request.
-        origins: of web pages that may ask from a browser.
+        token: the token that requests must bear, None if they need none.
+        most_bytes: the largest body of a request, in bytes.
+        origins: the origins of web pages that may send requests from a browser.
     """
 
     token: str | None = None
@@ -120,17 +120,17 @@ async def respond(answering: Answering, asked: Asked, reply: Reply, request: Req
     """Answer a request, as a whole or as a stream.
 
     Raises:
-        ProtocolError: it cannot be answered, or not to its end.
+        ProtocolError: the request cannot be answered, or its answer cannot be finished.
     """
     host = "" if request.client is None else request.client.host
-    answers = answering.ask(asked.questions(), f"{host} {asked.user or ''}")
+    answers = answering.ask(asked.questions(), f"{host} {asked.user or ''}", asked.n or 1)
     try:
         if asked.stream:
-            await _while_connected(request, answers[0].begin())  # what is refused at once has a status of its own
+            await _while_connected(request, answers[0].begin())  # an error before the first event sets the status
             return _Stream(answering, answers, asked, reply)
         await _while_connected(request, _all(answers))
         generations = [answer.generation for answer in answers if answer.generation is not None]
-        return JSONResponse(reply.whole(generations))
+        return JSONResponse(reply.whole(generations, [answer.echo for answer in answers], asked.n or 1))
     except BaseException as error:
         _leave(answering, answers)
         if isinstance(error, _Left):
@@ -139,7 +139,7 @@ async def respond(answering: Answering, asked: Asked, reply: Reply, request: Req
 
 
 class _Stream(StreamingResponse):
-    """Answers as server-sent events; takes back what is left of them once the client has gone."""
+    """Answers as server-sent events; the rest of them is cancelled once the client has gone."""
 
     def __init__(self, answering: Answering, answers: Sequence[Answer], asked: Asked, reply: Reply) -> None:
         super().__init__(
@@ -167,7 +167,8 @@ async def _events(answers: Sequence[Answer], asked: Asked, reply: Reply) -> Asyn
             assert answer.generation is not None
             yield _event(reply.end(index, answer.generation.finish_reason))
         if asked.with_usage:
-            yield _event(reply.usage([answer.generation for answer in answers if answer.generation is not None]))
+            generations = [answer.generation for answer in answers if answer.generation is not None]
+            yield _event(reply.usage(generations, asked.n or 1))
     except ProtocolError as error:
         yield _event(error.to_record())
     yield b"data: [DONE]\n\n"
@@ -191,7 +192,7 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, None]) ->
     """Wait for something as long as the client does.
 
     Raises:
-        _Left: it does not.
+        _Left: the client has gone.
     """
 
     async def gone() -> None:

@@ -8,11 +8,11 @@ from hispec.precedence import SettingError
 
 
 class ProtocolError(Exception):
-    """An error that a client is told.
+    """An error that is sent to a client.
 
     Args:
-        status: of HTTP.
-        message: what is wrong, and how to mend it, for a person.
+        status: the HTTP status.
+        message: a sentence that says what is wrong, and how to mend it.
         code: the same for a program.
         param: the field of the request that it is about.
     """
@@ -29,12 +29,12 @@ class ProtocolError(Exception):
 
 
 def shutting_down() -> ProtocolError:
-    """Return what is told to those whose answer the end of the server cuts off, or leaves unanswered."""
+    """Return the error for clients whose answer is cut off by the end of the server."""
     return ProtocolError(503, "the server is shutting down", "shutting_down")
 
 
 def told(error: Exception) -> ProtocolError:
-    """Return what a client is told of what was raised while it was answered; a bug is shown on stderr, too."""
+    """Return the error that is sent to a client for an exception; a bug is also printed on stderr."""
     match error:
         case ProtocolError():
             return error

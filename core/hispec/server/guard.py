@@ -1,4 +1,6 @@
-"""What stands before the routes: refuses requests without the token, too large, too slow, or that are no JSON."""
+"""Middleware that refuses requests without the token, requests that are too large or too slow, and bodies that are not
+JSON.
+"""
 
 import asyncio
 import hmac
@@ -15,7 +17,7 @@ from hispec.server.errors import ProtocolError
 BODY_SECONDS = 30.0
 """Within which a request must have come as a whole."""
 DISCARD_SECONDS = 5.0
-"""For which what is too much is read on and thrown away."""
+"""The seconds for which the rest of a body that is too large is read and dropped."""
 OPEN = ("/health",)
 """Paths that need no token."""
 
@@ -24,9 +26,9 @@ class Guard:
     """An ASGI application around another.
 
     Args:
-        app: gets what is let through.
-        token: that requests must bear, None where they need none.
-        most_bytes: of a body.
+        app: the application behind it.
+        token: the token that requests must bear, None if they need none.
+        most_bytes: the largest body, in bytes.
         count: called with the path and the status of each response.
     """
 
@@ -54,7 +56,7 @@ class Guard:
                 whole = True
                 _check_json(body)
         except ProtocolError as error:
-            if not whole and not Headers(scope=scope).get("expect"):  # who waits to be asked on has sent nothing yet
+            if not whole and not Headers(scope=scope).get("expect"):  # with `expect`, nothing has been sent yet
                 await _discard(receive)
             response = JSONResponse(error.to_record(), error.status, {"connection": "close"})
             if error.status == 401:

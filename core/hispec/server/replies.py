@@ -1,4 +1,4 @@
-"""What clients are told, as the protocol writes it."""
+"""Responses in the format of the protocol."""
 
 import secrets
 import time
@@ -7,20 +7,24 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
-from hispec.api import Generation
-from hispec.events import Committed, FinishReason, Likely, TokenLogprobs
+from hispec.answer import Generation
+from hispec.events import FinishReason, Likely, Scored, TokenLogprobs
 from hispec.metrics import Stats
+from hispec.server.answering import Echo, Piece
+
+Told = TokenLogprobs | Scored
+"""Log-probabilities of a token of an answer, or of a prompt."""
 
 REASONS: dict[FinishReason, str] = {"eos": "stop", "stop": "stop", "length": "length"}
 HALF = "\ufffd"
-"""What a character that is not whole is shown as."""
+"""The character that stands for an incomplete one."""
 
 
 class Reply:
     """A completion of text; makes its objects.
 
     Args:
-        model: what the client knows it as.
+        model: the name by which the client knows the model.
     """
 
     kind, part, prefix = "text_completion", "text_completion", "cmpl"
@@ -28,21 +32,27 @@ class Reply:
     def __init__(self, model: str) -> None:
         self._head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
         self._lengths: dict[int, int] = {}
-        """By choice, the characters of the tokens whose log-probabilities were told."""
+        """The number of characters of the tokens with log-probabilities so far, by choice."""
 
-    def whole(self, generations: Sequence[Generation]) -> dict[str, Any]:
-        """Return all in one object."""
+    def whole(self, generations: Sequence[Generation], echoes: Sequence[Echo | None], each: int) -> dict[str, Any]:
+        """Return all in one object.
+
+        Args:
+            generations: a choice each.
+            echoes: what comes before each.
+            each: choices of one prompt.
+        """
         choices = [
-            self._choice(index, self.text(one.text), one.logprobs, REASONS[one.finish_reason])
-            for index, one in enumerate(generations)
+            self._choice(index, self.text(echo.text + one.text), _both(echo, one), REASONS[one.finish_reason])
+            for index, (one, echo) in enumerate(zip(generations, (echo or Echo("") for echo in echoes), strict=True))
         ]
-        return self._of(self.kind) | {"choices": choices, "usage": usage(generations)}
+        return self._of(self.kind) | {"choices": choices, "usage": usage(generations, each)}
 
     def opening(self, index: int) -> list[dict[str, Any]]:
         """Return what comes before the first piece of a choice."""
         return []
 
-    def piece(self, index: int, piece: Committed) -> dict[str, Any]:
+    def piece(self, index: int, piece: Piece) -> dict[str, Any]:
         """Return the next text of a choice."""
         return self._chunk(self._choice(index, self.delta(piece.text), piece.logprobs or None, None))
 
@@ -50,9 +60,9 @@ class Reply:
         """Return the end of a choice."""
         return self._chunk(self._choice(index, self.delta(None), None, REASONS[reason]))
 
-    def usage(self, generations: Sequence[Generation]) -> dict[str, Any]:
-        """Return the usage as the last object of a stream."""
-        return self._of(self.part) | {"choices": [], "usage": usage(generations)}
+    def usage(self, generations: Sequence[Generation], each: int) -> dict[str, Any]:
+        """Return the usage as the last object of a stream; arguments as `whole`."""
+        return self._of(self.part) | {"choices": [], "usage": usage(generations, each)}
 
     def text(self, text: str) -> dict[str, Any]:
         """Return the text of a choice, whole."""
@@ -62,7 +72,7 @@ class Reply:
         """Return a piece of the text of a choice, None at its end."""
         return {"text": text or ""}
 
-    def logprobs(self, index: int, tokens: Sequence[TokenLogprobs]) -> dict[str, Any]:
+    def logprobs(self, index: int, tokens: Sequence[Told]) -> dict[str, Any]:
         """Return the log-probabilities of the next tokens of a choice."""
         begin = self._lengths.get(index, 0)
         ends = [*accumulate((len(token.text) for token in tokens), initial=begin)]
@@ -71,7 +81,10 @@ class Reply:
             "tokens": [token.text for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
             "top_logprobs": [
-                {one.text: one.logprob for one in token.top} | {token.text: token.logprob} for token in tokens
+                None
+                if token.logprob is None
+                else {one.text: one.logprob for one in token.top} | {token.text: token.logprob}
+                for token in tokens
             ],
             "text_offset": ends[:-1],
         }
@@ -83,7 +96,7 @@ class Reply:
         return self._of(self.part) | {"choices": [choice]}
 
     def _choice(
-        self, index: int, said: dict[str, Any], tokens: Sequence[TokenLogprobs] | None, reason: str | None
+        self, index: int, said: dict[str, Any], tokens: Sequence[Told] | None, reason: str | None
     ) -> dict[str, Any]:
         logprobs = None if tokens is None else self.logprobs(index, tokens)
         return {"index": index, **said, "logprobs": logprobs, "finish_reason": reason}
@@ -106,21 +119,31 @@ class ChatReply(Reply):
         """Return a piece of the text of a choice, None at its end."""
         return {"delta": {} if text is None else {"content": text}}
 
-    def logprobs(self, index: int, tokens: Sequence[TokenLogprobs]) -> dict[str, Any]:
+    def logprobs(self, index: int, tokens: Sequence[Told]) -> dict[str, Any]:
         """Return the log-probabilities of the next tokens of a choice."""
         content = [_likely(token) | {"top_logprobs": [_likely(one) for one in token.top]} for token in tokens]
         return {"content": content, "refusal": None}
 
 
-def _likely(one: Likely | TokenLogprobs) -> dict[str, Any]:
+def _both(echo: Echo, generation: Generation) -> tuple[Told, ...] | None:
+    """Return the log-probabilities of a prompt and its answer, None where they were not asked for."""
+    return None if generation.logprobs is None else (*echo.logprobs, *generation.logprobs)
+
+
+def _likely(one: Likely | Told) -> dict[str, Any]:
     known = HALF not in one.text  # the bytes of half a character are not those of what stands for it
     return {"token": one.text, "logprob": one.logprob, "bytes": [*one.text.encode()] if known else None}
 
 
-def usage(generations: Sequence[Generation]) -> dict[str, Any]:
-    """Return the `usage` object of answers to one request; its `hispec` says how they were decoded."""
+def usage(generations: Sequence[Generation], each: int) -> dict[str, Any]:
+    """Return the `usage` object of answers to one request; its `hispec` says how they were decoded.
+
+    Args:
+        generations: the answers.
+        each: how many of them are to one prompt, whose tokens are counted once.
+    """
     all_stats = [generation.stats for generation in generations]
-    read, written = (sum(getattr(stats, name) for stats in all_stats) for name in ("prompt_tokens", "new_tokens"))
+    read, written = sum(one.prompt_tokens for one in all_stats[::each]), sum(one.new_tokens for one in all_stats)
     record = _added(all_stats).to_record()
     kept = (
         "target_passes",
@@ -135,7 +158,7 @@ def usage(generations: Sequence[Generation]) -> dict[str, Any]:
         "prompt_tokens": read,
         "completion_tokens": written,
         "total_tokens": read + written,
-        "prompt_tokens_details": {"cached_tokens": sum(stats.cached_tokens for stats in all_stats)},
+        "prompt_tokens_details": {"cached_tokens": sum(stats.cached_tokens for stats in all_stats[::each])},
         "hispec": {name: record[name] for name in kept} | ({} if None in seeds else {"seeds": seeds}),
     }
 

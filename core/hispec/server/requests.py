@@ -1,7 +1,8 @@
-"""What clients ask for, as the protocol writes it."""
+"""Requests in the format of the protocol."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -25,10 +26,9 @@ from hispec.settings import Count
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Settings that a request may have values for; `hispec.settings` says which."""
-MOST_STOPS, MOST_LOGPROBS = 16, 20
+MOST_STOPS, MOST_LOGPROBS, MOST_CHOICES = 16, 20, 128
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
@@ -56,10 +56,19 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Fields of the protocol that would change the answer and are not supported, with the values that change nothing. What
 else is not known here is left out of account, as clients send fields of other servers, too."""
+FORMAT = "ask for the form of the answer with response_format"
+INSTEAD = {
+    **dict.fromkeys(("tools", "tool_choice", "functions", "function_call"), f"no function is called here; {FORMAT}"),
+    **dict.fromkeys(("json_schema", "guided_json", "structured_outputs"), FORMAT),
+    "presence_penalty": "there is repetition_penalty",
+    "frequency_penalty": "there is repetition_penalty",
+    "best_of": "there is n",
+}
+"""What to do in the place of some of them; the others are to be left out."""
 
 
 def _joined(content: Any) -> Any:
-    """Return the text of a message that comes in parts."""
+    """Return the text of a message that has several parts."""
     if not isinstance(content, list):
         return content
     if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
@@ -87,16 +96,16 @@ class Said(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream has beside the answer."""
+    """The options of a stream."""
 
     include_usage: bool = False
 
 
 class Asked(BaseModel, ABC):
-    """What every request for an answer has."""
+    """The fields that every request for an answer has."""
 
     model: str | None = None
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
     temperature: float | None = None
@@ -107,6 +116,7 @@ class Asked(BaseModel, ABC):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: Stop | None = None
     user: str | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     response_format: dict[str, Any] | None = None
     ignore_eos: bool = False
 
@@ -119,8 +129,11 @@ class Asked(BaseModel, ABC):
             ProtocolError: naming it.
         """
         for name, neutral in NEUTRAL.items():
-            if isinstance(values, Mapping) and values.get(name) is not None and values[name] not in neutral:
-                raise ProtocolError(400, f"{name} is not supported: leave it out", "unsupported_parameter", name)
+            if name in cls.model_fields or not isinstance(values, Mapping):
+                continue
+            if values.get(name) is not None and values[name] not in neutral:
+                told = f"{name} is not supported: {INSTEAD.get(name, 'leave it out')}"
+                raise ProtocolError(400, told, "unsupported_parameter", name)
         return values
 
     @property
@@ -138,26 +151,26 @@ class Asked(BaseModel, ABC):
             raise ProtocolError(400, f"{error.message}: {error.hint}", "invalid_value", "response_format") from None
         if grammar is not None and self.ignore_eos:
             raise ProtocolError(
-                400, "ignore_eos goes with no response_format, which ends", "invalid_value", "ignore_eos"
+                400, "ignore_eos cannot be combined with response_format", "invalid_value", "ignore_eos"
             )
         stop = tuple(self.stop or ())
         return Question(prompt, sampling, self.limit(), stop, seed, grammar, self.most_probable(), self.ignore_eos)
 
     def limit(self) -> int | None:
-        """Return the most tokens of an answer."""
+        """Return the maximum number of tokens in an answer."""
         return self.max_tokens
 
     @abstractmethod
     def most_probable(self) -> int | None:
-        """Return how many tokens to tell beside each one with their log-probabilities, None to tell none at all."""
+        """Return the number of most probable tokens to report with each token, None for no log-probabilities."""
 
     @abstractmethod
     def questions(self) -> list[Question]:
-        """Return what is to be answered."""
+        """Return the question."""
 
 
 class ChatRequest(Asked):
-    """Of `/v1/chat/completions`."""
+    """A request to `/v1/chat/completions`."""
 
     messages: Annotated[list[Said], Field(min_length=1)]
     max_completion_tokens: Count | None = None
@@ -169,24 +182,24 @@ class ChatRequest(Asked):
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs")
         if self.messages[-1].role == "assistant":
-            raise ValueError("the last message must not be of the assistant, who answers it")
+            raise ValueError("the last message must not have the role assistant")
         return self
 
     def limit(self) -> int | None:
-        """Return the most tokens of an answer."""
+        """Return the maximum number of tokens in an answer."""
         return self.max_completion_tokens or self.max_tokens
 
     def most_probable(self) -> int | None:
-        """Return how many tokens to tell beside each one with their log-probabilities, None to tell none at all."""
+        """Return the number of most probable tokens to report with each token, None for no log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def questions(self) -> list[Question]:
-        """Return what is to be answered."""
+        """Return the question."""
         return [self.question(tuple(said.message() for said in self.messages))]
 
 
 def _explained(prompt: Any, read: ValidatorFunctionWrapHandler) -> Any:
-    """Return a prompt as it is read; the library would tell what is wrong with it as each of its kinds."""
+    """Return the prompt in its own type; pydantic would report its mistakes once for each type."""
     try:
         return read(prompt)
     except ValidationError:
@@ -197,21 +210,30 @@ Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class CompletionRequest(Asked):
-    """Of `/v1/completions`."""
+    """A request to `/v1/completions`."""
 
     prompt: Annotated[
         str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)],
         WrapValidator(_explained),
     ]
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    echo: bool | None = None
     logprobs: Annotated[int, Field(strict=True, ge=0, le=MOST_LOGPROBS)] | None = None
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "CompletionRequest":
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens 0 needs echo")
+        return self
+
     def most_probable(self) -> int | None:
-        """Return how many tokens to tell beside each one with their log-probabilities, None to tell none at all."""
+        """Return the number of most probable tokens to report with each token, None for no log-probabilities."""
         return self.logprobs
 
     def questions(self) -> list[Question]:
-        """Return what is to be answered, one question for each prompt."""
+        """Return the questions, one for each prompt."""
         several = (
             self.prompt if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) else [self.prompt]
         )
-        return [self.question(one if isinstance(one, str) else tuple(one)) for one in several]
+        questions = [self.question(one if isinstance(one, str) else tuple(one)) for one in several]
+        return [replace(question, echo=bool(self.echo)) for question in questions]

@@ -15,7 +15,7 @@ from hispec.errors import UnavailableError, UsageError
 from hispec.server.answering import Answering
 
 READER_SECONDS = 60
-"""For which a client may read nothing of what was sent to it."""
+"""The seconds after which a client that reads nothing of what was sent is dropped."""
 LINGER_SECONDS = 5
 """After the last answer, for clients that read slowly."""
 
@@ -44,10 +44,12 @@ def listen(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError):
-        raise UsageError(f"{host!r} is no address", "give one of this machine: 127.0.0.1, or 0.0.0.0 for all") from None
+        raise UsageError(
+            f"{host!r} is not an address", "give one of this machine: 127.0.0.1, or 0.0.0.0 for all"
+        ) from None
     found = socket.socket(family, kind, protocol)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # of Linux; the sockets of clients inherit it
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux only; the sockets of clients inherit it
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, READER_SECONDS * 1000)
     try:
         found.bind(address)
@@ -63,8 +65,8 @@ class _Server(uvicorn.Server):
     """Ends in two steps: the answer under way has some time, then it is cut off.
 
     Args:
-        config: of the library.
-        answering: what answers.
+        config: the configuration of uvicorn.
+        answering: the object that answers requests.
         grace: seconds that an answer has after the first signal; the second one cuts it off.
     """
 
@@ -104,9 +106,9 @@ def run(app: FastAPI, answering: Answering, listening: socket.socket, grace: flo
 
     Args:
         app: the routes.
-        answering: what answers; started here.
+        answering: the object that answers requests; it is started here.
         listening: a bound socket.
-        grace: see `_Server`.
+        grace: the seconds that answers have to finish, as for `_Server`.
         ready: called before the first request is taken.
     """
     config = uvicorn.Config(

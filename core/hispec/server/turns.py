@@ -1,4 +1,4 @@
-"""Whose turn is next: a queue of bounded length that is fair among clients."""
+"""A queue of bounded length that is fair among clients."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ Item = TypeVar("Item")
 
 
 class FullError(Exception):
-    """There is no room for what was to wait."""
+    """The queue is full."""
 
 
 class Turns(Generic[Item]):
     """Items wait by client; clients take turns, and the items of each come in order. Safe to use from several threads.
 
     Args:
-        most: items that wait at once.
+        most: the largest number of waiting items.
     """
 
     def __init__(self, most: int) -> None:
@@ -42,7 +42,7 @@ class Turns(Generic[Item]):
             self._changed.notify()
 
     def take(self) -> Item | None:
-        """Return the item whose turn it is once there is one, None once the queue is closed."""
+        """Return the next item once there is one, or None once the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             if self._closed:

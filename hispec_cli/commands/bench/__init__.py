@@ -1,1 +1,1 @@
-"""`hispec bench`: its options, what is asked for, the run and what comes of it."""
+"""The command `hispec bench`: its options, the request, the run and its output."""

@@ -30,7 +30,7 @@ def bench(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of reports and exit.")] = False,
     common: CommonOptions,
 ) -> None:
-    """Measure speed-ups, compare every token with the target's own, and fail a build that is surely worse."""
+    """Measure speed-ups, compare every token with the target's own, and fail a build on a regression."""
     if context.invoked_subcommand is not None:
         return
     if schema:
@@ -50,12 +50,12 @@ def bench(
 @grouped
 def compare_reports(
     *,
-    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="A report.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW.json", help="A later one.")],
-    format: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.auto,  # noqa: A002
+    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="The older report, in JSON.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW.json", help="The newer report, in JSON.")],
+    format: Annotated[Format, typer.Option("--format", help="Format of the comparison.")] = Format.auto,  # noqa: A002
     common: CommonOptions,
 ) -> None:
-    """Show what changed between two reports, and what cannot be told."""
+    """Show the changes between two reports, and which of them are significant."""
     from hispec.bench.compare import compare, read_report
     from hispec_cli.ui.report.terminal import show_comparison
 

@@ -18,49 +18,65 @@ _run = partial(typer.Option, rich_help_panel="What is measured")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options that say what is measured."""
+    """Options of the measurement."""
 
     dataset: Annotated[str, dataset_option(_run)] = "sample"
     format_as: Annotated[
         str | None,
-        _run(metavar="NAME", autocompletion=formats, help="Read the file as this dataset's: its prompts and scores."),
+        _run(
+            metavar="NAME",
+            autocompletion=formats,
+            help="Read the file in this dataset's format, with its prompts and scores.",
+        ),
     ] = None
-    limit: Annotated[int, _run(min=0, max=MAX_INT, metavar="N", help="Rows to answer; 0 takes all.")] = 32
-    repeats: Annotated[int, _run(min=1, max=10_000, metavar="N", help="How often each row is answered.")] = 1
-    warmup: Annotated[int, _run(min=0, max=MAX_INT, metavar="N", help="Rows answered before, not measured.")] = 2
+    limit: Annotated[int, _run(min=0, max=MAX_INT, metavar="N", help="Number of rows to answer; 0 answers all.")] = 32
+    repeats: Annotated[int, _run(min=1, max=10_000, metavar="N", help="Number of times that each row is answered.")] = 1
+    warmup: Annotated[
+        int, _run(min=0, max=MAX_INT, metavar="N", help="Number of rows to answer first, without measuring them.")
+    ] = 2
     arms: Annotated[
         str | None,
         _run(
             metavar="A,B,...",
             autocompletion=completed_arms,
             show_default="hispec,single-layer,autoregressive, and single-layer-published where levels are quantized",
-            help=f"Of {', '.join(ARMS)}; the first is the one under test.",
+            help=f"Arms to measure; the first is the one under test. The arms are {', '.join(ARMS)}.",
         ),
     ] = None
     allow_code_execution: Annotated[
-        bool, _run("--allow-code-execution", help="Let humaneval run what the model writes, within limits.")
+        bool,
+        _run(
+            "--allow-code-execution", help="Let humaneval run code that the model writes, with limits on its resources."
+        ),
     ] = False
-    resume: Annotated[bool, _run("--resume", help="Continue a run that was cut off.")] = False
+    resume: Annotated[bool, _run("--resume", help="Continue a run that was interrupted.")] = False
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """The options that say what is made of the result."""
+    """Options of the report."""
 
     output: Annotated[
         list[Path] | None,
-        output_option("--output", "-o", metavar="FILE", help="Write the report: .json, .csv or .md; repeatable."),
+        output_option(
+            "--output", "-o", metavar="FILE", help="Write the report to a file: .json, .csv or .md. Repeatable."
+        ),
     ] = None
-    report: Annotated[Path | None, output_option(metavar="FILE.html", help="Write a page with charts.")] = None
+    report: Annotated[Path | None, output_option(metavar="FILE.html", help="Write an HTML page with charts.")] = None
     fail_if: Annotated[
         list[str] | None,
-        output_option(metavar="GATE", help="Exit 3 where this surely holds, e.g. 'speedup<1.2'; repeatable."),
+        output_option(
+            metavar="GATE",
+            help="Exit with code 3 if this holds, in the whole 95 % interval, e.g. 'speedup<1.2'. Repeatable.",
+        ),
     ] = None
-    compare: Annotated[Path | None, output_option(metavar="OLD.json", help="Show what changed since a report.")] = None
+    compare: Annotated[
+        Path | None, output_option(metavar="OLD.json", help="Compare with an earlier report, in JSON.")
+    ] = None
     step_summary: Annotated[
-        bool, output_option("--step-summary", help="Add the report to the summary of a GitHub workflow's step.")
+        bool, output_option("--step-summary", help="Add the report to the job summary of a GitHub workflow.")
     ] = False
-    format: Annotated[Format, output_option("--format", help="How to write the report to stdout.")] = Format.auto
+    format: Annotated[Format, output_option("--format", help="Format of the report on stdout.")] = Format.auto
 
     def written(self) -> list[Path]:
         """Return all files that the report goes to."""

@@ -1,4 +1,4 @@
-"""What a benchmark is asked for, checked before torch is imported."""
+"""The request for a benchmark, checked before torch is imported."""
 
 import os
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ class BenchRequest:
     """A benchmark that can begin.
 
     Attributes:
-        run: the options that say what is measured.
-        reports: the options that say what is made of it.
+        run: the options of the measurement.
+        reports: the options of the report.
         choice: the model, and how to decode.
         arms: names, the one under test first.
         rows: the dataset.
         gates: conditions for an exit code of 3.
         old: an earlier report to compare with.
-        journal: where the answers of this process are kept.
+        journal: the file of this process's answers.
     """
 
     run: RunOptions
@@ -49,11 +49,11 @@ class BenchRequest:
 
 
 def prepare(run: RunOptions, model: ModelOptions, decoding: DecodingOptions, reports: ReportOptions) -> BenchRequest:
-    """Check all that can be known before the model is loaded, and read the dataset.
+    """Check everything that is known before the model is loaded, and read the dataset.
 
     Raises:
         UsageError: an option, profile, report, gate or dataset that cannot be.
-        UnavailableError: a package, dataset or folder that is not to be had.
+        UnavailableError: a package, dataset or folder is not available.
     """
     asked = None if run.arms is None else _arms(run.arms)
     old = read_report(reports.compare) if reports.compare else None
@@ -92,7 +92,7 @@ def _check_outputs(reports: ReportOptions) -> None:
 
 
 def _journal(reports: ReportOptions) -> Path:
-    """Return where the answers are kept: beside the report that is asked for, else where programs keep their state."""
+    """Return the file of answers: next to the requested report, else in the user's state folder."""
     asked, processes = reports.written(), Processes()
     base = asked[0] if asked else user_state_path("hispec") / "bench"
     if not asked:

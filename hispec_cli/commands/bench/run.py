@@ -90,14 +90,14 @@ def measure(request: BenchRequest) -> tuple[Report | None, bool]:
 
 
 def _stream(measurements: Sequence[Measurement]) -> None:
-    """Write one line an answer; that nobody reads them is no reason to stop measuring."""
+    """Write one line for each answer; a closed pipe does not stop the benchmark."""
     with suppress(ReaderLeft):
         for measurement in measurements:
             write_json(measurement.model_dump())
 
 
 def _answer_limit(request: BenchRequest, engine: Engine) -> int:
-    """Return the most tokens of an answer: what the user asked for, else the dataset's convention."""
+    """Return the maximum number of tokens in an answer: the user's choice, else the dataset's convention."""
     asked = resolve(request.choice.profile, request.choice.decoding)[1]["max_new_tokens"] in ("option", "environment")
     return engine.settings.max_new_tokens if asked else request.rows.dataset.max_new_tokens
 
@@ -152,7 +152,7 @@ def _setup(request: BenchRequest, engine: Engine, chosen: Sequence[Row], limit: 
 
 
 def _report_gates(report: Report, verdicts: Sequence[GateVerdict]) -> int:
-    """Say what the gates found, and whether answers differ; returns the exit code of that."""
+    """Print the results of the gates, and whether answers differ; return the exit code."""
     for verdict in verdicts:
         style = "red" if verdict.outcome == "failed" else "dim"
         say(f"gate {verdict.expression}: {verdict.outcome}: {verdict.message}", style)
@@ -163,7 +163,7 @@ def _report_gates(report: Report, verdicts: Sequence[GateVerdict]) -> int:
 
 
 def _write_files(report: Report, context: Context, reports: ReportOptions) -> None:
-    """Write what was asked for."""
+    """Write the requested reports."""
     for path in reports.written():
         write_report(path, report, context)
         say(f"written: {path}")

@@ -1,1 +1,1 @@
-"""`hispec calibrate`: its options, what is asked for, the run and what comes of it."""
+"""The command `hispec calibrate`: its options, the request, the run and its output."""

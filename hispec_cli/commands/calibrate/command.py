@@ -20,11 +20,14 @@ def calibrate(
     search: SearchOptions,
     loading: LoadingOptions,
     write: Annotated[
-        Path | None, output_option(metavar="FILE.yaml", help="The profile to write; NAME-calibrated.yaml by default.")
+        Path | None,
+        output_option(metavar="FILE.yaml", help="Path of the profile to write; by default NAME-calibrated.yaml."),
     ] = None,
-    report: Annotated[Path | None, output_option(metavar="FILE.html", help="Write a page with charts.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, load no weights.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a calibration that was cut off.")] = False,
+    report: Annotated[Path | None, output_option(metavar="FILE.html", help="Write an HTML page with charts.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and exit, without loading weights.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a calibration that was interrupted.")] = False,
     common: CommonOptions,
 ) -> None:
     """Find the exits, lengths and policy that are fastest on this machine, and write them as a profile."""

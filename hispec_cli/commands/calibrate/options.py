@@ -18,35 +18,44 @@ _search = partial(typer.Option, rich_help_panel="Search")
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """The options that say what is looked at."""
+    """Options of the search."""
 
-    budget: Annotated[str, _search(metavar="TIME", help="Time to take, loading included, e.g. 90s, 10m or 1h.")] = "10m"
+    budget: Annotated[str, _search(metavar="TIME", help="Time limit, loading included, e.g. 90s, 10m or 1h.")] = "10m"
     exit_layers: Annotated[
         str | None,
-        _search(metavar="A:B:STEP", help="Exits to look at, B among them; or a list: 1,2,4. Some by default."),
+        _search(
+            metavar="A:B:STEP",
+            help="Exits to consider: a range, B included, or a list such as 1,2,4. By default a selection.",
+        ),
     ] = None
     periods: Annotated[
         str | None,
         _search(
-            metavar="A,B,...", help="Tokens at which the target validates; up to 8 of them also at which to verify."
+            metavar="A,B,...",
+            help="Waiting tokens at which the target verifies; up to 8 of them are also tried as draft lengths.",
         ),
     ] = None
     dataset: Annotated[str, dataset_option(_search)] = "sample"
     format_as: Annotated[
         str | None,
-        _search(metavar="NAME", autocompletion=formats, help="Read the file as this dataset's: its prompts."),
+        _search(
+            metavar="NAME", autocompletion=formats, help="Read the file in this dataset's format, with its prompts."
+        ),
     ] = None
     limit: Annotated[
         int,
         _search(
-            min=FEWEST_PROMPTS, max=MAX_INT, metavar="N", help="Prompts to take; a third of them is only checked with."
+            min=FEWEST_PROMPTS,
+            max=MAX_INT,
+            metavar="N",
+            help="Number of prompts; a third of them is kept for the final check.",
         ),
     ] = 90
     max_new_tokens: Annotated[
-        int | None, _search(min=2, max=MAX_INT, metavar="N", help="Most tokens of an answer.")
+        int | None, _search(min=2, max=MAX_INT, metavar="N", help="Maximum number of tokens in an answer.")
     ] = None
-    seed: Annotated[int, _search(min=0, max=MAX_SEED, metavar="N", help="Of all that is drawn.")] = 0
+    seed: Annotated[int, _search(min=0, max=MAX_SEED, metavar="N", help="Seed of all random choices.")] = 0
 
 
 LoadingOptions = Annotated[Asked, Chosen(("device", "dtype", "stack"))]
-"""How weights are loaded."""
+"""Options of loading weights."""

@@ -1,4 +1,4 @@
-"""What a calibration is asked for, checked before torch is imported."""
+"""The request for a calibration, checked before torch is imported."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ class CalibrateRequest:
 
     Attributes:
         choice: the model, and how to decode.
-        search: the options that say what is looked at.
+        search: the options of the search.
         budget: the time it may take, running.
-        exits: to look at, ascending; none for the default ones.
-        periods: of validation, ascending; none for the default ones.
+        exits: the exits to consider, ascending; empty for the defaults.
+        periods: the validation periods to consider, ascending; empty for the defaults.
         rows: the prompts.
-        profile: where the profile goes.
-        report: where the page with charts goes, None for no page.
+        profile: the path of the new profile.
+        report: the path of the page with charts, None for no page.
     """
 
     choice: Choice
@@ -44,18 +44,18 @@ class CalibrateRequest:
 def prepare(
     model: ModelOptions, search: SearchOptions, loading: LoadingOptions, profile: Path | None, report: Path | None
 ) -> CalibrateRequest:
-    """Check all that can be known before the model is loaded, and read the dataset.
+    """Check everything that is known before the model is loaded, and read the dataset.
 
     Args:
-        model: which model.
-        search: what is looked at.
-        loading: how its weights are loaded.
-        profile: where the profile goes; None names it after the one that it is made of.
-        report: where the page with charts goes.
+        model: the model options.
+        search: the search options.
+        loading: the options of loading weights.
+        profile: the path of the new profile; None derives it from the name of the profile that is calibrated.
+        report: the path of the page with charts.
 
     Raises:
         UsageError: an option, profile or dataset that cannot be.
-        UnavailableError: a package or dataset that is not to be had.
+        UnavailableError: a package or dataset is not available.
     """
     budget = Budget(seconds_of(search.budget))
     exits = exits_of(search.exit_layers) if search.exit_layers else []

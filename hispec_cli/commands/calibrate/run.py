@@ -29,11 +29,11 @@ from hispec_cli.ui.loading import Loading
 from hispec_cli.ui.signals import ctrl_c
 
 SMALL_PERIODS = 8
-"""Of `--periods`, those up to it are also tried as draft lengths of a hierarchy."""
+"""The largest of `--periods` that is also tried as a draft length of a hierarchy."""
 
 
 def plan(request: CalibrateRequest) -> None:
-    """Say what a calibration would do; the model's configuration is read, no weights."""
+    """Print the plan of a calibration; this reads the model's configuration, but no weights."""
     profile, rows = request.choice.profile, request.rows
     config = Checkpoint(profile.target.model, profile.target.revision).config
     depth, settings = config.num_layers, request.choice.settings
@@ -57,11 +57,11 @@ def plan(request: CalibrateRequest) -> None:
 
 
 def run(request: CalibrateRequest, *, resume: bool) -> int:
-    """Calibrate, write and show what was found, and return the exit code.
+    """Calibrate, write and show the result, and return the exit code.
 
     Args:
-        request: what is asked for.
-        resume: whether to go on with one that was cut off.
+        request: the request for the calibration.
+        resume: whether to continue an interrupted calibration.
     """
     with Processes() as processes:
         engine = load_engine(on_own_device(request.choice, processes))
@@ -81,7 +81,7 @@ def run(request: CalibrateRequest, *, resume: bool) -> int:
             with ctrl_c(), view:
                 result = CalibrationRun(job, folder, view.see, resume=resume, processes=processes).run()
         except KeyboardInterrupt:
-            say("interrupted; go on with the same command and --resume")
+            say("interrupted; continue with the same command and --resume")
             return INTERRUPTED
         if processes.reports:
             _finish(request, engine, job, result)
@@ -89,7 +89,7 @@ def run(request: CalibrateRequest, *, resume: bool) -> int:
 
 
 def _job(request: CalibrateRequest, engine: Engine) -> CalibrationJob:
-    """Return what is to be calibrated."""
+    """Return the job of the calibration."""
     narrowed = _narrowed(SearchSpace(()), request.periods)
     return job_of(
         engine,
@@ -104,7 +104,7 @@ def _job(request: CalibrateRequest, engine: Engine) -> CalibrationJob:
 
 
 def _finish(request: CalibrateRequest, engine: Engine, job: CalibrationJob, result: CalibrationResult) -> None:
-    """Show the result, then write the profile and the report: a full disk must not hide what was found."""
+    """Show the result, then write the profile and the report, so that a full disk does not hide the result."""
     show_result(job, result)
     say(verdict(result))
     path, report, environment = request.profile, request.report, _environment(engine, job, request.rows)
@@ -120,7 +120,7 @@ def _finish(request: CalibrateRequest, engine: Engine, job: CalibrationJob, resu
 
 
 def _environment(engine: Engine, job: CalibrationJob, rows: Loaded) -> dict[str, Any]:
-    """Return what the figures hold for."""
+    """Return the conditions of the figures."""
     told = {
         key: value if isinstance(value, int) else str(value)
         for key, value in engine.environment.items()

@@ -1,1 +1,1 @@
-"""`hispec chat`: what is typed, what is commanded, what is answered."""
+"""The command `hispec chat`: its input, its slash commands and its answers."""

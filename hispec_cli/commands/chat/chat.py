@@ -13,6 +13,7 @@ from hispec.conversation import Conversation
 from hispec.counts import counted
 from hispec.errors import UnavailableError
 from hispec.events import Committed, Event, Finished
+from hispec.grammar import Grammar
 from hispec.metrics import Stats
 from hispec.precedence import SettingError, without_effect
 from hispec.session import Session, SessionStore, Turn, write_session
@@ -21,16 +22,16 @@ from hispec_cli.ui.markdown import write_markdown
 from hispec_cli.ui.panels import lines_of, printable, rows_for_terminal, wrap
 from hispec_cli.ui.plain import View
 from hispec_cli.ui.signals import ctrl_c
-from hispec_cli.ui.views import report
+from hispec_cli.ui.views import report, warn_if_cut_off
 
 
 class Chat:
     """A conversation with its view and its file.
 
     Args:
-        conversation: asked turn by turn.
-        store: where it is saved; None keeps it in memory.
-        session: as it was left; its texts end answers.
+        conversation: the conversation with the engine.
+        store: the store of its session; None keeps it in memory.
+        session: the session so far; its stop texts end answers.
         options: decoding settings that were asked for.
         new_view: a view for an answer, from its empty figures.
         markdown: whether finished answers are rendered; the view then shows none of them for good.
@@ -52,18 +53,18 @@ class Chat:
         self.last_stats: Stats | None = None
         self.answers, self.tokens, self.seconds = 0, 0, 0.0
         self.interrupted = False
-        """Whether the last answer was."""
+        """Whether the last answer was interrupted."""
         self._unsaved: UnavailableError | None = None
-        """What kept the session from being saved the last time."""
+        """The error of the last attempt to save the session."""
         self._kept: tuple[Path, Session] | None = None
-        """Where it was written to last by the user's wish, and what of it."""
+        """The file that the user last wrote the conversation to, and the content."""
 
     def ask(self, prompt: str) -> None:
         """Answer a prompt; errors as `Conversation.ask`."""
         self._show(lambda **options: self.conversation.ask(prompt, **options), prompt, replaces=False)
 
     def retry(self) -> None:
-        """Answer the last prompt anew."""
+        """Answer the last prompt again."""
         turns = self.conversation.turns
         self._show(self.conversation.retry, turns[-1].prompt if turns else "", replaces=True)
 
@@ -75,7 +76,7 @@ class Chat:
         """
         options = {**self.options, key: value}
         try:
-            engine = self.conversation.engine.with_settings(**asked(options))
+            engine = self.conversation.engine.with_sampling(**asked(options))
         except SettingError as error:
             raise error.named(key.replace("_", "-")) from None
         self.conversation.engine = engine
@@ -85,18 +86,31 @@ class Chat:
             say(f"note: {note}", "yellow")
         self.save()
 
+    def match(self, grammar: Grammar | None) -> None:
+        """Have answers from now on match a grammar, or none; errors as `Engine.check_grammar`."""
+        if grammar is not None:
+            self.conversation.engine.check_grammar(grammar)
+        self.conversation.grammar = grammar
+        say("answers may be any text" if grammar is None else f"answers match the {grammar.kind}")
+        self.save()
+
     def replace(self, system: str | None, turns: Iterable[Turn]) -> None:
         """Go on with another conversation. The one until now is set aside where it is saved at all."""
         if self.store is not None and self.conversation.turns:
             name = self.store.set_aside(self.snapshot())
-            say(f"the conversation until now is kept: hispec chat --session {name}")
+            say(f"the conversation so far is saved: hispec chat --session {name}")
         self.conversation.restart(system, turns)
         self.save()
 
     def snapshot(self) -> Session:
-        """Return the conversation as it is saved."""
+        """Return the session to be saved."""
         conversation = self.conversation
-        values = {"options": self.options, "system": conversation.system, "turns": tuple(conversation.turns)}
+        values = {
+            "options": self.options,
+            "system": conversation.system,
+            "turns": tuple(conversation.turns),
+            "grammar": conversation.grammar,
+        }
         return self._session.model_copy(update=values)
 
     def save(self) -> None:
@@ -130,10 +144,10 @@ class Chat:
         return self._unsaved is not None
 
     def leave(self, *, named: bool) -> None:
-        """Say how to go on.
+        """Print how to continue the session.
 
         Args:
-            named: whether the user named the session, which is then kept without a turn too.
+            named: whether the user named the session, which is then kept even without a turn.
 
         Raises:
             UnavailableError: the session could not be saved, not now either.
@@ -148,7 +162,7 @@ class Chat:
             with suppress(UnavailableError):
                 self.save()
         if self._unsaved is None:
-            say(f"go on with: hispec chat --session {self.store.name}")
+            say(f"continue with: hispec chat --session {self.store.name}")
             return
         path = self._kept[0] if self._kept is not None and self._kept[1] == self.snapshot() else self._rescue()
         raise UnavailableError(
@@ -216,7 +230,7 @@ class Chat:
             raise problem
 
     def _finish(self, view: View, event: Finished) -> None:
-        """Finish the view of an answer, and say what is to be said of it."""
+        """Finish the view of an answer, and print the messages about it."""
         generation, stats = event.result, event.result.stats
         view.finish(generation)
         if self._markdown:
@@ -225,11 +239,12 @@ class Chat:
         self.answers, self.tokens = self.answers + 1, self.tokens + stats.new_tokens
         self.seconds += stats.total_seconds
         report(stats)
+        warn_if_cut_off(generation)
         if not sys.stderr.isatty():
             return
         if event.finish_reason == "interrupted":
-            say("stopped; what was validated is kept")
-        elif event.finish_reason == "length":
+            say("stopped; the validated part of the answer is kept")
+        elif event.finish_reason == "length" and generation.complete is not False:
             limit = self.conversation.engine.settings.max_new_tokens
             full = stats.new_tokens < limit
             say(
@@ -239,7 +254,7 @@ class Chat:
             )
 
     def _attempt(self, act: Callable[[SessionStore], None]) -> UnavailableError | None:
-        """Write to the session; what keeps it from that is told after the answer, which does not depend on it."""
+        """Write to the session; an error is reported after the answer, which does not depend on it."""
         try:
             if self.store is not None:
                 act(self.store)

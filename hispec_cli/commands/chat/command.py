@@ -10,7 +10,7 @@ import typer
 from hispec.counts import counted
 from hispec.errors import UnavailableError, UsageError
 from hispec.extras import require
-from hispec_cli.checks import check_message
+from hispec_cli.checks import check_message, choose_grammar
 from hispec_cli.commands.chat.options import AnswersViewOptions, SessionsOptions
 from hispec_cli.completion import sessions
 from hispec_cli.help import examples
@@ -18,6 +18,7 @@ from hispec_cli.options import (
     AnswerOptions,
     CommonOptions,
     Format,
+    GrammarOptions,
     ModelOptions,
     grouped,
     message_option,
@@ -37,24 +38,27 @@ def chat(
     session: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", autocompletion=sessions, help="Go on with this session, or begin it; by default a new one."
+            metavar="NAME",
+            autocompletion=sessions,
+            help="Continue this session, or start it; by default a new session is started.",
         ),
     ] = None,
     continue_: Annotated[
-        bool, typer.Option("--continue", help="Go on with the session that was saved last, or with that of --session.")
+        bool, typer.Option("--continue", help="Continue the session that was saved last, or that of --session.")
     ] = False,
     history: Annotated[
         bool,
         typer.Option(
             "--history/--no-history",
             envvar="HISPEC_HISTORY",
-            help="Keep what is typed, and conversations without --session, on this machine.",
+            help="Save the input history, and conversations without --session, on this machine.",
         ),
     ] = True,
-    system: Annotated[str | None, message_option(metavar="TEXT", help="A system message.")] = None,
+    system: Annotated[str | None, message_option(metavar="TEXT", help="System message.")] = None,
     stop: Annotated[
-        list[str] | None, message_option(metavar="TEXT", help="End answers before this text; repeatable.")
+        list[str] | None, message_option(metavar="TEXT", help="End answers before this text. Repeatable.")
     ] = None,
+    structure: GrammarOptions,
     markdown: Annotated[
         bool, output_option("--markdown", envvar="HISPEC_MARKDOWN", help="Render finished answers as Markdown.")
     ] = False,
@@ -62,9 +66,9 @@ def chat(
     saved_sessions: SessionsOptions,
     common: CommonOptions,
 ) -> None:
-    """Talk with a model, which answers token for token as the target alone would. /help lists the commands.
+    """Chat with a model. The answers are token for token those of the target alone. /help lists the commands.
 
-    Input that is not a terminal is one turn a line.
+    If the input is not a terminal, each line is one turn.
     """
     if saved_sessions.carry_out(view.format):
         return
@@ -72,6 +76,7 @@ def chat(
         raise UsageError(f"--markdown and --format {view.format} exclude each other", "leave out one of them")
     check_view(view)
     check_message(system, stop)
+    grammar = choose_grammar(structure)
     from hispec.session import latest_session
     from hispec_cli.commands.chat.opening import choose_with, load, new_store, open_session, settle
     from hispec_cli.commands.chat.sessions import say_new
@@ -85,10 +90,10 @@ def chat(
             store, saved = open_session(latest_session() if session is None else session)
             stack.enter_context(closing(store))
         if continue_ and saved is None:
-            raise UsageError(f"there is no session {session}", "leave out --continue to begin it")
+            raise UsageError(f"there is no session {session}", "leave out --continue to start it")
         if session is not None and saved is None:
             say_new(session)
-        model, saved = settle(model, saved, system, stop)
+        model, saved = settle(model, saved, system, stop, grammar)
         choice, earlier = choose_with(model, decoding, saved)
         engine, options = load(choice, earlier, saved.system)
         if store is None and history and typed:
@@ -100,12 +105,12 @@ def chat(
 
         rendered = markdown and sys.stdout.isatty()
         new_view = partial(choose_view, view, keep=not rendered)
-        conversation = Conversation(engine, saved.system, saved.turns)
+        conversation = Conversation(engine, saved.system, saved.turns, saved.grammar)
         talk = Chat(conversation, store, saved, options, new_view, rendered)
         if store is not None and store.recovered is not None:
             count = len(store.recovered.token_ids)
             say(
-                f"the last answer was cut off; its {counted(count, 'validated token')} kept, /retry answers anew",
+                f"the last answer was cut off; its {counted(count, 'validated token')} kept, /retry answers again",
                 "yellow",
             )
         if not typed:

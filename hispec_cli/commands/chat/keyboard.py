@@ -1,4 +1,4 @@
-"""Where people type: line editing, history, completion of commands, several lines, paste."""
+"""The prompt of a chat: line editing, history, completion of commands, several lines, paste."""
 
 import os
 from collections.abc import Iterable
@@ -32,14 +32,14 @@ _LEAVES = (Keys.ControlC, Keys.ControlD)
 
 
 class Keyboard:
-    """Reads what is typed at a terminal.
+    """Reads input from a terminal.
 
     Enter sends; Alt-Enter, or Enter after a backslash, begins another line, and a paste keeps its lines. Ctrl-C clears
     what is typed, which the history keeps.
 
     Args:
         keep_history: between runs, in a file for its owner alone.
-        palette: how what is typed looks; NO_COLOR leaves the shapes.
+        palette: the styles of the input; NO_COLOR leaves bold and the like.
     """
 
     def __init__(self, keep_history: bool, palette: Palette = Palette.default) -> None:
@@ -61,7 +61,7 @@ class Keyboard:
         )
 
     def read(self) -> str:
-        """Return what was sent.
+        """Return the input once it is sent.
 
         Raises:
             EOFError: Ctrl-D on an empty line, or the terminal has gone.
@@ -70,7 +70,7 @@ class Keyboard:
         return self._session.prompt()
 
     def offer(self) -> None:
-        """Let the next `read` begin with what was typed in the meantime, unsent."""
+        """Put keys that were typed in the meantime into the next input, without sending it."""
         input_ = self._session.input
         keys = get_typeahead(input_)
         with input_.raw_mode():
@@ -85,14 +85,14 @@ class Keyboard:
 
 
 class PrivateHistory(FileHistory):
-    """What was typed, in a file that only its owner may read; without one where it cannot be written."""
+    """The history of input, in a file that only its owner can read, or in memory if it cannot be written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         super().__init__(str(path))
 
     def load_history_strings(self) -> Iterable[str]:
-        """Return what was typed, the latest first."""
+        """Return the earlier inputs, the latest first."""
         try:
             return list(super().load_history_strings())
         except OSError:
@@ -107,7 +107,7 @@ class PrivateHistory(FileHistory):
 
 
 class CommandCompleter(Completer):
-    """Completes slash commands and what they take."""
+    """Completes slash commands and their arguments."""
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         """Yield what may stand at the cursor."""
@@ -151,7 +151,7 @@ def _harmless(text: str) -> str:
 
 
 def history_file() -> Path:
-    """Return the file that keeps what was typed."""
+    """Return the file of the history."""
     return platformdirs.user_state_path("hispec") / "chat-history"
 
 
@@ -178,7 +178,7 @@ def _bindings() -> KeyBindingsBase:
 
 
 def _search_bindings() -> KeyBindings:
-    """Search in the history as in a shell: Enter sends what was found, Ctrl-C brings back what was typed before.
+    """Search the history as in a shell: Enter sends the result, Ctrl-C restores the input before the search.
 
     The bindings that prompt_toolkit has of its own keep what was found when a search is given up, and let the keys
     that move and delete act on what is searched for.
@@ -229,15 +229,15 @@ def _search_bindings() -> KeyBindings:
 
 
 def _take_over(wanted: str) -> None:
-    """End a search with what it has found."""
+    """End a search with its result."""
     if wanted:
         accept_search()
     else:
-        stop_search()  # accepting would look for what was wanted the last time
+        stop_search()  # accepting would repeat the last search
 
 
 def _send_or_go_on(buffer: Buffer) -> None:
-    """Send what is typed; a backslash before the cursor asks for another line instead."""
+    """Send the input; a backslash before the cursor starts another line instead."""
     if buffer.document.text_before_cursor.endswith("\\"):
         buffer.delete_before_cursor()
         buffer.newline(copy_margin=False)

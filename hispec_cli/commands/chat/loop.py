@@ -1,4 +1,4 @@
-"""The loop around a chat: takes what is typed or piped in, turn by turn."""
+"""The loop of a chat: it reads turns from a terminal or a pipe, and executes them one by one."""
 
 import signal
 import sys
@@ -15,16 +15,16 @@ from hispec_cli.ui.signals import ctrl_c, end_on_request, handled
 from hispec_cli.ui.typeahead import typeahead_kept
 
 Take = Callable[[str], bool]
-"""Does what was typed: True where an answer to it was interrupted. Raises `HispecError`s, and `Leave` to end."""
+"""Executes an input and returns True if its answer was interrupted. Raises `HispecError`s, and `Leave` to end."""
 
 
 def converse(take: Take, read: Callable[[], str], offer: Callable[[], None] = lambda: None) -> None:
-    """Take what is typed until the user leaves. No mistake and no failure of an answer ends it.
+    """Execute inputs until the user leaves. No mistake and no failure of an answer ends the loop.
 
     Args:
-        take: does what was typed.
-        read: gives what was sent.
-        offer: lets the next `read` offer what was typed before an answer was stopped, rather than send it.
+        take: executes an input.
+        read: returns the next input.
+        offer: puts keys that were typed before an answer was stopped into the next input, without sending it.
     """
     with handled({signal.SIGINT: _ignore, signal.SIGTERM: end_on_request}):
         while True:
@@ -41,7 +41,7 @@ def converse(take: Take, read: Callable[[], str], offer: Callable[[], None] = la
                         if take(text):
                             offer()
             except KeyboardInterrupt:
-                say("stopped at once; what was validated is kept")
+                say("stopped at once; the validated part of the answer is kept")
                 offer()
             except HispecError as error:
                 report_error(error.message, error.hint)

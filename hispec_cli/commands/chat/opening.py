@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hispec.api import Engine
+    from hispec.grammar import Grammar
 
 
 def open_session(name: str) -> tuple[SessionStore, Session | None]:
-    """Open a session, and return what it holds so far too: None where it is new.
+    """Open a session, and return it with its content; None for a new one.
 
     Raises:
-        UsageError: it is open elsewhere, or damaged.
+        UsageError: the session is open elsewhere, or damaged.
         UnavailableError: its files cannot be used.
     """
     store = SessionStore(name)
@@ -46,21 +47,26 @@ def new_store() -> SessionStore:
         if not store.path.exists():
             return store
         store.close()
-    raise UsageError("too many sessions were begun in this second", "wait a second")
+    raise UsageError("too many sessions were started in this second", "wait a second")
 
 
 def settle(
-    model: ModelOptions, saved: Session | None, system: str | None, stop: Sequence[str] | None
+    model: ModelOptions,
+    saved: Session | None,
+    system: str | None,
+    stop: Sequence[str] | None,
+    grammar: "Grammar | None",
 ) -> tuple[ModelOptions, Session]:
-    """Return the model that a chat is with, and its session, in which options replace what was saved.
+    """Return the model of a chat and its session, in which options replace saved values.
 
     Args:
         model: the options that name it.
         saved: the session as it was left, None for a new one.
         system: a message of the options.
         stop: texts of the options.
+        grammar: of the options.
     """
-    # A session that goes on elsewhere, or later, is with the same model, wherever its name came from.
+    # A session that is continued elsewhere, or later, has the same model, whatever source its name came from.
     saved = saved or Session.new(
         model=ModelChoice(profile=os.environ.get("HISPEC_PROFILE") or None), chat_template=chat_template_of(model)
     )
@@ -76,6 +82,8 @@ def settle(
         changes["chat_template"] = chat_template_of(model)
     if stop is not None:
         changes["stop"] = tuple(stop)
+    if grammar is not None:
+        changes["grammar"] = grammar
     return model, saved.model_copy(update=changes)
 
 
@@ -83,7 +91,7 @@ def choose_with(model: ModelOptions, decoding: AnswerOptions, saved: Session) ->
     """Choose a model as `hispec_cli.checks.choose` for a session, refusing its texts and settings too.
 
     Returns:
-        The choice, and the settings of the session that are not asked for anew.
+        The choice, and the settings of the session that are not asked for again.
     """
     check_message(saved.system, saved.stop)
     earlier = {key: value for key, value in saved.options.items() if key in KEYS and key not in decoding}

@@ -15,17 +15,17 @@ session_option = partial(typer.Option, rich_help_panel="Saved sessions")
 
 @dataclass(frozen=True)
 class SessionsOptions:
-    """The options that say what to do with saved sessions, in the place of a chat."""
+    """Options that manage saved sessions instead of starting a chat."""
 
     list_sessions: Annotated[
-        bool, session_option("--list-sessions", help="List sessions, the latest first, and exit.")
+        bool, session_option("--list-sessions", help="List the saved sessions, the latest first, and exit.")
     ] = False
     rename_session: Annotated[
-        tuple[str, str] | None, session_option(metavar="OLD NEW", help="Give a session another name, and exit.")
+        tuple[str, str] | None, session_option(metavar="OLD NEW", help="Rename a session and exit.")
     ] = None
     delete_session: Annotated[
         list[str] | None,
-        session_option(metavar="NAME", autocompletion=sessions, help="Delete a session, and exit; repeatable."),
+        session_option(metavar="NAME", autocompletion=sessions, help="Delete a session and exit. Repeatable."),
     ] = None
 
     def carry_out(self, format_: Format) -> bool:
@@ -56,5 +56,5 @@ class AnswersViewOptions(ViewOptions):
     """The options that say how answers are shown."""
 
     format: Annotated[
-        Format, output_option("--format", help="How to write answers to stdout; json and jsonl: objects, one a line.")
+        Format, output_option("--format", help="Format of answers on stdout; json and jsonl print one object per line.")
     ] = Format.auto

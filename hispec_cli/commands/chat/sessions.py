@@ -1,4 +1,4 @@
-"""What `hispec chat` does with sessions without opening one: list, rename, delete. Imports no torch."""
+"""The actions of `hispec chat` on sessions that it does not open: list, rename, delete. Imports no torch."""
 
 import time
 
@@ -18,7 +18,7 @@ def show_sessions(format_: Format) -> None:
         write_records([_record(one) for one in listed], lines=format_ is Format.jsonl)
         return
     if not listed:
-        say("there are no sessions; begin one: hispec chat")
+        say("there are no sessions; start one: hispec chat")
         return
     write_table([HEADER, *(_row(one) for one in listed)])
 
@@ -26,7 +26,7 @@ def show_sessions(format_: Format) -> None:
 def rename(name: str, new: str) -> None:
     """Rename a session; errors as `rename_session`."""
     rename_session(name, new)
-    say(f"{name} is now {new}; go on with: hispec chat --session {new}")
+    say(f"{name} is now {new}; continue with: hispec chat --session {new}")
 
 
 def delete(names: list[str]) -> None:
@@ -37,7 +37,7 @@ def delete(names: list[str]) -> None:
 
 
 def say_new(name: str) -> None:
-    """Say that a name begins a session, which may be news to whoever mistyped it."""
+    """Report that a new session is started, in case the name was mistyped."""
     near = similar_session(name)
     say(f"{name} is a new session" + (f"; did you mean {near}? hispec chat --session {near}" if near else ""))
 

@@ -4,12 +4,13 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hispec.counts import counted
 from hispec.errors import UsageError
 from hispec.metrics import exit_name
 from hispec.settings import SETTINGS
+from hispec_cli.options import GrammarOptions
 from hispec_cli.ui.console import say
 from hispec_cli.ui.panels import outcome
 
@@ -21,6 +22,8 @@ FILES = ("",)
 KEYS = tuple(name for name, setting in SETTINGS.items() if not setting.at_loading)
 """Settings that may change after the weights are loaded."""
 SWITCH = ("on", "off")
+MATCHES = ("json-schema", "grammar", "regex")
+"""What answers may be made to match, by the names of the options."""
 KEYBOARD = {
     "Enter": "send; what is typed during an answer waits until it has ended",
     "Alt-Enter": "another line; so does Enter after a backslash",
@@ -31,7 +34,7 @@ KEYBOARD = {
     "Ctrl-C": "stop an answer, or clear what is typed",
     "Ctrl-D": "leave",
 }
-"""Keys that a person may not expect, and what they do."""
+"""Keys that are not self-evident, and what they do."""
 
 
 class Leave(Exception):  # noqa: N818 (not an error)
@@ -44,10 +47,10 @@ class SlashCommand:
 
     Attributes:
         name: without the slash.
-        takes: what it takes, as the help shows it.
-        help: what it does.
-        run: does it, given what was written after the name.
-        choices: the words that may come next, given what was written after the name so far.
+        takes: its argument, as the help shows it.
+        help: a description of what it does.
+        run: executes it, given the text after the name.
+        choices: returns the words that may come next, given the words after the command so far.
     """
 
     name: str
@@ -58,19 +61,19 @@ class SlashCommand:
 
 
 def split(text: str) -> tuple[str, str]:
-    """Return a command's name and what follows it."""
+    """Return a command's name and its argument."""
     name, _, argument = text[1:].partition(" ")
     return name, argument.strip()
 
 
 def take(chat: "Chat", text: str) -> bool:
-    """Do what was typed: a command, or a prompt, which `//` begins where its first sign is a slash.
+    """Execute an input: a command, or a prompt, which begins with `//` if its text begins with a slash.
 
     Returns:
         Whether an answer was interrupted.
 
     Raises:
-        HispecError: as commands and answers.
+        HispecError: a command or an answer fails.
         Leave: the user leaves.
     """
     chat.interrupted = False
@@ -97,7 +100,7 @@ def run(chat: "Chat", text: str) -> None:
             f"there is no command /{name}", f"{hint}/help lists them; // begins a text that begins with a slash"
         )
     if argument and not command.takes:
-        raise UsageError(f"/{name} takes nothing after it", f"write /{name} alone")
+        raise UsageError(f"/{name} takes no argument", f"write /{name} alone")
     command.run(chat, argument)
 
 
@@ -159,6 +162,27 @@ def _set(chat: "Chat", text: str) -> None:
     chat.set(key, None if value == "none" else value)
 
 
+def _match(chat: "Chat", text: str) -> None:
+    kind, _, value = text.partition(" ")
+    value = value.strip()
+    if not text:
+        grammar = chat.conversation.grammar
+        say(
+            f"answers match {'any text' if grammar is None else f'the {grammar.kind} {_short(grammar.source)}'}", "none"
+        )
+    elif text == "off":
+        chat.match(None)
+    elif kind not in MATCHES or not value:
+        raise UsageError(
+            f"/match takes json-schema FILE, grammar FILE, regex TEXT or off, not {text}", "write /match regex yes|no"
+        )
+    else:
+        from hispec_cli.checks import choose_grammar
+
+        given: dict[str, Any] = {kind.replace("-", "_"): value if kind == "regex" else Path(value)}
+        chat.match(choose_grammar(GrammarOptions(**given)))
+
+
 def _spec(chat: "Chat", text: str) -> None:
     mode = chat.conversation.engine.settings.mode
     if text not in ("", *SWITCH):
@@ -188,6 +212,7 @@ def _show(chat: "Chat", _: str) -> None:
         "levels": ", ".join([*levels, "target"]),
         "settings": options or "those of the profile",
         "system": conversation.system or "none",
+        **({} if conversation.grammar is None else {"match": _short(conversation.grammar.source)}),
         "turns": f"{turns}, {conversation.length()} of {counted(engine.context, 'token')}",
         "session": f"{chat.store.name}, {chat.store.path}" if chat.store else "not saved",
     }
@@ -251,6 +276,13 @@ def _setting_choices(text: str) -> Sequence[str]:
     return SETTINGS[key].choices if key in SETTINGS else ()
 
 
+def _matches(text: str) -> Sequence[str]:
+    kind, space, _ = text.partition(" ")
+    if not space:
+        return (*MATCHES, "off")
+    return FILES if kind in MATCHES[:2] else ()
+
+
 def _short(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 60 else line[:57] + "..."
@@ -262,9 +294,16 @@ COMMANDS = {
         SlashCommand("help", "", "list commands and keys", _help),
         SlashCommand("reset", "", "begin a new conversation", _reset),
         SlashCommand("undo", "", "take the last turn back", _undo),
-        SlashCommand("retry", "", "answer the last prompt anew", _retry),
+        SlashCommand("retry", "", "answer the last prompt again", _retry),
         SlashCommand("system", "TEXT", "give a system message; off removes it", _system),
         SlashCommand("set", "KEY VALUE", "change how to decode; alone, list all keys", _set, _setting_choices),
+        SlashCommand(
+            "match",
+            "KIND FILE",
+            "answer in JSON of a json-schema, a text of a grammar or regex; or off",
+            _match,
+            _matches,
+        ),
         SlashCommand("show", "", "model, settings and size of the conversation", _show),
         SlashCommand("stats", "", "figures of the last answer and of all", _stats),
         SlashCommand("spec", "on|off", "speculate, or let the target write alone", _spec, lambda _: SWITCH),

@@ -40,8 +40,8 @@ def draw_calibration(result: CalibrationResult, finalists: list[Finalist]) -> li
     """Return all charts that there are figures for.
 
     Args:
-        result: of the calibration.
-        finalists: as timed.
+        result: the result of the calibration.
+        finalists: the finalists with their timings.
     """
     with drawing():
         charts = (_agreement(result), _prediction(finalists), _reliability(result))

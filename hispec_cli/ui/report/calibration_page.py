@@ -31,11 +31,11 @@ class Cell:
     """A cell of the map.
 
     Attributes:
-        status: how it does.
+        status: the state of the finalist.
         mark: its sign.
         heat: step of the colours, None where nothing is known.
         figure: per cent of the fastest.
-        said: in full.
+        said: a full description.
     """
 
     status: CandidateStatus
@@ -63,14 +63,14 @@ def write_calibration_report(
     """Write the page, whole or not at all.
 
     Args:
-        path: where to.
-        job: that was calibrated.
-        result: what it came to.
-        environment: what the figures hold for.
-        command: that repeats the run.
+        path: the path of the page.
+        job: the calibration's job.
+        result: the result of the calibration.
+        environment: the conditions of the figures.
+        command: the command that repeats the run.
 
     Raises:
-        UnavailableError: where writing fails half-way.
+        UnavailableError: writing fails.
     """
     write_text(path, to_html(job, result, environment, command))
 

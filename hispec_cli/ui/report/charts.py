@@ -128,7 +128,7 @@ def _phases(report: Report) -> Chart | None:
 
 
 def _phase(arm: ArmFigures, phase: str | None) -> float:
-    """Return seconds of a phase, or of what no phase accounts for."""
+    """Return seconds of a phase, or of the time outside of all phases."""
     if phase is None:
         return max(0.0, arm.seconds - sum(arm.phase_seconds.values()))
     return arm.phase_seconds.get(phase, 0.0)
@@ -199,7 +199,7 @@ def _styled(arm: ArmFigures) -> Iterator[tuple[LevelFigures, str, str]]:
 
 
 def _row(panels: Sequence[ArmFigures], label: str) -> "tuple[Figure, list[Axes]]":
-    """Return a panel for each arm beside the next, with shares upwards and whole numbers rightwards."""
+    """Return a panel for each arm, side by side, with shares upwards and whole numbers rightwards."""
     figure = Figure((WHOLE, 2.9))
     all_axes = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
     for arm, axes in zip(panels, all_axes, strict=True):

@@ -1,4 +1,4 @@
-"""What a report for people tells beside the figures, and the sentences that sum it up."""
+"""The parts of a report besides its figures, and the sentences that sum it up."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ Tone = Literal["good", "bad", "neutral"]
 
 @dataclass(frozen=True)
 class Context:
-    """What is known of a run apart from its report.
+    """The information on a run that is not in its report.
 
     Attributes:
-        verdicts: of the gates.
-        comparison: with an earlier report.
+        verdicts: the results of the gates.
+        comparison: the comparison with an earlier report.
         command: the command line that repeats the run, as arguments.
     """
 
@@ -41,7 +41,7 @@ class Statement:
 
 
 def headline(report: Report) -> Statement:
-    """Return how fast the first arm is, beside the first baseline that was measured."""
+    """Return the speed of the first arm, and of the first baseline that was measured."""
     arm = report.arms[0]
     baseline = next((name for name in BASELINES if name in arm.speedup), None)
     if baseline is None:
@@ -63,7 +63,7 @@ def headline(report: Report) -> Statement:
 
 
 def losslessness(report: Report) -> Statement:
-    """Return whether all arms wrote what the reference wrote."""
+    """Return whether all arms have the reference's token ids."""
     compared = [(arm.name, arm.lossless) for arm in report.arms if arm.lossless is not None]
     total, identical = (sum(getattr(found, key) for _, found in compared) for key in ("of", "identical"))
     wrong = [f"{name} {found.errors} of {found.of}" for name, found in compared if found.errors]
@@ -143,7 +143,7 @@ def accuracy(arm: ArmFigures) -> str:
 
 
 def identical(arm: ArmFigures) -> str:
-    """Return how many answers are the reference's own, and what the others are."""
+    """Return how many answers are the reference's own, and the kinds of the others."""
     found = arm.lossless
     if found is None:
         return "reference" if arm.answers and arm.name == REFERENCE else NOTHING
@@ -157,7 +157,7 @@ def ratio_change(ratio: float) -> str:
 
 
 def plain_number(value: float) -> str:
-    """Return a figure of unknown size: whole as it is, else four significant digits."""
+    """Return a figure of unknown size: whole numbers unchanged, others with four significant digits."""
     return number(value, 0) if value == int(value) else number(value, max(0, 3 - _magnitude(value)))
 
 

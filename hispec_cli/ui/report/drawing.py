@@ -1,4 +1,4 @@
-"""What all charts share: their look, and how a drawing becomes an element of a page.
+"""The common style of all charts, and the conversion of a drawing to an element of a page.
 
 Drawn by matplotlib, coloured by the page's own style sheet: colours are drawn as placeholders and become CSS
 variables, so that one drawing serves light, dark and print. Nothing in the SVG points outside it, and equal drawings
@@ -53,7 +53,7 @@ _STYLE: Any = {
 }
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 HALF, WHOLE = 5.4, 11.2
-"""Widths in inches: beside another chart, and across the page."""
+"""Widths in inches: of a chart next to another, and of one across the page."""
 _LONGEST = 24
 """Characters of a name in a chart."""
 
@@ -64,7 +64,7 @@ class Chart:
 
     Attributes:
         name: unique on the page.
-        title: what it shows.
+        title: the subject of the chart.
         note: how to read it.
         svg: an `<svg>` element.
         wide: whether it takes the whole width.
@@ -87,7 +87,7 @@ def drawing() -> Iterator[None]:
 
 
 def categories(axes: "Axes", names: Sequence[str]) -> None:
-    """Write one name beside each horizontal bar, the first on top."""
+    """Write a name next to each horizontal bar, the first on top."""
     axes.set_yticks(range(len(names)), [short(name) for name in names], color=INK)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x")

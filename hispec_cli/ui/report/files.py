@@ -1,4 +1,6 @@
-"""Report files: what a path's suffix asks for, refused before a run rather than after it, and written whole or not at all."""
+"""Report files: the format follows from the path's suffix and is checked before a run; a file is written whole or not
+at all.
+"""
 
 import os
 from collections.abc import Callable, Collection
@@ -39,7 +41,7 @@ def check_output(path: Path, suffixes: Collection[str] = tuple(WRITERS)) -> None
     """Refuse a path that a report could not be written to.
 
     Args:
-        path: where the report is to go.
+        path: the path of the report.
         suffixes: those that the option takes.
 
     Raises:
@@ -65,13 +67,13 @@ def write_report(path: Path, report: Report, context: Context | None = None) -> 
     """Write a report in the format of the path's suffix. A reader sees the old file or the new one, never a part.
 
     Args:
-        path: where to; a link is followed.
-        report: what to write.
-        context: what Markdown and HTML tell beside the figures.
+        path: the path of the report; a link is followed.
+        report: the report to write.
+        context: the parts of Markdown and HTML reports besides the figures.
 
     Raises:
-        UsageError: as `check_output`.
-        UnavailableError: as there, and where writing fails half-way.
+        UsageError: the path cannot be used, as for `check_output`.
+        UnavailableError: the file cannot be written, or writing fails.
     """
     check_output(path)
     write_text(path, WRITERS[path.suffix](report, context or Context()))

@@ -23,7 +23,7 @@ def to_html(report: Report, context: Context | None = None) -> str:
     """Return the page: headline, losslessness, gates, figures with charts, circumstances, and how to repeat the run.
 
     Args:
-        report: what to show; all of its text is shown as text.
+        report: the report to show; all of its text is shown as text.
         context: gates, comparison and command line.
     """
     context = context or Context()
@@ -44,7 +44,7 @@ def render(template: str, charts: Sequence[Chart], **values: Any) -> str:
 
     Args:
         template: its file.
-        charts: that it may show, by their names.
+        charts: the charts that it may show, by name.
         values: the other variables; all of their text is shown as text.
     """
     page = Environment(

@@ -174,7 +174,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: bool =
 
     Args:
         head: names of the columns.
-        rows: as long as the head.
+        rows: the rows, each as long as the head.
         numeric: whether all columns but the first stand at the right.
     """
     rule = ["---", *["---:" if numeric else "---"] * (len(head) - 1)]

@@ -30,7 +30,7 @@ STYLES = {"good": "green", "bad": "bold red", "neutral": ""}
 
 
 def write_to_stdout(report: Report, context: Context, format_: Format) -> None:
-    """Write a report; on a terminal or beside JSON, say on stderr what changed since an earlier one."""
+    """Write a report; on a terminal or with JSON, print the changes since an earlier report on stderr."""
     on_terminal = format_ is Format.auto and sys.stdout.isatty()
     if (format_.is_json or on_terminal) and context.comparison is not None:
         _say_warnings(context.comparison)
@@ -108,7 +108,7 @@ def _table(report: Report) -> Table:
 
 
 def _estimate(estimate: Estimate | None, digits: int = 2) -> str:
-    """Return the value, and its interval beneath."""
+    """Return the value with its interval below."""
     if estimate is None:
         return ""
     value = f"{estimate.value:.{digits}f}"

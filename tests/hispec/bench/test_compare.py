@@ -1,4 +1,4 @@
-"""Two reports beside each other: what changed, how surely, and what else differs."""
+"""A comparison of two reports shows what changed, whether the change is significant, and what else differs."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What is measured is what was asked, however often the run is cut off."""
+"""A benchmark measures what was requested, even if the run is interrupted several times."""
 
 import os
 import random
@@ -43,7 +43,7 @@ def runner(engine):
 
 
 def essence(measurements):
-    """All that does not change from run to run."""
+    """Everything in a record that does not change from run to run."""
     return sorted((m.arm, m.row, m.repeat, tuple(m.token_ids), m.score) for m in measurements)
 
 

@@ -1,4 +1,4 @@
-"""A calibration looks at levels that read quantized copies of the target, which share its cache."""
+"""A calibration considers levels that read quantized copies of the target, which share its cache."""
 
 from dataclasses import replace
 from random import Random
@@ -52,7 +52,7 @@ def recorded(stacks, specs=READERS):
 
 @pytest.fixture(scope="module")
 def equal(target):
-    """The target, a stack beside it with the same weights, as if quantizing lost nothing, and traces of both."""
+    """The target, a second stack with the same weights that acts as a lossless copy, and traces of both."""
     stacks = {"random": target, "random int4": target._beside(target._weights, "random int4")}
     return stacks, recorded(stacks)
 

@@ -1,4 +1,4 @@
-"""What is to be calibrated, and what an interrupted calibration goes on from."""
+"""The job of a calibration, and the state that an interrupted calibration resumes from."""
 
 from types import SimpleNamespace
 

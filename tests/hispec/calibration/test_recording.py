@@ -1,4 +1,4 @@
-"""What is recorded of a drafter does not depend on who else is recorded, and ends when time is up."""
+"""A recording of a drafter does not depend on other recorded levels, and ends when time is up."""
 
 from random import Random
 

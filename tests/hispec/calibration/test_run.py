@@ -1,4 +1,4 @@
-"""A calibration keeps its budget, finds what is fast, goes on where it was cut off, and says ties."""
+"""A calibration keeps its budget, finds the fastest configuration, resumes after an interruption, and reports ties."""
 
 from dataclasses import replace
 from random import Random
@@ -86,7 +86,7 @@ def test_answers_are_as_long_as_the_budget_allows_and_stay_so_when_it_goes_on(jo
     (tmp_path / "length.json").unlink()
     assert planned(321.0, 0.1) == (40, 40)  # a fifth of the time for 16 answers
     assert planned(9000.0, 0.1) == (40, 40)
-    CalibrationRun(job, tmp_path)  # begun anew
+    CalibrationRun(job, tmp_path)  # started again
     assert planned(9000.0, 0.1) == (256, 256)
 
 
@@ -119,7 +119,7 @@ def test_a_calibration_that_was_cut_off_goes_on(job, tmp_path, phase, monkeypatc
     assert len(keys) == len(set(keys)), "no answer twice"
 
 
-def test_without_resume_it_begins_anew(tmp_path, recorded, costs):
+def test_without_resume_it_begins_again(tmp_path, recorded, costs):
     kept = CalibrationStore(tmp_path, resume=False)
     kept.keep_costs(costs)
     kept.keep_recorded(recorded)

@@ -1,4 +1,4 @@
-"""Datasets from a hub: the pinned file once, then the cache; every failure told at once."""
+"""Datasets from a hub: the pinned file is downloaded once, then read from the cache; failures are reported at once."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def ask(tmp_path):
-    """Load in a process of its own, so that the hub's client reads the environment anew."""
+    """Load in a process of its own, so that the hub's client reads the environment again."""
 
     def call(endpoint, *requests, **environment):
         environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"} | environment

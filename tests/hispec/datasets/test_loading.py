@@ -1,4 +1,4 @@
-"""Loading from files: rows in order, equal hashes for equal prompts, and every mistake told with its line."""
+"""Loading from files: rows in order, equal hashes for equal prompts, and every mistake reported with its line."""
 
 import json
 import os

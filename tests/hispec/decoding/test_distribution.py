@@ -40,7 +40,7 @@ SAMPLINGS = {
 
 
 def hierarchies(vocab):
-    """One of each kind, on models of that many words."""
+    """One hierarchy of each kind, on models with a vocabulary of that size."""
     target, small, middle = (ToyStack.random(layers, vocab, seed) for layers, seed in ((4, 1), (2, 5), (3, 6)))
     copy, finer = (ToyStack(target.near(share, seed=8).tables, shares=target) for share in (0.6, 0.9))
     return {
@@ -53,7 +53,7 @@ def hierarchies(vocab):
         "n-grams, exit, exit, target": exits_of(target, 1, 2, ngrams=(3, 3)),
         # The draft's logits are the negative of the target's.
         "opposed exit, exit, target": exits_of(ToyStack.random(3, vocab, seed=2, scale=1.0, opposed=True), 1, 2),
-        # Words that some level lacks: the draft, both, or each another one.
+        # Tokens that some level lacks: the draft, both, or each another one.
         "few words, exit, target": exits_of(target, 1, 2, words=[[*range(1, vocab)]]),
         "few words, few words, target": exits_of(target, 1, 2, words=[[*range(vocab - 1)]] * 2),
         "few words, other words, target": exits_of(target, 1, 2, words=[[*range(1, vocab)], [*range(vocab - 1)]]),
@@ -80,7 +80,7 @@ KINDS = hierarchies(6)
 
 @pytest.fixture
 def draws(request):
-    """How often to draw: `--draws`."""
+    """The number of draws: `--draws`."""
     return request.config.getoption("--draws")
 
 
@@ -148,7 +148,7 @@ def test_drawn_windows_have_the_targets_distribution(draws, record_property):
 
 
 def test_a_draft_that_wants_the_opposite_is_exact_too(draws, record_property):
-    """Sixteen words, the draft's logits the negative of the target's: every word, given the two before it."""
+    """Sixteen tokens; the draft's logits are the negative of the target's, for every token given the two before it."""
     levels, sampling = (
         exits_of(ToyStack.random(3, 16, seed=2, scale=1.0, opposed=True), 1, 2),
         Sampling(temperature=1.0),

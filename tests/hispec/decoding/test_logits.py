@@ -1,4 +1,4 @@
-"""Logits over some words: the best is found among them, and the rest has no chance."""
+"""Logits over some tokens: the argmax is one of them, and all others have no probability."""
 
 import pytest
 import torch

@@ -10,11 +10,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from hispec import Engine
 from hispec.decoding.engine import StopCriteria, decode
+from hispec.decoding.logprobs import scores_of_text
 from hispec.decoding.noise import GumbelNoise
 from hispec.decoding.processors import Processors
 from hispec.decoding.sampling import Sampler, Sampling
-from hispec.decoding.state import DecodingState
+from hispec.decoding.state import DecodingState, PrefixCache
 from hispec.events import Committed, Prefilled
 from hispec.policies.static import StaticPolicy
 from tests.support import PROMPT, hierarchy_of, random_model
@@ -79,3 +81,33 @@ def test_they_cost_no_pass_and_none_are_told_unasked(model):
             assert len(event.logprobs) == len(event.token_ids)
             assert not any(one.top or one.sampling_top for one in event.logprobs)
     assert not any(event.logprobs for event in without if isinstance(event, Committed))
+
+
+@pytest.mark.parametrize("length", [1, 2, 65, 150])
+def test_those_of_a_given_text_are_those_of_transformers_in_passes_of_a_prompt(model, length):
+    text = torch.randint(0, 24, (length,), generator=torch.Generator().manual_seed(1)).tolist()
+    hierarchy = hierarchy_of(model)
+    parts = list(scores_of_text(DecodingState(hierarchy, text, length), TOP))
+    first, *others = told = [one for part in parts for one in part]
+    assert [one.token_id for one in told] == text
+    assert (first.logprob, first.top) == (None, ())
+    with torch.inference_mode():
+        rows = model(torch.tensor([text])).logits[0].log_softmax(-1)
+    for one, expected in zip(others, rows, strict=False):
+        assert one.logprob == pytest.approx(float(expected[one.token_id]), abs=1e-4)
+        assert [other.token_id for other in one.top] == expected.topk(TOP).indices.tolist()
+    assert max(map(len, parts)) <= hierarchy.stack_of(-1).rows.prompt
+
+
+def test_an_answer_goes_on_from_what_was_run_for_them():
+    engine = Engine.from_profile("tiny")
+    expected = engine.generate("Anna", logprobs=3)
+    text = expected.prompt_ids + expected.token_ids
+    prefix = PrefixCache()
+    told = [one for part in engine.score_ids(text, 3, prefix) for one in part][len(expected.prompt_ids) :]
+    assert [(one.logprob, one.top, one.text) for one in told] == [
+        (one.logprob, one.top, one.text) for one in expected.logprobs
+    ]
+    prefilled, *_, last = engine.stream_ids(expected.prompt_ids, prefix=prefix)
+    assert prefilled.cached_tokens == len(expected.prompt_ids) - 1
+    assert last.result.token_ids == expected.token_ids

@@ -291,7 +291,9 @@ def test_n_grams_are_taken_from_a_text_that_repeats():
 
 @pytest.mark.parametrize("vocab", [20, 24, 30])
 def test_other_models_draft_and_verify(model, reference, vocab):
-    """Smaller and larger vocabularies than the target's: what one lacks has no chance, what is cut is never drawn."""
+    """Smaller and larger vocabularies than the target's: missing tokens have no probability, and surplus ones are never
+    drawn.
+    """
     small, middle = (TransformersStack(random_model("llama", seed=s, layers=2, vocab=vocab), "other") for s in (7, 8))
     for n_d, n_i in PERIODS:
         for make in (

@@ -1,4 +1,6 @@
-"""A mask over tokens: every hierarchy writes what the target alone writes under it, and nobody drafts what it forbids."""
+"""A mask over tokens: every hierarchy writes what the target alone writes under it, and no level drafts what it
+forbids.
+"""
 
 import pytest
 import torch

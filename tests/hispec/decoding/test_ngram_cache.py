@@ -1,4 +1,4 @@
-"""What n-gram drafts are made from: earlier texts by their n-grams, the last successor of each token, within bounds."""
+"""The sources of n-gram drafts: earlier texts by their n-grams, and the last successor of each token, within bounds."""
 
 from random import Random
 

@@ -97,7 +97,7 @@ def test_neighbours_are_uncorrelated(one, other):
 
 @pytest.mark.parametrize("vocab", [2, 3, 16])
 def test_draws_of_consecutive_positions_and_seeds_are_uniform_and_pairwise_independent(vocab):
-    """Which token wins where all are equally likely: pairs of neighbours, by chi-square."""
+    """The token that wins among equally probable ones: pairs of neighbours, by chi-square."""
     by_position = torch.stack([noise(1, vocab).at(at) for at in range(20_000)]).argmax(-1)
     by_seed = torch.stack([noise(seed, vocab).at(0) for seed in range(20_000)]).argmax(-1)
     for winners in (by_position, by_seed):

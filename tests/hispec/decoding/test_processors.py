@@ -1,4 +1,4 @@
-"""Processors see the text before each row, in float32, and cope with words that a level lacks."""
+"""Processors see the text before each row, in float32, and handle tokens that a level lacks."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ LOGITS = torch.randn(6, 10, generator=torch.Generator().manual_seed(0))
 
 
 class Scores(LogitsProcessor):
-    """Sets scores, whatever they were."""
+    """A processor that sets all scores."""
 
     def __init__(self, **scores):
         self.scores = {int(word.removeprefix("word_")): score for word, score in scores.items()}
@@ -86,7 +86,7 @@ def test_an_endless_score_means_its_word_and_no_number_is_still_an_error():
     ids=lambda p: type(p).__name__,
 )
 def test_a_reduced_head_gives_numbers_whatever_the_processor(processor):
-    """Also where what is forced or left over is a word that the head lacks: the levels above verify it."""
+    """The forced or only remaining token may be one that the head lacks: the levels above verify it."""
     logits = Logits(LOGITS[:1, :3], torch.tensor([2, 3, 5]), 10)
     processors = Processors([processor])
     (token,) = Sampler(Sampling(processors=processors)).scores(logits, [1]).argmax()

@@ -32,7 +32,7 @@ SETTINGS = [
 
 
 def warpers_of(sampling):
-    """What `transformers` itself would apply."""
+    """The distribution of `transformers`."""
     warpers = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.7)] if sampling.processors else ())
     warpers.append(TemperatureLogitsWarper(sampling.temperature))
     if sampling.top_k:

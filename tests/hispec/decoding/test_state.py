@@ -1,4 +1,6 @@
-"""What one decoding takes over from another, and what levels of several precisions leave to each other in one cache."""
+"""The rows that one decoding takes over from another, and those that levels of several precisions share in one
+cache.
+"""
 
 import pytest
 import torch

@@ -114,7 +114,7 @@ def test_every_weight_stays_of_full_size_and_dense(folder, dtype):
 
 
 def test_frequent_words_come_first(engine):
-    """Reduced heads have something to leave out: most of a text is made of the first words."""
+    """Reduced heads have something to leave out: most of a text consists of the first token ids."""
     ids = [token for prompt in prompts(3) for token in outcomes(engine, prompt)[0]]
     assert 0.5 < sum(token < FREQUENT for token in ids) / len(ids) < 0.95
 
@@ -207,7 +207,7 @@ def test_what_a_model_does_not_have_is_refused(folder):
 
 
 def test_many_layers_between_exits_count_as_much_as_few(tmp_path):
-    """What few layers add is as large as what many do: neither is met at the other's cost."""
+    """A few layers contribute as much as many do: neither exit meets its agreement at the other's cost."""
     random_model("llama", layers=16, vocab=600, hidden_size=32, head_dim=8).config.save_pretrained(tmp_path)
     stack, parts = draw_stack(Checkpoint(str(tmp_path), dummy=True), Placement(dtype="float32"))
     for agreement in ((0.61, 0.75), (0.77, 0.88)):
@@ -222,7 +222,7 @@ def test_what_is_not_met_is_told(folder, monkeypatch):
 
 
 def test_agreement_is_of_random_weights_only():
-    with pytest.raises(UsageError, match="of random weights"):
+    with pytest.raises(UsageError, match="to random weights"):
         Engine.from_profile("tiny", dummy_agreement=(0.5, 0.7))
 
 

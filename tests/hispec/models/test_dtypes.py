@@ -1,4 +1,4 @@
-"""What weights are computed with where nobody says: their own dtype, unless the processor is faster with bfloat16."""
+"""The default dtype of weights: their own, unless the processor is faster with bfloat16."""
 
 import pytest
 import torch
@@ -57,10 +57,18 @@ def test_torch_and_linux_agree_about_this_processor():
 
 
 @pytest.mark.parametrize(
-    ("flags", "inputs", "held"),
-    [({"avx2"}, 576, 1024), ({"avx2", "avx512bw"}, 576, 768), (set(), 576, 576), ({"avx2"}, 1024, 1024)],
+    ("flags", "held", "of_large"),
+    [
+        ({"avx2"}, 1024 * 1600, 1024),
+        ({"avx2", "avx512bw"}, 768 * 1600, 640),
+        ({"avx2", "avx512bw", "avx512_vnni"}, 1024 * 1632, 28672 / 48),
+        (set(), 576 * 1600, 576),
+    ],
 )
-def test_8_bit_matrices_are_padded_as_the_processor_has_them(monkeypatch, flags, inputs, held):
+def test_8_bit_matrices_are_padded_as_the_processor_has_them(monkeypatch, flags, held, of_large):
     monkeypatch.setattr(dtypes, "processor_flags", lambda: flags)
-    assert dtypes.bits_per_weight("int8", inputs) == pytest.approx((8 * held + 32) / inputs)
-    assert dtypes.bits_per_weight("int8", inputs, "cuda:0") == pytest.approx(8 + 32 / inputs)
+    bits = dtypes.bits_per_weight("int8", 576, outputs=1600)
+    assert bits == pytest.approx(8 * (held + 16 * 1600) / (576 * 1600))
+    large = dtypes.bits_per_weight("int8", 576, outputs=48 * 2048)  # whose padding is never touched
+    assert large == pytest.approx(8 * (of_large + 16) / 576)
+    assert dtypes.bits_per_weight("int8", 576, "cuda:0") == pytest.approx(8 + 32 / 576)

@@ -1,4 +1,4 @@
-"""Errors of the loading libraries are told apart by what the model is, not by how they are worded."""
+"""Errors of the loading libraries are told apart by the state of the model, not by their wording."""
 
 import json
 
@@ -12,10 +12,13 @@ from hispec.models.explain import explain, explain_tokenizer
 from hispec.models.tokenizer import load_tokenizer
 
 CONFIGS = {
-    "unknown": ({"model_type": "made_up"}, "architecture that is not known here"),
-    "no text": ({"model_type": "vit"}, "architecture that is not known here"),
-    "no type": ({"hidden_size": 8}, "architecture that is not known here"),
-    "own code": ({"model_type": "made_up", "auto_map": {"AutoConfig": "code.Config"}}, "wants to run code of its own"),
+    "unknown": ({"model_type": "made_up"}, "has an unknown architecture"),
+    "no text": ({"model_type": "vit"}, "has an unknown architecture"),
+    "no type": ({"hidden_size": 8}, "has an unknown architecture"),
+    "own code": (
+        {"model_type": "made_up", "auto_map": {"AutoConfig": "code.Config"}},
+        "needs code from its checkpoint",
+    ),
 }
 
 
@@ -51,7 +54,7 @@ def test_a_broken_tokenizer_is_called_a_broken_tokenizer(text, model_type, tmp_p
 
 def test_a_tokenizer_with_code_of_its_own_is_said_to_be_one(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["t.T", None]}}))
-    assert "wants to run code of its own" in explain_tokenizer(ValueError("x"), Checkpoint(str(tmp_path))).message
+    assert "needs code from its checkpoint" in explain_tokenizer(ValueError("x"), Checkpoint(str(tmp_path))).message
 
 
 def test_offline_the_network_is_not_to_be_checked(monkeypatch):
@@ -64,7 +67,7 @@ def test_offline_the_network_is_not_to_be_checked(monkeypatch):
 def test_a_configuration_is_named_where_it_is_no_json(tmp_path):
     for text in ("{", "[]", ""):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(UnavailableError, match=r"config\.json of .* is no JSON object"):
+        with pytest.raises(UnavailableError, match=r"config\.json of .* is not a JSON object"):
             _ = Checkpoint(str(tmp_path)).config
 
 

@@ -44,7 +44,7 @@ def load(path, stack="auto", dtype="float32", **options):
 
 
 def same_weights(path):
-    """Whether our stack holds what transformers reads, number for number."""
+    """Whether the fused stack has the numbers that transformers reads."""
     expected, found = read_by_transformers(path).state_dict(), load(path, "fused").parts
     assert found.keys() <= expected.keys() and len(found) > 30
     return all(torch.equal(part, expected[name]) for name, part in found.items())
@@ -170,7 +170,7 @@ def test_digests_change_with_the_file(tmp_path):
     assert digests()[0] != before[0] and digests()[1] != before[1]
 
 
-# What stays packed
+# Packed matrices
 
 
 @pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q4_K], ids=lambda kind: kind.name)
@@ -227,7 +227,7 @@ def test_the_estimate_counts_what_stays_packed(tmp_path):
         assert bool(packed) == (stack.quantized_bytes > 0)
 
 
-# What is refused
+# Refused files
 
 
 def refused(path, kind):
@@ -320,7 +320,7 @@ def test_without_its_package_nothing_is_read(whole, monkeypatch):
     monkeypatch.setattr("hispec.extras.find_spec", lambda name: None if name == "gguf" else sys)
     found = refused(whole, UnavailableError)
     assert "needs gguf, which is not installed" in found and "pip install 'hispec[gguf]'" in found
-    assert "there is no GGUF file" in refused(whole.with_name("nowhere.gguf"), UsageError)
+    assert "there is not a GGUF file" in refused(whole.with_name("nowhere.gguf"), UsageError)
 
 
 def test_ranks_read_their_parts_of_a_file(whole):

@@ -26,8 +26,9 @@ from tests.support import GREEDY, PROMPT, decode_ids, fused_stack, greedy_by_han
 
 
 class Recording(TorchDispatchMode):
-    """What a CUDA graph does, on a CPU: notes every kernel with the memory that it reads and writes, and runs them on the
-    same memory again. Numbers that the host put in stay what they were, and nothing is done while it is noted."""
+    """A CUDA graph on a CPU: it records every kernel with the memory that it reads and writes, and runs them on the
+    same memory again. Numbers that the host put in stay as they were, and nothing is computed while it records.
+    """
 
     def __init__(self, stack):
         super().__init__()
@@ -141,7 +142,7 @@ def test_what_is_no_number_does_not_outlive_its_text():
 
 
 class Exhausted(TorchDispatchMode):
-    """Memory that runs out after so many kernels."""
+    """Memory that runs out after a number of kernels."""
 
     def __init__(self, kernels):
         super().__init__()

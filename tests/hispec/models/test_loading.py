@@ -1,4 +1,4 @@
-"""What a checkpoint holds: its dtype, tensors that nothing uses, its tokenizer; and what `transformers` reads of it."""
+"""Reading a checkpoint: its dtype, unused tensors, its tokenizer, and agreement with `transformers`."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""What a checkpoint says is read: both stacks compute what `transformers` computes, or the key is refused by name."""
+"""Options of a checkpoint: both stacks compute what `transformers` computes, or name the key that they refuse."""
 
 import json
 

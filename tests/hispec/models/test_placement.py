@@ -1,4 +1,6 @@
-"""Models on several devices, on CPU and disk, and quantized: planned as told, and writing what they write elsewhere."""
+"""Models on several devices, on CPU and disk, and quantized: placed as planned, with the output that they have
+elsewhere.
+"""
 
 import sys
 from itertools import pairwise
@@ -173,7 +175,7 @@ def eight_gpus(monkeypatch):
 
 
 def place(memory, **settings):
-    """Where the models of the profile go, whose draft is a model of its own: per model its placement."""
+    """The placements of the profile's models, whose draft is a separate model."""
     profile = load_profile("llama-3b-70b")
     settings = Settings(device_map="auto", max_memory=memory, load_format="dummy", **settings)
     checkpoints = checkpoints_of(profile, "hispec", dummy=True)

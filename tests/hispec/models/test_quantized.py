@@ -161,18 +161,18 @@ def test_bytes_are_those_of_the_estimate(shape):
 @pytest.mark.parametrize("kernel", int8_kernels())
 @pytest.mark.parametrize("shape", [(512, 256), (1024, 704)], ids=str)
 def test_bytes_are_at_most_those_of_the_estimate_which_counts_the_padding_of_fbgemm(shape, kernel):
-    """Which kernel is the fastest differs from one measurement to the next, and only fbgemm pads."""
+    """The fastest kernel differs from one measurement to the next, and only fbgemm pads."""
     codes, scales = quantize_int8(weights_of(*shape))
     linear, estimated = (
         Int8Linear(codes, scales, kernel=kernel),
-        shape[0] * shape[1] * bits_per_weight("int8", shape[1]) / 8,
+        shape[0] * shape[1] * bits_per_weight("int8", shape[1], outputs=shape[0]) / 8,
     )
     assert linear.nbytes == estimated if kernel == "fbgemm" else linear.nbytes <= estimated
 
 
 @pytest.mark.parametrize("quantization", [quantize_int8, quantize_int4])
 def test_a_matrix_is_never_held_in_float32(quantization):
-    """By the sizes of what is quantized at once: large matrices go through in chunks."""
+    """The sizes of what is quantized at once: large matrices go through in chunks."""
     seen = []
 
     def counted(part):
@@ -185,7 +185,7 @@ def test_a_matrix_is_never_held_in_float32(quantization):
 
 
 def test_8_bit_weights_beside_full_activations_are_those_of_their_codes():
-    """What CUDA runs, with the kernel that every device has."""
+    """The CUDA path, with the kernel that every device has."""
     codes, scales = quantize_int8(weights_of(40, 48))
     linear = Int8WeightLinear(codes, scales, torch.ones(40), torch.float32, "dequantized")
     rows = rows_of(3, 48)
@@ -217,7 +217,7 @@ def test_costs_are_measured_once_for_each_shape_and_remembered(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("broken", ["", "[1]", '{"a": 3}', '{"a": {"b": {"1": "x"}}}'])
-def test_a_broken_memory_of_costs_is_measured_anew(tmp_path, broken):
+def test_a_broken_memory_of_costs_is_measured_again(tmp_path, broken):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "kernels.json").write_text(broken)
     assert matrix_costs(64, 64, torch.float32, CPU, "int8")[1] > 0

@@ -1,4 +1,4 @@
-"""Stacks of quantized weights: beside the full ones on one KV cache, and as targets of their own."""
+"""Stacks of quantized weights: copies on the KV cache of the full weights, and targets of their own."""
 
 import gc
 
@@ -178,7 +178,7 @@ def alive():
 @pytest.mark.parametrize("way", ["read", "in place"])
 @pytest.mark.parametrize("quantization", FORMATS)
 def test_one_layer_at_most_is_held_in_full_while_a_target_is_quantized(tmp_path, monkeypatch, quantization, way):
-    """By the bytes of all tensors whenever a matrix has been quantized."""
+    """The bytes of all tensors whenever a matrix has been quantized."""
     changes = {"hidden_size": 64, "intermediate_size": 256, "layers": 12, "vocab": 64}
     model = random_model("llama", **changes)
     config = parse_config(model.config.to_dict(), model.config)
@@ -215,8 +215,8 @@ def test_a_copy_takes_the_bytes_of_its_estimate_and_no_second_full_one(quantizat
     before = alive()
     copy = stack.quantized(quantization)
     taken = alive() - before
-    expected = sum(a * b * bits_per_weight(quantization, a) / 8 for a, b in inputs) * 12
-    expected += 64 * 64 * bits_per_weight(quantization, 64) / 8
+    expected = sum(a * b * bits_per_weight(quantization, a, outputs=b) / 8 for a, b in inputs) * 12
+    expected += 64 * 64 * bits_per_weight(quantization, 64, outputs=64) / 8
     assert copy.quantized_bytes == expected
     assert taken <= 1.05 * expected + 8192 and taken < 0.32 * full  # the kernel's own memory is none of torch's
     for own, other in zip(matrices_of(stack._weights), matrices_of(copy._weights), strict=True):

@@ -1,4 +1,4 @@
-"""How many bytes of a checkpoint have been read is told while it is read, whoever reads it."""
+"""The progress of reading a checkpoint is reported while it is read, by hispec or by `transformers`."""
 
 import shutil
 from itertools import pairwise

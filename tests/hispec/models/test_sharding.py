@@ -30,7 +30,9 @@ HIERARCHIES = (((), (1,)), ((1,), (1, 3)), ((1, 3), (1, 2, 4)))
 
 @torch.inference_mode()
 def findings(stack):
-    """What must not depend on how many processes there are: ids of every mode, and logits of the whole and a reduced head."""
+    """Results that must not depend on the number of processes: ids of every mode, and logits of the whole and a reduced
+    head.
+    """
     stack.prepare("auto")
     stack.reserve(len(TEXT))
     hidden = stack.run(stack.embed(TEXT), 0, stack.num_layers, 0)
@@ -84,7 +86,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranks(folder):
-    """What each rank found."""
+    """The results of each rank."""
     launch = [
         sys.executable,
         "-m",
@@ -117,6 +119,7 @@ def test_a_sum_does_not_depend_on_the_place_of_a_row_in_its_pass(monkeypatch):
         return Shard(1, 4).sum(shown["products"][1])
 
     whole = total(slice(0, 20))
+    torch.testing.assert_close(whole.float(), products.float().sum(0), atol=0.05, rtol=0.01)
     for start, stop in ((0, 1), (3, 7), (4, 20), (19, 20)):
         assert torch.equal(total(slice(start, stop)), whole[start:stop])
 

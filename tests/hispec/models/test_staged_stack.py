@@ -1,4 +1,4 @@
-"""A model whose layers lie on several devices, as fused stacks one after the other, writes what it writes on one."""
+"""A model on several devices, as fused stacks one after the other, writes what it writes on one."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def model():
 
 
 def staged(model, *counts, devices=(CPU,) * LAYERS):
-    """The stack with so many layers on each device; those on the meta device have no values."""
+    """The stack with given numbers of layers on each device; those on the meta device have no values."""
     config = parse_config(model.config.to_dict(), model.config)
     state, stages, at = model.state_dict(), [], 0
     for count, device in zip(counts, devices, strict=False):

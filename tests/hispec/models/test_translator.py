@@ -113,7 +113,7 @@ def test_files_give_back_what_was_saved(saved):
 
 
 def rewrite(path, change):
-    """Save a file anew with other tensors or metadata."""
+    """Save a file again with other tensors or metadata."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)

@@ -1,4 +1,4 @@
-"""The adaptive policy: exact whatever it decides, and it decides by worth and cost."""
+"""The adaptive policy does not change the output, and its decisions follow acceptance and cost."""
 
 from itertools import pairwise
 from random import Random
@@ -41,7 +41,7 @@ def single(draft=0.1, verify=1.0, target=1.0, predictor=CHANCE):
 
 
 def drafted_before_verification(policy, confidence, max_tokens=60):
-    """How many tokens of one confidence are drafted before somebody verifies."""
+    """The number of tokens of one confidence that are drafted before a verification."""
     verified, count = [1, 1], 0
     while isinstance(step := policy.next_step(verified, True), Draft) and count < max_tokens:
         for _ in range(step.tokens):
@@ -62,7 +62,7 @@ def trace(levels, sampler, length, policy, prompt=(0, 1), eos=()):
 
 @pytest.fixture
 def restless(monkeypatch):
-    """It takes other levels all the time, whatever it knows of them."""
+    """A policy that changes the active levels all the time."""
     rng = Random(0)
     monkeypatch.setattr(adaptive, "RESELECT_AFTER", 1)
     monkeypatch.setattr(
@@ -151,7 +151,7 @@ def test_what_waits_is_verified_when_nothing_may_be_drafted():
 
 
 def answer(policy, right, tokens=400):
-    """Let a policy decode beside a draft whose tokens at some positions are right; yields (position, active levels)."""
+    """Let a policy decode with a draft whose tokens at some positions are right; yields (position, active levels)."""
     committed, waiting = 1, 0
     while committed < tokens:
         yield committed, policy.active
@@ -271,7 +271,7 @@ def test_every_subset_of_levels_may_take_part():
 
 
 def test_n_grams_may_stand_right_below_the_target(monkeypatch):
-    """Where no n-gram is found, the target writes, and no level between is asked."""
+    """Where no n-gram is found, the target decodes, and no level between is asked."""
     monkeypatch.setattr(PerformanceModel, "fastest_levels", lambda performance_model: (0, 2))
     stack = ToyStack.random(4, 8, 2)
     written, events = trace(exits_of(stack, 1, ngrams=(3, 4)), GREEDY, 80, None)

@@ -17,9 +17,9 @@ class Person:
 
     Args:
         home: a folder; what chat keeps goes there.
-        arguments: of `hispec chat`.
-        early: what is typed while the model loads.
-        terminal: of `Terminal`.
+        arguments: the arguments of `hispec chat`.
+        early: the keys that are typed while the model loads.
+        terminal: the arguments of `Terminal`.
     """
 
     def __init__(self, home, *arguments, early="", **terminal):
@@ -37,7 +37,7 @@ class Person:
 
     @property
     def lines(self):
-        """What is to be seen, without the blank lines above prompts."""
+        """The visible text, without the blank lines above prompts."""
         lines = self.terminal.lines
         return [line for line, next_ in zip(lines, [*lines[1:], ""], strict=True) if line or not next_.startswith(">")]
 
@@ -82,7 +82,7 @@ class Person:
         return self.terminal.end()
 
     def prompts(self):
-        """How often it has begun to wait for input, which it tells the terminal."""
+        """The number of times that it has begun to wait for input, which it reports to the terminal."""
         return self.terminal.sent.count(b"\x1b[?2004h")
 
 

@@ -60,6 +60,9 @@ def test_events_of_every_turn_one_a_line(hispec):
         (b"/set temperature -1\n", "temperature is '-1'", "at least 0"),
         (b"/set seed 9223372036854775808\n", "seed is '9223372036854775808'", "at most 9223372036854775807"),
         (b"/set draft_tokens 2147483648\n", "draft-tokens is '2147483648'", "at most 2147483647"),
+        (b"/match regex\n", "/match takes json-schema FILE", "write /match regex"),
+        (b"/match regex (\n", "the regular expression cannot be used", "mend it"),
+        (b"/match json-schema none.json\n", "none.json cannot be read", "check the path"),
         (b"/load none.json\n", "none.json cannot be read", "check the path"),
     ],
 )
@@ -88,6 +91,25 @@ def test_a_session_goes_on_with_its_model_settings_and_turns(hispec, sessions):
     changed = hispec("chat", "--session", "talk", "--temperature", "0", "--system", "No.", stdin="/show\n")
     assert "temperature 0" in changed.err and "system    No." in changed.err
     assert [turn.prompt for turn in read_session(sessions / "talk.json").turns] == [APPLES, CARDS]
+
+
+def test_answers_match_what_is_asked_for_until_it_is_taken_back(hispec, home, sessions):
+    schema = home / "schema.json"
+    schema.write_text(
+        '{"type": "object", "properties": {"n": {"enum": [3, 15]}}, "required": ["n"], "additionalProperties": false}'
+    )
+    fitting = ("--json-schema", schema, "--max-new-tokens", "200")
+    outcome = hispec("chat", *fitting, "--session", "talk", "--format", "json", stdin=f"{APPLES}\n{CARDS}\n")
+    for record in records(outcome):
+        assert json.loads(record["text"])["n"] in (3, 15) and record["complete"] is True
+    typed = f"/match\n{APPLES}\n/match regex yes|no\n{APPLES}\n/show\n/match off\n{WHO}\n"
+    again = hispec("chat", "--session", "talk", stdin=typed)
+    first, second, *rest = again.out.splitlines()
+    assert json.loads(first)["n"] in (3, 15) and second in ("yes", "no") and rest
+    assert "answers match the JSON schema" in again.err and "match     yes|no" in again.err
+    assert read_session(sessions / "talk.json").grammar is None
+    cut = hispec("chat", *fitting[:2], "--max-new-tokens", "2", stdin=APPLES)
+    assert cut.err == "the answer was cut off at 2 tokens, before its JSON was complete: raise --max-new-tokens\n"
 
 
 def test_levels_of_copies_are_shown_with_their_weights(hispec, home):
@@ -120,7 +142,7 @@ def test_what_is_damaged_missing_or_in_use_is_refused(hispec, sessions):
     named = hispec("chat", "--continue", "--session", "talk", stdin="a\n")
     assert_message_and_hint(named, 2, "there is no session talk", "leave out --continue")
     (sessions / "talk.json").write_text('{"schema": "hispec.session/1", "turns": [')
-    assert_message_and_hint(hispec("chat", "--session", "talk", stdin="a\n"), 2, "not a whole saved", "move it away")
+    assert_message_and_hint(hispec("chat", "--session", "talk", stdin="a\n"), 2, "not a complete saved", "move it away")
     assert_message_and_hint(hispec("chat", "--session", "../x", stdin="a\n"), 2, "cannot name a session", "letters")
     store = SessionStore("mine", sessions)
     store.save(Session.new(turns=(Turn("a", "b", (1,), "eos"),)))
@@ -135,7 +157,7 @@ def test_what_is_damaged_missing_or_in_use_is_refused(hispec, sessions):
 
 def test_sessions_are_listed_renamed_and_deleted(hispec, sessions):
     empty = hispec("chat", "--list-sessions")
-    assert (empty.code, empty.out) == (0, "") and "begin one: hispec chat" in empty.err
+    assert (empty.code, empty.out) == (0, "") and "start one: hispec chat" in empty.err
     for at, name in enumerate(("cooking", "travel", "sums")):
         turns = tuple(Turn(f"{name} \x1b[31m?\n" * 9, "a", (1,), "eos") for _ in range(at + 1))
         write_session(sessions / f"{name}.json", Session.new(model={"profile": "tiny"}, turns=turns))

@@ -69,7 +69,7 @@ def test_help_names_every_command(talk):
 
     lines = talk.send("/help")
     assert [line.split()[0] for line in lines[: len(COMMANDS)]] == [f"/{name}" for name in COMMANDS]
-    assert " ".join(COMMANDS) == "help reset undo retry system set show stats spec save load quit"
+    assert " ".join(COMMANDS) == "help reset undo retry system set match show stats spec save load quit"
 
 
 def test_undo_retry_and_reset(talk, answers):
@@ -135,10 +135,10 @@ def test_save_and_load(talk, answers, tmp_path):
     lines = talk.send(f"/load {file}")
     assert answers(APPLES)[0].splitlines()[-1] in lines
     assert [turn.answer for turn in talk.session("talk").turns] == answers(APPLES)
-    aside = [line for line in talk.lines if "conversation until now is kept" in line][-1].split()[-1]
+    aside = [line for line in talk.lines if "conversation so far is saved" in line][-1].split()[-1]
     assert [turn.prompt for turn in talk.session(aside).turns] == [WHO]
     file.write_bytes(saved[:-9])
-    assert "is not a whole saved conversation" in " ".join(talk.send(f"/load {file}")).replace("\n", "")
+    assert "is not a complete saved conversation" in " ".join(talk.send(f"/load {file}")).replace("\n", "")
     assert [turn.answer for turn in talk.session("talk").turns] == answers(APPLES)
     assert talk.send("/load")[0] == "error: /load takes a file"
 
@@ -148,7 +148,7 @@ def test_what_is_no_command_is_refused_and_two_slashes_are_one(talk):
     shown = "\n".join(talk.send("/help"))
     assert all(f"/{name}" in shown for name in COMMANDS)
     assert all(key in shown for key in ("Alt-Enter", "Tab", "Ctrl-R", "Ctrl-C", "Ctrl-D", "Ctrl-X Ctrl-E"))
-    assert talk.send("/help me")[0] == "error: /help takes nothing after it"
+    assert talk.send("/help me")[0] == "error: /help takes no argument"
     talk.send("//usr")
     assert talk.session("talk").turns[0].prompt == "/usr"
 
@@ -173,7 +173,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_validated(talk, answers, ste
     before = talk.hold(step, CARDS)
     talk.terminal.press("\x03")
     talk.go_on(before)
-    assert "stopped; what was validated is kept" in talk.lines
+    assert "stopped; the validated part of the answer is kept" in talk.lines
     (turn,) = talk.session("talk").turns
     assert turn.finish_reason == "interrupted" and turn.token_ids
     (whole,) = answers(CARDS)
@@ -189,7 +189,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(talk, answers):
         talk.terminal.press("\x03")
         talk.terminal.settle()
     talk.go_on(before)
-    assert talk.lines[-2] == "stopped at once; what was validated is kept"
+    assert talk.lines[-2] == "stopped at once; the validated part of the answer is kept"
     whole, kept = answers(APPLES, CARDS)[1], talk.session("talk").turns[1]
     assert kept.token_ids and whole.startswith(kept.answer) and kept.finish_reason == "interrupted"
     assert whole.splitlines()[-1] in talk.send("/retry")
@@ -309,9 +309,11 @@ def test_a_session_whose_folder_has_gone_is_not_said_to_be_saved(tmp_path, answe
         assert person.leave() == (0 if leaves == "there again" else 5)
         *_, error, hint = person.lines
         if leaves == "there again":
-            assert hint == "go on with: hispec chat --session ther" and len(person.session("ther").turns) == 2
+            assert hint == "continue with: hispec chat --session ther" and len(person.session("ther").turns) == 2
             continue
-        assert error.startswith("error: the session kept was not saved: ") and "go on with" not in person.terminal.text
+        assert (
+            error.startswith("error: the session kept was not saved: ") and "continue with" not in person.terminal.text
+        )
         path = hint.split("/load ")[1]
         assert path == f"{tmp_path}/mine.json" or leaves != "kept by hand"
         assert [turn.prompt for turn in read_session(Path(path)).turns] == [WHO, CARDS]
@@ -329,7 +331,7 @@ def test_a_disk_on_which_nothing_can_be_written(tmp_path):
     terminal.press("\x04")
     assert terminal.end() == 5
     assert terminal.text.count("error: the conversation is not saved") == 3  # two answers and what was taken back
-    assert "a bug in" not in terminal.text and "go on with" not in terminal.text
+    assert "a bug in" not in terminal.text and "continue with" not in terminal.text
     assert terminal.lines[-2].startswith("error: the session full was not saved") and "/save FILE" in terminal.lines[-1]
 
 
@@ -415,7 +417,7 @@ def test_killed_in_mid_answer_it_goes_on_with_all_that_was_validated(tmp_path, a
     assert len(noted) > 5 and [turn.prompt for turn in shown.turns] == [WHO]
 
     heir = Person(tmp_path, "--continue", columns=120)
-    assert f"the last answer was cut off; its {len(noted)} validated tokens kept, /retry answers anew" in heir.lines
+    assert f"the last answer was cut off; its {len(noted)} validated tokens kept, /retry answers again" in heir.lines
     turn = heir.session("victim").turns[1]
     whole = answers(WHO, CARDS)[1]
     assert list(turn.token_ids) == noted and whole.startswith(turn.answer) and turn.answer

@@ -53,7 +53,7 @@ class Terminal:
     """Runs `hispec` as a person at a terminal would see it.
 
     Args:
-        arguments: of the program, or of a shell when `shell` is given.
+        arguments: the arguments of the program, or of a shell when `shell` is given.
         shell: run this through `sh -c` instead; `hispec` stands for the program.
     """
 

@@ -1,4 +1,4 @@
-"""What the screen of a calibration shows, from progress that is made up."""
+"""The screen of a calibration, for made-up progress."""
 
 import io
 import random
@@ -361,7 +361,11 @@ def test_other_processes_say_nothing(capfd):
             Planned(16, 99.0),
             ["budget of 100 s cannot be kept: 50 s have gone by, and the least", "cut to 16 tokens"],
         ),
-        (130, Planned(16, 99.0), ["budget of 100 s cannot be kept: 130 s have gone by; doing", "cut to 16 tokens"]),
+        (
+            130,
+            Planned(16, 99.0),
+            ["budget of 100 s cannot be kept: 130 s have gone by; the minimum", "cut to 16 tokens"],
+        ),
     ],
 )
 def test_what_a_budget_costs_is_said_once_and_before_it_is_spent(clock, capfd, spent, plan, said):

@@ -32,7 +32,7 @@ def replayed(trace, *options, **terminal):
 
 
 def frame(text):
-    """Whether a whole frame with this text is there."""
+    """Whether a whole frame with this text is shown."""
     return lambda terminal: text in terminal.text and "tokens per target pass" in terminal.text
 
 
@@ -240,7 +240,7 @@ def test_the_smallest_terminals_get_the_whole_answer(tmp_path, columns, rows):
 
 
 def unwrapped(terminal):
-    """What is copied from a terminal: rows that end in its last column go on in the next one."""
+    """The text that is copied from a terminal: a row that ends in its last column continues in the next one."""
     width = terminal.screen.columns
     rows = ["".join(row[column].data for column in range(width)) for row in terminal.screen.history.top]
     rows += terminal.screen.display

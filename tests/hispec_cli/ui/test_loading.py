@@ -22,7 +22,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time that passes, by hand; nobody looks at it in between."""
+    """A clock that is set by hand."""
     clock = Clock()
     monkeypatch.setattr(module, "monotonic", clock)
     monkeypatch.setattr("hispec_cli.ui.progress.monotonic", clock)

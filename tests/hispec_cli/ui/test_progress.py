@@ -1,4 +1,4 @@
-"""When a plain line of progress is due, and what is said of the time left."""
+"""The times of plain progress lines, and their estimate of the time left."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_a_line_is_due_after_thirty_seconds_whatever_is_done(clock):
     assert due == [30, 60, 90]
 
 
-def test_news_are_due_at_once_and_begin_the_timer_anew(clock):
+def test_news_are_due_at_once_and_begin_the_timer_again(clock):
     line_timer = LineTimer()
     clock["now"] = 29
     assert line_timer.due(0.05, news=True)

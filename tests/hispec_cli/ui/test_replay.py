@@ -62,9 +62,9 @@ def edited(change):
     [
         ("", "line 1: it is not JSON"),
         ("hello\n", "line 1: it is not JSON"),
-        ("[1, 2]\n", "line 1: it is no event"),
-        ('{"event": ["drafted"]}\n', "line 1: it is no event"),
-        ('{"event": "exploded", "t": 0}\n', "line 1: it is no event"),
+        ("[1, 2]\n", "line 1: it is not an event"),
+        ('{"event": ["drafted"]}\n', "line 1: it is not an event"),
+        ('{"event": "exploded", "t": 0}\n', "line 1: it is not an event"),
         ("[" * 100_000, "line 1: it is"),
         (TRACE.read_text()[:-1500], "is not JSON"),
         ("".join(TRACE.read_text().splitlines(True)[:9]), "is cut off"),
@@ -80,7 +80,7 @@ def edited(change):
         (edited(lambda lines: lines[-1].pop("stats")), "line 68: stats: "),
         (edited(lambda lines: lines[-1].update(stats=[1])), "line 68: stats: "),
         (edited(lambda lines: lines[-1]["stats"].update(levels=[{}])), "line 68: stats.levels.0.name: "),
-        (edited(lambda lines: lines.append(lines[-1])), "line 69: it goes on after its end"),
+        (edited(lambda lines: lines.append(lines[-1])), "line 69: it continues after its end"),
     ],
 )
 def test_what_is_no_trace_is_told_in_one_line(hispec, tmp_path, content, message):
@@ -96,7 +96,7 @@ def test_files_that_cannot_be_read(hispec, tmp_path):
 
 def test_options_that_do_not_go_together(hispec, tmp_path):
     for arguments in (("hello", "--replay", TRACE), ("--replay", TRACE, "--verify")):
-        assert_message_and_hint(hispec("generate", *arguments), 2, "--replay goes with no prompt")
+        assert_message_and_hint(hispec("generate", *arguments), 2, "--replay cannot be combined")
     assert_message_and_hint(hispec("generate", "hello", "--speed", 2), 2, "--speed", "--replay")
     assert_message_and_hint(replay(hispec, TRACE, "--live"), 2, "needs a terminal")
     assert_message_and_hint(replay(hispec, TRACE, "--live", "--format", "json"), 2, "exclude each other")

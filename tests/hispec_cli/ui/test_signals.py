@@ -1,4 +1,4 @@
-"""What Ctrl-C does for a while, and that it does afterwards what it did before."""
+"""Ctrl-C is handled for a while, and restored afterwards."""
 
 import signal
 

@@ -26,7 +26,7 @@ WARNING = (
     "runs code that a model wrote, with limits on time, memory, files, processes and network; they stop accidents, "
     "not attacks: the code can read your files, so use a container for models that you do not trust"
 )
-"""For whoever allows it, in one line."""
+"""A warning for the user who allows it, in one line."""
 
 TIMEOUT_S = 5.0
 MEMORY_BYTES = 1 << 30

@@ -1,4 +1,4 @@
-"""Llama 2 and 3, CodeLlama, SmolLM2, and all that was trained on their architecture."""
+"""Llama 2 and 3, CodeLlama, SmolLM2, and other models of their architecture."""
 
 from hispec.models.families.base import Family
 
