@@ -143,7 +143,7 @@ def test_two_answers_at_once_on_one_engine_are_refused(engine):
     first = engine.stream(QUESTION)
     next(first)
     expected = engine.generate(QUESTION).token_ids
-    with pytest.raises(UsageError, match="another answer was begun"):
+    with pytest.raises(UsageError, match="another answer was started"):
         list(first)
     assert engine.generate(QUESTION).token_ids == expected
 
@@ -296,7 +296,7 @@ def test_two_threads_on_one_engine_are_both_right_or_told(engine):
         try:
             found.append(engine.generate(prompt).token_ids == expected[prompt])
         except UsageError as error:
-            found.append("another answer was begun" in str(error))
+            found.append("another answer was started" in str(error))
 
     for _ in range(64):
         threads = [Thread(target=ask, args=(prompt,)) for prompt in expected]

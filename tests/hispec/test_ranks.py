@@ -146,8 +146,8 @@ def test_only_the_first_rank_reads_and_prints(ranks):
         (2, (), "torchrun started several processes", "--tensor-parallel"),
         (1, ("--tensor-parallel",), "--tensor-parallel needs one process for each device", "torchrun"),
         (3, ("--tensor-parallel",), "3 processes cannot share the 2 key/value heads", "divide them: 2"),
-        (2, ("--tensor-parallel", "--device-map", "auto"), "neither --device-map", "leave out"),
-        (2, ("--tensor-parallel", "--quantization", "4bit"), "nor --quantization 4bit or 8bit", "choose int4 or int8"),
+        (2, ("--tensor-parallel", "--device-map", "auto"), "--device-map", "leave out"),
+        (2, ("--tensor-parallel", "--quantization", "4bit"), "--quantization 4bit or 8bit", "choose int4 or int8"),
     ],
 )
 def test_what_ranks_cannot_do_is_told(monkeypatch, capsys, profile, world, arguments, message, hint):

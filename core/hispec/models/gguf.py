@@ -110,7 +110,7 @@ def check_file(path: Path, name: str) -> None:
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob(f"*{ENDING}"))
         hint = f"choose one of these: {listed(near)}" if near else "check the path"
-        raise UsageError(f"there is not a GGUF file {name}", hint)
+        raise UsageError(f"there is no GGUF file {name}", hint)
     check_undivided(path.name, name)
 
 

@@ -147,7 +147,7 @@ def test_a_file_cut_off_anywhere_is_refused(written, winner, tmp_path):
 def test_a_file_that_was_changed_where_it_was_measured_is_refused_and_elsewhere_is_not(written):
     path, text, _ = written(ADAPTIVE)
     path.write_text(text.replace("policy: adaptive", "policy: static"), encoding="utf-8")
-    with pytest.raises(ProfileError, match="not what hispec calibrate wrote"):
+    with pytest.raises(ProfileError, match="differ from what hispec calibrate wrote"):
         read_profile(path)
     path.write_text(text.replace("a: [test]", "another"), encoding="utf-8")
     assert read_profile(path).description == "another"

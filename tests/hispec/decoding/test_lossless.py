@@ -234,7 +234,7 @@ def test_n_grams_past_an_end_of_text_are_never_written(model, reference, drafted
 def test_a_second_decoding_on_the_same_model_ends_the_first_aloud(model, reference):
     hierarchy = hierarchy_of(model, 1, 2)
     first, second = (DecodingState(hierarchy, PROMPT, len(PROMPT) + LENGTH) for _ in range(2))
-    with pytest.raises(UsageError, match="another answer was begun"):
+    with pytest.raises(UsageError, match="another answer was started"):
         list(decode(first, StaticPolicy((1, 2, 4)), GREEDY, StopCriteria(LENGTH)))
     events = decode(second, StaticPolicy((1, 2, 4)), GREEDY, StopCriteria(LENGTH))
     assert [token for event in events if isinstance(event, Committed) for token in event.token_ids] == reference

@@ -320,7 +320,7 @@ def test_without_its_package_nothing_is_read(whole, monkeypatch):
     monkeypatch.setattr("hispec.extras.find_spec", lambda name: None if name == "gguf" else sys)
     found = refused(whole, UnavailableError)
     assert "needs gguf, which is not installed" in found and "pip install 'hispec[gguf]'" in found
-    assert "there is not a GGUF file" in refused(whole.with_name("nowhere.gguf"), UsageError)
+    assert "there is no GGUF file" in refused(whole.with_name("nowhere.gguf"), UsageError)
 
 
 def test_ranks_read_their_parts_of_a_file(whole):

@@ -100,7 +100,7 @@ def test_a_translator_decides_what_its_level_says_through_whole_and_reduced_head
 
 def test_the_target_has_none(stack):
     one = random_translator().on(stack)
-    with pytest.raises(ValueError, match="without a translator"):
+    with pytest.raises(ValueError, match="must not have a translator"):
         Hierarchy([Level("target", stack, 4, None, one)])
 
 
