@@ -1,6 +1,7 @@
 """Break the engine on purpose, one rule at a time, and name the test that notices: `python -m tests.mutations`.
 
-Each mutation changes a copy of the sources; the working tree stays as it is. Exits 1 if any goes unnoticed.
+Numbers run some of the mutations only: `python -m tests.mutations 3 8-11`. Each mutation changes a copy of the sources;
+the working tree stays as it is. Exits 1 if any goes unnoticed.
 """
 
 import os
@@ -524,13 +525,23 @@ def first_failure(mutation: Mutation) -> str | None:
     return failed.group(1) if failed else None
 
 
+def chosen(arguments: list[str]) -> list[int]:
+    """Return the numbers of the mutations to run: those given, as `3` or `8-11`, or all."""
+    numbers = []
+    for argument in arguments:
+        first, _, last = argument.partition("-")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers or list(range(len(MUTATIONS)))
+
+
 def main() -> None:
-    """Print mutation -> test, one a line."""
+    """Print one line for each mutation: its number, its name, and the test that noticed it."""
     unnoticed = 0
-    for mutation in MUTATIONS:
+    for number in chosen(sys.argv[1:]):
+        mutation = MUTATIONS[number]
         failure = first_failure(mutation)
         unnoticed += failure is None
-        print(f"{mutation.name:<50} -> {failure or 'NOT NOTICED'}", flush=True)
+        print(f"{number:>2} {mutation.name:<50} -> {failure or 'NOT NOTICED'}", flush=True)
     sys.exit(1 if unnoticed else 0)
 
 
