@@ -63,6 +63,32 @@ ARMS = {
 }
 
 
+def speedups(results: Results) -> str:
+    """Return what hispec without a profile gains, in a line for each model: the short form of `defaults`."""
+    texts = list(results[0][1]["texts"])
+    head = ["model", *texts, "over the best single layer", "over n-grams"]
+    rows = []
+    order = [*MODELS, *[name for name, _ in results if name not in MODELS]]
+    for name, record in sorted(results, key=lambda one: order.index(one[0])):
+        found = [record["texts"][text] for text in texts]
+        over = [ratio(each["plain"]["default_over_it"]) for each in found]
+        means = [
+            geometric_mean(each[other]["default_over_it"]["value"] for each in found)
+            for other in ("best single layer", "recycling")
+        ]
+        rows.append([MODELS.get(name, record["model"]), *over, *[f"{mean:.2f}" for mean in means]])
+    return rows_of(head, rows)
+
+
+MODELS = {
+    "defaults-smollm2": "SmolLM2-135M-Instruct, an ordinary chat model",
+    "defaults-larger-ee": "larger-ee, 49 million parameters, trained for early exit",
+    "defaults-lab-ee": "lab-ee, 13 million parameters, trained for early exit",
+    "defaults-tiny": "`tiny`, 3 million parameters, trained for early exit",
+    "defaults-random": "random weights, where no draft is right",
+}
+
+
 def defaults(results: Results) -> str:
     """Return what hispec does without a profile, beside the best of a grid, by model and kind of text."""
     others = ["plain", "best static hierarchy", "best single layer", "recycling"]
@@ -191,7 +217,7 @@ def rows(results: Results) -> str:
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "bench": bench, "changing": changing, "copies": copies, "defaults": defaults, "engine": engine, "levels": levels,
-    "replayed": replayed, "rows": rows, "widths": widths,
+    "replayed": replayed, "rows": rows, "speedups": speedups, "widths": widths,
 }  # fmt: skip
 
 
