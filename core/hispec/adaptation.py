@@ -29,7 +29,7 @@ NGRAM_COST = 0.1
 
 
 def level_key(hierarchy: Hierarchy, level: int) -> str:
-    """Return a level's name in profiles.
+    """Return the name of a level in profiles.
 
     `2` is exit 2 of the target, `2:int4` that of its 4-bit copy, `org/name@20` an exit of another model, `2/1024` one
     with a head of 1,024 tokens.
@@ -121,7 +121,7 @@ def acceptance_of(predictor: Predictor) -> AcceptanceSection:
 
 
 def uncalibrated_costs(hierarchy: Hierarchy) -> StepCosts:
-    """Return costs in layers of full weights, where none were measured: a head and the loop cost as one layer each."""
+    """Return assumed costs, in layers of full weights: a head and the loop cost as much as one layer each."""
 
     def share(level: int) -> float:
         return 1.0 if hierarchy.levels[level].weights is None else QUANTIZED_LAYER
@@ -142,7 +142,7 @@ def uncalibrated_costs(hierarchy: Hierarchy) -> StepCosts:
 
 
 def _costs(hierarchy: Hierarchy, found: AdaptiveSection, pairs: list[Pair]) -> StepCosts | None:
-    """Return measured costs, where the profile has them for all levels: costs of two kinds do not compare."""
+    """Return the profile's measured costs; None unless it has them for all levels, as others are not comparable."""
     draft = [found.draft_ms.get(level_key(hierarchy, level)) for level in range(len(hierarchy))]
     verify = {pair: found.verify_ms.get(levels_key(hierarchy, pair)) for pair in pairs}
     curves: Mapping[Pair, Curve] = {

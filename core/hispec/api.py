@@ -131,7 +131,7 @@ class Engine:
         return self._on_same_weights(self.profile, replace(settings, dummy_agreement=agreement))
 
     def with_sampling(self, **changes: Any) -> "Engine":
-        """Return the same engine with other settings, of sampling most often; arguments and errors as `with_settings`.
+        """Return the same engine with other settings, usually of sampling; arguments and errors as `with_settings`.
 
         The n-gram cache is shared with this engine, since the answers of the two are not compared. An engine
         without n-grams passes the cache on.

@@ -1,4 +1,4 @@
-"""The time that a command may take."""
+"""The time budget of a command."""
 
 import math
 from dataclasses import dataclass, field
@@ -19,14 +19,14 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Return seconds since the start."""
+        """Return the seconds since the start."""
         return monotonic() - self.began
 
     @property
     def left(self) -> float:
-        """Return seconds until it is over, negative after that."""
+        """Return the seconds that are left, negative once the budget is spent."""
         return self.seconds - self.spent
 
     def over(self, share: float = 1.0) -> bool:
-        """Return whether a share of it is over."""
+        """Return whether a share of the budget is spent."""
         return self.spent >= share * self.seconds

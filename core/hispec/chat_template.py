@@ -56,8 +56,8 @@ def check_syntax(template: str) -> None:
 class ChatTemplate:
     """The chat template of a tokenizer, or one that replaces it.
 
-    Only the template writes control tokens: one that is spelled out in a message is its letters. An answer of the
-    model is an exception for tokens that decoding shows, such as `<think>`: there, they are what the model wrote.
+    Only the template writes control tokens: one that is spelled out in a message is encoded as plain letters. In an
+    answer of the model, tokens that decoding shows, such as `<think>`, are an exception: the model wrote them.
 
     Args:
         tokenizer: the target's.
@@ -73,7 +73,7 @@ class ChatTemplate:
         self._in_answers, self._elsewhere = _any_of(special), _any_of(self._control)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Return the ids of the messages and of what begins an answer.
+        """Return the ids of the messages and of the beginning of an answer.
 
         They are those of `apply_chat_template`, save for control tokens that messages spell out.
 
@@ -191,7 +191,7 @@ def _any_of(tokens: dict[str, int]) -> re.Pattern[str]:
 
 
 def _positions(text: str, mark: str) -> list[int]:
-    """Return where marks are, counted without marks."""
+    """Return the positions of marks in the text without them."""
     return [match.start() - number for number, match in enumerate(re.finditer(re.escape(mark), text))]
 
 

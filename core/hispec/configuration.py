@@ -1,4 +1,4 @@
-"""The configuration that an engine's answers depend on: only runs with equal ones are resumed or compared."""
+"""The configuration that an engine's answers depend on; only runs with equal configurations are resumed or compared."""
 
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def configuration_of(engine: "Engine", max_new_tokens: int | None = None) -> dict[str, Any]:
-    """Return it as JSON values.
+    """Return the configuration of an engine as JSON values.
 
     Args:
         engine: the engine that answers.

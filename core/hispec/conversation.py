@@ -25,7 +25,7 @@ SEEDS = MAX_SEED + 1
 
 
 def turn_seed(seed: int, turn: int, attempt: int = 0) -> int:
-    """Return what a turn is sampled with: its own random numbers, and others for every attempt at it.
+    """Return the seed of a turn, which differs between turns and between attempts at the same turn.
 
     Args:
         seed: the seed of the conversation, which is also the seed of the first attempt at the first turn.
@@ -107,7 +107,7 @@ class Conversation:
         return self._answer(last.prompt, self.turns[:-1], self._seed(number, attempt), stop, draft_text)
 
     def undo(self) -> Turn:
-        """Take the last turn back; returns it.
+        """Take back the last turn, and return it.
 
         Raises:
             UsageError: there is no turn.
@@ -121,7 +121,7 @@ class Conversation:
         self.system, self.turns = system, list(turns)
 
     def length(self) -> int:
-        """Return tokens of all turns, the template's included."""
+        """Return the number of tokens of all turns, the template's included."""
         if not self.turns:
             return 0
         history = [(turn.prompt, turn.answer) for turn in self.turns[:-1]]
@@ -156,7 +156,7 @@ class Conversation:
         return self._keep(Turn(prompt, "", (), "interrupted", seed if sampled else None), before, events)
 
     def _keep(self, turn: Turn, before: list[Turn], events: Generator[Event]) -> Generator[Event]:
-        """Pass events on, and keep the turn that they fill, however they end."""
+        """Pass events on, and keep the turn that they add up to, however they end."""
         try:
             with closing(events):
                 for event in events:

@@ -1,4 +1,4 @@
-"""Costs that were measured at some numbers of tokens, and are wanted at others."""
+"""Costs at any number of tokens, interpolated between the numbers at which they were measured."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Curve:
     seconds: tuple[float, ...]
 
     def __call__(self, number: float) -> float:
-        """Return seconds at any number."""
+        """Return the seconds at a number."""
         if len(self.at) == 1:
             return self.seconds[0]
         i = next((i for i in range(1, len(self.at) - 1) if number <= self.at[i]), len(self.at) - 1)

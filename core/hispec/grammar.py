@@ -1,4 +1,4 @@
-"""Structured output: what an answer must match. What it is for a model's tokens is in `hispec.grammar_mask`.
+"""Structured output: the grammar that an answer must match. `hispec.grammar_mask` applies it to a model's tokens.
 
 The grammars are llguidance's: JSON schemas, regular expressions, and its variant of Lark.
 """

@@ -45,7 +45,7 @@ class Device:
 
 
 def devices() -> list[Device]:
-    """Return all of them, GPUs first, as `auto` chooses; the host is the last."""
+    """Return all devices: GPUs first, as `auto` chooses, and the host last."""
     return [*_gpus(), host()]
 
 
@@ -80,7 +80,7 @@ def host(name: str = "cpu") -> Device:
 
 
 def disk_free(folder: Path) -> int:
-    """Return bytes that may still be written where a folder is, or will be made."""
+    """Return the free bytes of the disk that has a folder, or will have it."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
 
@@ -152,7 +152,7 @@ def _current_gpu() -> str:
 
 
 def _container_limits() -> Iterator[tuple[int, int]]:
-    """Limit and use, in bytes, of every control group that this process is in; version 2 and version 1 of Linux.
+    """Yield the limit and the use, in bytes, of every control group of this process, of versions 2 and 1 of Linux.
 
     Memory of the page cache counts as used, but the kernel reclaims it first unless a process maps it.
     https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files,

@@ -190,7 +190,7 @@ def prompt_size(text: str) -> int:
 
 
 def gigabytes(size: int) -> str:
-    """Return bytes as 10^9 of them, the unit that checkpoints and GPUs are sold in."""
+    """Return a size in units of 10^9 bytes, those of checkpoints and GPUs."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e9:.4f} GB"
 
 
@@ -220,7 +220,7 @@ class _Estimate:
 
     @property
     def special(self) -> bool:
-        """Return whether the weights are quantized as only the modules of `transformers` can do it."""
+        """Return whether only the modules of `transformers` can quantize the weights in this way."""
         return self.settings.needs_bitsandbytes
 
     @property

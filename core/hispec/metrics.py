@@ -1,4 +1,4 @@
-"""Figures of one generation, folded from its events."""
+"""The figures of one generation, computed from its events."""
 
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def exit_name(exit_layer: int, weights: str | None = None) -> str:
-    """Return what an exit is called: `exit 2`, or `exit 2 int4` of a copy of the weights that is quantized so."""
+    """Return the name of an exit: `exit 2`, or `exit 2 int4` for that of a quantized copy."""
     return f"exit {exit_layer}" + (f" {weights}" if weights else "")
 
 
@@ -42,7 +42,7 @@ class LevelStats:
     weights: str | None = None
 
     def see(self, proposed: int, accepted: int) -> None:
-        """Take one verification by the next level into account."""
+        """Add one verification by the next level."""
         self.proposed += proposed
         self.accepted += accepted
         self.accepted_lengths += [0] * (accepted + 1 - len(self.accepted_lengths))
@@ -74,7 +74,7 @@ class LevelStats:
 
     @property
     def acceptance_rate(self) -> float | None:
-        """Return accepted share, or None where nothing was proposed: no drafts are not bad drafts."""
+        """Return the share of tokens that was accepted; None if none was proposed."""
         return self.accepted / self.proposed if self.proposed else None
 
 
@@ -140,7 +140,7 @@ class Stats:
 
     @property
     def tokens_per_second(self) -> float:
-        """Return new tokens over `total_seconds`."""
+        """Return the new tokens divided by `total_seconds`."""
         return self.new_tokens / self.total_seconds if self.total_seconds else 0.0
 
     @property

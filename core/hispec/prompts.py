@@ -32,7 +32,7 @@ class Line:
         prompt: the prompt to answer.
         system: a system message.
         error: the reason why the prompt cannot be answered, if it cannot.
-        key: the same for equal lines, a count among them apart.
+        key: identifies the line; equal lines have equal keys, except for a count.
     """
 
     number: int
@@ -43,7 +43,7 @@ class Line:
     key: str = ""
 
     def to_record(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Return the object of a result: the line's number, its id if it has one, and what came of it."""
+        """Return the object of a result: the line's number, its id if it has one, and the fields of the outcome."""
         return {"line": self.number, **({} if self.id is None else {"id": self.id}), **result}
 
 
@@ -64,13 +64,13 @@ class Asking:
     verify: bool = False
 
     def to_record(self) -> dict[str, Any]:
-        """Return what answers depend on."""
+        """Return the values that answers depend on, as JSON."""
         grammar = None if self.grammar is None else [self.grammar.kind, self.grammar.source]
         return {**vars(self), "stop": list(self.stop), "grammar": grammar}
 
 
 def read_lines(path: Path) -> list[Line]:
-    """Read a file of prompts, one JSON object a line; blank lines are passed over.
+    """Read a file of prompts, one JSON object a line; blank lines are skipped.
 
     A line that cannot be answered has its error, and the others are read all the same.
 
@@ -130,7 +130,7 @@ def answer_lines(
             so that a resumed run tries these lines again.
 
     Yields:
-        Each line and the object that came of it, with `error` where it could not be answered.
+        Each line and its result, which has `error` if the line could not be answered.
 
     Raises:
         KeyboardInterrupt: the engine was interrupted; the answer under way is lost, those before it are not.

@@ -49,7 +49,7 @@ def check_ranks(model: str, config: ModelConfig) -> None:
 
 
 class Ranks:
-    """One process and its peers, which it connects with; all of them must call every method.
+    """This process and its peers, which are connected at the start; all of them must call every method alike.
 
     Args:
         device: the device that holds this rank's part of the models.

@@ -1,4 +1,4 @@
-"""Between text and token ids: prompts on the way in, text as it comes about and stop texts on the way out."""
+"""Converts between text and token ids: prompts to ids, and the ids of answers to text that ends at a stop text."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def check_room(ids: Sequence[int], context: int, name: str, *, conversation: boo
         conversation: whether earlier turns are among the ids.
 
     Raises:
-        UsageError: none.
+        UsageError: there is no room for any.
     """
     room = context - len(ids)
     if room < 1:

@@ -1,4 +1,4 @@
-"""A measurement of the number of threads that a CPU decodes fastest with.
+"""Measures with how many threads a CPU decodes fastest.
 
 Threads share the work of a matrix and wait for each other after each. A small model waits more than it computes, a large
 one is fed by a memory that a few threads exhaust, a container may be granted less than the processors it sees, and

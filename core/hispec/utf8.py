@@ -1,4 +1,4 @@
-"""Text that can be encoded."""
+"""A check that text can be encoded as UTF-8."""
 
 from hispec.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""The contestants of a benchmark: our own modes and `transformers`' ways of decoding, all on the same weights."""
+"""The arms of a benchmark: modes of the engine and ways of decoding of `transformers`, all on the same weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -57,12 +57,12 @@ class Arm(Protocol):
     name: str
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int, stop: Sequence[str], seed: int) -> Answer:
-        """Decode; `seed` matters only where sampling is asked for."""
+        """Decode a prompt; `seed` matters only if tokens are sampled."""
         ...
 
 
 class OwnArm:
-    """A mode of our engine."""
+    """An arm that decodes with a mode of the engine."""
 
     def __init__(self, name: str, engine: Engine) -> None:
         self.name, self.engine = name, engine
@@ -70,7 +70,7 @@ class OwnArm:
         self._asked: set[tuple[int, ...]] = set()
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int, stop: Sequence[str], seed: int) -> Answer:
-        """Decode; see `Arm.answer`. N-gram drafts come from earlier answers, but to other prompts."""
+        """Decode; see `Arm.answer`. N-gram drafts come from earlier answers to other prompts only."""
         engine, moments, reason = self.engine, [], "length"
         if tuple(prompt_ids) in self._asked:  # otherwise it would copy its earlier answer to this prompt
             self._ngram_cache = engine.new_ngram_cache()
@@ -249,7 +249,7 @@ class _StopText:
 
 
 class _StopsAtText(StoppingCriteria):  # type: ignore[misc]
-    """The same end for `transformers`."""
+    """Ends generation of `transformers` at a stop text."""
 
     def __init__(self, ended: _StopText, prompt: int) -> None:
         self._ended, self._seen = ended, prompt

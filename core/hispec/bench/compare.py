@@ -128,7 +128,7 @@ def _change(arm: str, key: str, old: Estimate | float, new: Estimate | float) ->
 
 
 def _ratio(old: Estimate, new: Estimate) -> Estimate | None:
-    """Return new over old, with an interval where both have one; see `compare`."""
+    """Return the ratio of the new figure to the old one, with an interval if both have one; see `compare`."""
     if not old.value:
         return None
     value = new.value / old.value

@@ -189,7 +189,7 @@ def _check_baseline(expression: str, arm: str, baseline: str, arms: Sequence[str
 
 
 def _spelt_out(path: Sequence[str]) -> tuple[str, ...]:
-    """Return the path with what may be left out filled in. A speed-up's value is the speed-up: its interval counts too."""
+    """Return the complete path of an abbreviated one. `speedup` means the speed-up's value, with its interval."""
     full = tuple(path)
     if full[:1] == ("speedup",) and full[2:] == ("value",):
         return full[:2]
@@ -209,7 +209,7 @@ def _is_number(kind: type[BaseModel], path: Sequence[str]) -> bool:
 
 
 def _paths(kind: Any, name: str = "") -> Iterator[tuple[str, ...]]:
-    """Return paths to all numbers of a type; parts that depend on the run are in capitals."""
+    """Return the paths to all numbers of a type; parts that depend on the run are in capitals."""
     kind = _plain(kind)
     if kind in (int, float, Estimate, JsonValue):
         yield ()

@@ -55,7 +55,7 @@ class Processes:
         return list(items[self.rank :: self.count])
 
     def gather(self, items: Sequence[T]) -> list[T]:
-        """Return all processes' items in the process that reports; nothing in the others. All must call it."""
+        """Return the items of all processes in the process that reports, none in the others. All must call it."""
         if self.count == 1:
             return list(items)
         import torch.distributed as dist

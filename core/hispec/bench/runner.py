@@ -1,6 +1,4 @@
-"""Runs a benchmark: every prompt through every arm, one after the other, and compares each answer with the
-reference's.
-"""
+"""Runs a benchmark: all arms answer every prompt in turn, and each answer is compared with the reference's."""
 
 import hashlib
 import json
@@ -33,12 +31,12 @@ class Task:
 
     @property
     def key(self) -> tuple[str, int]:
-        """Return what tells it from the others."""
+        """Return the key that identifies the task: its row and repeat."""
         return self.row.id, self.repeat
 
 
 class Runner:
-    """Asks all arms.
+    """Measures all arms.
 
     Args:
         engine: loaded in mode `hispec`.
@@ -101,7 +99,7 @@ class Runner:
         ]
 
     def _ask(self, arm: Arm, row: Row, seed: int) -> list[Answer]:
-        """Return all turns of a row; a conversation ends early where the context is full."""
+        """Answer all turns of a row; a conversation ends early if the context is full."""
         history: list[tuple[str, str]] = []
         answers: list[Answer] = []
         for said in row.turns:
@@ -204,7 +202,7 @@ def describe_machine(engine: Engine, processes: int) -> dict[str, Any]:
 
 
 def _gaps(moments: Sequence[tuple[float, int]]) -> Iterator[float]:
-    """Return seconds between consecutive tokens: those that became final together are 0 apart."""
+    """Return the seconds between consecutive tokens; tokens that became final together are 0 apart."""
     before = None
     for at, count in moments:
         for _ in range(count):
@@ -214,7 +212,7 @@ def _gaps(moments: Sequence[tuple[float, int]]) -> Iterator[float]:
 
 
 def _levels(answers: Sequence[Answer]) -> list[LevelCounts]:
-    """Return counts by level, added over the turns of a conversation."""
+    """Return the counts by level, summed over the turns of a conversation."""
     stats = [answer.stats for answer in answers if answer.stats is not None]
     if not stats:
         return []

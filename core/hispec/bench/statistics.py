@@ -91,7 +91,7 @@ class _Speeds:
         self._drawn: dict[frozenset[Key], dict[str, Floats]] = {}
 
     def of(self, arm: str) -> Estimate | None:
-        """Return tokens per second of an arm, over all its answers."""
+        """Return the tokens per second of an arm, over all its answers."""
         keys = frozenset(self._answers[arm])
         value = self._pooled(arm, keys)
         return None if value is None else Estimate(value=value, ci95=self._interval(keys, arm))
@@ -221,7 +221,7 @@ def _mean_acceptance_length(answers: Sequence[Measurement]) -> float | None:
 
 
 def _levels(answers: Sequence[Measurement]) -> list[LevelFigures]:
-    """Return counts of each level added up, in the order of the hierarchy."""
+    """Return the sums of the counts of each level, in the order of the hierarchy."""
     by_name: dict[str, list[LevelCounts]] = {}
     for level in chain.from_iterable(answer.levels for answer in answers):
         by_name.setdefault(level.name, []).append(level)
@@ -246,7 +246,7 @@ def _levels(answers: Sequence[Measurement]) -> list[LevelFigures]:
 
 
 def _added(lists: Iterable[list[int]]) -> list[int]:
-    """Return item by item; a shorter list has zeros at its end."""
+    """Return the sums of lists, item by item; the items that a shorter list lacks count as zeros."""
     return [sum(items) for items in zip_longest(*lists, fillvalue=0)]
 
 

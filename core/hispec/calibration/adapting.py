@@ -35,14 +35,14 @@ def step_costs(replay: Replay) -> StepCosts:
 
 
 class Fitter:
-    """Fits predictors to traces, each pair of readers once.
+    """Fits predictors to recorded texts, once for each pair of level specs.
 
     Args:
-        texts: two of three to fit to, the third to choose by.
+        texts: recorded texts; predictors are fitted to two of every three, and chosen by the third.
         features: the features that predictors may read.
 
     Attributes:
-        unseen: the texts that nothing is fitted to.
+        unseen: the texts that no predictor is fitted to.
     """
 
     def __init__(self, texts: Sequence[RecordedText], features: tuple[str, ...]) -> None:

@@ -73,7 +73,7 @@ class Costs:
 
 
 def seconds_alone(costs: Costs, model: str, depth: int, prompt: int) -> tuple[float, float]:
-    """Return what decoding with a model alone costs: seconds of a prompt, and of each token after it.
+    """Return the seconds of decoding with a model alone: of a prompt, and of each token after it.
 
     Args:
         costs: the costs of spans, heads and perhaps steps.
@@ -87,7 +87,7 @@ def seconds_alone(costs: Costs, model: str, depth: int, prompt: int) -> tuple[fl
 
 
 def kind_of(level: int, levels: int, *, drafts: bool) -> str:
-    """Return steps that cost alike: drafted tokens, verifications by lower levels, those of the target."""
+    """Return the kind of a step; steps of one kind cost alike."""
     last = level == levels - 1
     return ("target drafts" if last else "draft") if drafts else ("target verifies" if last else "verify")
 
@@ -144,7 +144,7 @@ def measure(
 
 @torch.inference_mode()
 def seconds_of_a_pass(stack: LayerStack) -> float:
-    """Return what one token through all layers and the head takes, at the beginning of a context."""
+    """Return the seconds of one token through all layers and the head, at the beginning of a context."""
     stack.cache.lease = None
     stack.reserve(1)
 

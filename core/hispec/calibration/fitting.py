@@ -1,7 +1,7 @@
-"""Predictors of acceptance, fitted to what exits said along recorded texts.
+"""Fits predictors of acceptance to recorded predictions.
 
-Along the target's own text, a level's token is accepted by the next level of a hierarchy where their best tokens agree.
-How sure the lower level was tells much of whether they will.
+Along the target's own text, a level accepts a token of the level below where their argmax tokens agree. The confidence
+of the lower level predicts much of whether they will.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,7 +39,7 @@ def samples_of(lower: LevelSpec, upper: LevelSpec, texts: Sequence[RecordedText]
 
 
 def fit(samples: Sequence[Sample], held_out: Sequence[Sample], features: Sequence[str]) -> tuple[Predictor, float]:
-    """Return the predictor that reads these features and fits best what it has not seen: (it, its mean log-likelihood).
+    """Return the predictor on these features that fits the held-out samples best, and its mean log-likelihood there.
 
     Args:
         samples: the samples to fit to.

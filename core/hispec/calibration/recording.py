@@ -1,20 +1,18 @@
 """Records every level spec's predictions along texts of the target, so that hierarchies can be replayed without a
 model.
 
-A hierarchy of greedy levels is determined by what each level's best token is after each prefix that decoding visits.
+Greedy decoding with a hierarchy is determined by each level's argmax token after each prefix that decoding visits.
 Those prefixes are of two kinds:
 
-- *on the path*: the target's own text so far. All of them are recorded, by one pass over each text that reads every
-  exit at once.
-  A quantized copy reads it in windows, in a cache that holds the target's rows of all before: so it finds it when it
-  decodes.
-- *off the path*: a level has written a token that the target would not. Decoding continues for a while without knowing,
-  which costs time. There are too many such prefixes to record, so for each drafter some are sampled: from a few of its
-  mistakes, it writes a few more tokens of its own, and every exit reads those too. A replay that leaves the path
-  continues with one of them, drawn at random.
+- *On the path* is the target's own text so far. All of it is recorded, by one pass over each text that reads every exit
+  at once. A quantized copy reads it in windows, with the target's rows of all earlier tokens in the KV cache, as it
+  does when it decodes.
+- *Off the path*, a level has written a token that the target would not. Decoding continues until a higher level
+  rejects it, which costs time. There are too many such prefixes to record all, so some are sampled: after a few
+  of its mistakes, each drafter writes some more tokens, and every exit reads those too. A replay that leaves the path
+  continues with one of these branches, drawn at random.
 
-The assumption of replays is therefore: what happens after a mistake does not depend on which mistake it was, beyond the
-exit that made it.
+So replays assume that the course after a mistake depends on the exit that made it, and not on the mistake itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,9 +38,9 @@ FEWEST = 8
 
 @dataclass(frozen=True, order=True)
 class LevelSpec:
-    """A predictor of tokens: an exit of a model, with its whole head (size 0) or a reduced one.
+    """What a level would read: an exit of a model, with its whole head (size 0) or a reduced one.
 
-    With `weights` it is one of a copy of the model that is quantized so, and shares the model's KV cache.
+    With `weights`, it is an exit of a copy of the model in that format, which shares the model's KV cache.
     """
 
     model: str
@@ -58,7 +56,7 @@ class LevelSpec:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One reader's view of a text: item i is about the token at i, given the tokens before it.
+    """The predictions of a level spec for a text: item i is for the token at i, given the tokens before it.
 
     Attributes:
         argmax: its token ids.
@@ -70,7 +68,7 @@ class Prediction:
     _chosen: dict[tuple[str, ...], list[Confidence]] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, features: tuple[str, ...]) -> list[Confidence]:
-        """Return confidence with some features only."""
+        """Return the confidence with some features only."""
         if features not in self._chosen:
             places = [list(FEATURES).index(name) for name in features]
             self._chosen[features] = [tuple(sure[place] for place in places) for sure in self.confidence]
@@ -82,8 +80,8 @@ class RecordedText:
     """A text and every level spec's predictions for it.
 
     Attributes:
-        prompt: token ids that precede the text; off the path only the mistake.
-        tokens: the text; on the path the target's own, off the path a drafter's.
+        prompt: the token ids that precede the text; off the path, the mistake alone.
+        tokens: the text: the target's own on the path, a drafter's off it.
         predictions: the predictions by level spec.
     """
 
@@ -97,8 +95,8 @@ class RecordedTexts:
     """All recorded texts.
 
     Attributes:
-        texts: the texts on the path, one per prompt.
-        branches: off the path, by the reader that left it.
+        texts: the texts on the path, one for each prompt.
+        branches: the texts off the path, by the level spec that left it.
     """
 
     texts: list[RecordedText]
@@ -106,11 +104,11 @@ class RecordedTexts:
 
 
 class Recorder:
-    """Reads texts through exits.
+    """Records the predictions of level specs for texts.
 
     Args:
         stacks: the stacks by name, including quantized copies of the target.
-        specs: whom to ask.
+        specs: the level specs whose predictions are recorded.
         heads: the reduced heads, by level spec.
         target: the name of the model whose texts are recorded.
         translators: the translators, by model and exit.
@@ -129,14 +127,14 @@ class Recorder:
 
     @torch.inference_mode()
     def record(self, prompt: Sequence[int], tokens: Sequence[int]) -> RecordedText:
-        """Read a text that follows a prompt."""
+        """Return the predictions for a text that follows a prompt."""
         return self._read([*prompt], [*tokens], known=0)
 
     @torch.inference_mode()
     def branches(
         self, prompt: Sequence[int], text: RecordedText, wanted: Mapping[LevelSpec, int], length: int, rng: Random
     ) -> Iterator[tuple[LevelSpec, RecordedText]]:
-        """Let drafters go on from some of their mistakes in the text that was the last to be recorded.
+        """Let drafters continue after some of their mistakes in the text that was recorded last.
 
         Args:
             prompt: the prompt of the text.
@@ -146,7 +144,7 @@ class Recorder:
             rng: the generator that chooses the mistakes.
 
         Yields:
-            Whose mistake it was, and what followed.
+            The level spec that made the mistake, and the branch after it.
         """
         chosen: list[tuple[int, LevelSpec]] = []
         for drafter, most in wanted.items():
@@ -155,8 +153,8 @@ class Recorder:
             chosen += [(at, drafter) for at in rng.sample(wrong, min(most, len(wrong)))]
         # From the last mistake back, since a branch overwrites the cache rows of the text after its mistake.
         for at, drafter in sorted(chosen, reverse=True):
-            ngram_lookup = text.predictions[drafter].argmax[at]
-            yield drafter, self._branch([*prompt, *text.tokens[:at]], ngram_lookup, drafter, length)
+            mistake = text.predictions[drafter].argmax[at]
+            yield drafter, self._branch([*prompt, *text.tokens[:at]], mistake, drafter, length)
 
     def _branch(self, prefix: list[int], mistake: int, drafter: LevelSpec, length: int) -> RecordedText:
         """Return a drafter's tokens after its mistake; the cache holds the prefix."""
@@ -233,15 +231,15 @@ def record_all(
     progress: Callable[[float], None] = lambda share: None,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> RecordedTexts:
-    """Record texts on the path, and for every level spec below the target some branches.
+    """Record texts on the path, and some branches for every level spec below the target.
 
     Args:
         recorder: a recorder of all level specs.
         prompts: token ids.
         write: lets the target answer a prompt.
         rng: the generator that chooses the mistakes to follow.
-        branches: per reader, about.
-        length: tokens written in each.
+        branches: the approximate number of branches for each level spec.
+        length: the number of tokens of a branch.
         progress: called with the share that is done.
         out_of_time: called before every text but the first eight, and before every branch but the first.
     """

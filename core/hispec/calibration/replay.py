@@ -109,12 +109,12 @@ class Replay:
 
 
 def _listed(curve: Callable[[int], float]) -> list[float]:
-    """Return seconds by rows, 0 of none."""
+    """Return the seconds by number of rows, as a list."""
     return [0.0, *(curve(rows) for rows in range(1, 129))]
 
 
 def specs_of(hierarchy: Hierarchy) -> list[LevelSpec]:
-    """Return what each level reads; a level of n-grams reads nothing."""
+    """Return the level spec of each level; that of n-grams names no model."""
     target = hierarchy.stack_of(-1).name
 
     def model_of(level: Level) -> str:
@@ -132,7 +132,7 @@ def specs_of(hierarchy: Hierarchy) -> list[LevelSpec]:
 
 
 class _Decoding:
-    """One text under way. Indexes count from the first token after the prompt."""
+    """The replay of one text. Indexes count from the first token after the prompt."""
 
     def __init__(self, replay: Replay, text: RecordedText, policy: Policy) -> None:
         self.replay, self.text, self.policy = replay, text, policy
@@ -143,7 +143,7 @@ class _Decoding:
         self.own = [text.predictions[spec] if spec.model else None for spec in replay.specs]
         self.away: list[Prediction | None] = []
         self.left: int | None = None
-        """Index of the first token that is not the target's own; from the next on, `away` is what readers say."""
+        """The index of the first token that is not the target's own; after it, `away` has the levels' predictions."""
         self.tokens = [text.tokens[0]]
         self.verified = [1] * levels
         beneath = (*hierarchy.beneath[-1], self.target)
@@ -165,7 +165,10 @@ class _Decoding:
         return self.outcome
 
     def may_draft(self) -> bool:
-        """Return a tentative end of text, or a full length, leaves nothing to draft; see `DecodeLoop.may_draft`."""
+        """Return whether drafting makes sense: not after a tentative end of text, nor at the full length.
+
+        See `DecodeLoop.may_draft`.
+        """
         tokens = self.tokens
         waiting = len(tokens) > self.verified[-1]
         return len(tokens) < len(self.text.tokens) and not (waiting and tokens[-1] in self.replay.eos_ids)
@@ -243,7 +246,7 @@ class _Decoding:
         self.outcome.target_passes += level == self.target
 
     def read(self, level: int, at: int) -> tuple[int, Prediction, int]:
-        """Return a level's view of the token at an index, given those before: (its best, the reading, the index there)."""
+        """Return a level's argmax token at an index, the prediction that has it, and its index there."""
         prediction = self.own[level]
         if self.left is not None and at > self.left:
             prediction, at = self.away[level], at - self.left - 1
@@ -297,7 +300,7 @@ class _Decoding:
         return heads[min(rows, len(heads) - 1)]
 
     def _branch(self, level: int) -> list[Prediction | None]:
-        """Return what readers say after a mistake of a level."""
+        """Return the recorded predictions after a mistake of a level."""
         spec = self.replay.specs[level]
         known = self.replay.recorded.branches
         branches = known.get(spec) or next(branches for branches in known.values() if branches)

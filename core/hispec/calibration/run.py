@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase has got so far, a share from 0 to 1."""
+    """An event: how much of a phase is done, from 0 to 1."""
 
     name: str
     share: float
@@ -64,14 +64,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Scored:
-    """A configuration was replayed."""
+    """An event: a configuration was replayed."""
 
     score: Score
 
 
 @dataclass(frozen=True)
 class Timed:
-    """An answer was timed; `alive` are the configurations not yet dropped."""
+    """An event: an answer was timed; `alive` has the configurations that are not yet dropped."""
 
     timings: Timings
     alive: list[int]
@@ -83,7 +83,7 @@ class Planned:
 
     Attributes:
         tokens: the length of an answer in tokens, None at the start.
-        least: seconds that as little as gives a result still takes, about.
+        least: the approximate seconds that the smallest effort with a result still takes.
     """
 
     tokens: int | None
@@ -123,12 +123,12 @@ class CalibrationJob:
 
     @property
     def builder(self) -> HierarchyBuilder:
-        """Return what makes hierarchies of configurations."""
+        """Return the builder of the hierarchies of configurations."""
         return HierarchyBuilder(self.stacks, self.target, self.heads, self.translators)
 
     @property
     def whole(self) -> LevelSpec:
-        """Return the target."""
+        """Return the level spec of the target."""
         return LevelSpec(self.target, self.stacks[self.target].num_layers)
 
     def specs(self, space: SearchSpace) -> list[LevelSpec]:
@@ -138,7 +138,7 @@ class CalibrationJob:
         return [*lower, *reduced, self.whole]
 
     def affordable(self, costs: Costs) -> SearchSpace:
-        """Return the space without the copies of which a token takes as long as one of the target."""
+        """Return the space without copies that are as slow as the target."""
 
         def token(stack: str) -> float:
             return seconds_alone(costs, stack, self.stacks[stack].num_layers, 1)[1]
@@ -177,7 +177,7 @@ class CalibrationResult:
         return self.check.speed(self.check.configurations.index(configuration))
 
     def ratio(self, one: Configuration, other: Configuration) -> Speed:
-        """Return how many times as fast one is as the other, on prompts that were not calibrated on."""
+        """Return the ratio of two speeds on prompts that were not calibrated on."""
         place = self.check.configurations.index
         return self.check.ratio(place(one), place(other))
 
@@ -211,7 +211,7 @@ def baselines_among(configurations: Iterable[Configuration], builder: HierarchyB
 
 
 def baseline_names(configuration: Configuration, builder: HierarchyBuilder) -> list[str]:
-    """Return what users know a configuration of fixed lengths as, if they do.
+    """Return the names by which users know a configuration of fixed lengths, if there are any.
 
     Below the target `single-layer` has an exit or a quantized copy, `two-model` a whole other model; as published there
     are only exits of the full weights, one or two.
@@ -259,7 +259,7 @@ class CalibrationRun:
         self._unseen = [prompt for at, prompt in enumerate(job.prompts) if not (at + 1) % HELD_OUT]
 
     def run(self) -> CalibrationResult:
-        """Return all phases.
+        """Run all phases, and return the result.
 
         Raises:
             KeyboardInterrupt: the user interrupted; measurements so far are kept.
@@ -309,7 +309,7 @@ class CalibrationRun:
         return costs
 
     def plan(self, costs: Costs) -> int:
-        """Choose how many tokens an answer has, so that the phases that come fit the budget, and tell."""
+        """Choose and report how many tokens an answer has, so that the remaining phases fit the budget."""
         job = self.job
         prompt = round(mean(len(prompt) for prompt in job.prompts))
         before, token = seconds_alone(costs, job.target, job.stacks[job.target].num_layers, prompt)
@@ -362,7 +362,7 @@ class CalibrationRun:
         )
 
     def time(self, scorer: Scorer, found: SearchResult) -> tuple[Timings, int, list[int]]:
-        """Return the finalists: (their timings, the place of the best, of those that may be as fast)."""
+        """Return the timings of the finalists, and the indices of the best and of those that may be as fast."""
         configurations = [score.configuration for score in found.finalists]
         timings = Timings(configurations, self._answers("timing", configurations))
         alive = list(range(len(configurations)))
@@ -434,7 +434,7 @@ class CalibrationRun:
         return self.processes.agree(self.processes.gather(self._store.answers(phase, configurations)))
 
     def _by_the_first(self, work: Callable[[], T]) -> T:
-        """Let the first process do something for all."""
+        """Return what the first process computes, in all processes."""
         return self.processes.agree(work() if self.processes.reports else cast("T", None))
 
     def _tell(self, name: str, share: float) -> None:

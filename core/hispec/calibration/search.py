@@ -48,7 +48,7 @@ class Configuration:
 
     @property
     def mode(self) -> str:
-        """Return the mode of the engine that it is."""
+        """Return the engine's mode that decodes it."""
         return ("autoregressive", "single-layer", "hispec")[min(2, len(self.specs))]
 
     def describe(self, target: str) -> str:
@@ -77,7 +77,7 @@ class SearchSpace:
     """The configurations that may be chosen.
 
     Attributes:
-        exits: readers of the target at its exits, ascending.
+        exits: the level specs of the target's exits, ascending.
         drafters: whole other models that may draft.
         copies: shallow exits of quantized copies of the target, which may draft.
         whole: whole copies, which may draft, and verify what any exit or other model drafts.
@@ -104,7 +104,7 @@ class SearchSpace:
         return (*self.drafters, *self.exits, *self.copies, *self.whole)
 
     def chains(self) -> Iterator[tuple[LevelSpec, ...]]:
-        """Return one level below the target, or two."""
+        """Return the level specs below the target of every hierarchy with one or two of them."""
         yield from ((spec,) for spec in self.specs)
         yield from combinations(self.exits, 2)
         yield from product(self.drafters, self.exits)
@@ -119,7 +119,7 @@ class SearchSpace:
         return replace(self, copies=left(self.copies), whole=left(self.whole))
 
     def static(self) -> Iterator[Configuration]:
-        """Return every one of fixed lengths, plain decoding among them; N_i is never below N_d."""
+        """Return every configuration of fixed lengths, and plain decoding; N_i is never below N_d."""
         yield PLAIN
         for chain in self.chains():
             for lengths in product(*[self.draft_tokens] * (len(chain) - 1), self.validate_every):
@@ -148,7 +148,7 @@ class HierarchyBuilder:
         self._known: dict[tuple[tuple[LevelSpec, ...], tuple[int, int] | None], Hierarchy] = {}
 
     def hierarchy(self, configuration: Configuration) -> Hierarchy:
-        """Return its levels, the same object for the same levels."""
+        """Return the hierarchy of a configuration, the same object for the same levels."""
         key = configuration.specs, configuration.ngram
         if key not in self._known:
             levels = [Level.of_ngrams(*configuration.ngram)] if configuration.ngram else []
@@ -167,8 +167,8 @@ class Score:
     """The result of a configuration's replays.
 
     Attributes:
-        configuration: replayed.
-        outcome: over the texts it was replayed on.
+        configuration: the configuration that was replayed.
+        outcome: the outcome over all texts.
         texts: the number of texts.
     """
 
@@ -187,9 +187,9 @@ class Scorer:
     """Replays configurations.
 
     Attributes:
-        bench: the bench that makes their hierarchies.
-        recorded: recorded.
-        costs: measured.
+        builder: makes the hierarchies of configurations.
+        recorded: the recorded texts.
+        costs: the measured costs.
         eos_ids: the token ids that end texts.
         fitter: the fitter of predictors of acceptance.
         seed: the seed of the replays' random choices.
@@ -216,7 +216,7 @@ class Scorer:
         return Score(configuration, outcome, len(texts))
 
     def policy(self, configuration: Configuration) -> Callable[[], Policy]:
-        """Return what makes its policies."""
+        """Return a function that makes policies of a configuration."""
         if configuration.adaptive:
             known = self.performance_model(configuration)
             return lambda: AdaptivePolicy(known)
@@ -226,7 +226,7 @@ class Scorer:
         return lambda: StaticPolicy(periods)
 
     def performance_model(self, configuration: Configuration) -> PerformanceModel:
-        """Return the adaptive policy's knowledge of its hierarchy."""
+        """Return the performance model of a configuration's hierarchy."""
         hierarchy = self.builder.hierarchy(configuration)
         if hierarchy not in self._known:
             self._known[hierarchy] = performance_model_of(self._replay(configuration), self.fitter, self.recorded.texts)
@@ -307,7 +307,7 @@ def search(
 
 
 def _survivors(ranked: Sequence[Score], share: float) -> list[Configuration]:
-    """Return the fastest, of plain decoding, of single-layer and of hierarchies some each."""
+    """Return the fastest scores: some each of plain decoding, single-layer speculation and hierarchies."""
     latest = [score for score in ranked if score.texts == ranked[0].texts]
     kept = {score.configuration for score in latest[: max(24, round(share * len(latest)))]}
     for levels in (0, 1, 2):
@@ -330,7 +330,7 @@ def _variants(space: SearchSpace, ranked: Sequence[Score]) -> list[Configuration
 
 
 def _finalists(exact: Sequence[Score], count: int) -> list[Score]:
-    """Return the fastest, and the best of every kind that users will ask about."""
+    """Return the fastest configurations, and the best of every kind that users will ask about."""
     ordered = sorted(exact, key=lambda score: -score.speed)
     chosen = {score.configuration for score in ordered[:count]}
     best: dict[tuple[int, bool], Configuration] = {}

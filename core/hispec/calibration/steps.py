@@ -43,7 +43,7 @@ class TimedStep:
 
 
 class MeteredStack:
-    """A `LayerStack` that adds up what its work should cost."""
+    """A `LayerStack` that adds up the expected seconds of its work."""
 
     def __init__(self, stack: LayerStack, costs: Costs) -> None:
         self._stack, self._costs = stack, costs
@@ -116,7 +116,7 @@ def time_steps(
 
 
 def fit_steps(timed: Sequence[TimedStep]) -> dict[str, float]:
-    """Return for each kind the seconds of a step beyond those of its spans and heads, without the outer tenths."""
+    """Return the seconds of a step beyond those of its spans and heads, by kind: means without the outer tenths."""
     kinds: dict[str, list[float]] = {}
     for step in timed:
         kinds.setdefault(step.kind, []).append((step.seconds - step.modelled) / step.times)
@@ -138,7 +138,7 @@ def with_steps(
     rng: Random,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> Costs:
-    """Return costs of steps added, from decoding by the target's own exits, drawn at random.
+    """Return the costs with those of steps, which are timed on hierarchies of the target's exits, drawn at random.
 
     Args:
         costs: the costs of spans and heads.

@@ -63,7 +63,7 @@ class CalibrationStore:
         return Costs(spans, heads, record["steps"], record["confidence"], record["guess"])
 
     def keep_costs(self, costs: Costs) -> None:
-        """Write them."""
+        """Store costs."""
         record = {
             "spans": {name: asdict(span) for name, span in costs.spans.items()},
             "heads": [[model, head_size, asdict(curve)] for (model, head_size), curve in costs.heads.items()],
@@ -74,12 +74,12 @@ class CalibrationStore:
         _write(self._costs, json.dumps(record).encode())
 
     def length(self) -> int | None:
-        """Return the stored length of an answer in tokens, as answers of different lengths do not compare."""
+        """Return the stored length of an answer in tokens; answers of different lengths are not comparable."""
         found = _read(self._length)
         return found if isinstance(found, int) else None
 
     def keep_length(self, tokens: int) -> None:
-        """Write it."""
+        """Store the length of an answer in tokens."""
         _write(self._length, json.dumps(tokens).encode())
 
     def recorded(self) -> RecordedTexts | None:
@@ -101,7 +101,7 @@ class CalibrationStore:
         )
 
     def keep_recorded(self, recorded: RecordedTexts) -> None:
-        """Write them."""
+        """Store recorded texts."""
         specs = list(recorded.branches)
 
         def kept(trace: RecordedText) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class CalibrationStore:
         ]
 
     def keep_answer(self, phase: str, configuration: Configuration, answer: TimedAnswer) -> None:
-        """Append one; it is on disk when this returns."""
+        """Store a timed answer; it is on disk when this returns."""
         record = asdict(answer) | {"of": repr(configuration)}
         del record["configuration"]
         with self._answers(phase).open("a", encoding="utf-8") as file:

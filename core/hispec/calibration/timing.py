@@ -54,7 +54,7 @@ class Timer:
     """Answers prompts with configurations.
 
     Attributes:
-        bench: the bench that makes hierarchies.
+        builder: makes the hierarchies of configurations.
         policies: the factory of policies.
         eos_ids: the token ids that end answers.
         max_new_tokens: tokens of an answer.
@@ -106,7 +106,7 @@ class Timings:
     answers: list[TimedAnswer] = field(default_factory=list)
 
     def speed(self, configuration: int) -> Speed:
-        """Return tokens per second of one of them."""
+        """Return the tokens per second of one of the configurations."""
         own = self._table([configuration])
         sums = own.sum(axis=(0, 1))
         if len(own) < 2:
@@ -127,11 +127,11 @@ class Timings:
         return Speed(value, interval95(drawn[:, 0] * drawn[:, 3] / drawn[:, 1] / drawn[:, 2]))
 
     def fastest(self, among: Iterable[int]) -> list[int]:
-        """Return configurations from fast to slow."""
+        """Return the configurations, the fastest first."""
         return sorted(among, key=lambda configuration: -self.speed(configuration).value)
 
     def ties(self, best: int, among: Iterable[int]) -> list[int]:
-        """Return those that may be as fast as the best: the interval of the ratio holds 1."""
+        """Return the configurations that may be as fast as the best: the interval of the ratio contains 1."""
         return [other for other in among if other != best and self.may_be_as_fast(other, best)]
 
     def may_be_as_fast(self, one: int, other: int) -> bool:
@@ -140,7 +140,7 @@ class Timings:
         return ci95 is None or ci95[1] >= 1
 
     def differing(self) -> int:
-        """Return prompts to which not all gave the same answer: only ties of the target's logits may do that."""
+        """Return the prompts with differing answers, which only ties of the target's logits may cause."""
         digests: dict[int, set[int]] = {}
         for answer in self.answers:
             digests.setdefault(answer.prompt, set()).add(answer.digest)
@@ -173,7 +173,7 @@ def halving(
     done: Callable[[TimedAnswer], None] = lambda answer: None,
     processes: Processes | None = None,
 ) -> Iterator[list[int]]:
-    """Time all configurations on some prompts, drop the slower half, go on: yields who is left after each round.
+    """Time all configurations on some prompts, drop the slower half, and so on; yield the rest after each round.
 
     This is successive halving (Jamieson & Talwalkar, arXiv 1502.07943), except that ties are kept: no configuration is
     dropped that may be as fast as the best. Several processes share the prompts of a round and merge their answers

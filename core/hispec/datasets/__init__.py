@@ -105,7 +105,7 @@ def load(
 
 
 def _path_of(name_or_path: str) -> Path | None:
-    """Return the path that is meant, or None for a dataset's name.
+    """Return the path of a file, or None for the name of a dataset.
 
     Raises:
         UsageError: neither a dataset nor a file.
@@ -130,7 +130,7 @@ def _unknown(name: str, what: str, known: Iterable[str]) -> UsageError:
 
 
 def _home_of(dataset: Dataset, *, offline: bool) -> tuple[Path, str]:
-    """Return the file of a dataset on this machine, and what to call its source."""
+    """Return the file of a dataset on this machine, and the name of its source."""
     if isinstance(dataset, Sample):
         return files.shipped_path(dataset.name), "shipped"
     if dataset.hub is None:
@@ -170,7 +170,7 @@ def _rows(dataset: Dataset, records: Iterable[tuple[str, Record]], source: str, 
 
 
 def _free(number: str, taken: Collection[str]) -> str:
-    """Return the number, with something added where a record has it for its own id."""
+    """Return a number as an id, with a suffix if a record has the number for its own id."""
     return next(id_ for id_ in chain([number], (f"{number}.{more}" for more in count(1))) if id_ not in taken)
 
 

@@ -5,7 +5,7 @@ A record in the form of the source:
     {"question_id": 81, "category": "writing", "turns": ["Write a short letter to a friend about a week by the sea.",
      "Now say the same in rhymes."]}
 
-Its verify is another model, so answers are not scored here.
+Its answers are graded by another model, so they are not scored here.
 """
 
 from typing import ClassVar

@@ -21,7 +21,7 @@ class Ngrams:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One reader of a model: the state after `exit_layer` layers of `stack`, through its norm and head.
+    """One way to predict the next token: the hidden state after `exit_layer` layers of `stack`, read by its norm and head.
 
     A level of n-grams has no stack and runs no model; only the lowest level may be one. With a reduced head a level has
     some tokens only; the target has all. A translator maps the state before the norm reads it; the target has none.

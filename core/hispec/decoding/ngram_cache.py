@@ -106,7 +106,7 @@ class NgramCache:
             known.decay(DECAY)
 
     def _from(self, start: int, tail: Sequence[int], max_tokens: int) -> list[int]:
-        """Return what stands in the texts from a place on; see `continuation`."""
+        """Return the tokens of the texts from a place on; see `continuation`."""
         found = self._texts[start : start + max_tokens]
         if BREAK in found:
             return found[: found.index(BREAK)]

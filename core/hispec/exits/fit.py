@@ -75,7 +75,7 @@ class Fit:
         translators: those that reached it, float32.
         looks_at: rows of held-out text that a look takes in: as many as there is time for.
         looked: rows that the look under way has taken in, None where there is none under way.
-        least: seconds that the least that gives a result still takes, about; known from the first row on.
+        least: the approximate seconds that the smallest effort with a result still takes; known from the first row on.
         step: updates so far.
         seconds: time spent.
         ended: the reason for the end: steps, budget, no improvement or interrupted; None while the fit runs.
@@ -94,7 +94,7 @@ class Fit:
     """KL of the last update's own rows, by exit."""
 
     def share_of(self, budget: Budget) -> float:
-        """Return how much of the time that the fit has in a budget is over; 0 without a limit."""
+        """Return the share of the fit's time in a budget that is over; 0 without a limit."""
         left = max(0.0, budget.left)
         return 0.0 if math.isinf(left) or not self.seconds else self.seconds / (self.seconds + left)
 
@@ -184,7 +184,7 @@ def _first_look(
     interrupted: Callable[[], bool],
     budget: Budget,
 ) -> dict[int, Quality]:
-    """Look at the held-out text through the plain exits: at as much of it as the budget allows, at least one row."""
+    """Evaluate the plain exits on as much of the held-out text as the budget allows, at least one row."""
     began, max_seconds = time.monotonic(), LOOK_SHARE * budget.left
 
     def goes_on(looked: int) -> bool:
@@ -291,7 +291,7 @@ def _evaluate(
 
 
 def _keep_better(fit: Fit, fitted: Mapping[int, _Fitted], qualities: Mapping[int, Quality]) -> bool:
-    """Keep the translators that come nearer than before; returns whether any does."""
+    """Keep the translators that are better than before, and return whether any is."""
     better = [exit_ for exit_, quality in qualities.items() if quality.kl < fit.after[exit_].kl]
     for exit_ in better:
         fit.after[exit_], fit.translators[exit_] = qualities[exit_], fitted[exit_].copy()

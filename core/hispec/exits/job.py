@@ -1,4 +1,4 @@
-"""Fitting the exits of a model from its name to the files: all that can be refused is, before any weights are read."""
+"""Fits the exits of a model, from its name to the files; all checks come before any weights are read."""
 
 import hashlib
 import math

@@ -84,7 +84,7 @@ def split(rows: Tensor, max_held_out: int) -> tuple[Tensor, Tensor]:
 
 
 def _pieces(path: Path) -> Iterator[str]:
-    """Return a file's text, a few lines at a time, line ends as they are."""
+    """Yield the text of a file, a few lines at a time, with their line ends."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             piece: list[str] = []
