@@ -49,7 +49,7 @@ def check_ranks(model: str, config: ModelConfig) -> None:
 
 
 class Ranks:
-    """This process and its peers, which are connected at the start; all of them must call every method alike.
+    """A process and its peers, which connect at the start; all of them must call every method alike.
 
     Args:
         device: the device that holds this rank's part of the models.
