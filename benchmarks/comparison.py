@@ -4,6 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,9 @@ def add_arguments(parser: ArgumentParser, max_new_tokens: int, dtype: str) -> No
     parser.add_argument("--model", default="tiny", help="a folder or a GGUF file; by default the shipped model")
     parser.add_argument("--raw", action="store_true", help="no chat template")
     parser.add_argument("--max-new-tokens", type=int, default=max_new_tokens)
+    parser.add_argument(
+        "--levels", choices=LEVELS, default="exits", help="below the target, beside n-grams and a small model"
+    )
     parser.add_argument("--draft-length", type=int, default=3)
     parser.add_argument("--validation-period", type=int, default=8)
     parser.add_argument("--dtype", default=dtype)
@@ -91,6 +95,7 @@ def comparison(args: Namespace) -> Comparison:
         "dtype": engine.environment["dtype"],
         "stack": target.kind,
         "width": engine.environment["width"],
+        **({"levels": args.levels} if args.levels != "exits" else {}),
     }
     path = RESULTS / f"{args.name}.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
@@ -98,7 +103,7 @@ def comparison(args: Namespace) -> Comparison:
         result = {**settings, "environments": [], "prompts": 0, "results": {}}
     if (own := environment(args.threads)) not in result.setdefault("environments", []):
         result["environments"].append(own)
-    return Comparison(engine, list(kinds(target, small, lengths)), args.name, result)
+    return Comparison(engine, list(LEVELS[args.levels](target, small, lengths)), args.name, result)
 
 
 def first_layers(model: str, dtype: str, count: int) -> LayerStack:
@@ -110,14 +115,12 @@ def first_layers(model: str, dtype: str, count: int) -> LayerStack:
     return TransformersStack(stack.model, stack.name)
 
 
-def kinds(target: LayerStack, small: LayerStack | None, lengths: tuple[int, int]) -> Iterator[Kind]:
-    """Yield each kind, and both policies; those with a small model where there is one."""
+def kinds_of_exits(target: LayerStack, small: LayerStack | None, lengths: tuple[int, int]) -> Iterator[Kind]:
+    """Yield hierarchies of exits under both policies, with n-grams, and with a small model where there is one."""
     depth = target.num_layers
     ngrams, last = Level.of_ngrams(4, 8), Level("target", target, depth)
     exits = [Level(f"exit {at}", target, at) for at in sorted({max(1, depth // 16), depth // 4, depth // 2})]
-
-    def static(hierarchy: Hierarchy) -> Policy:
-        return StaticPolicy.of(hierarchy, *lengths)
+    static = partial(with_lengths, lengths)
 
     yield Kind("exit > target", Hierarchy([exits[0], last]), static)
     yield Kind("exit > exit > target", Hierarchy([*exits[:2], last]), static)
@@ -127,8 +130,37 @@ def kinds(target: LayerStack, small: LayerStack | None, lengths: tuple[int, int]
         yield Kind("model > exit > target", Hierarchy([other, exits[1], last]), static)
     yield Kind("n-grams > target", Hierarchy([ngrams, last]), static)
     yield Kind("n-grams > exit > exit > target", Hierarchy([ngrams, *exits[:2], last]), static)
-    yield Kind(
-        "exit > exit > target, adaptive",
-        Hierarchy([*exits[:2], last]),
-        lambda hierarchy: AdaptivePolicy(performance_model(hierarchy, None)),
-    )
+    yield Kind("exit > exit > target, adaptive", Hierarchy([*exits[:2], last]), adaptive)
+
+
+def kinds_of_copies(target: LayerStack, small: LayerStack | None, lengths: tuple[int, int]) -> Iterator[Kind]:
+    """Yield hierarchies of quantized copies under both policies, with n-grams, and with a small model where there is one."""
+    depth = target.num_layers
+    ngrams, last = Level.of_ngrams(4, 8), Level("target", target, depth)
+    int4, int8 = (Level(weights, target.quantized(weights), depth, weights=weights) for weights in ("int4", "int8"))
+    part = Level("int4 exit", int4.stack, depth - max(1, depth // 16), weights="int4")
+    static = partial(with_lengths, lengths)
+
+    yield Kind("int4 > target", Hierarchy([int4, last]), static)
+    yield Kind("int8 > target", Hierarchy([int8, last]), static)
+    yield Kind("int4 exit > int8 > target", Hierarchy([part, int8, last]), static)
+    yield Kind("int4 > int8 > target", Hierarchy([int4, int8, last]), static)
+    if small is not None:
+        other = Level("small model", small, small.num_layers)
+        yield Kind("model > int8 > target", Hierarchy([other, int8, last]), static)
+    yield Kind("n-grams > int8 > target", Hierarchy([ngrams, int8, last]), static)
+    yield Kind("n-grams > int4 > target, adaptive", Hierarchy([ngrams, int4, last]), adaptive)
+
+
+def with_lengths(lengths: tuple[int, int], hierarchy: Hierarchy) -> Policy:
+    """Return the policy of fixed draft length and validation period."""
+    return StaticPolicy.of(hierarchy, *lengths)
+
+
+def adaptive(hierarchy: Hierarchy) -> Policy:
+    """Return the policy that decides as it goes, at assumed costs."""
+    return AdaptivePolicy(performance_model(hierarchy, None))
+
+
+LEVELS = {"exits": kinds_of_exits, "copies": kinds_of_copies}
+"""The kinds of hierarchies that `--levels` chooses from."""
