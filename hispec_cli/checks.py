@@ -206,7 +206,7 @@ def check_message(
 
 
 def choose_grammar(options: GrammarOptions) -> "Grammar | None":
-    """Return what an answer must match, checked as far as it can be without a model; None for any text.
+    """Return the grammar that an answer must match, checked as far as it can be without a model; None for any text.
 
     Raises:
         UsageError: more than one was given, a file that cannot be read, or a grammar that cannot be used.
@@ -332,7 +332,7 @@ def is_dummy(decoding: DecodingOptions) -> bool:
 
 
 def prepare_hub(model: ProfileOptions) -> None:
-    """Tell the hub's client how to behave; it reads this when it is first imported."""
+    """Set the environment variables of the hub's client, which it reads when it is first imported."""
     if model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # `Loading` shows the progress

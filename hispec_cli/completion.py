@@ -65,7 +65,7 @@ def arms(incomplete: str) -> list[str]:
 
 
 def one_of(names: Iterable[str]) -> Callable[[str], list[str]]:
-    """Return what completes one of some names."""
+    """Return a function that completes one of some names."""
     return lambda incomplete: _beginning(incomplete, names)
 
 

@@ -188,7 +188,7 @@ def setting_option(name: str, *, alone: bool = False) -> Any:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Settings that a command has options for; it gets those that are given, by name."""
+    """The settings that a command has options for; the command gets the given ones by name."""
 
     names: tuple[str, ...]
 
@@ -206,7 +206,7 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command take groups of options: Typer sees each of them, the command gets the groups.
 
     Args:
-        command: some of whose parameters are annotated with a dataclass of options, or with `Chosen` settings.
+        command: a command; some of its parameters are annotated with a dataclass of options, or with `Chosen`.
     """
     hints = get_type_hints(command, include_extras=True)
     shown: list[inspect.Parameter] = []

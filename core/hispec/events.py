@@ -56,7 +56,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Likely:
-    """A token that might have come, its natural log-probability, and its text where texts were asked for."""
+    """A possible token, its natural log-probability, and its text if texts were requested."""
 
     token_id: int
     logprob: float

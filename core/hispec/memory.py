@@ -266,7 +266,7 @@ class _Estimate:
             parameters, weights = config.parameters, config.weights(dtype, bits)
             own = config.dtype if config.dtype in FLOATS else dtype
             download = 0 if self.checkpoint.dummy else config.weights(own, config.stored_bits)
-        copied = (self._words + self._packed) * config.hidden_size * FLOATS[dtype] // 8
+        copied = (self._reduced_rows + self._packed) * config.hidden_size * FLOATS[dtype] // 8
         return ModelNeed(
             model=self.checkpoint.name,
             role=self._role,
@@ -351,7 +351,7 @@ class _Estimate:
         return "draft" if draft is not None and draft.model == self.checkpoint.name else "intermediate"
 
     @property
-    def _words(self) -> int:
+    def _reduced_rows(self) -> int:
         """Return how many rows of the head are copied for levels with reduced heads."""
         levels = [level for level in (self.profile.draft, self.profile.intermediate) if level is not None]
         own = [level for level in levels if (level.model or self.profile.target.model) == self.checkpoint.name]

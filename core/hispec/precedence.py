@@ -37,7 +37,7 @@ class SettingError(UsageError):
         """The name of the setting itself."""
 
     def named(self, name: str) -> "SettingError":
-        """Return the same under another name of the setting."""
+        """Return the same error with another name of the setting."""
         return SettingError(self._error, name)
 
 
@@ -188,7 +188,7 @@ class Agreement:
 
 
 def read_agreement(shares: Sequence[float | tuple[str, float]], exits: Sequence[int]) -> Agreement:
-    """Find out which share belongs to what.
+    """Assign each share to an exit or a copy.
 
     Args:
         shares: one for each exit, shallow to deep, or each with the number of its exit; those of copies with a format.
@@ -235,7 +235,7 @@ def read_agreement(shares: Sequence[float | tuple[str, float]], exits: Sequence[
 
 
 def without_effect(settings: Settings, origins: Mapping[str, str]) -> list[str]:
-    """Say which settings that were asked for change nothing, or less than they seem to, each in a sentence.
+    """Yield a message for each setting that the user gave and that has no effect, or less than it seems to have.
 
     Args:
         settings: the settings from `resolve_settings`.

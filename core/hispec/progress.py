@@ -1,4 +1,4 @@
-"""Reports of the progress of loading a model."""
+"""The progress of loading a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Progress:
         doing: downloading files, reading weights, or reading and quantizing them.
         what: the files or the model, as users know them.
         size: bytes in all.
-        done: bytes of them that are through.
+        done: the bytes of them that are done.
     """
 
     doing: Doing

@@ -1,7 +1,7 @@
 """The processes of one tensor-parallel decoding: each has a part of every matrix, and all take the same decisions.
 
-Every rank runs the same loop on the same token ids, because each of its passes waits for all the others. What could
-differ between them (the seed, an interruption, the times that a policy measures) is taken from rank 0.
+Every rank runs the same decode loop on the same token ids, because each pass waits for all ranks. Values that could
+differ between ranks are those of rank 0: the seed, an interruption, and the steps that a policy chooses.
 """
 
 import atexit
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(hours=2)
 """The time that a rank waits for the slowest one to read its weights."""
 
-NOBODY = -1
-"""A number that stands for no level."""
+NO_LEVEL = -1
+"""The number that stands for no level in a message between ranks."""
 
 
 def check_ranks(model: str, config: ModelConfig) -> None:
@@ -68,7 +68,7 @@ class Ranks:
         atexit.register(_leave)
 
     def share(self, value: Any) -> Any:
-        """Return what rank 0 passed, of any type."""
+        """Return the value that rank 0 passed, of any type."""
         from torch import distributed
 
         values = [value]
@@ -76,7 +76,7 @@ class Ranks:
         return values[0]
 
     def share_numbers(self, *numbers: int) -> list[int]:
-        """Return the whole numbers that rank 0 passed, as many as the caller's, in one message of fixed size."""
+        """Return the whole numbers that rank 0 passed. All ranks pass as many, since the message has a fixed size."""
         import torch
 
         shared = torch.tensor(numbers, dtype=torch.int64)
@@ -95,10 +95,10 @@ def _leave() -> None:
 
 
 class SharedPolicy(Policy):
-    """A policy of rank 0 whose choices all ranks follow.
+    """A policy whose choices on rank 0 all ranks follow.
 
     Args:
-        policy: the policy of rank 0, whose choices all ranks follow.
+        policy: the policy, which is asked on rank 0 only.
         ranks: this process and its peers.
     """
 
@@ -110,10 +110,10 @@ class SharedPolicy(Policy):
         """Return the next step; see `Policy.next_step`."""
         step = self._policy.next_step(verified, may_draft) if self._leads else Verify(0)
         drafts = (
-            (step.tokens, NOBODY if step.fallback is None else step.fallback) if isinstance(step, Draft) else (0, 0)
+            (step.tokens, NO_LEVEL if step.fallback is None else step.fallback) if isinstance(step, Draft) else (0, 0)
         )
         tokens, fallback, level = self._ranks.share_numbers(*drafts, step.level)
-        return Draft(tokens, level, None if fallback == NOBODY else fallback) if tokens else Verify(level)
+        return Draft(tokens, level, None if fallback == NO_LEVEL else fallback) if tokens else Verify(level)
 
     def on_draft(self, level: int, confidence: Confidence) -> bool:
         """Learn of a token that `level` has just drafted, and return whether it should draft another.

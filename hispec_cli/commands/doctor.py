@@ -1,4 +1,4 @@
-"""`hispec doctor`: what this machine can do, and whether a profile will run on it, before any download."""
+"""`hispec doctor`: describe this machine, and check whether a profile will run on it, before any download."""
 
 import os
 from typing import Annotated

@@ -188,9 +188,9 @@ def play(path: Path, speed: float, options: ViewOptions) -> None:
 
 
 def speaks(decoding: DecodingOptions, *, debug: bool) -> bool:
-    """Return whether this process reads the prompt and answers; of tensor-parallel ones only the first does.
+    """Return whether this process reads the prompt and answers; of tensor-parallel processes only the first does.
 
-    The first on each other machine still tells its errors: its weights or devices may be lacking.
+    The first process on each other machine still reports its errors: its weights or devices may be missing.
     """
     if started_by_torchrun() < 2:
         return True

@@ -12,7 +12,7 @@ def say_if_not_kept(budget: Budget, console: Console, least: float = 0.0) -> boo
     Args:
         budget: the time budget of the command.
         console: the console to print on.
-        least: seconds that the least that gives a result still takes.
+        least: the approximate seconds that the smallest effort with a result still takes.
 
     Returns:
         Whether it was said.

@@ -121,7 +121,7 @@ def ramp_for(color_system: str | None) -> Ramp:
 
 
 def heat(relative: float) -> int:
-    """Return which step of a ramp a relative speed is."""
+    """Return the step of a ramp for a relative speed."""
     return sum(relative >= step for step in HEAT)
 
 
@@ -315,20 +315,20 @@ def agreement_rows(agreement: Mapping[LevelSpec, float], target: str, width: int
 
 
 def interval(speed: Speed | None, digits: int) -> str:
-    """Return both ends, or nothing."""
+    """Return an interval as text; empty if there is none."""
     if speed is None or speed.ci95 is None:
         return ""
     return f"{speed.ci95[0]:.{digits}f}-{speed.ci95[1]:.{digits}f}"
 
 
 def _grouped(items: Sequence[T], max_groups: int) -> list[list[T]]:
-    """Return neighbours together, so that there are no more groups than `max_groups`."""
+    """Return neighbours in groups, at most `max_groups` of them."""
     size = -(-len(items) // max(1, max_groups))
     return [list(items[at : at + size]) for at in range(0, len(items), size)]
 
 
 def row_name(group: Sequence[DraftExit], target: str, glyphs: MapGlyphs) -> str:
-    """Return what neighbouring drafters are called."""
+    """Return the name of a row of neighbouring drafters."""
     first, last = group[0], group[-1]
     if first.model != target:
         name = visible(first.model.rpartition("/")[2] or first.model)

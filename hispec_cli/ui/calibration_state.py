@@ -158,7 +158,7 @@ class CalibrationState:
         return figures_of(self.check, range(len(self.check.configurations)), self.scores)
 
     def status(self, place: CellKey) -> CandidateStatus:
-        """Return how a cell does: by timing as soon as there is some, else by replay."""
+        """Return the status of a cell: by timing as soon as there is some, else by replay."""
         score, best = self.cells.get(place), self.best
         if score is None or best is None:
             return CandidateStatus.pending
@@ -235,7 +235,7 @@ def initial(space: SearchSpace, budget: float) -> CalibrationState:
 
 
 def place_of(configuration: Configuration) -> CellKey | None:
-    """Return its cell; None of plain decoding and of n-grams alone."""
+    """Return the cell of a configuration; None for plain decoding and for n-grams alone."""
     if not configuration.specs:
         return None
     period = configuration.periods[-1] if configuration.periods else ADAPTIVE
@@ -289,5 +289,5 @@ def reduce(state: CalibrationState, *seen: TimedProgress) -> CalibrationState:
 
 
 def _rank(score: Score) -> tuple[int, float]:
-    """Return more texts say more."""
+    """Return the rank of a cell: replays on more texts come first, then higher speeds."""
     return score.texts, score.speed if isfinite(score.speed) else 0.0

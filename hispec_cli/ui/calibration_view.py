@@ -148,7 +148,7 @@ def summary(state: CalibrationState, target: str) -> str:
 
 
 def glyphs_for(console: Console) -> MapGlyphs:
-    """Return signs that a console can write."""
+    """Return the glyphs that a console can write."""
     return UNICODE if is_unicode(console.encoding) else ASCII
 
 

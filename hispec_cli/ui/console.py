@@ -23,7 +23,7 @@ def choose_color(choice: str) -> str:
 
 
 def forget_impossible_size() -> None:
-    """Drop a COLUMNS or LINES that no terminal has, which rich would believe: the terminal's own size counts."""
+    """Drop values of COLUMNS and LINES that no terminal has, so that rich uses the terminal's own size."""
     for name, least in (("COLUMNS", 10), ("LINES", 2)):
         text = os.environ.get(name, "")
         if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) >= least):
@@ -32,11 +32,11 @@ def forget_impossible_size() -> None:
 
 class _Stderr(Console):
     def on_broken_pipe(self) -> None:
-        """Do nothing: the answer and the exit code tell the same."""
+        """Do nothing: the answer and the exit code are unaffected."""
         self.quiet = True
 
     def _check_buffer(self) -> None:
-        """Write out; a full disk behind stderr is as deaf as a closed pipe."""
+        """Write the buffer; a full disk behind stderr is ignored like a closed pipe."""
         try:
             super()._check_buffer()
         except OSError:

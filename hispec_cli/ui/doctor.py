@@ -8,7 +8,7 @@ WIDTH = 14
 
 
 def lines_of(machine: Machine, verdict: DoctorVerdict | None) -> list[str]:
-    """Return the lines that describe a machine, and what stands in the way of a profile on it."""
+    """Return the lines that describe a machine, and the problems of a profile on it."""
     return _machine_lines(machine) + (verdict_lines(verdict) if verdict is not None else [])
 
 

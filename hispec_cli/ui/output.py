@@ -20,7 +20,7 @@ def escape_what_cannot_be_encoded() -> None:
 
 
 class ReaderLeft(Exception):  # noqa: N818 (not an error: `| head -1` has seen enough)
-    """Whoever read our standard output has closed it."""
+    """The program that read our standard output has closed it."""
 
 
 def write(text: str) -> None:

@@ -49,7 +49,7 @@ ASCII = PanelGlyphs("o", "+", "x", ".", "-", "#", "|", "\\n")
 
 
 def glyphs_for(encoding: str) -> PanelGlyphs:
-    """Return signs that an encoding can write."""
+    """Return the glyphs that an encoding can write."""
     return UNICODE if is_unicode(encoding) else ASCII
 
 
@@ -215,7 +215,7 @@ def figures_row(state: ViewState, width: int, glyphs: PanelGlyphs = UNICODE) -> 
 
 
 def summary(stats: Stats, glyphs: PanelGlyphs = UNICODE) -> str:
-    """Return one line that tells how it went."""
+    """Return a summary of the answer in one line."""
     parts = (
         counted(stats.new_tokens, "token"),
         f"{stats.tokens_per_second:.1f} tokens/s",
@@ -225,7 +225,7 @@ def summary(stats: Stats, glyphs: PanelGlyphs = UNICODE) -> str:
 
 
 def outcome(stats: Stats, glyphs: PanelGlyphs = UNICODE) -> str:
-    """Return the line on a finished answer: how it went, and whether speculation paid."""
+    """Return the line on a finished answer: a summary, and whether speculation paid."""
     alone = stats.levels and stats.new_tokens >= JUDGEABLE and stats.tokens_per_target_pass < ALONE
     note = f" {glyphs.dot} speculation did not pay here: the target wrote alone" if alone else ""
     return summary(stats, glyphs) + note

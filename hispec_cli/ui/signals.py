@@ -1,4 +1,4 @@
-"""Signals: what Ctrl-C and others do for a while."""
+"""Handlers of signals, such as Ctrl-C, within a context."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ Handler = Callable[[int, FrameType | None], object]
 
 @contextmanager
 def handled(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
-    """Handle signals so, and afterwards as before."""
+    """Handle signals in a way within the context, and as before after it."""
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

@@ -200,7 +200,7 @@ class _Fold:
         self.age(SHOWN_SECONDS)
 
     def waiting(self) -> list[int]:
-        """Return where the tokens are that the target has yet to verify."""
+        """Return the places of the tokens that the target has yet to verify."""
         return [
             at for at, (_, status, _, final) in enumerate(self.recent) if not final and status is not TokenStatus.struck
         ]

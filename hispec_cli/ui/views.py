@@ -59,13 +59,13 @@ def check_view(options: ViewOptions) -> None:
 
 
 def report(stats: Stats) -> None:
-    """Say how it went in one line, for a person only."""
+    """Print a summary of the answer in one line, on a terminal only."""
     if sys.stderr.isatty():
         say(outcome(stats, glyphs_for(sys.stderr.encoding)))
 
 
 def warn_if_cut_off(generation: "Generation") -> None:
-    """Say so where an answer reached its most tokens before it matched its grammar."""
+    """Warn if an answer reached the maximum number of tokens before it matched its grammar."""
     if generation.complete is not False or generation.finish_reason != "length":
         return
     assert generation.grammar is not None

@@ -1,11 +1,12 @@
 """Random weights whose exits and copies agree with the whole model at a chosen rate: real costs with chosen acceptance.
 
-Every matrix keeps its size and stays dense. For exits only their scales change: what the layers between two exits add to
-the hidden state shrinks until it changes the most probable token at the wanted share of positions. Which positions these are
-depends on how close the two best tokens are there, hence on the whole text. For a quantized copy the weights move
-towards numbers that it can hold, until it agrees often enough. Layers that add as much as they were drawn to would let
-any rounding decide what a deep model writes; where no exit says how much they add, all of them together add about as
-much as the first.
+Every matrix keeps its size and stays dense.
+
+- For exits, only scales change. The contribution of the layers between two exits to the hidden state is scaled down until
+  it changes the argmax token at the wanted share of positions.
+- For a quantized copy, the weights are moved towards numbers that the copy can represent, until it agrees often enough.
+- If no exit determines the scale of the layers, all layers together contribute about as much as the first one. With the
+  scale that they are drawn with, rounding errors would decide the output of a deep model.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,17 +29,17 @@ from hispec.settings import Quantization
 POSITIONS = 2048
 """Positions of the texts that agreement is set on: their sampling error is some 0.015."""
 LONGEST = 128
-"""Positions of one such text, where the context holds as many; those of one text have something in common."""
+"""The largest number of positions of one text: positions of different texts are more independent."""
 TOLERANCE = 0.05
 """The accepted difference between the agreement on other text and the requested one; decoding reports the actual
 one.
 """
 FREQUENT = 256
-"""The number of tokens that make up most of what such a model writes."""
+"""The number of token ids that make up most of such a model's text."""
 CHUNK = 128
-"""Rows of logits at a time."""
+"""The number of rows of logits that are computed at a time."""
 ROUGHLY = 4
-"""The part of the texts on which agreement is set the first time."""
+"""Agreement is first set on one of so many texts, then on all."""
 COPY_TOLERANCE = 0.015
 """The tolerance of copies, which rarely disagree."""
 PIECE = 1 << 20
@@ -55,15 +56,15 @@ STEPS, COPY_STEPS = 16, 6
 
 @torch.inference_mode()
 def set_agreement(stack: LayerStack, parts: Mapping[str, Tensor], wanted: Agreement) -> Agreement:
-    """Change random weights in place until exits and copies name the whole model's most probable token as often as asked.
+    """Change random weights in place until exits and copies predict the whole model's argmax token as often as asked.
 
-    The head's rows are scaled too, so that argmax tokens are about as unequally distributed as those of a language: the
-    frequency of token id t follows Zipf's law, so that reduced heads have something to leave out.
+    The head's rows are scaled too, so that the frequencies of argmax tokens follow Zipf's law, as in a language: reduced
+    heads need frequent tokens.
 
     Args:
         stack: a stack of random weights.
         parts: its weights by their names in a checkpoint.
-        wanted: shares of positions.
+        wanted: the shares of positions at which exits and copies shall agree.
 
     Returns:
         The shares that were reached, on texts that were not used to set them.
@@ -179,9 +180,9 @@ class _Segments:
 
 
 class _Copies:
-    """Quantized copies of the layers and the head, as the full weights would have them made.
+    """The quantized copies of the layers and the head that the full weights would give.
 
-    They are tried by replacing one full layer after the other by its copy.
+    A copy is evaluated by replacing one full layer after the other by its quantized values.
     """
 
     def __init__(self, stack: LayerStack, parts: Mapping[str, Tensor]) -> None:
@@ -217,7 +218,7 @@ class _Copies:
             return _share([_argmax(self._stack, each) == best for each, best in zip(states, own, strict=True)])
 
     def _move(self, quantization: Quantization, to: float) -> None:
-        """Scale how far each weight is from a number that the copy can hold."""
+        """Scale the distance of each weight from a number that the copy can represent."""
         for part in (*chain.from_iterable(self._layers), *self._head):
             for piece in _pieces(part):
                 held = _holdable(piece) if quantization == "int4" else rounded(piece, quantization)
@@ -226,7 +227,7 @@ class _Copies:
 
 @contextmanager
 def _in_place(parts: Sequence[Tensor], quantization: Quantization) -> Iterator[None]:
-    """Let matrices hold the values of their copies within the context."""
+    """Replace matrices by the values of their quantized copies within the context."""
     kept = [part.clone() for part in parts]
     for part in parts:
         for piece in _pieces(part):
@@ -237,10 +238,10 @@ def _in_place(parts: Sequence[Tensor], quantization: Quantization) -> Iterator[N
 
 
 def _holdable(weights: Tensor) -> Tensor:
-    """Return numbers near some weights [out, in] that their 4-bit copy holds exactly, float32.
+    """Return numbers near some weights [out, in] that a 4-bit copy of them represents exactly, float32.
 
-    They are multiples of a scale of 4 significant bits, which bfloat16 holds exactly too. Each group's least and largest
-    weight are the least and the largest of its 16 numbers, so that the copy finds them again.
+    They are multiples of a scale of 4 significant bits, which bfloat16 represents exactly too. The least and the largest
+    weight of each group become the least and the largest of its 16 numbers, so that the copy finds the same grid.
     """
     outputs, inputs = weights.shape
     groups = F.pad(weights.float(), (0, -inputs % GROUP)).view(outputs, -1, GROUP)
@@ -265,7 +266,7 @@ def _argmax(stack: LayerStack, hidden: Tensor) -> Tensor:
 
 
 def _root(excess: Callable[[float], float], start: float, close: float) -> float:
-    """Return where a falling function is about 0: steps that double until its sign changes, then interpolation."""
+    """Return an approximate zero of a falling function: by doubling steps until its sign changes, then by interpolation."""
     at, step = start, 0.25
     below: tuple[float, float] | None = None
     beyond: tuple[float, float] | None = None
@@ -289,10 +290,10 @@ def _root(excess: Callable[[float], float], start: float, close: float) -> float
 
 
 def _flatten_head(parts: Mapping[str, Tensor]) -> None:
-    """Scale the head's rows so that word t is most probable about (1 + t / FREQUENT) ** -2 times as often as the first.
+    """Scale the head's rows so that token id t is the argmax about (1 + t / FREQUENT) ** -2 times as often as the first.
 
-    Logits are about normal. A row with deviation s exceeds m, about what the most probable token has, at odds that fall as
-    exp(-m^2 / 2 s^2): hence s = (1 + 4 ln(1 + t / FREQUENT) / m^2) ** -1/2, with m the largest of FREQUENT draws.
+    Logits are about normal. A logit of standard deviation s exceeds m, the typical largest logit, with a probability that
+    falls as exp(-m^2 / 2 s^2). Hence s = (1 + 4 ln(1 + t / FREQUENT) / m^2) ** -1/2, with m the largest of FREQUENT draws.
     """
     head = _head_of(parts)
     ranks = torch.arange(len(head), device=head.device)
@@ -305,14 +306,14 @@ def _head_of(parts: Mapping[str, Tensor]) -> Tensor:
 
 
 def _texts(count: int, length: int, vocab_size: int) -> list[Tensor]:
-    """Return texts of random token ids, distributed as such a model writes them: [length] each."""
+    """Return texts of random token ids with the frequencies of such a model's text: [length] each."""
     rng = torch.Generator().manual_seed(0)
     weights = (1 + torch.arange(vocab_size) / FREQUENT) ** -2
     return list(torch.multinomial(weights, count * length, replacement=True, generator=rng).view(count, length))
 
 
 def _close(wanted: float, texts: Sequence[Tensor]) -> float:
-    """Return how far from the wanted share is close enough, given how many positions it is seen on."""
+    """Return the accepted distance from the wanted share, given the number of positions."""
     return CLOSE * sqrt(wanted * (1 - wanted) / sum(len(text) for text in texts))
 
 

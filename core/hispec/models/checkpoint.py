@@ -1,4 +1,4 @@
-"""What a checkpoint says of its model: configuration, generation config and tokenizer.
+"""The configuration, generation config and tokenizer of a checkpoint.
 
 The files are found by `checkpoint_files`, the weights are read by `checkpoint_weights`. None of the three imports torch, so
 that a mistake is reported before seconds are spent on the import.

@@ -132,7 +132,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _refused_by_hub(error: Exception, checkpoint: Explained) -> HispecError | None:
-    """Return the hub's own no."""
+    """Return the error for a request that the hub refused."""
     model = checkpoint.model
     if isinstance(error, GatedRepoError):
         return UnavailableError(

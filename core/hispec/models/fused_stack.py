@@ -428,10 +428,7 @@ class Buffers:
         return torch.mul(hidden, self._scale_column, out=self._normed).mul_(weight)
 
     def grouped_queries(self) -> Tensor:
-        """Return queries with all that share a key head as rows of one head, row by row: [1, kv heads, n * group,
-        size].
-        size].
-        """
+        """Return the queries, [1, kv heads, n * group, size]: those that share a key head are rows of one head."""
         return self._by_group.reshape(1, self._kv_heads, self._rows * self._group, self._size)
 
     def ungroup(self, attended: Tensor) -> Tensor:

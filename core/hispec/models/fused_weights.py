@@ -72,10 +72,10 @@ class FusedWeights:
     ) -> None:
         self.device, self.dtype = device, dtype
         self.span, self.shard = range(config.num_layers) if span is None else span, shard
-        words = range(config.vocab_size)
-        self.words = words if shard is None else shard.words(config.vocab_size)
+        vocabulary = range(config.vocab_size)
+        self.token_ids = vocabulary if shard is None else shard.token_ids(config.vocab_size)
         """The token ids whose logits the head computes."""
-        self.shares_head = self.words != words
+        self.shares_head = self.token_ids != vocabulary
         self._config, self._dtype = config, dtype
         self._device = device if quantization is None else torch.device("meta")
         self.quantization: Quantization | None = quantization
@@ -106,10 +106,10 @@ class FusedWeights:
         self.norm = self._vector({"model.norm.weight": hidden})
         if config.tied:
             tied = self._matrix(hidden, {"model.embed_tokens.weight": config.vocab_size})
-            self.head = Linear(tied[:, self.words.start : self.words.stop])
+            self.head = Linear(tied[:, self.token_ids.start : self.token_ids.stop])
             self.embedding = tied.t()
         else:
-            self.head = Linear(self._matrix(hidden, {"lm_head.weight": len(self.words)}))
+            self.head = Linear(self._matrix(hidden, {"lm_head.weight": len(self.token_ids)}))
             self.embedding = torch.empty(config.vocab_size, hidden, dtype=self._dtype, device=self._device)
             self.parts["model.embed_tokens.weight"] = self.embedding
 
@@ -158,10 +158,10 @@ class FusedWeights:
         """Return a copy of the head's rows of some token ids [n], held in the same way; whole on every rank."""
         if self.shard is None or not self.shares_head:
             return self.head.select(ids)
-        own = (ids >= self.words.start) & (ids < self.words.stop)
+        own = (ids >= self.token_ids.start) & (ids < self.token_ids.stop)
         dense = self.head.dense()
         matrix = right_factor(len(dense), len(ids), dense.dtype, dense.device).zero_()
-        matrix[:, own] = dense[:, ids[own] - self.words.start]
+        matrix[:, own] = dense[:, ids[own] - self.token_ids.start]
         linear = Linear(self.shard.sum(matrix.t().contiguous()).t())
         if self.quantization is not None:
             return quantize(linear, self.quantization, agree=self._agree)

@@ -64,7 +64,7 @@ class GgufTensors(Tensors):
     def dtype(self) -> str:
         """Return the dtype of the first tensor of plain numbers, which `transformers` computes with.
 
-        See `Tensors`. That of the matrices, float32 for blocks.
+        See `Tensors`. It is the dtype of the matrices, and float32 for blocks.
         """
         return STORED[self.header.dtype]
 

@@ -1,9 +1,9 @@
 """The fused stack in fixed shapes, so that a device can record a span, or a whole run of drafts, and replay it.
 
 A CUDA graph repeats the same kernels on the same memory. So everything that differs from one span to the next is data
-here: rows are padded to one of a few widths, the positions are a tensor, attention reads one of a few lengths and a
-mask excludes what is beyond, and inputs and outputs have fixed buffers. Only the recording needs a GPU; a CPU runs
-the same code without it.
+here: rows are padded to one width, the positions are a tensor, attention reads one of a few lengths with a mask for
+later positions, and inputs and outputs have fixed buffers. Only the recording needs a GPU; a CPU runs the same code
+without it.
 """
 
 import warnings
@@ -128,7 +128,7 @@ class GraphedStack(FusedStack):
         self._shared.columns = columns
 
     def embed(self, token_ids: list[int]) -> Tensor:
-        """Return token ids -> hidden states [n, hidden]; see `LayerStack.embed`. Without waiting for the device."""
+        """Return token ids -> hidden states [n, hidden], without waiting for the device; see `LayerStack.embed`."""
         if self.device.type != "cuda":
             return super().embed(token_ids)
         ids = torch.tensor(token_ids, pin_memory=True).to(self.device, non_blocking=True)

@@ -70,7 +70,7 @@ class PackedLinear(Linear):
         hidden.copy_(self._multiply_add(rows, hidden, self._packed, self.bias, "add"))
 
     def dense(self) -> Tensor:
-        """Return the matrix, [in, out]; see `Linear`. A copy."""
+        """Return a copy of the matrix, [in, out]; see `Linear`."""
         dense: Tensor = self._packed.to_dense()
         return dense.t()
 

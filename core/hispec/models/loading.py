@@ -1,6 +1,6 @@
 """Loads a checkpoint as a layer stack.
 
-`load_stack` reads them, `draw_stack` draws them at random. What is new about a weight format belongs to one of these
+`load_stack` reads its weights, `draw_stack` draws them at random. What is new about a weight format belongs to one of these
 places: the files of another format to `hispec.models.tensors`, weights that are held otherwise to
 `hispec.models.fused_weights`, and which of the stacks runs a model to `load_stack`.
 """

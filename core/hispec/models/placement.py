@@ -52,7 +52,7 @@ class Placement:
 
     @classmethod
     def of(cls, settings: Settings) -> "Placement":
-        """Return what settings ask for.
+        """Return the placement that settings ask for.
 
         Raises:
             UsageError: a device that torch does not know.
@@ -77,7 +77,7 @@ class Placement:
 
     @property
     def special(self) -> str | None:
-        """Return what of it only the modules of `transformers` can do, None where there is nothing."""
+        """Return the part of the placement that only the modules of `transformers` can do, None if there is none."""
         if self.spread:
             return "its layers are spread over devices"
         others = self.quantization != "none" and self.fused_quantization is None

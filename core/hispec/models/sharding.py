@@ -47,7 +47,7 @@ class Shard:
         """Return whether the ranks can share a model evenly."""
         return config.num_kv_heads % self.count == config.intermediate_size % self.count == 0
 
-    def words(self, vocab_size: int) -> range:
+    def token_ids(self, vocab_size: int) -> range:
         """Return the token ids whose logits this rank computes: all where their number cannot be divided."""
         if vocab_size % self.count:
             return range(vocab_size)
@@ -79,10 +79,10 @@ class Shard:
         return part
 
     def _ranges(self, name: str, whole: tuple[int, ...]) -> list[range] | None:
-        """Return which numbers of each dimension this rank has; None for all of all."""
+        """Return the range of each dimension that this rank holds; None for the whole tensor."""
         ranges, kind = [range(size) for size in whole], _map_of(name)
         if kind == HEAD:
-            ranges[0] = self.words(whole[0])
+            ranges[0] = self.token_ids(whole[0])
             return ranges
         dimension = 0 if kind in BY_OUTPUTS else 1
         if kind not in BY_OUTPUTS + BY_INPUTS or dimension >= len(whole):

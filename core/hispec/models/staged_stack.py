@@ -73,7 +73,7 @@ class StagedStack:
         """Return a stack that reads quantized copies of the first layers' weights and the head's, and shares the
         cache.
 
-        Return the stack of a quantized copy; every device has its own part. See `LayerStack.quantized`.
+        See `LayerStack.quantized`. Every device has its own part of the copy.
         """
         layers = self.num_layers if layers is None else layers
         known = self._copies.get(quantization)
@@ -85,7 +85,7 @@ class StagedStack:
     def prepare(self, width: Width) -> None:
         """Make a loaded model ready to run, with passes of some width.
 
-        See `LayerStack.prepare`. The row counts are tried on the first device, which all are taken to be alike to.
+        See `LayerStack.prepare`. The row counts are tried on the first device; all are assumed to be alike.
         """
         if self.origin is None:
             first, *others = self.stages
@@ -128,7 +128,7 @@ class StagedStack:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run a token through layers 0..end_layer-1, then the token read from it, and so on.
 
-        Write a run of tokens, in one call if all its layers are in the first stage. See `LayerStack.write_run`.
+        See `LayerStack.write_run`. It is one call if the first stage has all these layers.
         """
         first = self.stages[0]
         if end_layer <= first.num_layers:

@@ -75,7 +75,7 @@ class TransformersStack:
         """Return a stack that reads quantized copies of the first layers' weights and the head's, and shares the
         cache.
 
-        See `LayerStack.quantized`. This one has no copies.
+        See `LayerStack.quantized`. It always raises, since this stack has no copies.
         """
         raise UnavailableError(
             f"levels of {quantization} weights need the fused stack, and {self.name} runs on the transformers one",

@@ -1,4 +1,4 @@
-"""Translators: small affine maps that let a shallow exit of an ordinary model speak the language of its last layer.
+"""Translators: affine maps that let a shallow exit of an ordinary model predict what its last layer predicts.
 
 A tuned lens (Belrose et al., arXiv 2303.08112, section 3): the hidden state h at an exit becomes h + h A + b before the
 model's own final norm and head. With A and b zero, as they are before they are fitted, it is the plain exit. The target

@@ -14,7 +14,7 @@ WIDEST_MARGIN = 1e4
 
 
 def margin_of(first: float, second: float) -> float:
-    """Return how far apart the two highest logits are, at most `WIDEST_MARGIN`."""
+    """Return the margin between the two highest logits, at most `WIDEST_MARGIN`."""
     return min(first - second, WIDEST_MARGIN)
 
 
@@ -43,7 +43,7 @@ FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def confidence_of(logits: Tensor, features: Sequence[str]) -> list[Confidence]:
-    """Return how sure a level is, row by row.
+    """Return the confidence of a level, row by row.
 
     Args:
         logits: [n, vocab].

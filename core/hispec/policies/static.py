@@ -7,7 +7,7 @@ from hispec.policies.base import Draft, Policy, Step, Verify
 
 
 class Levels(Protocol):
-    """The properties of a hierarchy that a static policy needs."""
+    """The properties of a hierarchy that a static policy needs, for type checking."""
 
     @property
     def ngrams(self) -> object | None:

@@ -37,7 +37,7 @@ class StepCosts:
         draft_overhead: Callable[[int], float] = lambda level: 0.0,
         verify_overhead: Callable[[int], float] = lambda level: 0.0,
     ) -> "StepCosts":
-        """Add steps up from the spans of layers that they run.
+        """Return the costs of steps, added up from the spans of layers that they run.
 
         To draft, a level runs its own span and those of the levels that it resumes from. To verify tokens of a lower
         level, it runs the spans above that level.

@@ -72,9 +72,7 @@ def models_of(profile: Profile, mode: str) -> dict[str, str | None]:
 
 
 def calibrated_elsewhere(profile: Profile, environment: Mapping[str, Any]) -> list[str]:
-    """Return what differs between where a profile was calibrated and where it runs, each as `dtype float32 ->
-    bfloat16`.
-    """
+    """Return the differences between calibration and run, such as `dtype float32 -> bfloat16`."""
     known = profile.calibrated or {}
     return [
         f"{key} {known[key]} -> {environment[key]}"

@@ -1,4 +1,4 @@
-"""`hispec bench`: how fast, how exact, and whether a build should fail for it."""
+"""`hispec bench`: measure speed, compare token ids, and fail a build on a regression."""
 
 from pathlib import Path
 from typing import Annotated

@@ -82,7 +82,7 @@ def _arms(text: str) -> list[str]:
 
 
 def _check_outputs(reports: ReportOptions) -> None:
-    """Find out before the run what would lose its result after it."""
+    """Refuse, before the run, outputs that could not be written after it."""
     for path in reports.output or ():
         check_output(path, (".json", ".csv", ".md"))
     if reports.report is not None:

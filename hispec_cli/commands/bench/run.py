@@ -1,4 +1,4 @@
-"""Running a benchmark, and what comes of it: the report on stdout, files, the exit code."""
+"""Runs a benchmark, and writes its results: the report on stdout, files, the exit code."""
 
 import os
 import sys
@@ -103,7 +103,7 @@ def _answer_limit(request: BenchRequest, engine: Engine) -> int:
 
 
 def _choose(request: BenchRequest, runner: Runner) -> tuple[list[Row], list[Row]]:
-    """Return rows to measure and rows to warm up with; prompts that do not fit the context are left out, audibly."""
+    """Return rows to measure and rows to warm up with, without prompts that do not fit the context, which is reported."""
     run, rows = request.run, request.rows
     wanted = run.limit + run.warmup if run.limit else len(rows.rows)
     fitting: list[Row] = []
@@ -126,7 +126,7 @@ def _choose(request: BenchRequest, runner: Runner) -> tuple[list[Row], list[Row]
 
 
 def _setup(request: BenchRequest, engine: Engine, chosen: Sequence[Row], limit: int, processes: Processes) -> Setup:
-    """Return everything about the run that is not a measurement."""
+    """Return the conditions of the run."""
     run, rows = request.run, request.rows
     dataset = DatasetInfo(
         name=rows.dataset.name,

@@ -1,4 +1,4 @@
-"""Running a calibration, and what comes of it: the result on stderr, the profile, the page."""
+"""Runs a calibration, and writes its results: a summary on stderr, the profile, the page."""
 
 import sys
 from collections.abc import Sequence

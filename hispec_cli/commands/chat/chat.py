@@ -1,4 +1,4 @@
-"""One chat: asks, shows the answer, keeps it."""
+"""One chat: a conversation that shows answers and saves them."""
 
 import os
 import sys
@@ -188,7 +188,7 @@ class Chat:
         return path
 
     def show_last_turn(self) -> None:
-        """Remind of where the conversation was left."""
+        """Show the last turn of a continued conversation."""
         if turns := self.conversation.turns:
             say(f"{counted(len(turns), 'turn')}, the last of them:")
             say(f"> {turns[-1].prompt}", "bold")

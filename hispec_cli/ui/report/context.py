@@ -1,4 +1,4 @@
-"""The parts of a report besides its figures, and the sentences that sum it up."""
+"""The parts of a report besides its figures, and the sentences of its summary."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -162,5 +162,5 @@ def plain_number(value: float) -> str:
 
 
 def _magnitude(value: float) -> int:
-    """Return decimal exponent."""
+    """Return the decimal exponent of a number."""
     return int(f"{value:e}".partition("e")[2])

@@ -204,8 +204,8 @@ def test_the_part_of_a_configuration_has_its_share_of_heads_and_inner_units():
     model = random_model(num_attention_heads=8, num_key_value_heads=4, head_dim=4)
     part = Shard(1, 4).config(parse_config(model.config.to_dict(), model.config))
     assert (part.num_heads, part.num_kv_heads, part.intermediate_size, part.hidden_size) == (2, 1, 12, 32)
-    assert [len(Shard(rank, 4).words(24)) for rank in range(4)] == [6] * 4
-    assert Shard(1, 4).words(25) == range(25)
+    assert [len(Shard(rank, 4).token_ids(24)) for rank in range(4)] == [6] * 4
+    assert Shard(1, 4).token_ids(25) == range(25)
 
 
 if __name__ == "__main__":
