@@ -1,10 +1,11 @@
-"""The adaptive policy against what else a user could choose: on the shipped dataset, on questions of which half are in
-wordings that the shipped model has never seen, and on GSM8K questions, which it cannot answer.
+"""Compares the adaptive policy with its alternatives.
 
-In one interleaved run each: the adaptive hierarchy, the best hierarchy of fixed lengths, the best single-layer
-speculation of fixed length, single-layer speculation with the adaptive policy, and plain decoding, all calibrated on
-other prompts of the same kind. Then, by replay, an oracle that knows which drafts the target would accept: what is left.
-Last, prompts that change their character in mid-run, with what was calibrated on the first kind only.
+The prompts are those of the shipped dataset; questions of which half are in wordings that the shipped model has never
+seen; and GSM8K questions, which it cannot answer. One interleaved run for each compares the adaptive hierarchy, the best
+hierarchy of fixed lengths, the best single-layer speculation of fixed length, single-layer speculation with the adaptive
+policy, and plain decoding, all calibrated on other prompts of the same kind. A replay of an oracle, which knows the
+drafts that the target would accept, shows what remains to be gained. The last run changes from one kind of prompt to
+another; its arms are calibrated on the first kind only.
 """
 
 import argparse
@@ -27,8 +28,9 @@ from hispec.policies.step_costs import MAX_WAITING
 
 
 class Oracle(Policy):
-    """Knows the text: lets the cheapest level that is right write each token, one mistake more where none is, which
-    the target's verification corrects for free, and then lets the target verify.
+    """A policy that knows the text: the cheapest level that is right drafts each token, and then the target verifies.
+
+    If no level is right, one more token is drafted, which the verification corrects for free.
     """
 
     def __init__(self, text: RecordedText, replay: Replay) -> None:
@@ -81,7 +83,7 @@ def oracle(scorer: Scorer, configuration: Configuration) -> float:
 
 
 def compared(arms: dict[str, Configuration], timings: Timings, target: str) -> dict[str, Any]:
-    """Speeds, and the adaptive hierarchy over everything else."""
+    """Return the speeds, and the ratios of the adaptive hierarchy to everything else."""
     names = list(arms)
     first = names.index("adaptive hierarchy")
     return {
@@ -100,14 +102,14 @@ def compared(arms: dict[str, Configuration], timings: Timings, target: str) -> d
 
 
 def traced(setup: CalibrationSetup, costs: Costs, prompts: Sequence[list[int]]) -> RecordedTexts:
-    """Return what exits say about some prompts."""
+    """Return the recorded predictions of exits for some prompts."""
     job, timer = setup.job, setup.timer(setup.scorer_of(costs, RecordedTexts([], {})))
     recorder = Recorder(job.stacks, job.specs(job.space), job.heads, job.target)
     return record_all(recorder, prompts, lambda prompt: timer.answer(PLAIN, prompt)[0], Random(0))
 
 
 def unseen_questions(seen: int, count: int) -> list[str]:
-    """Questions of both kinds of wording that `held_out_questions(seen)` does not hold."""
+    """Return questions of both kinds of wording that `held_out_questions(seen)` does not have."""
     both = held_out_questions(seen + count)
     half = (seen + count) // 2
     return both[seen // 2 : half] + both[half + seen // 2 :]
@@ -153,7 +155,7 @@ def change(
     prompts: dict[str, list[list[int]]],
     repeats: int,
 ) -> dict[str, Any]:
-    """First half of one kind, second half of the other; the adaptive policy knows the first kind only."""
+    """Measure prompts of one kind and then of another; the adaptive policy is calibrated on the first kind only."""
     both = [*prompts["held_out"], *prompts["gsm8k"]]
     chosen = {
         "adaptive": arms["held_out"]["adaptive hierarchy"],

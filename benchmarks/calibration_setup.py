@@ -22,12 +22,12 @@ MAX_NEW_TOKENS = 96
 
 
 def encoded(engine: Engine, questions: Sequence[str]) -> list[list[int]]:
-    """Questions as the model reads them."""
+    """Return the token ids of questions, chat template included."""
     return [encode_prompt(engine.tokenizer, question) for question in questions]
 
 
 def sample_questions() -> list[str]:
-    """Return the shipped dataset's."""
+    """Return questions of the shipped dataset."""
     return [row.turns[0] for row in load("sample").rows]
 
 
@@ -57,19 +57,19 @@ class CalibrationSetup:
             return self.session(folder).run()
 
     def scorer(self) -> Scorer:
-        """Return costs and traces only: what replays need."""
+        """Measure costs and record texts only, and return the scorer of replays."""
         with TemporaryDirectory() as folder:
             session = self.session(folder)
             costs, recorded = session.costs(), session.recorded()
         return self.scorer_of(costs, recorded)
 
     def scorer_of(self, costs: object, recorded: RecordedTexts) -> Scorer:
-        """Replays of recorded traces."""
+        """Return a scorer of replays of recorded texts."""
         fitter = Fitter(recorded.texts, ("margin",))
         return Scorer(self.job.builder, recorded, costs, self.job.eos_ids, fitter)  # type: ignore[arg-type]
 
     def timer(self, scorer: Scorer) -> Timer:
-        """Answers prompts for real."""
+        """Return a timer, which decodes prompts."""
         return Timer(scorer.builder, scorer, self.job.eos_ids, MAX_NEW_TOKENS, self.engine.context)
 
 
@@ -81,7 +81,7 @@ def interleaved(
     seed: int = 0,
     said: Callable[[str], None] = lambda text: None,
 ) -> Timings:
-    """Return every prompt through all configurations, in an order drawn for each, after a warm-up that does not count."""
+    """Decode every prompt with all configurations, in an order drawn for each, after a warm-up that does not count."""
     timings, rng = Timings(list(configurations)), Random(seed)
     for configuration in configurations:
         timer.answer(configuration, prompts[0])

@@ -21,7 +21,7 @@ from hispec.events import Committed, Prefilled
 
 
 def timed(conversation: Conversation, prompt: str) -> tuple[float, int, tuple[int, ...]]:
-    """Ask: seconds to the first text, tokens found in the cache, the answer's ids."""
+    """Ask a prompt, and return the seconds to the first text, the tokens found in the cache, and the answer's ids."""
     began, first, cached = perf_counter(), None, 0
     for event in conversation.ask(prompt):
         if isinstance(event, Prefilled):
@@ -33,7 +33,7 @@ def timed(conversation: Conversation, prompt: str) -> tuple[float, int, tuple[in
 
 
 def first_prompt(engine: Engine, questions: list[str], tokens: int) -> str:
-    """As many questions as fill a prompt of about this many tokens."""
+    """Return a prompt of as many questions as fill about this many tokens."""
     prompt = ""
     while questions and len(engine.tokenizer(prompt)["input_ids"]) < tokens:
         prompt = f"{prompt} {questions.pop()}".strip()

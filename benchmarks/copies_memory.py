@@ -30,7 +30,7 @@ def with_copy(name: str, kind: str) -> Profile:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """The child: load, answer, then tell resident memory and the estimate."""
+    """Run the child: load, answer, then print the resident memory and the estimate."""
     torch.set_num_threads(args.threads)
     profile = with_copy(args.profiles[0], args.kind)
     options: dict[str, Any] = {"load_format": "dummy", "dtype": args.dtype, "max_new_tokens": 32, "policy": "static"}

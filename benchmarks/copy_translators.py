@@ -1,9 +1,9 @@
 """Compares exits of a quantized copy with translators of their own and with those of the full weights.
 
 Translators of some exits are fitted twice, on the same text with the same settings: for the full weights, as
-`hispec fit-exits` does, and for exits of a copy, whose states they read; what both learn to say is what the full model's
-last layer says. Then the full model answers questions, and exits of both kinds read along: the share of the answers'
-tokens that each would have written too, plain, with the translators of the full weights, and with those of the copy.
+`hispec fit-exits` does, and for exits of a copy, whose states they read. Both learn to predict what the full model's last
+layer predicts. Then the full model answers questions, and the result is the share of the answers' tokens that each exit
+would have written too: plain, with the translators of the full weights, and with those of the copy.
 
     python benchmarks/copy_translators.py --model DIR --train TRAIN.jsonl --test TEST.jsonl --exits 1,2,4 --name NAME
 """
@@ -66,7 +66,7 @@ def copied(stack: TransformersStack, parts: dict[str, Tensor]) -> TransformersSt
 
 @torch.inference_mode()
 def agreements(engine: Engine, weights: str, fits: dict[str, Fit], texts: list[tuple[list[int], list[int]]]) -> Any:
-    """Return share of the answers' tokens that each exit would have written, by weights, translators and exit."""
+    """Return the share of the answers' tokens that each exit would have written, by weights, translators and exit."""
     target = engine.hierarchy.stack_of(-1)
     exits = sorted(next(iter(fits.values())).translators)
     found: dict[str, dict[str, float]] = {}

@@ -1,6 +1,6 @@
-"""Coupled sampling against the rejection sampling that it replaced: acceptance and tokens per second.
+"""Compares coupled sampling with the rejection sampling that it replaced: acceptance and tokens per second.
 
-The two rules never were in one tree, so each answers in processes of its own checkout, in turn:
+The two rules were never in one version of the code, so each answers in processes of its own checkout, in turn:
 
     python benchmarks/coupled.py --trees REJECTION COUPLED --model DIR --gsm8k FILE --name coupled-NAME
 """

@@ -32,7 +32,7 @@ def decode(engine: Engine, prompt: list[int], count: int) -> list[int]:
 
 
 def compare(reference: Engine, others: dict[str, Engine], prompts: list[list[int]], count: int) -> dict[str, Any]:
-    """For each engine, the number of answers that equal the reference's, and the differences of the others."""
+    """Return, for each engine, the number of answers that equal the reference's, and the differences of the others."""
     found = {name: {"identical": 0, "of": len(prompts), "ties": 0, "errors": 0} for name in others}
     for prompt in prompts:
         expected = decode(reference, prompt, count)
@@ -44,7 +44,7 @@ def compare(reference: Engine, others: dict[str, Engine], prompts: list[list[int
 
 
 def variants(engine: Engine, lengths: tuple[tuple[int, int], ...] = LENGTHS) -> dict[str, Engine]:
-    """Return every mode, at several lengths."""
+    """Return engines of every mode, at several lengths."""
     found = {}
     for mode in MODES:
         for draft, every in lengths if mode != "autoregressive" else lengths[:1]:
@@ -54,7 +54,7 @@ def variants(engine: Engine, lengths: tuple[tuple[int, int], ...] = LENGTHS) -> 
 
 
 def dummies(folder: Path, family: str, device: str, prompts: int, count: int) -> dict[str, Any]:
-    """Return a family on random weights, made on the CPU and copied."""
+    """Return a model of a family with random weights, made on the CPU and copied."""
     profile = unprofiled(str(write_config(folder / family, family, LAYERS)), *EXITS, dummy=True)
     found = {}
     ids = range(2000)

@@ -1,4 +1,4 @@
-r"""What does somebody get who types nothing but a model? hispec's own choice beside the best that a grid finds.
+r"""Measures HiSpec without a profile: its default levels beside the best that a grid finds.
 
 For every kind of text, each static hierarchy of the grid is tuned on two prompts. Then plain decoding, what hispec does by
 default, the best static hierarchy, the best single layer and n-grams with recycled logits decode the other prompts one
@@ -129,7 +129,7 @@ def by_default(engine: Engine) -> Arm:
 
 
 def measured(args: argparse.Namespace, engine: Engine, kind: Kind) -> dict[str, Any]:
-    """Decode the prompts of one kind, and return what each arm took."""
+    """Decode the prompts of one kind, and return the record of each arm."""
     recycled = make_arms([RECYCLING], engine)[0].engine.with_settings(temperature=0.0).decoder()  # type: ignore[attr-defined]
     compared = {
         PLAIN: kind.plain.fresh(),
@@ -142,7 +142,7 @@ def measured(args: argparse.Namespace, engine: Engine, kind: Kind) -> dict[str, 
 
 
 def changing(args: argparse.Namespace, engine: Engine, first: Kind, second: Kind) -> dict[str, Any]:
-    """Decode all prompts of one kind, then those of another, and return what each arm took.
+    """Decode all prompts of one kind, then those of another, and return the record of each arm.
 
     The default goes on with what it learned on the first kind.
     """

@@ -1,4 +1,4 @@
-"""Computes what 2 to 8 GPUs, or several nodes of them, can give, from a cost model; nothing is measured here.
+"""Computes the speed of 2 to 8 GPUs, or of several nodes of them, from a cost model; nothing is measured here.
 
 One sequence is decoded, so a pass takes as long as its weights take to be read. `w` bytes a layer, `H` bytes of the head,
 `B` bytes a second read by one GPU, `P` GPUs, `g(a, n) = (1 - a^n) / (1 - a)` tokens from n in a row that are accepted with
@@ -33,7 +33,7 @@ KV_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Machine:
-    """Assumptions; every one is an option of this script."""
+    """The assumptions about GPUs and links; each is an option of this script."""
 
     memory_gb: float = CARDS["H200"].memory_gb
     bandwidth_tb_s: float = CARDS["H200"].read_tb_s
@@ -44,7 +44,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model in bytes."""
+    """The sizes of a model in bytes."""
 
     layers: int
     layer: int
@@ -54,7 +54,7 @@ class Shape:
 
 
 def shape_of(model: str) -> Shape:
-    """Return bytes in bfloat16, from the configuration that ships."""
+    """Return the sizes in bfloat16, from the configuration that ships."""
     config = Checkpoint(model, dummy=True).config
     hidden, size = config.hidden_size, config.head_size
     attention = hidden * size * (2 * config.num_heads + 2 * config.num_kv_heads)
@@ -85,7 +85,7 @@ class Sharding:
         self.cross = machine.cross_us * 1e-6
 
     def span(self, first: int, last: int) -> float:
-        """Layers first..last-1 and the way to the head."""
+        """Return the seconds of layers first..last-1 and of the transfer to the head."""
         count = last - first
         if self.tensor:
             layer = self.shape.layer / (self.gpus * self.bandwidth) + 2 * self.reduce
@@ -96,7 +96,7 @@ class Sharding:
 
     @property
     def head(self) -> float:
-        """Reading the vocabulary."""
+        """Return the seconds of the head."""
         if self.tensor:
             return self.shape.head / (self.gpus * self.bandwidth) + self.reduce
         return self.shape.head / self.bandwidth

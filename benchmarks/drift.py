@@ -21,7 +21,7 @@ OWN_CACHE_BYTES = 256 * 1024
 
 
 def seconds_to_read(buffer: torch.Tensor, nbytes: int) -> float:
-    """Time to read `nbytes` from a buffer, over and over."""
+    """Return the seconds of reading `nbytes` from a buffer, over and over."""
     began = perf_counter()
     for _ in range(max(1, nbytes // buffer.nbytes)):
         buffer.sum()

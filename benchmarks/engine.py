@@ -1,4 +1,4 @@
-"""Tokens per second of every way of decoding, the bytes that it reads, and the speed that the memory allows.
+"""Measures tokens per second of every way of decoding, the bytes that it reads, and the speed that the memory allows.
 
 Every prompt is answered by all arms one after the other, in an order drawn for it, and by each of them once. All arms
 have the same weights in the same dtype. The lengths of hispec and the exit and length of single-layer speculation are
@@ -54,13 +54,13 @@ class Sample:
 
     @property
     def decoding(self) -> tuple[int, float]:
-        """Return tokens after the first, and their seconds."""
+        """Return the number of tokens after the first, and their seconds."""
         return len(self.token_ids) - self.first_tokens, self.seconds - self.first_seconds
 
 
 @dataclass
 class Own:
-    """Our engine."""
+    """An arm that decodes with HiSpec's engine."""
 
     name: str
     engine: Engine
@@ -68,7 +68,7 @@ class Own:
     tried: list[dict[str, Any]] = field(default_factory=list)
 
     def answer(self, prompt: list[int], count: int) -> Sample:
-        """Decode `count` tokens and note what every level does."""
+        """Decode `count` tokens, and count the work of every level."""
         engine = self.engine
         ids: list[int] = []
         moments: list[tuple[float, int]] = []
@@ -84,7 +84,7 @@ class Own:
 
 @dataclass
 class Theirs:
-    """A way of decoding of `transformers`."""
+    """An arm that decodes with `transformers`."""
 
     name: str
     arm: Arm
@@ -105,12 +105,12 @@ def estimate(rows: Sequence[tuple[int, float]]) -> dict[str, Any]:
     return {"value": rate(rows), "ci95": interval95(rows, rate)}
 
 
-def with_heads(profile: Profile, words: int | None, frequencies: Path | None) -> Profile:
+def with_heads(profile: Profile, head_size: int | None, frequencies: Path | None) -> Profile:
     """Return the profile with heads of that size at its draft and intermediate exits."""
     data = profile.model_dump(by_alias=True, exclude_unset=True)
     for level in ("draft", "intermediate"):
         if data.get(level):
-            data[level]["head"] = words
+            data[level]["head"] = head_size
     if frequencies is not None:
         data["frequencies"] = str(frequencies)
     return Profile.model_validate(data)
@@ -129,7 +129,7 @@ def fastest(candidates: Sequence[Own], prompts: Sequence[list[int]], count: int)
 
 
 def describe(own: Own) -> dict[str, Any]:
-    """Exits, heads and lengths of an arm."""
+    """Return the exits, heads and lengths of an arm."""
     levels, settings = own.engine.hierarchy.levels, own.engine.settings
     lengths = [settings.validate_every] if len(levels) == 2 else [settings.draft_tokens, settings.validate_every]
     lengths = [] if len(levels) == 1 or settings.policy == "adaptive" else lengths
@@ -173,32 +173,32 @@ class Bench:
         self.tune, self.prompts = rest[: args.tune], rest[args.tune :]
 
     def _frequencies(self, profile: Profile, dummy: bool) -> Path | None:
-        """Random weights with a chosen agreement favour low ids, so these are the frequent words."""
+        """Write frequencies for random weights: those with a chosen agreement favour low ids, so low ids are frequent."""
         if not dummy:
             return None
         path = Path(self._folder.name) / "frequencies.json"
-        words = Checkpoint(profile.target.model, dummy=True).config.vocab_size
-        write_frequencies(path, Counter({id_: words - id_ for id_ in range(words)}))
+        vocab_size = Checkpoint(profile.target.model, dummy=True).config.vocab_size
+        write_frequencies(path, Counter({id_: vocab_size - id_ for id_ in range(vocab_size)}))
         return path
 
     def _prompts(self, count: int) -> list[list[int]]:
         """Return token ids, no prompt twice; random ones for random weights."""
         args = self.args
         if args.load_format == "dummy":
-            ids = range(self.sizes.words)
+            ids = range(self.sizes.vocab_size)
             return [Random(number).choices(ids, k=args.prompt_tokens) for number in range(count)]
         questions = gsm8k_questions(args.gsm8k, count) if args.gsm8k else held_out_questions(count)
         assert len(set(questions)) == count, "there are not so many prompts"
         return [encode_prompt(self.engine.tokenizer, question) for question in questions]
 
     def arms(self) -> list[Own | Theirs]:
-        """Return all arms, tuned."""
+        """Return all arms, with tuned lengths."""
         found: list[Own | Theirs] = []
-        for words in (None, *self.args.heads):
-            if words is None or words < self.sizes.words:
-                shown = "" if words is None else f", heads {words}"
-                found.append(fastest(self._hispec("hispec" + shown, words), self.tune, self.args.tune_tokens))
-                single = self._single_layer("single-layer" + shown, words)
+        for head_size in (None, *self.args.heads):
+            if head_size is None or head_size < self.sizes.vocab_size:
+                shown = "" if head_size is None else f", heads {head_size}"
+                found.append(fastest(self._hispec("hispec" + shown, head_size), self.tune, self.args.tune_tokens))
+                single = self._single_layer("single-layer" + shown, head_size)
                 found.append(fastest(single, self.tune, self.args.tune_tokens))
         if self.args.adaptive:
             found.append(Own("hispec, adaptive", self.engine.with_settings(policy="adaptive"), self.sizes))
@@ -207,21 +207,21 @@ class Bench:
             found += self._transformers(found)
         return found
 
-    def _hispec(self, name: str, words: int | None) -> list[Own]:
-        base = self.engine.with_profile(with_heads(self.profile, words, None))
+    def _hispec(self, name: str, head_size: int | None) -> list[Own]:
+        base = self.engine.with_profile(with_heads(self.profile, head_size, None))
         return [
             Own(name, base.with_settings(draft_tokens=own, validate_every=every), self.sizes)
             for own in self.args.draft_tokens
             for every in self.args.validate_every
         ]
 
-    def _single_layer(self, name: str, words: int | None) -> list[Own]:
+    def _single_layer(self, name: str, head_size: int | None) -> list[Own]:
         draft, intermediate = self.profile.draft, self.profile.intermediate
         assert draft is not None and intermediate is not None
         found = []
         for exit_layer in (draft.exit_layer, intermediate.exit_layer):
             data = self.profile.model_dump(by_alias=True, exclude_unset=True, exclude={"intermediate", "single_layer"})
-            data["draft"] = {"exit_layer": exit_layer, "head": words}
+            data["draft"] = {"exit_layer": exit_layer, "head": head_size}
             engine = self.engine.with_profile(Profile.model_validate(data))
             found += [
                 Own(name, engine.with_settings(mode="single-layer", validate_every=tokens), self.sizes)
@@ -230,7 +230,7 @@ class Bench:
         return found
 
     def _transformers(self, found: Sequence[Own | Theirs]) -> list[Own | Theirs]:
-        """Their own ways, with the exit that tuned single-layer speculation chose, and ours on their layers."""
+        """Return the arms of `transformers`, with the exit that tuned single-layer speculation has, and ours on its layers."""
         single = next(own for own in found if own.name == "single-layer" and isinstance(own, Own))
         exit_layer, tokens = single.engine.hierarchy.levels[0].exit_layer, single.engine.settings.validate_every
         tuned = SingleLayerSection(exit_layer=exit_layer, draft_tokens=tokens)
@@ -252,7 +252,7 @@ class Bench:
         return [*ours, *theirs]
 
     def measure(self, arms: Sequence[Own | Theirs], until: float) -> Iterator[dict[str, Sample]]:
-        """Return one row a prompt, at least one, until the time is up."""
+        """Decode prompts until the time is up, at least one, and return a row for each."""
         for number, prompt in enumerate([*self.warm_up, *self.prompts]):
             if number > len(self.warm_up) and perf_counter() > until:
                 return
@@ -301,7 +301,7 @@ def summarize(bench: Bench, arms: Sequence[Own | Theirs], rows: Sequence[dict[st
 
 
 def of_levels(arm: Own, samples: Sequence[Sample], tokens: int, seconds: float, bandwidth: float) -> dict[str, Any]:
-    """Return figures by level, and what memory allows."""
+    """Return the figures by level, and the speed that the memory allows."""
     names = [level.name for level in arm.engine.hierarchy.levels]
     traffic = {name: Traffic() for name in names}
     for sample in samples:
@@ -336,7 +336,7 @@ def of_levels(arm: Own, samples: Sequence[Sample], tokens: int, seconds: float, 
 
 
 def ratio(rows: Sequence[dict[str, Sample]], own: str, other: str) -> dict[str, Any]:
-    """Decoding speed over another arm's, prompt by prompt."""
+    """Return the ratio of an arm's decoding speed to another's, prompt by prompt."""
     pairs = [(row[own].decoding, row[other].decoding) for row in rows]
 
     def statistic(some: Any) -> float:

@@ -11,7 +11,7 @@ ACCENT, PLAIN, INK, LIMIT = "#3B8EEA", "#B8C0CC", "#333333", "#C154C1"
 
 
 def table(record: dict[str, Any]) -> str:
-    """Two tables in Markdown: arms, and the levels of ours."""
+    """Return two tables in Markdown: the arms, and the levels of our arms."""
     bandwidth = record["read_bandwidth"]["bytes_per_second"]
     lines = [
         title(record),
@@ -66,7 +66,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def title(record: dict[str, Any]) -> str:
-    """Model, dtype and machine, and whether anything about the weights is made up."""
+    """Return a title with model, dtype and machine, and whether the weights are random."""
     machine = record["environment"]
     weights = ""
     if record["synthetic_weights"]:
@@ -78,7 +78,7 @@ def title(record: dict[str, Any]) -> str:
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
-    """Tokens per second of every arm with its interval, and a mark at the limit of each."""
+    """Draw the tokens per second of every arm with its interval, and a mark at the limit of each."""
     arms = record["arms"]
     figure = Figure((9, 1.2 + 0.36 * len(arms)), layout="constrained")
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Do all kinds of hierarchies write the very token ids that the target alone writes, greedy and sampled?
+"""Checks that all kinds of hierarchies write the token ids that the target alone writes, greedy and sampled.
 
 A model under every kind of hierarchy and both policies: exits of it, or with `--levels copies` copies of it in 4 and 8
 bits; its first layers as a separate model with a cache of its own; and n-grams beneath. Every answer of every kind is compared with plain decoding's for the same seed. The

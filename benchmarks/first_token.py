@@ -43,7 +43,7 @@ print(json.dumps({"imports": imported - began, "loading": loaded - imported, "fi
 
 
 def run(model: str, threads: int, cache: Path, **options: Any) -> dict[str, float]:
-    """Return the seconds of a fresh process's parts."""
+    """Return the seconds of the parts of a new process."""
     command = [sys.executable, "-c", RUN, model, str(threads), json.dumps(options)]
     done = subprocess.run(command, env=os.environ | {"XDG_CACHE_HOME": str(cache)}, capture_output=True, check=True)
     parts: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

@@ -37,7 +37,7 @@ WARM_UP = 3
 
 
 def write_text(model: Path, path: Path, count: int) -> None:
-    """Conversations as the model was trained on, of a seed that neither its training nor the questions use."""
+    """Write conversations like those of the training, from a seed that neither the training nor the questions use."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     source = islice(conversations(Random("fit exits")), count)
     path.write_text("".join(tokenizer.apply_chat_template(messages, tokenize=False) for messages in source))
@@ -61,7 +61,7 @@ def fit(args: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def agreement(engine: Engine, texts: list[tuple[list[int], list[int]]]) -> dict[str, Any]:
-    """Return share of the answers' tokens that each fitted exit would have written, plain and translated."""
+    """Return the share of the answers' tokens that each fitted exit would have written, plain and translated."""
     stack, file = engine.hierarchy.stack_of(-1), open_translators(engine.profile)
     assert file is not None
     translators = {exit_: found.on(stack) for exit_ in file.provenance.exits if (found := file.read(exit_))}

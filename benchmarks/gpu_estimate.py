@@ -21,7 +21,7 @@ from hispec.models.dtypes import bits_per_weight
 
 
 def price(run: dict[str, Any], sizes: Sizes, hidden_size: int, exits: list[int]) -> float:
-    """Return what a run's passes cost.
+    """Return the cost of a run's passes.
 
     Args:
         run: its kind, and for each level above the first tokens accepted, tokens verified, and passes.

@@ -47,7 +47,7 @@ MATRIX, SMALL = (
 
 @dataclass
 class Part:
-    """A part's time, device and results."""
+    """The time, device and results of a part."""
 
     name: str
     output: Path
@@ -57,17 +57,17 @@ class Part:
 
     @property
     def device(self) -> torch.device:
-        """The device and its settings."""
+        """Return the device, after preparing it."""
         return torch.device("cpu" if self.smoke else "cuda")
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of weights that are not quantized."""
+        """Return the dtype of weights that are not quantized."""
         return torch.float32 if self.smoke else torch.bfloat16
 
     @property
     def card(self) -> predict.Machine:
-        """The expected figures of this card."""
+        """Return the expected figures of this card."""
         name = "" if self.smoke else torch.cuda.get_device_name()
         return predict.Machine(next((card.read_tb_s for kind, card in CARDS.items() if kind in name), 3.0))
 
@@ -76,7 +76,7 @@ class Part:
         return perf_counter() < self.until - share
 
     def note(self, key: str, value: Any) -> None:
-        """Keep a result, at once."""
+        """Write a result to the file at once."""
         self.record[key] = value
         save(self.name, self.record, self.output, show=False)
 
@@ -86,7 +86,7 @@ class Part:
         self.note("compare", [*self.record["compare"], row])
 
     def seconds(self, work: Callable[[int], object], calls: int = 1, repeats: int = 7) -> float:
-        """Return the median seconds of one of some calls, recorded as one graph so that starting them does not count."""
+        """Return the median seconds of one call; calls are recorded as one graph, so that starting them does not count."""
         for at in range(min(calls, 3)):
             work(at)
         times = []
@@ -146,7 +146,7 @@ def machine(part: Part) -> None:
 
 
 def matrices(part: Part) -> None:
-    """Products of all shapes and formats: whether they are right, and their time."""
+    """Check and time products of all shapes and formats."""
     shapes = {"8B": predict.config_of("8B"), "70B": predict.config_of("70B")}
     found: list[dict[str, Any]] = []
     for model, config in shapes.items():
@@ -186,7 +186,7 @@ def matrices(part: Part) -> None:
 
 
 def attention(part: Part) -> None:
-    """Attention of an 8B with few rows, by backend and length."""
+    """Time the attention of an 8B with few rows, by backend and length."""
     heads, shared, size = (8, 2, 32) if part.smoke else (32, 8, 128)
     found = []
     for length in (64,) if part.smoke else (256, 1024, 4096, 16384):
@@ -216,7 +216,7 @@ def attention(part: Part) -> None:
 
 
 def capture(part: Part) -> None:
-    """Whether graphs are captured, write what is written without them, and modes write the same at one width."""
+    """Check that graphs are captured, and that with and without them all modes write the same token ids at one width."""
     prompts = [Random(at).choices(range(3, 250), k=40) for at in range(1 if part.smoke else 4)]
     models = {"tiny": "tiny", "1B": "layerskip-llama3.2-1b"} if not part.smoke else {"tiny": "tiny"}
     for name, profile in models.items():
@@ -254,7 +254,7 @@ def capture(part: Part) -> None:
 
 
 def cuda_check(part: Part) -> None:
-    """The CUDA path in float32 against the CPU, by `cuda_check.py`, shortened to its time."""
+    """Compare the CUDA path in float32 with the CPU, by `cuda_check.py`, within the time of the part."""
     if part.smoke:
         part.note("left_out", "on a CPU it compares the CPU with itself")
         return
@@ -274,7 +274,7 @@ def model_of(part: Part, name: str) -> tuple[Any, ModelConfig, tempfile.Temporar
 
 
 def levels(part: Part, name: str) -> None:
-    """A model plain and with all kinds of levels, on random weights that agree as lab-ee's do."""
+    """Measure a model plain and with all kinds of levels, on random weights that agree as lab-ee's do."""
     profile, config, _folder = model_of(part, name)
     sixteenth = config.num_layers // 16
     agreement = None if part.smoke else f"{sixteenth}=0.68,{4 * sixteenth}=0.80,int4=0.976"
@@ -296,7 +296,7 @@ def levels(part: Part, name: str) -> None:
     count = 12 if part.smoke else 128
     decoder = engine.decoder()
     expected = [decoder.token_ids(text, count) for text in texts]
-    words = target.reduce_head(torch.arange(min(predict.WORDS, config.vocab_size // 2)))
+    reduced = target.reduce_head(torch.arange(min(predict.HEAD_SIZE, config.vocab_size // 2)))
     last = HierarchyLevel("target", target, config.num_layers)
     found = {}
     for kind, wanted in predict.kinds(config):
@@ -311,7 +311,7 @@ def levels(part: Part, name: str) -> None:
                     f"level {at}",
                     stack,
                     int(level.layers),
-                    words if level.words else None,
+                    reduced if level.head_size else None,
                     weights=None if level.weights == "full" else "int4",
                 )
             )
@@ -352,7 +352,7 @@ def without_levels(profile: Any) -> Any:
 
 
 def passes(part: Part, name: str, target: LayerStack, config: ModelConfig, weights: str) -> None:
-    """Time whole passes by their rows, replayed."""
+    """Time whole passes, replayed from graphs, by their number of rows."""
     target.cache.lease = None
     target.reserve(256)
     found = {}
@@ -390,7 +390,7 @@ def kernels(target: LayerStack) -> list[dict[str, Any]]:
 
 
 def quantized_target(part: Part, name: str) -> None:
-    """A model whose only weights are in 4 bits: its passes, and plain decoding."""
+    """Measure a model whose only weights are in 4 bits: its passes, and plain decoding."""
     profile, config, _folder = model_of(part, name)
     begin = perf_counter()
     engine = Engine.from_profile(

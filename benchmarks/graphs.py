@@ -1,7 +1,7 @@
-"""Fixed shapes, recorded as CUDA graphs where there is CUDA, against the same stack as it is; on a CPU, what they cost.
+"""Compares fixed shapes, recorded as CUDA graphs on CUDA, with the same stack without them; on a CPU they cost time.
 
 Both arms share their weights. Every prompt is answered by every arm in turn, several times over; an arm's seconds for a
-prompt are its fastest. What recording costs is the first answer's time beyond that.
+prompt are its fastest. The cost of recording is the additional time of the first answer.
 """
 
 import argparse

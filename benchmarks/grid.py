@@ -1,4 +1,4 @@
-"""A calibration against an exhaustive timed grid: is what it finds as fast, and how much sooner does it find it?"""
+"""Compares a calibration with an exhaustive timed grid: the speed of what it finds, and the time that it takes."""
 
 import argparse
 from time import perf_counter

@@ -22,17 +22,17 @@ from hispec.models.config import ModelConfig
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of a model in its dtype: of one layer, of one word of the head, of one position's keys and values in one layer."""
+    """Bytes of a model in its dtype: of a layer, of a row of the head, and of a position's keys and values in a layer."""
 
     layers: int
-    words: int
+    vocab_size: int
     layer: int
-    word: int
+    head_row: int
     position: int
 
     @classmethod
     def of(cls, config: ModelConfig, itemsize: int) -> "Sizes":
-        """Return those of a configuration."""
+        """Return the sizes of a configuration."""
         heads = 2 * config.num_heads + 2 * config.num_kv_heads
         return cls(
             config.num_layers,
@@ -44,16 +44,16 @@ class Sizes:
 
     @property
     def total(self) -> int:
-        """The bytes of a pass through the whole model without a text."""
-        return self.layers * self.layer + self.words * self.word
+        """Return the bytes of a pass through the whole model at an empty context."""
+        return self.layers * self.layer + self.vocab_size * self.head_row
 
-    def head(self, words: int | None) -> int:
-        """The bytes of a head of that size, None for the whole head."""
-        return (self.words if words is None else words) * self.word
+    def head(self, size: int | None) -> int:
+        """Return the bytes of a head of that size; None means the whole head."""
+        return (self.vocab_size if size is None else size) * self.head_row
 
 
 def tokens_of_run(acceptance: float, length: int) -> float:
-    """g(a, n): tokens that a verified run of n yields on average, the correction among them."""
+    """Return g(a, n): the mean number of tokens that a verified run of n yields, the correction among them."""
     return sum(acceptance**at for at in range(length))
 
 
@@ -104,19 +104,19 @@ class Traffic:
     rejected: int = 0
 
     def add(self, other: "Traffic") -> None:
-        """Count another answer's in."""
+        """Add the work of another answer."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
     @property
     def acceptance(self) -> float | None:
-        """The number of verified tokens; those after a rejected one do not count."""
+        """Return the share of verified tokens that was accepted; those after a rejected one do not count."""
         verified = self.accepted + self.rejected
         return self.accepted / verified if verified else None
 
 
 class Meter:
-    """Folds the events of one answer into the traffic of each level.
+    """Computes the traffic of each level from the events of one answer.
 
     Args:
         hierarchy: a hierarchy whose levels all read one model.
@@ -132,7 +132,7 @@ class Meter:
         self.prefill_seconds = 0.0
 
     def see(self, event: Event) -> None:
-        """Take one event into account."""
+        """Add one event."""
         match event:
             case Prefilled():
                 self._length = event.prompt_tokens + 1
@@ -179,7 +179,7 @@ class Meter:
 
 
 def read_bandwidth(size: int, dtype: torch.dtype, device: torch.device, seconds: float = 1.0) -> float:
-    """Return bytes per second at which one large matrix is read, by the fastest of a product with a vector and a sum.
+    """Return the bytes per second at which one large matrix is read, by a product with a vector or a sum.
 
     Args:
         size: bytes, those of the model: what fits a cache is read from there. At most 4 GiB are taken on a GPU, 2 on a CPU.
@@ -198,7 +198,7 @@ def read_bandwidth(size: int, dtype: torch.dtype, device: torch.device, seconds:
 
 
 def _fastest(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Return seconds of the fastest of many runs."""
+    """Return the seconds of the fastest of many runs."""
     best, until = float("inf"), perf_counter() + seconds
     for turn in range(1000):
         took = _seconds(work, device)
@@ -209,7 +209,7 @@ def _fastest(work: Callable[[], object], device: torch.device, seconds: float) -
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one run, by the clock of the device, which does not count how long it is started."""
+    """Return the seconds of one run by the clock of the device, which does not count the start."""
     if device.type != "cuda":
         begin = perf_counter()
         work()

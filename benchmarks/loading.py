@@ -1,4 +1,4 @@
-"""Peak host memory and seconds of loading, by stack, each in a process of its own, on a made-up checkpoint.
+"""Measures the peak host memory and seconds of loading, by stack, each in a process of its own, on a made-up checkpoint.
 
 A token is decoded too, as weights may stay in a mapped file until they are used. Memory is the process's peak resident size less what it was before loading; mapped pages of the checkpoint count.
 """
@@ -22,7 +22,7 @@ STACKS = ("fused", "transformers")
 
 
 def make_checkpoint(folder: Path, dtype: str) -> int:
-    """About 200 MB of random float32 weights in a Llama's shape; returns the size of its file."""
+    """Write about 200 MB of random float32 weights in a Llama's shape, and return the size of the file."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -39,7 +39,7 @@ def make_checkpoint(folder: Path, dtype: str) -> int:
 
 
 def load(folder: str, stack: str) -> dict[str, Any]:
-    """Load and use, in this process: bytes that the peak rose by, and seconds."""
+    """Load and use the model in this process, and return the rise of the peak in bytes, and the seconds."""
     from hispec.models.loading import load_stack
 
     if stack == "transformers":  # what is imported is no part of the weights

@@ -1,4 +1,4 @@
-"""Peak memory of each mode, each in a process of its own: resident memory as the kernel counts it (VmHWM)."""
+"""Measures the peak memory of each mode, in a process of its own: resident memory as the kernel counts it (VmHWM)."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ MODES = ("autoregressive", "single-layer", "hispec")
 
 
 def measure(mode: str, args: argparse.Namespace) -> None:
-    """The child: answer long prompts, then tell the peaks."""
+    """Run the child: answer long prompts, then print the peaks."""
     torch.set_num_threads(args.threads)
     engine = Engine.from_profile("tiny", mode=mode, max_new_tokens=args.max_new_tokens)
     loaded = kilobytes("VmRSS")

@@ -1,7 +1,7 @@
 """Predicts decoding speeds on GPUs from a cost model whose constants are all here; `gpu.py` compares them with
 measurements.
 
-One sequence, recorded as graphs, fixed lengths. In microseconds, with B bytes a microsecond that a card reads:
+One sequence is decoded, from recorded graphs, with fixed lengths. In microseconds, for a card that reads B bytes in each:
 
     matrix        fixed + bytes / (B * share of the format)
     layer         four matrices + small kernels + norms + attention (+ two copies where there are several rows, as in every
@@ -11,9 +11,9 @@ One sequence, recorded as graphs, fixed lengths. In microseconds, with B bytes a
     several cards staged: crossings between them; tensor-parallel: bytes / cards, two sums over cards a layer, one of
         a whole head; a reduced one is whole on every card
 
-A run of n tokens that are accepted with chance a each gives g(a, n) = 1 + a + ... + a^(n-1) tokens, as in `limits.py`. The
-chances are shares of positions at which levels agree with the target, of a small early-exit model: an exit beneath
-another level passes it with the ratio of the two, which takes for granted that the shallower is right where the deeper is.
+A run of n tokens that are accepted with probability a each gives g(a, n) = 1 + a + ... + a^(n-1) tokens, as in `limits.py`.
+The probabilities are the agreements of the levels of a small early-exit model with its target. An exit beneath another
+level is accepted with the ratio of the two agreements, which assumes that the deeper one is right where the shallower is.
 
     python benchmarks/predict.py                # the tables of docs/performance.md and docs/devices.md
 """
@@ -42,7 +42,7 @@ MODELS = {
 }
 AGREEMENT = {1: 0.68, 2: 0.75, 4: 0.80, "int4": 0.976, "2.7B": 0.70}
 """With the target, on lab-ee: exits by sixteenths of the depth, a copy in 4 bits; of a small model of its own: assumed."""
-WORDS = 4096
+HEAD_SIZE = 4096
 """The size of the heads of exits; a whole copy or model has a whole head."""
 DRAFTS, WAITING, SINGLE = (1, 2, 3, 4, 6, 8), (4, 6, 8, 12, 16), (1, 2, 3, 4, 6, 8, 12)
 """Lengths that are tried; the best counts."""
@@ -100,10 +100,10 @@ class Machine:
         crossed += crossed > 0  # and back to the head
         return layers * each + costs.cross * crossed
 
-    def head(self, config: ModelConfig, weights: str, words: int | None) -> float:
-        """Return the microseconds until a token is known."""
-        read = self.matrix(config.hidden_size, words or config.vocab_size, weights, shared=words is None)
-        return read + self.costs.read_token + self.costs.reduce * (self.tensor and words is None)
+    def head(self, config: ModelConfig, weights: str, size: int | None) -> float:
+        """Return the microseconds of a head and its argmax."""
+        read = self.matrix(config.hidden_size, size or config.vocab_size, weights, shared=size is None)
+        return read + self.costs.read_token + self.costs.reduce * (self.tensor and size is None)
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,14 @@ class Level:
         layers: the number of layers that it reads.
         weights: their format.
         agreement: its agreement with the target.
-        words: the size of its head; None for the whole head.
+        head_size: the size of its head; None for the whole head.
         config: the configuration of a separate model.
     """
 
     layers: float
     weights: str
     agreement: float
-    words: int | None = None
+    head_size: int | None = None
     config: ModelConfig | None = None
 
 
@@ -139,7 +139,7 @@ def speed(
         alone = Machine(machine.read, 1, False, machine.costs) if level.config and not shared else machine
         # Every pass of the target's weights has the one width, whatever its tokens.
         rows = ONE_WIDTH if level.weights == weights and level.config is None else rows
-        return alone.span(own, layers, level.weights, rows, length) + alone.head(own, level.weights, level.words)
+        return alone.span(own, layers, level.weights, rows, length) + alone.head(own, level.weights, level.head_size)
 
     target = Level(config.num_layers, weights, 1.0)
     if not levels:
@@ -157,11 +157,11 @@ def speed(
 
 
 def kinds(config: ModelConfig, weights: str = "full") -> Iterator[tuple[str, list[Level]]]:
-    """Yield what is compared, for a target in some format."""
+    """Yield the kinds of hierarchies that are compared, for a target in some format."""
     sixteenth = config.num_layers / 16
 
     def exit_at(at: int, form: str) -> Level:
-        return Level(max(1, round(at * sixteenth)), form, AGREEMENT[at], WORDS)
+        return Level(max(1, round(at * sixteenth)), form, AGREEMENT[at], HEAD_SIZE)
 
     yield "plain", []
     if weights != "full":  # the target's own exits: its weights are the quantized ones
@@ -255,7 +255,7 @@ def main() -> None:
         "cards": {name: asdict(card) for name, card in CARDS.items()},
         "microseconds": asdict(Costs()),
         "agreement": {str(key): value for key, value in AGREEMENT.items()},
-        "words_of_exits": WORDS,
+        "words_of_exits": HEAD_SIZE,
         "rows": rows,
     }
     save("predicted-gpu", record, show=False)

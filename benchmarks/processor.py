@@ -1,4 +1,4 @@
-"""Finds what is fastest on a CPU: bfloat16 or float32, torch's multiplication or oneDNN's, and the number of threads.
+"""Measures what is fastest on a CPU: bfloat16 or float32, torch's multiplication or oneDNN's, and how many threads.
 
 A layer's four matrices are multiplied by one row and by several, over as many layers as exceed the caches. The median of
 interleaved repeats counts. Threads are those of `hispec.threads`, on the shipped model and on a larger one.
@@ -28,11 +28,11 @@ HIDDEN = (128, 256, 512, 1024, 2048)
 WIDTHS = (1, 2, 3, 8)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NUMBERS = 24_000_000
-"""Weights of the layers that are gone through, 48 MB in bfloat16."""
+"""The number of weights of the layers that are gone through, 48 MB in bfloat16."""
 
 
 def layers(hidden: int, dtype: torch.dtype, packed: bool) -> list[list[Linear]]:
-    """Matrices of some layers, each in the layout that is fastest for it: QKV, output, gate and up, down."""
+    """Return the matrices of some layers, each in the layout that is fastest for it: QKV, output, gate and up, down."""
     shapes = ((hidden, 3 * hidden // 2), (hidden, hidden), (hidden, 6 * hidden), (3 * hidden, hidden))
     count = max(1, min(64, NUMBERS // sum(rows * columns for rows, columns in shapes)))
 
@@ -45,7 +45,7 @@ def layers(hidden: int, dtype: torch.dtype, packed: bool) -> list[list[Linear]]:
 
 
 def by_hidden_size(repeats: int) -> list[dict[str, float]]:
-    """Microseconds of a layer by hidden size, rows and dtype."""
+    """Return the microseconds of a layer by hidden size, rows and dtype."""
     found = []
     for hidden in HIDDEN:
         models = {
@@ -73,7 +73,7 @@ def by_hidden_size(repeats: int) -> list[dict[str, float]]:
 
 
 def by_threads(stack: LayerStack, max_threads: int) -> dict[str, object]:
-    """Microseconds of a layer and the head by number of threads, and which is chosen."""
+    """Return the microseconds of a layer and the head by number of threads, and the number that is chosen."""
     us = {}
     for threads in range(1, max_threads + 1):
         torch.set_num_threads(threads)

@@ -65,7 +65,7 @@ ROWS = (1, 2, 4, 8, 16)
 """The rows of the passes that are timed."""
 
 TUNING = 0.45
-"""Share of the time after which tuning ends."""
+"""The share of the time after which tuning ends."""
 
 KEPT = 3
 """The number of configurations of each kind that are tuned on more than one prompt."""
@@ -90,7 +90,7 @@ class Grid:
 
 @dataclass(eq=False)
 class Arm:
-    """A hierarchy and its policy, and what became of it.
+    """A hierarchy with its policy, and its results.
 
     Attributes:
         kind: the kind of hierarchy that it is an example of.
@@ -116,7 +116,7 @@ class Arm:
         return speed(self.answers)
 
     def fresh(self) -> "Arm":
-        """Return the same without answers."""
+        """Return the same arm without answers."""
         return Arm(self.kind, self.hierarchy, self.lengths, self.policy)
 
     def adapting(self) -> "Arm":
@@ -140,7 +140,7 @@ def speed(answers: Sequence[tuple[int, float]]) -> float:
 
 
 def hierarchies(target: LayerStack, grid: Grid) -> Iterator[tuple[str, list[Level], tuple[int, ...]]]:
-    """Yield what is compared: a kind, its levels below the target, and the lengths of all but the lowest."""
+    """Yield the hierarchies that are compared: a kind, its levels below the target, and the lengths of all but the lowest."""
     copies = {weights: target.quantized(weights) for weights in ("int4", "int8")}
     whole = {name: Level(name, stack, target.num_layers, weights=name) for name, stack in copies.items()}
     own = {exit_layer: Level("exit", target, exit_layer) for exit_layer in grid.exits}
@@ -171,17 +171,17 @@ def hierarchies(target: LayerStack, grid: Grid) -> Iterator[tuple[str, list[Leve
                 yield "exit > int8 > target", [own[exit_layer], whole["int8"]], (drafts, waiting)
 
 
-def arms(target: LayerStack, grid: Grid, words: Sequence[int] = ()) -> list[Arm]:
-    """Return plain decoding and all of `hierarchies`, lower levels with a head of some words only where some are given."""
+def arms(target: LayerStack, grid: Grid, token_ids: Sequence[int] = ()) -> list[Arm]:
+    """Return arms of plain decoding and of all `hierarchies`; lower levels have a reduced head if token ids are given."""
     last = Level("target", target, target.num_layers)
     found = [Arm(PLAIN, Hierarchy([last]), (1,), lambda: StaticPolicy((1,)))]
     heads = {}
     known: dict[tuple[tuple[int, int, Ngrams | None], ...], Hierarchy] = {}
     for kind, levels, lengths in hierarchies(target, grid):
-        if words:
+        if token_ids:
             for level in levels:
                 if level.stack is not None and level.stack.name not in heads:
-                    heads[level.stack.name] = level.stack.reduce_head(torch.tensor(words))
+                    heads[level.stack.name] = level.stack.reduce_head(torch.tensor(token_ids))
             levels = [one if one.stack is None else replace(one, reduced=heads[one.stack.name]) for one in levels]
         key = tuple((id(level.stack), level.exit_layer, level.ngrams) for level in levels)
         hierarchy = known.setdefault(key, Hierarchy([*levels, last]))
@@ -208,7 +208,7 @@ class Answering:
         return self._decoder.token_ids(prompt, max_new_tokens or self._most)
 
     def answer(self, arm: Arm, prompt: list[int], expected: list[int]) -> None:
-        """Decode and note what it took; `expected` is plain decoding's answer."""
+        """Decode a prompt, and add the result to the arm; `expected` is plain decoding's answer."""
         decoder = replace(self._decoder, hierarchy=arm.hierarchy, policy=arm.policy)
         events = list(decoder.decode(prompt, len(expected)))
         ids = [token for event in events if isinstance(event, Committed) for token in event.token_ids]
@@ -225,7 +225,7 @@ class Answering:
 def tune(
     found: list[Arm], answering: Answering, prompts: Sequence[list[int]], max_new_tokens: int, budget: Budget
 ) -> list[Arm]:
-    """Return the fastest of each kind: all decode one prompt, the better ones the others too.
+    """Return the fastest arm of each kind: all decode one prompt, and the better ones the others too.
 
     What there is no time for is left out by chance.
     """
@@ -280,7 +280,7 @@ def pass_costs(target: LayerStack, position: int = 64, repeats: int = 5) -> dict
 
 
 def ratio(one: Arm, other: Arm) -> dict[str, Any]:
-    """Return how many times as fast one is as the other, with its 95 % interval over prompts."""
+    """Return the ratio of the speeds of two arms, with its 95 % interval over prompts."""
     rows = list(zip(one.answers, other.answers, strict=True))
 
     def over(some: Sequence[Any]) -> float:
@@ -290,7 +290,7 @@ def ratio(one: Arm, other: Arm) -> dict[str, Any]:
 
 
 def timed(args: argparse.Namespace, engine: Engine, prompts: list[list[int]], found: list[Arm]) -> dict[str, Any]:
-    """Tune, time, and return the record."""
+    """Tune and time all arms, and return the record."""
     budget, answering = Budget(args.seconds), Answering(engine, args.max_new_tokens)
     costs = pass_costs(engine.hierarchy.stack_of(-1))
     answering.expected(prompts[0], args.tune_tokens)  # to warm up
@@ -317,7 +317,7 @@ def timed(args: argparse.Namespace, engine: Engine, prompts: list[list[int]], fo
 
 
 def compared(chosen: Sequence[Arm]) -> dict[str, Any]:
-    """Return speeds, and the ratios that count."""
+    """Return the speeds, and the ratios to the arms that matter."""
     named = {arm.kind: arm for arm in chosen}
     single = [arm for arm in chosen if arm.kind.removesuffix(", adaptive") in SINGLE_LAYERS]
     bases = {"plain": named[PLAIN]}
@@ -348,14 +348,14 @@ def given_costs(args: argparse.Namespace, target: LayerStack) -> Costs:
         widths = WIDTHS[:2]
         both = (cost, cost * (1 + row[name]))
         spans[stack.name] = SpanCost(tuple(Curve((0,), (0.0,)) for _ in widths), tuple(Curve((0,), (c,)) for c in both))
-        for words in {0, args.words}:
-            share = words / target.vocab_size if words else 1.0
-            heads[stack.name, words] = Curve(widths, tuple(args.head * share * c for c in both))
+        for head_size in {0, args.head_size}:
+            share = head_size / target.vocab_size if head_size else 1.0
+            heads[stack.name, head_size] = Curve(widths, tuple(args.head * share * c for c in both))
     return Costs(spans, heads, ngram_lookup=0.0)
 
 
 def costs_of_shape(args: argparse.Namespace, target: LayerStack) -> Costs:
-    """Return what passes of another model of as many layers cost here, named as those of this one."""
+    """Return the costs of passes of another model of as many layers, under the names of this model's passes."""
     profile = profile_for_model(args.shape, 16, 1, 2)
     other = Engine.from_profile(profile, dtype=args.dtype, mode="autoregressive", load_format="dummy")
     own = other.hierarchy.stack_of(-1)
@@ -366,7 +366,7 @@ def costs_of_shape(args: argparse.Namespace, target: LayerStack) -> Costs:
     found = {name: target.name + name.removeprefix(own.name) for name in names}
     return Costs(
         {found[name]: span for name, span in known.spans.items()},
-        {(found[name], words): head for (name, words), head in known.heads.items()},
+        {(found[name], size): head for (name, size), head in known.heads.items()},
     )
 
 
@@ -428,7 +428,7 @@ def replayed(args: argparse.Namespace, engine: Engine, prompts: list[list[int]],
         for kind, arm in best.items()
     }
     ordered = dict(sorted(rows.items(), key=lambda item: -item[1]["over_plain"]))
-    given: dict[str, Any] = {"layer": args.layer, "row": args.row, "head": args.head, "words": args.words}
+    given: dict[str, Any] = {"layer": args.layer, "row": args.row, "head": args.head, "head_size": args.head_size}
     if args.shape:
         calls = {name: replayed_pass(costs, name, target.num_layers) for name in stacks}
         given = {"shape": args.shape, "pass_ms": calls}
@@ -468,7 +468,7 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=1, help="how often each prompt is decoded")
     parser.add_argument("--seconds", type=float, default=540.0, help="after which no further prompt is begun")
-    parser.add_argument("--words", type=int, default=0, help="lower levels read so many words only; 0 for all")
+    parser.add_argument("--head-size", type=int, default=0, help="lower levels read so many token ids only; 0 for all")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--replay", action="store_true", help="replay with the following costs")
@@ -489,12 +489,12 @@ def main() -> None:
     asked = gsm8k_questions(args.gsm8k, count)
     texts = [f"Question: {question}\nAnswer:" if args.raw else question for question in asked]
     prompts = [encode_prompt(engine.tokenizer, text, raw=args.raw)[: args.prompt_tokens] for text in texts]
-    words = frequent(engine, args.gsm8k, count, args.words) if args.words else []
-    found = arms(engine.hierarchy.stack_of(-1), Grid(args.exits, args.drafts, args.waiting, args.single), words)
+    token_ids = frequent(engine, args.gsm8k, count, args.head_size) if args.head_size else []
+    found = arms(engine.hierarchy.stack_of(-1), Grid(args.exits, args.drafts, args.waiting, args.single), token_ids)
     if args.only:
         found = [arm for arm in found if arm.kind == PLAIN or any(word in arm.kind for word in args.only.split(","))]
     record = (replayed if args.replay else timed)(args, engine, prompts, found)
-    given = ("prompts", "max_new_tokens", "rounds", "dtype", "tune_prompts", "tune_tokens", "words")
+    given = ("prompts", "max_new_tokens", "rounds", "dtype", "tune_prompts", "tune_tokens", "head_size")
     save(
         args.name,
         {"model": Path(args.model).name}

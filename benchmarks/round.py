@@ -17,7 +17,7 @@ from hispec.text import encode_prompt
 
 
 def decode(engine: Engine, prompts: list[list[int]]) -> dict[str, float]:
-    """Answer every prompt; rounds, tokens and seconds by phase, prompts left out."""
+    """Answer every prompt, and return cycles, tokens and seconds by phase, prompts left out."""
     spent: dict[str, float] = {"rounds": 0, "tokens": 0}
     for prompt in prompts:
         for event in engine.decoder().decode(prompt, 96):

@@ -36,7 +36,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def measured(shapes: tuple[tuple[int, int], ...], device: torch.device) -> dict[str, dict[int, float]]:
-    """Microseconds of all the matrices by format and kernel, and by count of rows."""
+    """Return the microseconds of all the matrices by format and kernel, and by number of rows."""
     found: dict[str, dict[int, float]] = {}
     for dtype_name, dtype in DTYPES.items():
         for quantization in ("int8", "int4"):

@@ -50,7 +50,7 @@ FORMATS = ("date", "uuid", "ipv4")
 
 
 def schemas(count: int, seed: int = 0) -> list[Schema]:
-    """Return schemas; the first ones are the same whatever the count."""
+    """Return schemas; a larger count adds to the same first ones."""
     return [_object(Random(f"{seed} {number}"), 1 + number % 4) for number in range(count)]
 
 

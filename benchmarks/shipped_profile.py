@@ -21,8 +21,8 @@ schema: 1
 name: tiny-adaptive
 description: The model that ships with hispec, with the adaptive policy; what it knows was measured on a CPU.
 target:       {{model: "builtin:tiny", dtype: float32}}
-draft:        {{exit_layer: {draft}, head: {words}}}
-intermediate: {{exit_layer: {intermediate}, head: {words}}}
+draft:        {{exit_layer: {draft}, head: {head_size}}}
+intermediate: {{exit_layer: {intermediate}, head: {head_size}}}
 single_layer: {{exit_layer: 2, draft_tokens: {single}}}
 decoding:     {{draft_tokens: 8, validate_every: 24, policy: adaptive}}
 sampling:     {{temperature: 0.0}}
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draft-exit", type=int, default=2)
     parser.add_argument("--intermediate-exit", type=int, default=4)
-    parser.add_argument("--words", type=int, default=256)
+    parser.add_argument("--head-size", type=int, default=256)
     parser.add_argument("--single-layer-tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

@@ -16,7 +16,7 @@ LLAMA3_ROPE = {
 }
 
 
-def write_config(folder: Path, family: str, layers: int, hidden: int = 64, words: int = 2000) -> Path:
+def write_config(folder: Path, family: str, layers: int, hidden: int = 64, vocab_size: int = 2000) -> Path:
     """Return the folder, once it holds a `config.json`; a Llama has the rotary embedding of Llama 3."""
     rope = LLAMA3_ROPE if family == "llama" else {"rope_type": "default", "rope_theta": 10000.0}
     AutoConfig.for_model(
@@ -27,7 +27,7 @@ def write_config(folder: Path, family: str, layers: int, hidden: int = 64, words
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=hidden // 4,
-        vocab_size=words,
+        vocab_size=vocab_size,
         max_position_embeddings=2048,
         tie_word_embeddings=False,
         bos_token_id=None,

@@ -1,7 +1,7 @@
-"""The fused stack against that of `transformers`, and reduced heads against whole ones, on the shipped model.
+"""Compares the fused stack with that of `transformers`, and reduced heads with whole ones, on the shipped model.
 
-Every prompt is answered by every arm in turn, several times over; an arm's seconds for a prompt are its fastest, as
-whatever else a machine does can only add to them. Token ids are compared on the way.
+Every prompt is answered by every arm in turn, several times over; an arm's seconds for a prompt are its fastest, since
+other load can only add to them. Token ids are compared on the way.
 """
 
 import argparse
@@ -38,9 +38,9 @@ def main() -> None:
         engine = Engine.from_profile(profile, stack=stack, dtype=args.dtype, max_new_tokens=200)
         arms |= {f"{stack} {mode}": engine.with_settings(mode=mode) for mode in MODES}
         if stack == "fused":
-            for words in args.heads:
-                arms[f"fused hispec, draft head {words}"] = engine.with_profile(with_heads(profile, words, None))
-                arms[f"fused hispec, both heads {words}"] = engine.with_profile(with_heads(profile, words, words))
+            for head_size in args.heads:
+                arms[f"fused hispec, draft head {head_size}"] = engine.with_profile(with_heads(profile, head_size, None))
+                arms[f"fused hispec, both heads {head_size}"] = engine.with_profile(with_heads(profile, head_size, head_size))
     seconds: dict[str, list[float]] = defaultdict(list)
     levels: dict[str, Any] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
     tokens, identical = [], 0

@@ -1,12 +1,12 @@
-"""Do answers under 200 JSON schemas fit them, with the ids that the target alone writes under the same mask, and at what cost?
+"""Checks that answers under 200 JSON schemas fit them, with the token ids of the target alone.
 
 Every schema is answered greedily and sampled: by the target alone, and by some of all kinds of hierarchies in turn, whose
 ids are compared. The result is kept after each schema, and the same command goes on from there.
 
     python benchmarks/structured.py --model DIR --raw --schemas 200 --name structured-NAME
 
-What the mask costs is measured for itself, with nothing else on the machine, and is added to the result: the seconds of a
-token with the mask, and of one of as long a text without, for the target alone and for exits.
+The cost of the mask is measured separately, with nothing else on the machine, and is added to the result: the seconds of a
+token with the mask, and of a token of a text of the same length without it, for the target alone and for exits.
 
     python benchmarks/structured.py --model DIR --raw --speed 20 --name structured-NAME
 """

@@ -152,7 +152,7 @@ def levels(results: Results) -> str:
 
 
 def replayed(results: Results) -> str:
-    """Return the same of one run of `quantized_levels.py --replay`."""
+    """Return the kinds of hierarchies that one run of `quantized_levels.py --replay` compared, the fastest first."""
     ((_, record),) = results
     rows = [
         [name, ", ".join(map(str, arm["lengths"])), f"{arm['over_plain']:.2f}"] for name, arm in record["best"].items()

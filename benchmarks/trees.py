@@ -1,13 +1,13 @@
-r"""Would several drafts for one position pay, beneath a 4-bit copy?
+r"""Estimates whether several drafts for one position would pay, beneath a 4-bit copy.
 
-Where a draft is rejected, its runner-up is often what the copy would have written. As a second row for that position,
-with a mask of its own, it would be accepted in the same pass, and its own row would give the token after it. What that
-saves is replayed here, on the target's own texts: at which rank each draft's logits had the copy's token, and where the
-copy has the target's. A pass costs what it costs on this machine, or what a GPU is estimated to take.
+Where a draft is rejected, its runner-up is often the copy's own token. As a second row for that position, with a mask of
+its own, it would be accepted in the same pass, and its row would give the token after it. Replays on the target's own
+texts estimate what that saves. They use the rank of the copy's token in the logits of each draft, and whether the copy's
+token is the target's. The costs of passes are measured on this machine, or estimated for a GPU.
 
 Chains of every length are compared with trees of the same chain, whose first positions have one or more runners-up; the
-best of each counts. Drafts are of an exit of the copy, or recycled: the tokens that the copy's logits had first when the
-same token was read before.
+best of each counts. Drafts are those of an exit of the copy, or recycled ones: the argmax tokens of the copy after an
+earlier occurrence of the same token.
 
     python benchmarks/trees.py --model DIR --gsm8k FILE --exit 2 --raw --name trees-NAME
 """
@@ -123,7 +123,7 @@ def predictions(stack: LayerStack, exit_layer: int, ids: list[int]) -> torch.Ten
 
 
 def record(engine: Engine, prompts: list[list[int]], exit_layer: int, count: int) -> dict[str, list[Text]]:
-    """Return what drafts say on the target's own answers, by where they are from."""
+    """Return the recorded predictions of drafts on the target's own answers, by the source of the drafts."""
     target = engine.hierarchy.stack_of(-1)
     copy, decoder = target.quantized("int4"), engine.decoder()
     found: dict[str, list[Text]] = {"exit": [], "recycled": []}
@@ -147,13 +147,13 @@ def record(engine: Engine, prompts: list[list[int]], exit_layer: int, count: int
 
 
 def rank_of(candidates: list[int], token: int) -> int | None:
-    """Return where a token stands among candidates, if it does."""
+    """Return the rank of a token among candidates; None if it is not among them."""
     return candidates.index(token) if token in candidates else None
 
 
 @torch.inference_mode()
 def measured(target: LayerStack, exit_layer: int, position: int = 96, repeats: int = 7) -> dict[str, Passes]:
-    """Return what passes cost here, by where drafts are from; the fastest of some counts."""
+    """Return the measured costs of passes, by the source of the drafts; the fastest of several counts."""
     target.reserve(position + ROWS[-1])
 
     def curve(stack: LayerStack, layers: int, counts: Sequence[int] = ROWS) -> Curve:
@@ -174,7 +174,7 @@ def measured(target: LayerStack, exit_layer: int, position: int = 96, repeats: i
 
 
 def estimated(layers: int, exit_layer: int, layer: float, row: float, head: float) -> dict[str, Passes]:
-    """Return what passes cost where weights are read once for all rows, in layers of one row of full weights."""
+    """Return the costs of passes if weights are read once for all rows, in layers of one row of full weights."""
     ends = (1, 1001)
 
     def curve(one: float) -> Curve:

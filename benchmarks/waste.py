@@ -1,4 +1,4 @@
-r"""Where does the time of an answer go, and how much of it is spent on rows and drafts that a rejection made worthless?
+r"""Measures where the time of an answer goes, and how much of it is spent on rows and drafts that were rejected.
 
 A model answers as it does by default, without a profile. Of every level: the rows that it verified, those after its first
 rejection, and what they cost at this machine's price of a further row; the drafts that were rejected, and what writing

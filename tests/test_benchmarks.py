@@ -43,7 +43,7 @@ def test_plain_decoding_is_bounded_by_reading_the_weights(limits, name, speed):
 
 
 def test_speculation_is_bounded_by_what_its_passes_read(limits):
-    sizes = limits.Sizes(layers=10, words=100, layer=7, word=1, position=0)
+    sizes = limits.Sizes(layers=10, vocab_size=100, layer=7, head_row=1, position=0)
     head, rest = 100, 10 * 7 + 100
     assert limits.limit(1.0, sizes, [10], [None], [], []) == pytest.approx(1 / rest)
     # Two drafts at exit 3 with a head of 20 tokens; the target reads 7 layers and its head: 1 + .5 tokens.
@@ -85,7 +85,7 @@ def test_bytes_are_those_of_the_layers_and_heads_that_run(limits, exits, static)
         run(hidden, start, end, position, **options),
     )[1]
     stack.head = lambda hidden, reduced=None: (
-        read.append((24 if reduced is None else len(reduced.ids)) * sizes.word),
+        read.append((24 if reduced is None else len(reduced.ids)) * sizes.head_row),
         head(hidden, reduced),
     )[1]
     meter = limits.Meter(hierarchy, sizes)
