@@ -1,4 +1,4 @@
-"""What scripts share that compare answers of all kinds of hierarchies with the target's own, and go on where they ended."""
+"""Common parts of the scripts that compare all kinds of hierarchies with the target alone; results are resumable."""
 
 import json
 from argparse import ArgumentParser, Namespace
@@ -27,26 +27,26 @@ from hispec.profile import load_profile, profile_for_model, resolve_model
 
 
 class Kind(NamedTuple):
-    """A kind of hierarchy."""
+    """A kind of hierarchy, with an example and its policy."""
 
     name: str
     hierarchy: Hierarchy
     policy: Callable[[Hierarchy], Policy]
 
     def decoder(self, plain: Decoder) -> Decoder:
-        """Return a decoder of the very texts that another one writes."""
+        """Return a decoder of this hierarchy whose text must be that of another decoder."""
         return replace(plain, hierarchy=self.hierarchy, policy=lambda: self.policy(self.hierarchy))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The target alone, what it is compared with, and what that has come to so far.
+    """The target alone, the hierarchies that it is compared with, and the results so far.
 
     Attributes:
         engine: the target alone.
-        kinds: of hierarchies on it.
-        name: of the result's file.
-        result: of `prompts` that are done; kept after each.
+        kinds: the hierarchies on the target.
+        name: the name of the result's file.
+        result: the result of the prompts that are done; it is written after each.
     """
 
     engine: Engine
@@ -60,7 +60,7 @@ class Comparison:
 
 
 def add_arguments(parser: ArgumentParser, max_new_tokens: int, dtype: str) -> None:
-    """Add what all comparisons are told; the values are defaults."""
+    """Add the options of all comparisons; the arguments are defaults."""
     parser.add_argument("--model", default="tiny", help="a folder or a GGUF file; by default the shipped model")
     parser.add_argument("--raw", action="store_true", help="no chat template")
     parser.add_argument("--max-new-tokens", type=int, default=max_new_tokens)
@@ -74,12 +74,12 @@ def add_arguments(parser: ArgumentParser, max_new_tokens: int, dtype: str) -> No
     parser.add_argument("--width", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--name", required=True, help="of the result; one that the same settings have begun is gone on with"
+        "--name", required=True, help="name of the result; an existing one of the same settings is continued"
     )
 
 
 def comparison(args: Namespace) -> Comparison:
-    """Load the model of a command line, and what the same settings have come to, perhaps elsewhere."""
+    """Load the model of a command line, and an earlier result of the same settings, perhaps of another machine."""
     torch.set_num_threads(args.threads)
     shipped = args.model == "tiny"
     folder = resolve_model("builtin:tiny") if shipped else args.model

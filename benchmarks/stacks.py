@@ -39,8 +39,12 @@ def main() -> None:
         arms |= {f"{stack} {mode}": engine.with_settings(mode=mode) for mode in MODES}
         if stack == "fused":
             for head_size in args.heads:
-                arms[f"fused hispec, draft head {head_size}"] = engine.with_profile(with_heads(profile, head_size, None))
-                arms[f"fused hispec, both heads {head_size}"] = engine.with_profile(with_heads(profile, head_size, head_size))
+                arms[f"fused hispec, draft head {head_size}"] = engine.with_profile(
+                    with_heads(profile, head_size, None)
+                )
+                arms[f"fused hispec, both heads {head_size}"] = engine.with_profile(
+                    with_heads(profile, head_size, head_size)
+                )
     seconds: dict[str, list[float]] = defaultdict(list)
     levels: dict[str, Any] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
     tokens, identical = [], 0
