@@ -76,7 +76,8 @@ def speedups(results: Results) -> str:
             geometric_mean(each[other]["default_over_it"]["value"] for each in found)
             for other in ("best single layer", "recycling")
         ]
-        rows.append([MODELS.get(name, record["model"]), *over, *[f"{mean:.2f}" for mean in means]])
+        model = MODELS[name] if name in MODELS else str(record["model"])
+        rows.append([model, *over, *[f"{mean:.2f}" for mean in means]])
     return rows_of(head, rows)
 
 

@@ -66,7 +66,7 @@ class Grammars:
             grammar.check()
             from llguidance import LLMatcher
 
-            matcher = LLMatcher(self._vocabulary(), grammar.for_llguidance(), log_level=0)
+            matcher = LLMatcher(self._llguidance_tokenizer(), grammar.for_llguidance(), log_level=0)
             matcher.compute_bitmask()  # some errors appear here
             if matcher.is_error():
                 raise grammar.refused(_impossible(matcher))
@@ -75,7 +75,7 @@ class Grammars:
             self._compiled[grammar] = matcher
         return self._compiled[grammar].deep_copy()
 
-    def _vocabulary(self) -> "LLTokenizer":
+    def _llguidance_tokenizer(self) -> "LLTokenizer":
         """Return the vocabulary as llguidance reads it, made once."""
         if self._vocabulary is None:
             from llguidance import LLTokenizer
