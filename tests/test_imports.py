@@ -4,6 +4,7 @@ No two modules depend on one another, whether they import at once, later or for 
 """
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -75,20 +76,22 @@ def test_a_circle_is_found_however_it_is_closed(tmp_path, source):
     assert set(circle_among(package)) == {"package.one", "package.deeper.two"}
 
 
-LAYERS = (
-    ("profile", "settings", "events", "errors"),
-    ("models",),
-    ("decoding", "policies"),
-    ("loading", "levels", "memory", "exits.probe"),
-    ("answer", "api", "conversation", "transformers_generate"),
-    ("bench", "calibration", "exits", "doctor", "server"),
-)
-"""Modules and packages of `hispec` from the lowest layer to the highest, as docs/architecture.md draws them."""
+LAYERS = {
+    "values": "budget counts curve discovery errors events extras files grammar launched limits machine own_profiles "
+    "precedence profile progress settings utf8",
+    "models": "models frequencies",
+    "decoding": "decoding policies metrics",
+    "loading": "loading levels memory generation grammar_mask early_exit vocabulary adaptation step_timing threads ranks",
+    "API": "api answer conversation session text chat_template detokenizer lossless transformers_generate prompts journal "
+    "configuration",
+    "tools": "bench calibration datasets doctor exits server validation",
+}
+"""Modules and packages of `hispec` by layer, from the lowest to the highest, as docs/architecture.md draws them."""
 
 
 def layer_of(module):
     """The number of a module's layer, from the one with the longest name that fits; None where it is in none."""
-    names = {f"hispec.{name}": number for number, layer in enumerate(LAYERS) for name in layer}
+    names = {f"hispec.{name}": number for number, layer in enumerate(LAYERS.values()) for name in layer.split()}
     fitting = [name for name in names if f"{module}.".startswith(f"{name}.")]
     return names[max(fitting, key=len)] if fitting else None
 
@@ -101,11 +104,35 @@ def test_no_layer_imports_one_above_it():
             assert not above, f"{name} imports {above}"
 
 
+def test_every_module_of_the_package_is_in_a_layer():
+    modules = modules_of(ROOT / "core" / "hispec").keys() - {"hispec"}
+    assert sorted(name for name in modules if layer_of(name) is None) == []
+    names = [name for layer in LAYERS.values() for name in layer.split()]
+    assert sorted(names) == sorted({name.split(".")[1] for name in modules})
+
+
+def test_the_page_on_the_architecture_has_the_layers():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for layer, names in LAYERS.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| {layer} |"))
+        found = {
+            name.removesuffix(".py").removeprefix("hispec/") for name in re.findall(r"`([^`]+)`", row.split("|")[2])
+        }
+        assert found == set(names.split()), layer
+
+
 def test_the_engine_does_not_import_the_command_line():
     modules = modules_of(*PACKAGES)
     for name, path in modules.items():
         if name.startswith("hispec."):
             assert not [one for one in imports_of(path, modules) if one.startswith("hispec_cli")], name
+
+
+def test_views_do_not_import_commands():
+    modules = modules_of(PACKAGES[0])
+    for name, path in modules.items():
+        if name.startswith("hispec_cli.ui"):
+            assert not [one for one in imports_of(path, modules) if one.startswith("hispec_cli.commands")], name
 
 
 def test_policies_import_neither_a_model_nor_the_engine():
