@@ -53,7 +53,7 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def compare(profile: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Return what each kind of copy adds to a process, beside its estimate."""
+    """Return the memory that each kind of copy adds to a process, beside its estimate."""
     runs: dict[str, list[dict[str, int]]] = {kind: [] for kind in KINDS}
     for _ in range(args.repeats):
         for kind in KINDS:

@@ -123,7 +123,7 @@ def tuned(args: argparse.Namespace, engine: Engine, prompts: list[list[int]], *,
 
 
 def by_default(engine: Engine) -> Arm:
-    """Return what hispec does by default, which knows nothing yet."""
+    """Return the arm of the default decoding, which has learned nothing yet."""
     own = engine.with_settings(temperature=0.0).decoder()
     return Arm(DEFAULT, own.hierarchy, (), own.policy)
 

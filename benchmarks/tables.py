@@ -64,7 +64,7 @@ ARMS = {
 
 
 def speedups(results: Results) -> str:
-    """Return what hispec without a profile gains, in a line for each model: the short form of `defaults`."""
+    """Return the speed-up of the default decoding, in a line for each model: the short form of `defaults`."""
     texts = list(results[0][1]["texts"])
     head = ["model", *texts, "over the best single layer", "over n-grams"]
     rows = []
@@ -91,7 +91,7 @@ MODELS = {
 
 
 def defaults(results: Results) -> str:
-    """Return what hispec does without a profile, beside the best of a grid, by model and kind of text."""
+    """Return the speeds of the default decoding beside the best of a grid, by model and kind of text."""
     others = ["plain", "best static hierarchy", "best single layer", "recycling"]
     head = ["model, text", "plain, tokens/s", "hispec, tokens/s", *[f"over {other}" for other in others], "same ids"]
     rows, ratios = [], []
@@ -107,7 +107,7 @@ def defaults(results: Results) -> str:
 
 
 def changing(results: Results) -> str:
-    """Return what hispec does without a profile where texts change their kind, beside what is best on either kind."""
+    """Return the speeds of the default decoding if texts change their kind, beside the best arms on either kind."""
     found = [(record["model"], *change) for _, record in results for change in record.get("changing", {}).items()]
     others = list(dict.fromkeys(arm for _, _, arms in found for arm in arms if arm != "hispec by default"))
     head = ["model, texts", "hispec, tokens/s", *[f"over {other}" for other in others], "same ids"]
@@ -119,7 +119,7 @@ def changing(results: Results) -> str:
 
 
 def widths(results: Results) -> str:
-    """Return what equal row counts cost, by model and width."""
+    """Return the cost of equal row counts, by model and width."""
     rows = []
     for name, record in results:
         of = {(each["width"], each["mode"]): each for each in record["results"]}
@@ -167,7 +167,7 @@ def most_telling(rows: list[list[str]]) -> list[list[str]]:
 
 
 def copies(results: Results) -> str:
-    """Return what whole quantized copies add to a process, by shape and format."""
+    """Return the memory that whole quantized copies add to a process, by shape and format."""
     ((_, record),) = results
     cells = (
         [

@@ -72,7 +72,7 @@ class LoadedModels:
 
     @cached_property
     def grammars(self) -> Grammars:
-        """Return what makes grammars ready for the target's vocabulary."""
+        """Return the compiler of grammars for the target's vocabulary."""
         target = self.stacks[self.profile.target.model]
         return Grammars(self.tokenizer, target.vocab_size, self.eos_ids, target.device)
 

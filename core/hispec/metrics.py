@@ -53,7 +53,7 @@ class LevelStats:
                 counts[position] += 1
 
     def copy(self) -> "LevelStats":
-        """Return the same counts, which no longer change with these."""
+        """Return a copy of the counts, which later events do not change."""
         return replace(
             self,
             accepted_lengths=[*self.accepted_lengths],
@@ -109,7 +109,7 @@ class Stats:
         return cls(levels=[empty(level) for level in hierarchy.levels[:-1]], target=hierarchy.target.name)
 
     def copy(self) -> "Stats":
-        """Return the same figures, which no longer change with these."""
+        """Return a copy of the figures, which later events do not change."""
         return replace(self, levels=[level.copy() for level in self.levels], seconds=dict(self.seconds))
 
     def see(self, event: Event) -> None:

@@ -138,7 +138,7 @@ def _generate(
     spec_streamer: BaseStreamer | None,
     seed: int | None,
 ) -> Tensor | GenerateDecoderOnlyOutput:
-    """Return what `custom_generate` does once its arguments are checked."""
+    """Return the result of `custom_generate`, whose arguments have been checked."""
     name = model.config.name_or_path or model.config.model_type
     stack = TransformersStack(model, name)
     if translators is not None:
@@ -188,7 +188,7 @@ def _generate(
 
 
 def _policy(hierarchy: Hierarchy, draft_tokens: int | None, validate_every: int | None) -> Callable[[], Policy]:
-    """Return what makes a policy: a static one where lengths are given."""
+    """Return a function that makes policies: static ones if lengths are given."""
     if draft_tokens is None and validate_every is None:
         known = performance_model(hierarchy, None, measured=True)
         return lambda: AdaptivePolicy(known)

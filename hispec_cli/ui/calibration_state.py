@@ -145,7 +145,7 @@ class CalibrationState:
 
     @cached_property
     def finalists(self) -> list[Finalist]:
-        """Return those that are timed, the fastest first, dropped ones last."""
+        """Return the configurations that are timed, the fastest first, dropped ones last."""
         if self.timings is None:
             return []
         return figures_of(self.timings, self.alive, self.scores, self.winner)

@@ -58,7 +58,7 @@ class Journal(journal.Journal):
         self.add({"answers": [measurement.model_dump() for measurement in measurements]})
 
     def _answers(self) -> list[list[Measurement]]:
-        """Return what an earlier run left, prompt by prompt."""
+        """Return the answers that an earlier run left, prompt by prompt."""
         try:
             return [[Measurement.model_validate(one) for one in record["answers"]] for record in self.records]
         except (KeyError, TypeError, ValidationError):

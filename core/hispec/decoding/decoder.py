@@ -67,7 +67,7 @@ class Decoder:
         return [token for event in events if isinstance(event, Committed) for token in event.token_ids]
 
     def sampler(self, seed: int, prompt_ids: Sequence[int], max_new_tokens: int) -> Sampler:
-        """Return what chooses the tokens of one text; arguments as `decode`."""
+        """Return the sampler of one text, which chooses its tokens; arguments as `decode`."""
         sampling = self.sampling(prompt_ids, max_new_tokens)
         if sampling.greedy:
             return Sampler(sampling, None, self.lower_top_k)

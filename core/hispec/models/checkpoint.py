@@ -109,7 +109,7 @@ class Checkpoint(CheckpointWeights):
         return depth if isinstance(depth, int) else None
 
     def generation_config(self) -> dict[str, Any]:
-        """Return what `generation_config.json` says, empty where it is broken, for random weights and for a GGUF file.
+        """Return the content of `generation_config.json`, empty if it is broken, for random weights and for a GGUF file.
 
         Where there is none its options are looked for in `config.json`, as `transformers` does.
 

@@ -86,7 +86,7 @@ class CheckpointFiles:
 
     @property
     def shown(self) -> str:
-        """Return what errors call it."""
+        """Return the name of the checkpoint in error messages."""
         return self.model if self.gguf_file is None else self.name
 
     @property
@@ -113,7 +113,7 @@ class CheckpointFiles:
 
     @property
     def commit(self) -> str | None:
-        """Return what its revision stands for; a folder's own revision. Errors as `hf_hub_download`."""
+        """Return the commit of its revision; for a folder the revision itself. Errors as `hf_hub_download`."""
         return self.revision if self.is_local else _commit_of(self.model, self.revision, self.gguf_file)
 
     @property

@@ -123,7 +123,7 @@ class CheckpointWeights(CheckpointFiles):
         return names
 
     def _shards_here(self) -> list[str]:
-        """Return the same by the files on this machine."""
+        """Return the names of the files that hold the weights, according to the files on this machine."""
         if self.here(WEIGHTS) is not None:
             return [WEIGHTS]
         listed = (self.read_here(INDEX) or {}).get("weight_map")

@@ -133,7 +133,7 @@ class ModelConfig:
 
     @property
     def why_not_fused(self) -> str | None:
-        """Return what keeps the model from the fused stack, None where nothing does."""
+        """Return the reason why the fused stack cannot run the model, None if it can."""
         if self.family not in FAMILIES:
             return f"it is a {self.family!r} model"
         if self.quantized:
@@ -219,7 +219,7 @@ class ModelConfig:
 
     @property
     def parameters(self) -> int:
-        """Return all of them."""
+        """Return the number of all parameters."""
         return self.layer_matrices + self.layer_vectors + self.tables
 
     def weights(self, dtype: str, bits: float | None = None) -> int:
@@ -265,7 +265,7 @@ def rope_type_of(config: Any) -> str:
 
 
 def as_ids(value: int | Sequence[int] | None) -> frozenset[int]:
-    """Return what configurations call `eos_token_id`: one id, several or none."""
+    """Return the value of `eos_token_id` in configurations, which is one id, several or none, as ids."""
     return frozenset(() if value is None else (value,) if isinstance(value, int) else value)
 
 

@@ -236,7 +236,7 @@ class FusedStack:
         return hidden[:rows]
 
     def _windows(self, rows: int, padded: int, position: int) -> tuple["Window", ...]:
-        """Return what rows at `position`.. see of the text: one window, or two where they reach into the next bucket."""
+        """Return the windows that rows at `position`.. attend to: one, or two if they reach into the next bucket."""
         first, last = self.rows.length(position + 1), self.rows.length(position + rows)
         if self.rows.free or first == last:
             return (Window(0, rows, last, self._mask(padded, position, last)),)

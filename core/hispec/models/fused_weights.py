@@ -97,7 +97,7 @@ class FusedWeights:
 
     @property
     def _agree(self) -> Callable[[Costs], Costs] | None:
-        """Return what lets ranks choose the same kernels, see `quantize`."""
+        """Return the function that makes ranks choose the same kernels, see `quantize`."""
         return None if self.shard is None else self.shard.agree
 
     def _allocate_tables(self) -> None:

@@ -69,7 +69,7 @@ class Header:
 
     @property
     def architecture(self) -> str:
-        """Return what llama.cpp calls the kind of model."""
+        """Return the architecture, by its name in llama.cpp."""
         return str(self.metadata.get("general.architecture", ""))
 
     @property
@@ -171,7 +171,7 @@ def check_whole(path: Path, header: Header, name: str) -> None:
 
 
 def parse_header(data: Any, name: str) -> Header:
-    """Return what the beginning of a file says.
+    """Return the header at the beginning of a file.
 
     Args:
         data: bytes, or what can be sliced as they can.

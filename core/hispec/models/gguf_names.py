@@ -42,7 +42,7 @@ def turned_rows(header: Header, tensor: str) -> int | None:
 
 
 def name_in_checkpoint(tensor: str) -> str:
-    """Return what checkpoints of the Llama family call a tensor; an unknown one keeps its name."""
+    """Return the name of a tensor in checkpoints of the Llama family; an unknown tensor keeps its name."""
     stem, _, kind = tensor.rpartition(".")
     if stem in TABLES:
         return f"{TABLES[stem]}.{kind}"

@@ -107,14 +107,14 @@ class GgufTensors(Tensors):
 
     @property
     def kinds_on_grid(self) -> list[str]:
-        """Return what the format calls the types of these; see `Tensors`."""
+        """Return the names that the format has for the types of these tensors; see `Tensors`."""
         from gguf import GGMLQuantizationType
 
         kinds = {self.header.tensors[self._own_names[name]].kind for name in self.on_grid}
         return sorted(GGMLQuantizationType(kind).name for kind in kinds)
 
     def grid(self, name: str) -> "tuple[Tensor, Tensor, Tensor]":
-        """Return one of `on_grid` as what `Int4Linear` is made of.
+        """Return one of the tensors of `on_grid` as the arguments of `Int4Linear`.
 
         See `Tensors`. The package knows where each type has its scales and its codes: weights are dequantized once as
         they are, and once         each with all codes the lowest and the highest, which gives the grid.
@@ -195,5 +195,5 @@ def _with_codes(blocks: "ndarray[Any, Any]", kind: int, value: int) -> "ndarray[
 
 
 def _as_one(name: str) -> str:
-    """Return what is the same for the names of matrices that are multiplied as one."""
+    """Return a key that is equal for the names of matrices that are multiplied as one."""
     return PARTNERS.sub(lambda part: f".{part[1].rpartition('.')[0]}.", name)

@@ -96,7 +96,7 @@ class GraphedStack(FusedStack):
 
     @classmethod
     def of(cls, stack: FusedStack, record: Recorder | None = None) -> "GraphedStack":
-        """Return the same weights in fixed shapes; `stack` should not be used any more."""
+        """Return a stack on the same weights with fixed shapes; `stack` should not be used any more."""
         return cls(stack.config, stack._weights, stack.name, record)
 
     def _beside(self, weights: FusedWeights, name: str) -> FusedStack:
@@ -257,7 +257,7 @@ class GraphedStack(FusedStack):
             replay()
 
     def _try_to_record(self, record: Recorder, work: Work) -> Work:
-        """Return what replays some work; the work itself, once and for all, where it cannot be recorded."""
+        """Return a function that replays some work; the work itself, from then on, if it cannot be recorded."""
         try:
             return record(work)
         except Exception as error:

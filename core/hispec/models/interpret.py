@@ -14,7 +14,7 @@ from hispec.models.values import check_names, check_values
 
 
 def interpret(values: Mapping[str, Any], name: str) -> ModelConfig | None:
-    """Return what a `config.json` describes, None where `transformers` must read it.
+    """Return the configuration in a `config.json`, None if `transformers` must read it.
 
     Args:
         values: the values of the file.
@@ -29,7 +29,7 @@ def interpret(values: Mapping[str, Any], name: str) -> ModelConfig | None:
 
 
 def interpret_original(original: Any, name: str) -> ModelConfig:
-    """Return what a configuration of `transformers` describes; arguments as `interpret`.
+    """Return the configuration that one of `transformers` describes; arguments as `interpret`.
 
     Raises:
         UsageError: an architecture that cannot be decoded hierarchically.

@@ -154,7 +154,7 @@ Maker = Callable[[int, int, torch.dtype, torch.device], Linear]
 
 
 def _makers(quantization: Quantization, device: torch.device) -> dict[str, Maker]:
-    """Return what makes a matrix of arbitrary weights, by kernel."""
+    """Return functions that make a matrix of arbitrary weights, by kernel."""
     if quantization == "int4":
         return {"int4": _any_int4, FULL: _any_full}
     any_int8 = _any_int8 if device.type == "cpu" else _any_int8_weight

@@ -114,7 +114,7 @@ class Shard:
         return values[0]
 
     def _gathered(self, own: Tensor) -> Tensor:
-        """Return what all ranks passed, [ranks, ...]."""
+        """Return the tensors that all ranks passed, [ranks, ...]."""
         parts = own.new_empty(self.count * len(own), *own.shape[1:])
         distributed.all_gather_into_tensor(parts, own.contiguous())
         return parts.view(self.count, *own.shape)

@@ -58,7 +58,7 @@ class Tensors:
 
     @property
     def files(self) -> set[Path]:
-        """Return those of their files that are on this machine."""
+        """Return the files of the tensors that are on this machine."""
         return {one.file for one in self.stored.values() if one.file is not None}
 
     @property
@@ -113,11 +113,11 @@ class Tensors:
 
     @property
     def kinds_on_grid(self) -> list[str]:
-        """Return what the format calls the types of these."""
+        """Return the names that the format has for the types of these tensors."""
         return []
 
     def grid(self, name: str) -> "tuple[Tensor, Tensor, Tensor]":
-        """Return one of `on_grid` as what `Int4Linear` is made of.
+        """Return one of the tensors of `on_grid` as the arguments of `Int4Linear`.
 
         Returns:
             Codes, uint8 [out, in]; scales and zero points, float32 [out, groups].
@@ -138,7 +138,7 @@ class Tensors:
 
 
 def read_headers(path: Path) -> dict[str, Stored]:
-    """Return what one safetensors file holds; the library compares its header with its length.
+    """Return the tensors of a safetensors file; the library compares its header with its length.
 
     Raises:
         SafetensorError: a damaged file.

@@ -149,7 +149,7 @@ class TransformersStack:
         return self.logits(hidden, reduced)
 
     def logits(self, hidden: Tensor, reduced: ReducedHead | None = None) -> Tensor:
-        """Return what `head` returns, [n, hidden] -> [n, vocab]; gradients pass through it."""
+        """Return the logits as `head` does, [n, hidden] -> [n, vocab]; gradients pass through them."""
         normed = self._parts.norm(hidden.to(device_of(self._parts.norm))).to(self.device)
         logits: Tensor = self._parts.head(normed) if reduced is None else reduced.linear(normed)
         return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
@@ -177,7 +177,7 @@ class TransformersStack:
         return write_stepwise(self, token, end_layer, position, count, read)
 
     def _arguments(self, rows: int, position: int, device: torch.device) -> dict[str, Any]:
-        """Return what every layer on a device is called with."""
+        """Return the arguments of every layer on a device."""
         end, mask = position + rows, None
         if rows > 1 or not self.rows.free:
             mask = torch.ones(rows, self.cache.end, dtype=torch.bool, device=device).tril_(position)[None, None]

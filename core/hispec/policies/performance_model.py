@@ -100,7 +100,7 @@ class PerformanceModel:
         return _verify_kind(level, 1) if level == self.levels - 1 else ("draft", level, 0)
 
     def row_cost(self, pair: Pair) -> float:
-        """Return what one more token adds to the cost of a verification."""
+        """Return the additional cost of one more token in a verification."""
         return self.costs.row(pair) * self.correction.factor(_verify_kind(pair[1], MAX_WAITING // 4))
 
     def expected(self, active: ActiveLevels, *, optimistic: bool = False) -> list[float]:

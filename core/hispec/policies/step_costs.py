@@ -81,7 +81,7 @@ class StepCosts:
         return costs[min(tokens, len(costs)) - 1]
 
     def row(self, pair: Pair) -> float:
-        """Return what one more token adds to the cost of a verification, on average."""
+        """Return the mean additional cost of one more token in a verification."""
         costs = self.verify[pair]
         return max(0.0, costs[-1] - costs[0]) / max(1, len(costs) - 1)
 

@@ -73,7 +73,7 @@ def list_profiles() -> Iterator[tuple[str, Path]]:
 
 
 def _order(name: str) -> list[tuple[str, int]]:
-    """Return what sorts names by their letters, and by the size of the numbers in them."""
+    """Return a key that sorts names by their letters, and by the size of the numbers in them."""
     return [(letters, int(number or -1)) for letters, number in re.findall(r"([^0-9]*)([0-9]*)", name)]
 
 

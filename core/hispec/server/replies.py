@@ -49,7 +49,7 @@ class Reply:
         return self._of(self.kind) | {"choices": choices, "usage": usage(generations, each)}
 
     def opening(self, index: int) -> list[dict[str, Any]]:
-        """Return what comes before the first piece of a choice."""
+        """Return the objects that precede the first piece of a choice."""
         return []
 
     def piece(self, index: int, piece: Piece) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class ChatReply(Reply):
     kind, part, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
     def opening(self, index: int) -> list[dict[str, Any]]:
-        """Return what comes before the first piece of a choice: who speaks."""
+        """Return the objects that precede the first piece of a choice: its role."""
         return [self._chunk(self._choice(index, {"delta": {"role": "assistant", "content": ""}}, None, None))]
 
     def text(self, text: str) -> dict[str, Any]:

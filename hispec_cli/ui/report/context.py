@@ -98,7 +98,7 @@ def number(value: float | None, digits: int = 1) -> str:
 
 
 def interval(ci95: Interval | None, digits: int = 1) -> str:
-    """Return both ends, or nothing."""
+    """Return an interval as text; empty if there is none."""
     return "" if ci95 is None else f"{number(ci95[0], digits)}\u2013{number(ci95[1], digits)}"
 
 
