@@ -13,7 +13,7 @@ from hispec.calibration.job import job_of
 from hispec.calibration.recording import RecordedTexts
 from hispec.calibration.run import CalibrationJob, CalibrationResult, CalibrationRun
 from hispec.calibration.search import Configuration, Scorer
-from hispec.calibration.timing import TimedAnswer, Timer, Timings, digest_of
+from hispec.calibration.timing import TimedAnswer, Timer, Timings, digest_of_ids
 from hispec.datasets import load
 from hispec.text import encode_prompt
 
@@ -89,6 +89,6 @@ def interleaved(
         for at, prompt in enumerate(prompts):
             for one in rng.sample(range(len(configurations)), len(configurations)):
                 ids, seconds = timer.answer(configurations[one], prompt)
-                timings.answers.append(TimedAnswer(one, at, repeat, len(ids), seconds, digest_of(ids)))
+                timings.answers.append(TimedAnswer(one, at, repeat, len(ids), seconds, digest_of_ids(ids)))
         said(f"repeat {repeat + 1} of {repeats}")
     return timings

@@ -11,7 +11,7 @@ chance a each:
     single-layer        g(a, k) / (k (span(E) + head) + span(L - E) + head)
     hispec              g(a2, N_i) / (N_i / g(a1, N_d) (N_d (span(E1) + head) + span(E2 - E1) + head) + span(L - E2) + head)
 
-Layers go to devices as `hispec.models.placement.plan` puts them: the head is on the first, and so are shallow exits.
+Layers go to devices as `hispec.models.placement.plan_devices` puts them: the head is on the first, and so are shallow exits.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from limits import tokens_of_run
 from transformers import AutoConfig
 
 from hispec.models.checkpoint import Checkpoint
-from hispec.models.placement import plan
+from hispec.models.placement import plan_devices
 
 KV_TOKENS = 4096
 
@@ -139,7 +139,7 @@ def main() -> None:
     for kind, gpus, nodes in spread + shared:
         tensor = kind == "tensor-parallel"
         limits = dict.fromkeys(range(gpus), int(0.9 * machine.memory_gb * 1e9)) | {"cpu": 0}
-        where = {} if tensor else plan(config, args.model, torch.bfloat16, 16, limits, exits[1])
+        where = {} if tensor else plan_devices(config, args.model, torch.bfloat16, 16, limits, exits[1])
         places = [device for module, device in where.items() if ".layers." in module] or [0] * shape.layers
         each = [places.count(device) * (shape.layer + shape.kv_layer) for device in dict.fromkeys(places)]
         each[0] += shape.head + shape.others

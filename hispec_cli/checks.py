@@ -81,7 +81,7 @@ def choose(model: ModelOptions, decoding: DecodingOptions, *, shared: bool = Fal
     dummy = is_dummy(decoding)
     with Loading("reading the profile"):
         template = chat_template_of(model)
-        profile = choose_profile(model, mode=asked("mode", decoding), dummy=dummy)
+        profile = choose_profile(model, mode=chosen_value("mode", decoding), dummy=dummy)
         if template is not None:
             profile = profile.model_copy(update={"chat_template": template})
         choice = Choice(model, decoding, profile)
@@ -317,18 +317,18 @@ def depth_of(target: "TargetSection", *, dummy: bool = False) -> int | None:
     return Checkpoint(target.model, target.revision, dummy).depth
 
 
-def asked(name: str, decoding: DecodingOptions) -> Any:
+def chosen_value(name: str, decoding: DecodingOptions) -> Any:
     """Return the value of a setting from options or environment, before a profile is known; see
-    `hispec.precedence.asked`.
+    `hispec.precedence.chosen_value`.
     """
     from hispec import precedence
 
-    return precedence.asked(name, decoding, os.environ)
+    return precedence.chosen_value(name, decoding, os.environ)
 
 
 def is_dummy(decoding: DecodingOptions) -> bool:
     """Return whether weights will be drawn at random."""
-    return bool(asked("load_format", decoding) == "dummy")
+    return bool(chosen_value("load_format", decoding) == "dummy")
 
 
 def prepare_hub(model: ProfileOptions) -> None:

@@ -13,7 +13,7 @@ from hispec.errors import LosslessnessError, UsageError
 from hispec.files import write_whole
 from hispec.journal import check_journal
 from hispec.launched import started_by_torchrun
-from hispec.prompts import SUFFIX, Asking, Line, answer_lines, read_lines
+from hispec.prompts import SUFFIX, PromptLine, StreamArguments, answer_lines, read_lines
 from hispec_cli.checks import Choice
 from hispec_cli.engine import load_engine
 from hispec_cli.exit_codes import INTERRUPTED
@@ -70,7 +70,7 @@ class PromptsOptions:
         check_journal(_journal_of(self.output), resume=self.resume)
 
 
-def answer_prompts(options: PromptsOptions, choice: Choice, asking: Asking) -> None:
+def answer_prompts(options: PromptsOptions, choice: Choice, asking: StreamArguments) -> None:
     """Answer a file of prompts.
 
     Args:
@@ -91,7 +91,7 @@ def answer_prompts(options: PromptsOptions, choice: Choice, asking: Asking) -> N
 
     config = configuration_of(engine) | {"asking": asking.to_record()}
     records: list[dict[str, Any]] = []
-    failed: list[Line] = []
+    failed: list[PromptLine] = []
     interrupted = False
     with Journal(_journal_of(options.output), config, resume=options.resume) as journal:
         if journal.set_aside is not None:
@@ -112,7 +112,7 @@ def answer_prompts(options: PromptsOptions, choice: Choice, asking: Asking) -> N
 
 
 def _conclude(
-    output: Path, records: list[dict[str, Any]], failed: list[Line], *, total: int, interrupted: bool
+    output: Path, records: list[dict[str, Any]], failed: list[PromptLine], *, total: int, interrupted: bool
 ) -> None:
     """Print a summary and raise the error that sets the exit code; the journal stays if lines are left."""
     answered = len(records) - len(failed)

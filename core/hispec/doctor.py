@@ -15,7 +15,7 @@ from hispec.errors import HispecError, UnavailableError, UsageError
 from hispec.extras import EXTRAS
 from hispec.loading import settled
 from hispec.machine import Device, computes_natively, devices, disk_free
-from hispec.memory import PROMPT_TOKENS, ModelNeed, Need, check_fits, estimate, gigabytes, place_of
+from hispec.memory import PROMPT_TOKENS, ModelNeed, Need, check_fits, chosen_device, estimate, gigabytes
 from hispec.models.checkpoint import Checkpoint, checkpoints_of
 from hispec.models.checkpoint_files import CONFIG
 from hispec.models.hub import State, hub_state, within
@@ -192,7 +192,7 @@ def examine_profile(
         prompt_tokens=prompt_tokens or PROMPT_TOKENS,
         timeout=HUB_SECONDS if "to download" in weights.values() else None,
     )
-    verdict = DoctorVerdict(profile.name, place_of(settings), need, weights)
+    verdict = DoctorVerdict(profile.name, chosen_device(settings), need, weights)
     for name, checkpoint in checkpoints.items():
         if (values := checkpoint.read_here(CONFIG)) is not None:
             _tell(verdict, partial(check_values, values, name))

@@ -101,12 +101,12 @@ def main() -> None:
     try:
         checkpoint = Checkpoint(args.model)
         tokenizer, ends = load_tokenizer(checkpoint), checkpoint.config.eos_ids
-        write_frequencies(args.output, count_tokens(tokenizer, lines_of(args.texts), ends))
+        write_frequencies(args.output, count_tokens(tokenizer, lines_of_files(args.texts), ends))
     except HispecError as error:
         parser.exit(error.exit_code, f"error: {error.message}\nhint: {error.hint}\n")
 
 
-def lines_of(paths: Iterable[Path]) -> Iterator[str]:
+def lines_of_files(paths: Iterable[Path]) -> Iterator[str]:
     """Return the lines of text files, line ends included, blank ones left out."""
     for path in paths:
         try:

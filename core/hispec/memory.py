@@ -141,7 +141,7 @@ def estimate(
     return Need(tuple(model.need(own) for model, own in zip(models, positions, strict=True)), max(positions))
 
 
-def place_of(settings: Settings) -> Device | None:
+def chosen_device(settings: Settings) -> Device | None:
     """Return the device that settings choose, all devices as one where layers are spread; None where it is not
     known.
     """
@@ -159,7 +159,7 @@ def check_profile(profile: Profile, settings: Settings, prompt_tokens: int | Non
     Raises:
         InsufficientMemoryError: the memory does not suffice; the message shows the sum.
     """
-    place = place_of(settings)
+    place = chosen_device(settings)
     need = estimate(profile, settings, prompt_tokens=prompt_tokens or PROMPT_TOKENS, timeout=HUB_TIMEOUT)
     if need is not None and place is not None:
         check_fits(need, place, profile.name)

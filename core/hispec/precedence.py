@@ -98,7 +98,7 @@ def complete_settings(settings: Settings, origins: Mapping[str, str], generation
     return _read(asdict(settings) | found, origins) if found else settings
 
 
-def asked(name: str, options: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
+def chosen_value(name: str, options: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
     """Return the value of one setting from option or environment, otherwise its default.
 
     Raises:

@@ -23,7 +23,7 @@ HINT = 'write one object a line: {"prompt": "..."}, with "id" and "system" if ne
 
 
 @dataclass(frozen=True)
-class Line:
+class PromptLine:
     """One line of the file.
 
     Attributes:
@@ -48,7 +48,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Asking:
+class StreamArguments:
     """The arguments of `hispec.api.Engine.stream` for every prompt.
 
     Attributes:
@@ -69,7 +69,7 @@ class Asking:
         return {**vars(self), "stop": list(self.stop), "grammar": grammar}
 
 
-def read_lines(path: Path) -> list[Line]:
+def read_lines(path: Path) -> list[PromptLine]:
     """Read a file of prompts, one JSON object a line; blank lines are skipped.
 
     A line that cannot be answered has its error, and the others are read all the same.
@@ -93,7 +93,7 @@ def read_lines(path: Path) -> list[Line]:
     return lines
 
 
-def _read_line(number: int, text: bytes, key: str) -> Line:
+def _read_line(number: int, text: bytes, key: str) -> PromptLine:
     own = None
     try:
         record = json.loads(text)
@@ -110,16 +110,16 @@ def _read_line(number: int, text: bytes, key: str) -> Line:
         check_utf8(prompt, "the prompt")
         check_utf8(system or "", "the system message")
     except UsageError as error:
-        return Line(number, own, error=error)
+        return PromptLine(number, own, error=error)
     except (ValueError, RecursionError) as error:
         what = error.msg if isinstance(error, json.JSONDecodeError) else error
-        return Line(number, error=UsageError(f"it is not JSON: {what}", HINT))
-    return Line(number, own, prompt, system, key=key)
+        return PromptLine(number, error=UsageError(f"it is not JSON: {what}", HINT))
+    return PromptLine(number, own, prompt, system, key=key)
 
 
 def answer_lines(
-    engine: "Engine", lines: Sequence[Line], asking: Asking, journal: Journal
-) -> Iterator[tuple[Line, dict[str, Any]]]:
+    engine: "Engine", lines: Sequence[PromptLine], asking: StreamArguments, journal: Journal
+) -> Iterator[tuple[PromptLine, dict[str, Any]]]:
     """Answer lines in order; those that are in the journal are not answered again.
 
     Args:
@@ -154,7 +154,7 @@ def answer_lines(
             yield line, line.to_record(result)
 
 
-def _answer(engine: "Engine", line: Line, asking: Asking, prefix: Any) -> dict[str, Any]:
+def _answer(engine: "Engine", line: PromptLine, asking: StreamArguments, prefix: Any) -> dict[str, Any]:
     *_, last = engine.stream(
         line.prompt,
         system=asking.system if line.system is None else line.system,

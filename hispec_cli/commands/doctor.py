@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hispec.limits import MAX_INT
-from hispec_cli.checks import ask_for_depth, asked, choose_profile, is_dummy, prepare_hub, resolve
+from hispec_cli.checks import ask_for_depth, choose_profile, chosen_value, is_dummy, prepare_hub, resolve
 from hispec_cli.help import examples
 from hispec_cli.options import (
     Asked,
@@ -46,7 +46,9 @@ def doctor(
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     loaded, settings = None, None
     if model != ProfileOptions(offline=model.offline):  # so that mistakes are reported before torch is imported
-        loaded = choose_profile(model, mode=asked("mode", decoding), dummy=is_dummy(decoding), find_depth=ask_for_depth)
+        loaded = choose_profile(
+            model, mode=chosen_value("mode", decoding), dummy=is_dummy(decoding), find_depth=ask_for_depth
+        )
         settings, _ = resolve(loaded, decoding)
     with Loading("examining this machine") as loading:
         from hispec.doctor import examine_machine, examine_profile
@@ -60,7 +62,7 @@ def doctor(
         record = {"schema": "hispec.doctor/1", "machine": machine.to_record()}
         write_json(record | {"profile": verdict.to_record() if verdict else None})
     else:
-        from hispec_cli.ui.doctor import lines_of
+        from hispec_cli.ui.doctor import report_lines
 
-        write(visible("\n".join(lines_of(machine, verdict))) + "\n")
+        write(visible("\n".join(report_lines(machine, verdict))) + "\n")
     raise typer.Exit(verdict.exit_code if verdict else 0)

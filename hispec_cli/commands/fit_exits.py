@@ -128,7 +128,7 @@ def _layers(exits: str) -> list[int]:
 
 def _check(request: "FitRequest") -> None:
     """Raise for mistakes that files on this machine and the model's configuration show."""
-    from hispec.exits.request import check_exits
+    from hispec.exits.request import exits_to_fit
     from hispec.precedence import resolve_settings
     from hispec.profile import Profile, TargetSection
 
@@ -137,4 +137,4 @@ def _check(request: "FitRequest") -> None:
     resolve_settings({"device": request.device}, Profile(name=request.model, target=target))
     request.check_files()
     if (depth := depth_of(target)) is not None:
-        check_exits(request, depth)
+        exits_to_fit(request, depth)

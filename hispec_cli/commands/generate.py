@@ -12,8 +12,8 @@ from hispec.counts import counted
 from hispec.errors import LosslessnessError, OutOfMemoryError, UnavailableError, UsageError, is_out_of_memory
 from hispec.events import Finished
 from hispec.launched import launched, started_by_torchrun
-from hispec.prompts import Asking
-from hispec_cli.checks import asked, check_message, choose, choose_grammar
+from hispec.prompts import StreamArguments
+from hispec_cli.checks import check_message, choose, choose_grammar, chosen_value
 from hispec_cli.engine import load_engine
 from hispec_cli.exit_codes import INTERRUPTED
 from hispec_cli.help import examples
@@ -123,7 +123,7 @@ def generate(
         raise UsageError("--logprobs needs JSON output", "add --format json, --format jsonl or --trace FILE")
     grammar = choose_grammar(structure)
     if many.prompts is not None:
-        asking = Asking(system, raw, tuple(stop or ()), grammar, logprobs, verify)
+        asking = StreamArguments(system, raw, tuple(stop or ()), grammar, logprobs, verify)
         answer_prompts(many, choose(model, decoding), asking)
         return
     first = speaks(decoding, debug=common.debug)
@@ -194,7 +194,7 @@ def speaks(decoding: DecodingOptions, *, debug: bool) -> bool:
     """
     if started_by_torchrun() < 2:
         return True
-    if not asked("tensor_parallel", decoding):
+    if not chosen_value("tensor_parallel", decoding):
         raise UsageError(
             "torchrun started several processes, each of which would write its own answer",
             "add --tensor-parallel to share the work, or start hispec without torchrun",

@@ -11,7 +11,7 @@ from math import isfinite
 from typing import NamedTuple
 
 from hispec.calibration.recording import LevelSpec
-from hispec.calibration.run import ENDS, PHASES, Phase, Progress, Scored, Timed
+from hispec.calibration.run import ENDS, PHASES, Phase, Progress, Replayed, Timed
 from hispec.calibration.search import PLAIN, Configuration, Score, SearchSpace
 from hispec.calibration.timing import Speed, Timings
 
@@ -164,7 +164,7 @@ class CalibrationState:
             return CandidateStatus.pending
         timed = [one for one in self.finalists if one.speed is not None]
         if timed:
-            found = {one.status for one in timed if place_of(one.configuration) == place}
+            found = {one.status for one in timed if cell_of(one.configuration) == place}
             ranked = (CandidateStatus.best, CandidateStatus.tied, CandidateStatus.scored)
             return next((each for each in ranked if each in found), CandidateStatus.pruned)
         if score is best:
@@ -234,7 +234,7 @@ def initial(space: SearchSpace, budget: float) -> CalibrationState:
     return CalibrationState(tuple(drafters), periods, budget)
 
 
-def place_of(configuration: Configuration) -> CellKey | None:
+def cell_of(configuration: Configuration) -> CellKey | None:
     """Return the cell of a configuration; None for plain decoding and for n-grams alone."""
     if not configuration.specs:
         return None
@@ -261,11 +261,11 @@ def reduce(state: CalibrationState, *seen: TimedProgress) -> CalibrationState:
                 phase, share = name, part
                 if part >= 1:
                     ended.setdefault(name, at)
-            case Scored(score):
+            case Replayed(score):
                 scored += 1
                 scores[score.configuration] = score
                 rounds.add(score.texts)
-                place = place_of(score.configuration)
+                place = cell_of(score.configuration)
                 if place is not None and (place not in cells or _rank(score) >= _rank(cells[place])):
                     cells[place] = score
             case Timed(timings, left):

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hispec.bench.caveats import FEW
-from hispec.calibration.run import CalibrationJob, CalibrationResult, Phase, Planned, Progress, Scored, Timed
+from hispec.calibration.run import CalibrationJob, CalibrationResult, Phase, Planned, Progress, Replayed, Timed
 from hispec.calibration.search import Configuration
 from hispec.counts import counted
 from hispec_cli.ui.budget import say_if_not_kept
@@ -175,7 +175,7 @@ def searched(job: CalibrationJob, result: CalibrationResult) -> CalibrationState
     best = result.winner if result.winner in configurations else result.check.configurations[0]
     state = reduce(
         initial(job.space, job.budget.seconds),
-        *(TimedProgress(0.0, Scored(score)) for score in result.found.scores),
+        *(TimedProgress(0.0, Replayed(score)) for score in result.found.scores),
         TimedProgress(0.0, Phase("timing", 1.0)),
         TimedProgress(0.0, Timed(result.timings, [configurations.index(one) for one in (best, *result.ties)])),
     )

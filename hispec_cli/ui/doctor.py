@@ -7,7 +7,7 @@ OK, NO, NOTE = "ok", "no", "--"
 WIDTH = 14
 
 
-def lines_of(machine: Machine, verdict: DoctorVerdict | None) -> list[str]:
+def report_lines(machine: Machine, verdict: DoctorVerdict | None) -> list[str]:
     """Return the lines that describe a machine, and the problems of a profile on it."""
     return _machine_lines(machine) + (verdict_lines(verdict) if verdict is not None else [])
 

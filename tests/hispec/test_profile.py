@@ -14,8 +14,8 @@ from hispec.profile import (
     Profile,
     SamplingSection,
     TargetSection,
+    calibration_digest,
     check_depths,
-    digest_of,
     load_profile,
     models_of,
     parse_profile,
@@ -227,11 +227,14 @@ def test_the_older_name_of_verification_costs_is_read_with_the_same_digest():
     older = parse_profile(text.replace("verify_ms:", "judge_ms:"), Path("older.yaml"))
     newer = parse_profile(text, Path("newer.yaml"))
     assert older.adaptive == newer.adaptive and older.adaptive.verify_ms
-    assert digest_of(older) == digest_of(newer)
+    assert calibration_digest(older) == calibration_digest(newer)
     assert "verify_ms" in to_yaml(older)
 
 
 def test_digests_of_older_versions_hold():
     adaptive = {"draft_ms": {"1": 1.0}, "judge_ms": {"1 > 2": [1.0] * 6}}
     made = Profile.model_validate({"name": "x", "target": {"model": "m"}, "adaptive": adaptive})
-    assert digest_of(made) == hashlib.sha256(json.dumps({"adaptive": adaptive}, sort_keys=True).encode()).hexdigest()
+    assert (
+        calibration_digest(made)
+        == hashlib.sha256(json.dumps({"adaptive": adaptive}, sort_keys=True).encode()).hexdigest()
+    )

@@ -6,7 +6,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from hispec.errors import UsageError
-from hispec.precedence import asked, resolve_settings, without_effect
+from hispec.precedence import chosen_value, resolve_settings, without_effect
 from hispec.profile import DecodingSection, Profile, TargetSection, list_profiles, load_profile
 from hispec.settings import SETTINGS, Settings
 
@@ -64,14 +64,14 @@ def test_a_refused_value_names_its_source(options, environ, message):
     ],
 )
 def test_one_setting_is_read_before_the_profile_as_with_it(name, options, environ, found):
-    assert asked(name, options, environ) == found
+    assert chosen_value(name, options, environ) == found
     assert getattr(resolve_settings(options, PROFILE, environ=environ)[0], name) == found
 
 
 def test_one_setting_is_refused_before_the_profile_as_with_it():
     for options, environ in (({"mode": "fast"}, {}), ({}, {"HISPEC_MODE": "fast"})):
         with pytest.raises(UsageError) as early:
-            asked("mode", options, environ)
+            chosen_value("mode", options, environ)
         with pytest.raises(UsageError) as late:
             resolve_settings(options, PROFILE, environ=environ)
         assert (early.value.message, early.value.hint) == (late.value.message, late.value.hint)

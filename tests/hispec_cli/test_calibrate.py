@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hispec.profile import digest_of, read_profile
+from hispec.profile import calibration_digest, read_profile
 from tests.hispec_cli.conftest import QUESTION, assert_message_and_hint
 from tests.hispec_cli.test_report import Page
 from tests.hispec_cli.ui.terminal import Terminal
@@ -111,7 +111,7 @@ def test_the_profile_is_whole_commented_and_says_where_it_came_from(run):
     profile = read_profile(run.profile)
     assert text.startswith("# Written by `hispec calibrate`") and "# Where this comes from." in text
     told = profile.calibrated
-    assert told["sha256"] == digest_of(profile)
+    assert told["sha256"] == calibration_digest(profile)
     assert (told["budget_s"], told["dataset"]["prompts"], told["device"]) == (15.0, 12, "cpu")
     low, high = told["tokens_per_second"]["ci95"]
     assert low <= told["tokens_per_second"]["value"] <= high

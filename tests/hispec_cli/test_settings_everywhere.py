@@ -10,7 +10,7 @@ import typer
 
 import hispec_cli
 from hispec.precedence import resolve_settings, usable_settings
-from hispec.profile import Profile, digest_of
+from hispec.profile import Profile, calibration_digest
 from hispec.settings import SETTINGS, Settings
 from hispec_cli.app import app
 from hispec_cli.commands.chat.slash import COMMANDS, KEYS
@@ -135,7 +135,7 @@ def test_a_calibrations_digest_holds_what_was_measured(setting):
         return
     profile = {**PROFILE, "decoding": {"validate_every": 5}}
     other = {**profile, setting.section: {**profile.get(setting.section, {}), setting.name: another(setting)}}
-    equal = digest_of(Profile.model_validate(profile)) == digest_of(Profile.model_validate(other))
+    equal = calibration_digest(Profile.model_validate(profile)) == calibration_digest(Profile.model_validate(other))
     assert equal is (setting.calibration is None)
 
 

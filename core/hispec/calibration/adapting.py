@@ -16,7 +16,7 @@ CONTEXT = 256
 """The context length whose costs the policy uses for all lengths."""
 
 
-def step_costs(replay: Replay) -> StepCosts:
+def replay_step_costs(replay: Replay) -> StepCosts:
     """Return the milliseconds of steps of a hierarchy, those of the policy's own features included."""
     hierarchy, tables, costs = replay.hierarchy, replay.tables(CONTEXT), replay.costs
     target = len(hierarchy) - 1
@@ -76,7 +76,7 @@ def performance_model_of(replay: Replay, fitter: Fitter, texts: Sequence[Recorde
         texts: the texts to replay.
     """
     hierarchy = replay.hierarchy
-    costs, predictors = step_costs(replay), fitter.predictors(hierarchy)
+    costs, predictors = replay_step_costs(replay), fitter.predictors(hierarchy)
     levels = len(hierarchy)
     bonus = [level for level in range(1, levels) if hierarchy.below[level] is None]
     throughputs = {

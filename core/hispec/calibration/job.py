@@ -20,7 +20,7 @@ from hispec.counts import counted
 from hispec.errors import ProfileError, UnavailableError, UsageError
 from hispec.frequencies import frequent_ids
 from hispec.levels import open_translators
-from hispec.memory import estimate, place_of
+from hispec.memory import chosen_device, estimate
 from hispec.models.digest import digests_of_profile
 from hispec.models.dtypes import GROUP, bits_per_weight
 from hispec.models.stack import LayerStack, ReducedHead
@@ -74,7 +74,7 @@ def job_of(
     stack = engine.stacks[target]
     file = open_translators(engine.profile)
     fitted = () if file is None else file.provenance.exits
-    chosen = sorted(set(exits)) or sorted({*default_exits(stack.num_layers), *fitted})
+    chosen = sorted(set(exits)) or sorted({*exits_to_consider(stack.num_layers), *fitted})
     if chosen[-1] >= stack.num_layers or chosen[0] < 1:
         raise UsageError(
             f"exit {chosen[-1]} was asked for, and {target} has {counted(stack.num_layers, 'layer')}",
@@ -126,7 +126,7 @@ def space_of(target: str, depth: int, exits: Sequence[int], formats: Sequence[st
 
 def copies_here(engine: Engine) -> dict[str, LayerStack]:
     """Return the quantized copies of the target by format: those that its stack and device can have, and that fit."""
-    target, place = engine.hierarchy.stack_of(-1), place_of(engine.settings)
+    target, place = engine.hierarchy.stack_of(-1), chosen_device(engine.settings)
     own = engine.settings.quantization
     found: dict[str, LayerStack] = {}
     for weights in formats_below(own):
@@ -149,7 +149,7 @@ def formats_below(quantization: str) -> list[Quantization]:
     return sorted((each for each in formats if bits[each] < max_new_tokens), key=lambda each: bits[each])
 
 
-def default_exits(depth: int) -> list[int]:
+def exits_to_consider(depth: int) -> list[int]:
     """Return evenly spaced, from the first layer to three quarters of the depth."""
     deepest = max(1, min(depth - 1, round(0.75 * depth)))
     count = min(MAX_EXITS, deepest)

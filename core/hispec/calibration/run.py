@@ -63,7 +63,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Scored:
+class Replayed:
     """An event: a configuration was replayed."""
 
     score: Score
@@ -90,7 +90,7 @@ class Planned:
     least: float
 
 
-Progress = Phase | Scored | Timed | Planned
+Progress = Phase | Replayed | Timed | Planned
 
 
 @dataclass(frozen=True)
@@ -357,7 +357,7 @@ class CalibrationRun:
             self._space,
             scorer,
             FEWEST_FINALISTS if self._late("traces") else FINALISTS,
-            seen=lambda score: self.listen(Scored(score)),
+            seen=lambda score: self.listen(Replayed(score)),
             out_of_time=lambda: self._late("replay"),
         )
 

@@ -203,7 +203,7 @@ def halving(
             wanted = [one for one in alive if (one, prompt, repeat) not in known]
             for one in rng.sample(wanted, len(wanted)):
                 ids, seconds = timer.answer(timings.configurations[one], prompts[prompt])
-                own.append(TimedAnswer(one, prompt, repeat, len(ids), seconds, digest_of(ids)))
+                own.append(TimedAnswer(one, prompt, repeat, len(ids), seconds, digest_of_ids(ids)))
                 if together.count == 1:
                     timings.answers.append(own[-1])
                 done(own[-1])
@@ -218,6 +218,6 @@ def halving(
             return
 
 
-def digest_of(ids: Sequence[int]) -> int:
+def digest_of_ids(ids: Sequence[int]) -> int:
     """Return a digest that is equal for equal answers."""
     return crc32(json.dumps([*ids]).encode())

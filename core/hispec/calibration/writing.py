@@ -14,7 +14,7 @@ from hispec.calibration.run import CalibrationResult
 from hispec.calibration.search import PLAIN, Configuration
 from hispec.calibration.timing import Speed
 from hispec.files import write_whole
-from hispec.profile import MEASURED, Profile, digest_of, read_profile
+from hispec.profile import MEASURED, Profile, calibration_digest, read_profile
 from hispec.settings import SETTINGS
 
 HEADER = """\
@@ -46,7 +46,7 @@ def calibrated_profile(profile: Profile, result: CalibrationResult, environment:
     data = levels.model_dump(by_alias=True, exclude_unset=True, exclude_none=True)
     calibrated = {
         **environment,
-        "sha256": digest_of(levels),
+        "sha256": calibration_digest(levels),
         "tokens_per_second": _figures(result.speed(result.winner)),
         "over": {
             kind: {

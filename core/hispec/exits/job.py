@@ -14,7 +14,7 @@ import yaml
 
 from hispec.budget import Budget
 from hispec.exits.fit import Fit, FitSettings, fit_exits
-from hispec.exits.request import FitRequest, check_exits
+from hispec.exits.request import FitRequest, exits_to_fit
 from hispec.exits.text import read_rows, split
 from hispec.exits.verdict import WORTH, best_speedup
 from hispec.files import write_whole
@@ -59,7 +59,7 @@ class FitJob:
         self._placement = Placement(choose_device(request.device), request.dtype, "transformers")
         self._checkpoint = Checkpoint(request.model, request.revision)
         self._config = self._checkpoint.config
-        self.exits = check_exits(request, self._config.num_layers)
+        self.exits = exits_to_fit(request, self._config.num_layers)
         row_tokens = min(request.row_tokens, self._config.context)
         batch_rows = max(1, request.batch_tokens // row_tokens)
         self.settings = FitSettings(**asdict(settings) | {"batch_rows": batch_rows})

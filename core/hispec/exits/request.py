@@ -65,7 +65,7 @@ def default_exits(num_layers: int) -> tuple[int, ...]:
     return (draft, half) if draft < half else (draft,)
 
 
-def check_exits(request: FitRequest, num_layers: int) -> tuple[int, ...]:
+def exits_to_fit(request: FitRequest, num_layers: int) -> tuple[int, ...]:
     """Return the exits to fit, ascending.
 
     Raises:

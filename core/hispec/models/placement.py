@@ -135,7 +135,7 @@ class Placement:
 
         Raises:
             UnavailableError: a limit is for a GPU that is not there.
-            UsageError: the placement is impossible, as for `check` and `plan`.
+            UsageError: the placement is impossible, as for `check` and `plan_devices`.
         """
         if not self.spread:
             return self
@@ -149,7 +149,7 @@ class Placement:
         if held is not None and held <= spread.max_memory[first]:
             return alone
         dtype = getattr(torch, config.settle_dtype(self.dtype_for(config), None))
-        where = plan(original, name, dtype, 8 * dtype.itemsize, spread.max_memory, self.shallow, held)
+        where = plan_devices(original, name, dtype, 8 * dtype.itemsize, spread.max_memory, self.shallow, held)
         places = [device for module, device in where.items() if module.rpartition(".")[2].isdigit()]
         counts = {device: places.count(device) for device in dict.fromkeys(places)}
         devices = list(counts)
@@ -184,7 +184,7 @@ class Placement:
             bits = QUANTIZED_BITS.get(self.quantization, 8 * dtype.itemsize)
             # Its message would name another library's options.
             logging.getLogger("accelerate").setLevel(logging.ERROR)
-            found = {"device_map": plan(config, name, dtype, bits, self.max_memory, self.shallow)}
+            found = {"device_map": plan_devices(config, name, dtype, bits, self.max_memory, self.shallow)}
             if "disk" in found["device_map"].values():
                 _offloaded.append(TemporaryDirectory(prefix="hispec-offload-"))
                 found["offload_folder"] = _offloaded[-1].name
@@ -228,7 +228,7 @@ def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_enable_fp32_cpu_offload=True)
 
 
-def plan(
+def plan_devices(
     config: Any,
     name: str,
     dtype: torch.dtype,

@@ -42,7 +42,7 @@ from hispec.profile.schema import (
     SamplingSection,
     SingleLayerSection,
     TargetSection,
-    digest_of,
+    calibration_digest,
 )
 
 __all__ = [
@@ -60,9 +60,9 @@ __all__ = [
     "SingleLayerSection",
     "TargetSection",
     "calibrated_elsewhere",
+    "calibration_digest",
     "check_depths",
     "copies_of",
-    "digest_of",
     "exits_of_target",
     "explain",
     "find_profile",

@@ -239,7 +239,7 @@ class Profile(_Section):
 
     @model_validator(mode="after")
     def _whole(self) -> "Profile":
-        if self.calibrated is not None and self.calibrated.get("sha256") not in (None, digest_of(self)):
+        if self.calibrated is not None and self.calibrated.get("sha256") not in (None, calibration_digest(self)):
             raise BadValueError(
                 "its levels or measurements differ from what hispec calibrate wrote, or are cut off",
                 "give the file as it was, calibrate again, or remove calibrated.sha256 if this is meant",
@@ -272,7 +272,7 @@ class Profile(_Section):
         return self
 
 
-def digest_of(profile: Profile) -> str:
+def calibration_digest(profile: Profile) -> str:
     """Return a digest of the sections that a calibration measured: levels, lengths, policy and adaptation."""
     measured = profile.model_dump(include=set(MEASURED), exclude_none=True, exclude_defaults=True)
     if decoding := measured.get("decoding"):

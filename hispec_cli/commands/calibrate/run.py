@@ -10,7 +10,7 @@ from platformdirs import user_state_path
 
 from hispec.api import Engine
 from hispec.bench.processes import Processes
-from hispec.calibration.job import default_exits, fingerprint, formats_below, job_of, space_of
+from hispec.calibration.job import exits_to_consider, fingerprint, formats_below, job_of, space_of
 from hispec.calibration.run import CalibrationJob, CalibrationResult, CalibrationRun
 from hispec.calibration.search import PLAIN, SearchSpace
 from hispec.calibration.writing import calibrated_profile, verdict, write_profile
@@ -38,7 +38,7 @@ def plan(request: CalibrateRequest) -> None:
     config = Checkpoint(profile.target.model, profile.target.revision).config
     depth, settings = config.num_layers, request.choice.settings
     check_exit_layers(request.exits, profile.target.model, depth)
-    chosen = request.exits or default_exits(depth)
+    chosen = request.exits or exits_to_consider(depth)
     fused = Placement.of(settings).check(config, profile.target.model) is None
     formats = formats_below(settings.quantization) if fused else []
     space = _narrowed(space_of(profile.target.model, depth, chosen, formats), request.periods)

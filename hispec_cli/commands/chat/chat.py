@@ -76,7 +76,7 @@ class Chat:
         """
         options = {**self.options, key: value}
         try:
-            engine = self.conversation.engine.with_sampling(**asked(options))
+            engine = self.conversation.engine.with_sampling(**engine_options(options))
         except SettingError as error:
             raise error.named(key.replace("_", "-")) from None
         self.conversation.engine = engine
@@ -263,7 +263,7 @@ class Chat:
         return None
 
 
-def asked(options: dict[str, Any]) -> dict[str, Any]:
+def engine_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return options as `Engine.with_settings` takes them: a mode brings its own lengths, where none are asked for."""
     lengths = {"draft_tokens": None, "validate_every": None} if "mode" in options else {}
     return lengths | options

@@ -112,9 +112,9 @@ def load(choice: Choice, earlier: dict[str, Any], system: str | None) -> "tuple[
         check_template(choice.profile, tokenizer, system)
 
     engine = load_engine(choice, check=check)
-    from hispec_cli.commands.chat.chat import asked
+    from hispec_cli.commands.chat.chat import engine_options
 
     options = earlier | {key: value for key, value in choice.decoding.items() if key in KEYS}
     if earlier:
-        engine = engine.with_settings(**asked(options))
+        engine = engine.with_settings(**engine_options(options))
     return engine, options

@@ -246,7 +246,7 @@ def test_copies_are_made_where_they_can_be(settings, formats):
 
 def test_copies_that_do_not_fit_are_no_candidates(monkeypatch):
     engine = engine_with()
-    monkeypatch.setattr(jobs, "place_of", lambda settings: SimpleNamespace(free=3_000_000))
+    monkeypatch.setattr(jobs, "chosen_device", lambda settings: SimpleNamespace(free=3_000_000))
     assert list(copies_here(engine)) == ["int4"]
 
 

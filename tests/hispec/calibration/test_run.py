@@ -10,9 +10,9 @@ from hispec.budget import Budget
 from hispec.calibration import run as sessions
 from hispec.calibration.adapting import Fitter
 from hispec.calibration.fitting import mean_acceptance
-from hispec.calibration.job import default_exits
+from hispec.calibration.job import exits_to_consider
 from hispec.calibration.recording import LevelSpec
-from hispec.calibration.run import CalibrationJob, CalibrationRun, Phase, Planned, Scored, Timed
+from hispec.calibration.run import CalibrationJob, CalibrationRun, Phase, Planned, Replayed, Timed
 from hispec.calibration.search import PLAIN, Configuration, HierarchyBuilder, Scorer, SearchSpace, search
 from hispec.calibration.store import CalibrationStore
 from hispec.calibration.timing import TimedAnswer, Timer, Timings, halving
@@ -39,7 +39,7 @@ def test_a_whole_calibration(job, tmp_path):
     result = CalibrationRun(job, tmp_path, seen.append).run()
     assert next(step.name for step in seen if isinstance(step, Phase) and step.share == 0.0) == "costs"
     assert {step.name for step in seen if isinstance(step, Phase) and step.share == 1.0} == set(sessions.PHASES)
-    assert sum(isinstance(step, Scored) for step in seen) == result.scorer.scored
+    assert sum(isinstance(step, Replayed) for step in seen) == result.scorer.scored
     assert any(isinstance(step, Timed) for step in seen)
     assert result.winner in result.check.configurations
     assert PLAIN in result.check.configurations
@@ -242,9 +242,9 @@ def test_whoever_is_left_has_had_the_same_prompts():
 
 
 def test_default_exits_reach_three_quarters_of_the_depth():
-    assert default_exits(16) == list(range(1, 13))
-    assert default_exits(80)[0] >= 1
-    assert default_exits(80)[-1] == 60
-    assert len(default_exits(80)) == 16
-    assert default_exits(2) == [1]
+    assert exits_to_consider(16) == list(range(1, 13))
+    assert exits_to_consider(80)[0] >= 1
+    assert exits_to_consider(80)[-1] == 60
+    assert len(exits_to_consider(80)) == 16
+    assert exits_to_consider(2) == [1]
     assert mean_acceptance([]) == 0.5

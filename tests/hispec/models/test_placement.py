@@ -15,7 +15,7 @@ from hispec import Engine, loading
 from hispec.errors import UnavailableError, UsageError
 from hispec.models.checkpoint import Checkpoint, checkpoints_of
 from hispec.models.loading import load_stack
-from hispec.models.placement import Placement, plan
+from hispec.models.placement import Placement, plan_devices
 from hispec.models.transformers_stack import TransformersStack
 from hispec.profile import load_profile, with_exits
 from hispec.settings import Settings, parse_memory
@@ -42,7 +42,7 @@ def large():
 )
 def test_layers_are_spread_in_order_and_shallow_exits_stay_on_the_first_device(large, memory, shallow, layers):
     limits = parse_memory(memory)
-    where = plan(large, LARGE, torch.bfloat16, 16, limits, shallow)
+    where = plan_devices(large, LARGE, torch.bfloat16, 16, limits, shallow)
     places = [device for module, device in where.items() if ".layers." in module]
     assert {device: places.count(device) for device in dict.fromkeys(places)} == layers
     order = list(dict.fromkeys(places))
@@ -59,8 +59,8 @@ def test_layers_are_spread_in_order_and_shallow_exits_stay_on_the_first_device(l
 def test_a_tied_head_counts_once_and_four_bits_take_a_quarter(large):
     tied = AutoConfig.from_pretrained(Checkpoint("meta-llama/Llama-3.2-3B-Instruct").shipped_config)
     room = parse_memory("0=6.5GB,cpu=10GB")  # the published model has 6.4 GB
-    assert set(plan(tied, "tied", torch.bfloat16, 16, room).values()) == {0}
-    assert set(plan(large, LARGE, torch.bfloat16, 4, parse_memory("0=40GB,cpu=10GB")).values()) == {0}
+    assert set(plan_devices(tied, "tied", torch.bfloat16, 16, room).values()) == {0}
+    assert set(plan_devices(large, LARGE, torch.bfloat16, 4, parse_memory("0=40GB,cpu=10GB")).values()) == {0}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from rich.console import Console
 from hispec.budget import Budget
 from hispec.calibration.recording import LevelSpec
 from hispec.calibration.replay import Outcome
-from hispec.calibration.run import Phase, Planned, Scored, Timed
+from hispec.calibration.run import Phase, Planned, Replayed, Timed
 from hispec.calibration.search import PLAIN, Configuration, Score, SearchSpace
 from hispec.calibration.timing import TimedAnswer, Timings
 from hispec_cli.ui import calibration_view as calibration
@@ -37,8 +37,8 @@ from hispec_cli.ui.calibration_state import (
     CellKey,
     DraftExit,
     TimedProgress,
+    cell_of,
     initial,
-    place_of,
     reduce,
 )
 from hispec_cli.ui.calibration_view import CalibrationView, summary
@@ -59,7 +59,7 @@ def single(layer, period, head_size=0):
 
 
 def scored(configuration, speed, texts=1):
-    return Scored(Score(configuration, Outcome(1000, 1000 / speed, 10), texts))
+    return Replayed(Score(configuration, Outcome(1000, 1000 / speed, 10), texts))
 
 
 def told(*progress):
@@ -117,9 +117,9 @@ def test_a_cell_shows_the_fastest_of_those_replayed_on_the_most_texts():
     state = reduce(
         initial(space(), 100), *told(scored(single(1, 8), 90), scored(other, 95), scored(single(1, 8), 70, 4))
     )
-    assert state.cells[place_of(other)].speed == pytest.approx(70)
+    assert state.cells[cell_of(other)].speed == pytest.approx(70)
     state = reduce(state, *told(scored(smaller_head, 75, 4), scored(other, 60, 4)))
-    assert state.cells[place_of(other)].configuration == smaller_head
+    assert state.cells[cell_of(other)].configuration == smaller_head
     assert state.scored == 5 and len(state.scores) == 3
 
 
