@@ -29,9 +29,9 @@ from hispec.decoding.hierarchy import Level as HierarchyLevel
 from hispec.events import Committed, Prefilled, Verified
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.config import ModelConfig
-from hispec.models.fused_stack import without_cudnn
 from hispec.models.kernels import quantize
 from hispec.models.linear import Linear, right_factor
+from hispec.models.passes import without_cudnn
 from hispec.models.quantized import Int8WeightLinear
 from hispec.models.stack import LayerStack
 from hispec.policies.static import StaticPolicy

@@ -16,8 +16,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from hispec.limits import WIDEST, WIDEST_FIXED
 from hispec.models.config import ModelConfig
-from hispec.models.fused_stack import Buffers, FusedStack, PassPlace, Window
+from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import FusedWeights
+from hispec.models.passes import Buffers, PassPlace, Window
 from hispec.models.rows import RowCounts, Width, prompt_rows
 from hispec.models.stack import ArgmaxHead, LayerStack
 from hispec.models.staged_stack import StagedStack

@@ -19,9 +19,10 @@ from hispec.limits import WIDEST
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.config import DIRECT, parse_config
 from hispec.models.families import FAMILIES
-from hispec.models.fused_stack import FusedStack, without_cudnn
+from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.loading import load_stack
+from hispec.models.passes import without_cudnn
 from hispec.models.placement import Placement
 from hispec.models.rows import RowCounts
 from hispec.models.transformers_stack import TransformersStack
