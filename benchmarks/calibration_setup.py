@@ -11,7 +11,8 @@ from hispec.budget import Budget
 from hispec.calibration.adapting import Fitter
 from hispec.calibration.job import job_of
 from hispec.calibration.recording import RecordedTexts
-from hispec.calibration.run import CalibrationJob, CalibrationResult, CalibrationRun
+from hispec.calibration.result import CalibrationResult
+from hispec.calibration.run import CalibrationJob, CalibrationRun
 from hispec.calibration.search import Configuration, Scorer
 from hispec.calibration.timing import TimedAnswer, Timer, Timings, digest_of_ids
 from hispec.datasets import load

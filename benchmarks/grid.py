@@ -7,7 +7,7 @@ import torch
 from calibration_setup import CalibrationSetup, interleaved
 from common import environment, save
 
-from hispec.calibration.run import CalibrationResult
+from hispec.calibration.result import CalibrationResult
 from hispec.calibration.search import Configuration, SearchSpace
 
 EXITS = (1, 2, 3, 4, 6, 8)

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hispec.bench.caveats import FEW
-from hispec.calibration.run import CalibrationJob, CalibrationResult, Phase, Planned, Progress, Replayed, Timed
+from hispec.calibration.result import CalibrationResult
+from hispec.calibration.run import CalibrationJob, Phase, Planned, Progress, Replayed, Timed
 from hispec.calibration.search import Configuration
 from hispec.counts import counted
 from hispec_cli.ui.budget import say_if_not_kept

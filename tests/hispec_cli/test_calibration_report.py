@@ -12,7 +12,7 @@ from hispec.calibration.adapting import Fitter
 from hispec.calibration.costs import WIDTHS, Costs, SpanCost
 from hispec.calibration.recording import LevelSpec, Prediction, RecordedText, RecordedTexts
 from hispec.calibration.replay import Outcome
-from hispec.calibration.run import CalibrationResult, agreement_of
+from hispec.calibration.result import CalibrationResult, agreement_of
 from hispec.calibration.search import PLAIN, Configuration, HierarchyBuilder, Score, Scorer, SearchResult, SearchSpace
 from hispec.calibration.timing import TimedAnswer, Timings
 from hispec.curve import Curve

@@ -1,6 +1,6 @@
 """A calibration from start to end: measure, record, search, time, check; within a budget, and resumable."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -8,12 +8,12 @@ from statistics import mean
 from time import perf_counter
 from typing import TypeVar, cast
 
-from hispec.bench.caveats import few_prompts
 from hispec.bench.processes import Processes
 from hispec.budget import Budget
 from hispec.calibration.adapting import Fitter
 from hispec.calibration.costs import Costs, measure, seconds_alone, seconds_of_a_pass
 from hispec.calibration.recording import FEWEST, LevelSpec, RecordedTexts, Recorder, record_all
+from hispec.calibration.result import CalibrationResult, agreement_of, baselines_among
 from hispec.calibration.search import (
     PLAIN,
     Configuration,
@@ -26,7 +26,7 @@ from hispec.calibration.search import (
 )
 from hispec.calibration.steps import with_steps
 from hispec.calibration.store import CalibrationStore
-from hispec.calibration.timing import Speed, TimedAnswer, Timer, Timings, halving
+from hispec.calibration.timing import TimedAnswer, Timer, Timings, halving
 from hispec.models.stack import LayerStack, ReducedHead
 from hispec.models.translator import Translator
 from hispec.policies.base import Policy
@@ -145,86 +145,6 @@ class CalibrationJob:
 
         limit = token(self.target)
         return self.space.without({spec.weights for spec in self.space.whole if token(spec.stack) >= limit})
-
-
-@dataclass
-class CalibrationResult:
-    """The result of a calibration.
-
-    Attributes:
-        winner: the fastest configuration by timed decoding, unless a baseline is significantly faster on unseen
-            prompts.
-        ties: finalists that may be as fast, by the confidence interval of the ratio.
-        found: all replays.
-        timings: the timings of the finalists, on the calibration prompts.
-        check: the timings of winner and baselines, on unseen prompts.
-        scorer: the scorer, with costs, recorded texts and the adaptive policy's knowledge.
-        agreement: the share of tokens on which a level spec agrees with the target, by level spec.
-        seconds: the seconds of each phase.
-    """
-
-    winner: Configuration
-    ties: list[Configuration]
-    found: SearchResult
-    timings: Timings
-    check: Timings
-    scorer: Scorer
-    agreement: dict[LevelSpec, float]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def speed(self, configuration: Configuration) -> Speed:
-        """Return the speed on prompts that were not calibrated on."""
-        return self.check.speed(self.check.configurations.index(configuration))
-
-    def ratio(self, one: Configuration, other: Configuration) -> Speed:
-        """Return the ratio of two speeds on prompts that were not calibrated on."""
-        place = self.check.configurations.index
-        return self.check.ratio(place(one), place(other))
-
-    @property
-    def prompts_checked(self) -> int:
-        """Return how many prompts the check was timed on."""
-        return len({answer.prompt for answer in self.check.answers})
-
-    @property
-    def caveat(self) -> str | None:
-        """Return a caveat if the check had few prompts."""
-        return few_prompts(self.prompts_checked)
-
-    def baselines(self) -> dict[str, Configuration]:
-        """Return the first baseline of each kind by its name: see `baseline_names`."""
-        return baselines_among(self.check.configurations, self.scorer.builder)
-
-
-def baselines_among(configurations: Iterable[Configuration], builder: HierarchyBuilder) -> dict[str, Configuration]:
-    """Return the first configuration of each kind that `baseline_names` knows.
-
-    A single layer as published goes without that name where it is the first of all.
-    """
-    found: dict[str, Configuration] = {}
-    for configuration in configurations:
-        for name in baseline_names(configuration, builder):
-            found.setdefault(name, configuration)
-    if found.get("single-layer") == found.get("single-layer-published"):
-        found.pop("single-layer-published", None)
-    return found
-
-
-def baseline_names(configuration: Configuration, builder: HierarchyBuilder) -> list[str]:
-    """Return the names by which users know a configuration of fixed lengths, if there are any.
-
-    Below the target `single-layer` has an exit or a quantized copy, `two-model` a whole other model; as published there
-    are only exits of the full weights, one or two.
-    """
-    specs = configuration.specs
-    if configuration == PLAIN:
-        return ["autoregressive"]
-    if configuration.adaptive or configuration.ngram or not specs:
-        return []
-    if specs[0].model != builder.target:
-        return ["two-model"] if len(specs) == 1 else []
-    published = [] if configuration.quantized else [f"{configuration.mode}-published"]
-    return published if len(specs) == 2 else ["single-layer", *published]
 
 
 class CalibrationRun:
@@ -451,15 +371,3 @@ class PlainPolicies:
     def policy(self, configuration: Configuration) -> Callable[[], Policy]:
         """Return a maker of policies of plain decoding; see `hispec.calibration.timing.Policies`."""
         return lambda: StaticPolicy((1,))
-
-
-def agreement_of(recorded: RecordedTexts, target: LevelSpec) -> dict[LevelSpec, float]:
-    """Return for each level spec the share of recorded tokens on which it agrees with the target."""
-    agreed: dict[LevelSpec, int] = {}
-    tokens = 0
-    for text in recorded.texts:
-        tokens += len(text.tokens)
-        own = text.predictions[target].argmax
-        for spec, prediction in text.predictions.items():
-            agreed[spec] = agreed.get(spec, 0) + sum(a == b for a, b in zip(prediction.argmax, own, strict=True))
-    return {spec: count / tokens for spec, count in agreed.items()}

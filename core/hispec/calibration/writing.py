@@ -10,7 +10,7 @@ import yaml
 
 from hispec.adaptation import adaptation_of
 from hispec.calibration.recording import LevelSpec
-from hispec.calibration.run import CalibrationResult
+from hispec.calibration.result import CalibrationResult
 from hispec.calibration.search import PLAIN, Configuration
 from hispec.calibration.timing import Speed
 from hispec.files import write_whole

@@ -11,7 +11,8 @@ from platformdirs import user_state_path
 from hispec.api import Engine
 from hispec.bench.processes import Processes
 from hispec.calibration.job import exits_to_consider, fingerprint, formats_below, job_of, space_of
-from hispec.calibration.run import CalibrationJob, CalibrationResult, CalibrationRun
+from hispec.calibration.result import CalibrationResult
+from hispec.calibration.run import CalibrationJob, CalibrationRun
 from hispec.calibration.search import PLAIN, SearchSpace
 from hispec.calibration.writing import calibrated_profile, verdict, write_profile
 from hispec.counts import counted

@@ -11,7 +11,7 @@ from hispec.calibration.fitting import samples_of
 from hispec.calibration.recording import LevelSpec
 from hispec.calibration.reliability import Bin, reliability
 from hispec.calibration.replay import specs_of
-from hispec.calibration.run import CalibrationResult
+from hispec.calibration.result import CalibrationResult
 from hispec.counts import counted
 from hispec.metrics import exit_name
 from hispec_cli.ui.calibration_state import CandidateStatus, Finalist

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hispec.calibration.run import PHASES, CalibrationJob, CalibrationResult
+from hispec.calibration.result import CalibrationResult
+from hispec.calibration.run import PHASES, CalibrationJob
 from hispec.calibration.timing import Speed
 from hispec.calibration.writing import verdict
 from hispec.counts import counted

@@ -15,7 +15,8 @@ from hispec.calibration.costs import WIDTHS, Costs, SpanCost
 from hispec.calibration.job import copies_here, formats_below, space_of
 from hispec.calibration.recording import WINDOW, LevelSpec, Recorder, record_all
 from hispec.calibration.replay import Replay
-from hispec.calibration.run import CalibrationJob, CalibrationRun, baselines_among
+from hispec.calibration.result import baselines_among
+from hispec.calibration.run import CalibrationJob, CalibrationRun
 from hispec.calibration.search import PLAIN, Configuration
 from hispec.calibration.steps import MeteredStack
 from hispec.curve import Curve

@@ -10,7 +10,7 @@ import yaml
 from hispec.adaptation import adaptation_of, performance_model
 from hispec.calibration.adapting import Fitter
 from hispec.calibration.recording import LevelSpec
-from hispec.calibration.run import CalibrationResult
+from hispec.calibration.result import CalibrationResult
 from hispec.calibration.search import PLAIN, Configuration, HierarchyBuilder, Scorer, SearchResult
 from hispec.calibration.timing import TimedAnswer, Timings
 from hispec.calibration.writing import calibrated_profile, verdict, write_profile
