@@ -37,6 +37,7 @@ def pytest_addoption(parser):
     parser.addoption("--draws", type=int, default=25_000, help="samples of each test of a distribution (25000)")
     parser.addoption("--sequences", type=int, default=1000, help="random texts for each kind of tokenizer (1000)")
     parser.addoption("--write-estimates", action="store_true", help="write tests/hispec/estimates.json again")
+    parser.addoption("--write-golden", action="store_true", help="write the files of tests/hispec_cli/golden again")
 
 
 def pytest_terminal_summary(terminalreporter):
