@@ -164,12 +164,12 @@ class Answering:
 
     @property
     def able(self) -> bool:
-        """Whether questions are accepted."""
+        """Return whether questions are accepted."""
         return self._thread.is_alive() and not self._closing
 
     @property
     def waiting(self) -> int:
-        """The number of prompts that wait."""
+        """Return the number of prompts that wait."""
         return len(self._turns)
 
     def ask(self, questions: Sequence[Question], client: str, each: int = 1) -> list[Answer]:
@@ -280,7 +280,7 @@ class Answering:
         return generation
 
     def _echo(self, answer: Answer, ids: list[int]) -> bool:
-        """Tell somebody the prompt; return whether anybody still waits.
+        """Send the prompt to the client; return whether the client still waits.
 
         Raises:
             ProtocolError: the server ends.
@@ -299,6 +299,6 @@ class Answering:
 
 
 def _after_echo(event: Event, seconds: float) -> Event:
-    """Return an event of an answer to a prompt that was run for its log-probabilities before, in so many seconds."""
+    """Return an event with the seconds added that its prompt was run for its log-probabilities before."""
     event = replace(event, t=event.t + seconds)
     return replace(event, cached_tokens=0, seconds=event.seconds + seconds) if isinstance(event, Prefilled) else event

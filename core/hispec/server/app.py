@@ -1,4 +1,4 @@
-"""The routes."""
+"""The routes of the server."""
 
 import asyncio
 import json
@@ -102,7 +102,7 @@ def make_app(answering: Answering, rules: Rules) -> FastAPI:
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
-    """Tell an error in the protocol's own form."""
+    """Return the response for an error, in the protocol's form."""
     match error:
         case RequestValidationError():
             first = error.errors()[0]
@@ -157,7 +157,7 @@ class _Stream(StreamingResponse):
 
 
 async def _events(answers: Sequence[Answer], asked: Asked, reply: Reply) -> AsyncGenerator[bytes]:
-    """Yield the events of a stream; an error, too, is one of them, as it began well."""
+    """Yield the events of a stream; an error is an event too, since the response has begun already."""
     try:
         for index, answer in enumerate(answers):
             for record in reply.opening(index):
@@ -189,7 +189,7 @@ async def _all(answers: Sequence[Answer]) -> None:
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, None]) -> None:
-    """Wait for something as long as the client does.
+    """Wait for some work while the client is connected.
 
     Raises:
         _Left: the client has gone.

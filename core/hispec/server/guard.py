@@ -115,7 +115,7 @@ def _check_json(body: bytes) -> None:
 
 
 async def _discard(receive: Receive) -> None:
-    """Read on for a moment: a client that is cut off while it writes would not read why."""
+    """Read on for a moment, since a client that is cut off while it writes would not read the error."""
     with suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_SECONDS):
             while (await receive()).get("more_body"):

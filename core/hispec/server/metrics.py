@@ -54,5 +54,5 @@ class Metrics:
         self._seconds.observe(stats.total_seconds)
 
     def written(self) -> bytes:
-        """Return all counts as Prometheus reads them."""
+        """Return all counts in the text format of Prometheus."""
         return generate_latest(self._registry)

@@ -91,7 +91,7 @@ class Said(BaseModel):
     content: Annotated[str, BeforeValidator(_joined)]
 
     def message(self) -> Message:
-        """Return it as chat templates know it."""
+        """Return the message in the form of chat templates."""
         return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
 
 
@@ -123,7 +123,7 @@ class Asked(BaseModel, ABC):
     @model_validator(mode="before")
     @classmethod
     def _supported(cls, values: Any) -> Any:
-        """Refuse what would change the answer, and is not done.
+        """Refuse fields that would change the answer and are not supported.
 
         Raises:
             ProtocolError: naming it.
@@ -138,7 +138,7 @@ class Asked(BaseModel, ABC):
 
     @property
     def with_usage(self) -> bool:
-        """Whether a stream ends with the usage."""
+        """Return whether a stream ends with the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     def question(self, prompt: tuple[Message, ...] | str | tuple[int, ...]) -> Question:

@@ -1,4 +1,4 @@
-"""Running a server: its socket, and its end."""
+"""Runs a server: from a bound socket to an orderly end."""
 
 import asyncio
 import signal
@@ -21,7 +21,7 @@ LINGER_SECONDS = 5
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address."""
+    """Return whether only this machine can reach an address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -29,7 +29,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound.
+    """Return a bound socket.
 
     Args:
         host: a name or an address of this machine.

@@ -30,7 +30,7 @@ class Turns(Generic[Item]):
         return sum(map(len, self._waiting.values()))
 
     def put(self, client: str, items: Sequence[Item]) -> None:
-        """Let items of a client wait.
+        """Add items of a client to the queue.
 
         Raises:
             FullError: there is no room for all of them, or the queue is closed; none waits.
@@ -65,7 +65,7 @@ class Turns(Generic[Item]):
                     return
 
     def close(self) -> list[Item]:
-        """Let nothing wait any more; return what did."""
+        """Close the queue, and return the items that waited."""
         with self._changed:
             self._closed = True
             left = [item for items in self._waiting.values() for item in items]
