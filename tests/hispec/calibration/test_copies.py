@@ -179,7 +179,7 @@ def test_a_mistake_of_a_copy_is_followed_by_what_the_copy_writes(copied):
         assert same >= len(branch.tokens) - 1, "but for near ties, which passes of other widths may decide otherwise"
 
 
-def is_published_single_layer(one):
+def is_published_hierarchy(one):
     return not one.quantized and not one.adaptive and one.ngram is None and len(one.specs) == 2
 
 
@@ -194,8 +194,10 @@ def test_a_whole_calibration_looks_at_copies_that_pay_and_leaves_the_others(targ
     assert asked == {"", "int4"}
     chains = [score.configuration.specs for score in result.found.scores]
     assert (LevelSpec("random", 1, weights="int4"), LevelSpec("random", DEPTH, weights="int4")) in chains
-    published = {score.configuration for score in result.found.scores if is_published_single_layer(score.configuration)}
-    assert not published or published & set(result.timings.configurations)  # a busy machine may score none of them
+    most = max(score.texts for score in result.found.scores)  # on a busy machine few or none get that far
+    exact = [score.configuration for score in result.found.scores if score.texts == most]
+    published = {one for one in exact if is_published_hierarchy(one)}
+    assert not published or published & set(result.timings.configurations)
     assert result.timings.differing() == result.check.differing() == 0
     again = CalibrationRun(job, tmp_path, resume=True)
     assert again.recorded().texts == result.scorer.recorded.texts
