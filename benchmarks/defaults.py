@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from common import engine_without_profile, environment, questions_for, save
-from quantized_levels import PLAIN, SINGLE_LAYERS, Answering, Arm, Grid, arms, numbers, ratio, tune
+from level_arms import PLAIN, SINGLE_LAYERS, Answering, Arm, Grid, arms, numbers, ratio, tune
 
 from hispec import Engine
 from hispec.bench.arms import make_arms
