@@ -1,13 +1,16 @@
 """The Typer app, and the only place where errors become exit codes. Imports no torch: commands do, once they run."""
 
 import os
+import sys
 import traceback
+from time import sleep
 from typing import Annotated
 
 import typer
 from typer.completion import get_completion_inspect_parameters, install_callback, show_callback
 
-from hispec.errors import HispecError, UnavailableError, is_out_of_memory
+from hispec.errors import HispecError, UnavailableError, is_lost_peer, is_out_of_memory
+from hispec.launched import is_connected, is_first_here
 from hispec_cli.commands import doctor, fit_exits, generate, profile, pull, serve
 from hispec_cli.commands.bench import command as bench
 from hispec_cli.commands.calibrate import command as calibrate
@@ -19,6 +22,9 @@ from hispec_cli.ui.console import report_error, say
 from hispec_cli.ui.output import ReaderLeft, write
 
 NAME = "hispec"
+
+SILENT_SECONDS = 5.0
+"""The time that a process waits for another one to report what both have met."""
 
 app = typer.Typer(
     name=NAME,
@@ -102,19 +108,33 @@ def run(arguments: list[str]) -> int:
             return USAGE
         command = "hispec" if context is None else context.command_path
         message = error.format_message().rstrip(".").replace("Value error, ", "")  # the validator's own prefix
-        report_error(message, f"see: {command} --help")
+        _report(message, f"see: {command} --help")
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
         message, hint, code = _explained(error)
-        report_error(message, hint)
+        _report(message, hint, own=is_connected() and code != USAGE and not is_lost_peer(error))
         if debug:
             traceback.print_exc()
         return code
-    if code == INTERRUPTED:
+    if code == INTERRUPTED and is_first_here():
         report_error("interrupted", None)
     return int(code)
+
+
+def _report(message: str, hint: str, *, own: bool = False) -> None:
+    """Report an error; of processes that were started together, the first on this machine does, unless it is another's own.
+
+    The others wait a while to be ended, since their end would end the first one before it has spoken.
+    """
+    if is_first_here():
+        report_error(message, hint)
+    elif own:
+        sys.stderr = sys.__stderr__
+        report_error(f"rank {os.environ['RANK']}: {message}", hint)
+    else:
+        sleep(SILENT_SECONDS)
 
 
 def _explained(error: Exception) -> tuple[str, str, int]:
@@ -124,5 +144,11 @@ def _explained(error: Exception) -> tuple[str, str, int]:
     if is_out_of_memory(error):
         hint = "choose a smaller model or dtype, or see: hispec doctor"
         return f"the memory ran out: {error or 'of this machine'}", hint, UnavailableError.exit_code
+    if is_lost_peer(error):
+        return (
+            "another process of this run has ended",
+            "see its own message, or that of torchrun",
+            UnavailableError.exit_code,
+        )
     hint = "please report it with the output of the same command and --debug"
     return f"this is a bug in hispec: {type(error).__name__}: {error}", hint, BUG

@@ -381,9 +381,12 @@ class Engine:
 
     def _is_interrupted(self) -> bool:
         """Return whether to stop. Ranks follow rank 0, so that all stop at the same step."""
-        if self.ranks is not None:
-            self._interrupted = bool(self.ranks.share_numbers(self._interrupted)[0])
-        return self._interrupted
+        if self.ranks is None:
+            return self._interrupted
+        # Only what was shared counts: a signal that comes meanwhile is for the next step.
+        (asked,) = self.ranks.share_numbers(self._interrupted)
+        self._interrupted = self._interrupted or bool(asked)
+        return bool(asked)
 
     def check_lossless(self, generation: Generation) -> None:
         """Decode the same prompt with the target alone, compare the token ids, and set `generation.lossless`.

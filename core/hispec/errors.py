@@ -80,3 +80,11 @@ def is_out_of_memory(error: BaseException) -> bool:
         or "DefaultCPUAllocator: can't allocate memory" in str(error)
         or "out of memory" in str(error)
     )
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Return whether an exchange with another process failed, as it does where that process has ended."""
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")  # of torch.distributed
+        or "gloo/transport" in str(error)  # a plain `RuntimeError`
+    )

@@ -1,6 +1,7 @@
 """The place of this process among those that torchrun or accelerate started with it, which is known without torch."""
 
 import os
+import sys
 from dataclasses import dataclass
 
 from hispec.errors import UsageError
@@ -40,6 +41,17 @@ def launched() -> LaunchedProcess:
 def is_first() -> bool:
     """Return whether this process reports for all that were started together."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def is_first_here() -> bool:
+    """Return whether this process reports what all on this machine meet alike."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def is_connected() -> bool:
+    """Return whether this process is connected with its peers: what it meets from then on may be its own."""
+    torch = sys.modules.get("torch")  # not imported yet, it cannot be
+    return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def started_by_torchrun() -> int:

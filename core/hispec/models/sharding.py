@@ -116,7 +116,9 @@ class Shard:
     def _gathered(self, own: Tensor) -> Tensor:
         """Return the tensors that all ranks passed, [ranks, ...]."""
         parts = own.new_empty(self.count * len(own), *own.shape[1:])
-        distributed.all_gather_into_tensor(parts, own.contiguous())
+        # torch 2.13 gave it a new name, and warns of the old one.
+        gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
+        gather(parts, own.contiguous())
         return parts.view(self.count, *own.shape)
 
 
