@@ -72,7 +72,8 @@ found["modules"] = [modules.generate(prompt).token_ids, list((keys.to_local() if
 
 (folder / f"rank{rank}.json").write_text(json.dumps(found))
 distributed.barrier()
-found["code"] = run(["generate", "--profile", profile, "--tensor-parallel", "--format", "json", "--max-new-tokens", "20"])
+different = [] if rank == 0 else ["Another prompt, which does not count"]
+found["code"] = run(["generate", *different, "--profile", profile, "--tensor-parallel", "--format", "json", "--max-new-tokens", "20"])
 """
 
 
@@ -131,6 +132,23 @@ def test_ranks_decide_alike_whatever_each_would_have_decided(ranks):
     assert first == second
     assert first["interrupted"][0] == "interrupted" and 0 < len(first["interrupted"][1]) < 20
     assert first["unseeded"][1] != first["sampled"]
+
+
+def test_a_signal_that_comes_while_ranks_share_whether_to_stop_counts_at_the_next_step():
+    engine = Engine.from_profile("tiny")
+    heard = []
+
+    class Signalled:
+        """The first of two ranks, which a signal interrupts after it has said that it goes on."""
+
+        def share_numbers(self, *numbers):
+            engine.interrupt()
+            heard.append(numbers)
+            return list(numbers)
+
+    engine.ranks = Signalled()
+    assert [engine._is_interrupted() for _ in range(2)] == [False, True]
+    assert heard == [(False,), (True,)]
 
 
 def test_only_the_first_rank_reads_and_prints(ranks):
