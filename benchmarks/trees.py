@@ -196,11 +196,12 @@ def main() -> None:
     parser.add_argument("--layer", type=float, default=0.28, help="a GPU's 4-bit layer, in layers of full weights")
     parser.add_argument("--row", type=float, default=0.01, help="a further row, as a share")
     parser.add_argument("--head", type=float, default=1.4, help="the head, in layers")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--name", required=True)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    engine = engine_without_profile(args.model, mode="autoregressive")
+    engine = engine_without_profile(args.model, mode="autoregressive", dtype=args.dtype)
     target = engine.hierarchy.stack_of(-1)
     texts = questions_for(args.model, args.gsm8k, args.prompts, raw=args.raw)
     prompts = [encode_prompt(engine.tokenizer, text, raw=args.raw) for text in texts]
@@ -228,6 +229,7 @@ def main() -> None:
         args.name,
         {"model": Path(args.model).name}
         | {name: getattr(args, name) for name in given}
+        | {"dtype": engine.environment["dtype"]}
         | {"drafts": results, "pass_ms": passes, "environment": environment(args.threads)},
     )
 

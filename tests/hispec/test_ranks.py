@@ -56,9 +56,12 @@ for event in engine.stream(prompt):
         engine.interrupt()
 found["interrupted"] = [events[-1].finish_reason, events[-1].result.token_ids, len(events)]
 
+pickled, broadcast = [], distributed.broadcast_object_list
+distributed.broadcast_object_list = lambda *values, **options: pickled.append(values) or broadcast(*values, **options)
 state = DecodingState(engine.hierarchy, list(range(3, 12)), 60)
 policy = SharedPolicy(StaticPolicy((1, 2, 4) if rank == 0 else (1, 3, 7)), engine.ranks)
 steps = list(decode(state, policy, Sampler(Sampling()), StopCriteria(20)))
+found["pickled"] = len(pickled)
 found["policy"] = [type(step).__name__ for step in steps]
 found["policy ids"] = [token for step in steps if isinstance(step, Committed) for token in step.token_ids]
 
@@ -130,6 +133,7 @@ def test_the_modules_of_transformers_are_shared_where_they_are_asked_for(ranks):
 def test_ranks_decide_alike_whatever_each_would_have_decided(ranks):
     first, second, _ = ranks
     assert first == second
+    assert first["pickled"] == 0 < len(first["policy"])  # steps are numbers, in messages of fixed size
     assert first["interrupted"][0] == "interrupted" and 0 < len(first["interrupted"][1]) < 20
     assert first["unseeded"][1] != first["sampled"]
 

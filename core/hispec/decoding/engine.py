@@ -162,6 +162,8 @@ class DecodeLoop:
         waiting = state.tokens[since:]
         logits = state.logits(level, since - 1, len(state.tokens) - 1 + self.takes_bonus(level))
         scores = self.samplers[level].scores(logits, state.tokens[:since], waiting)
+        # Confidence first: its two best logits give the argmax too, so that a device is waited for once.
+        sure = scores.confidence(self.policy.features) if self.policy.features and level < self.target else []
         own = scores.argmax()
         if self.ngram_drafter is not None:
             self.ngram_drafter.cache.record_argmax(state.tokens[since - 1 :], own)
@@ -174,7 +176,6 @@ class DecodeLoop:
         if token is not None:
             state.append(token, level)
         if self.policy.features:
-            sure = scores.confidence(self.policy.features) if level < self.target else []
             self.policy.on_verification(
                 level, len(waiting), accepted, accepted + (token is not None), sure[: accepted + 1]
             )

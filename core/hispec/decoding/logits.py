@@ -45,10 +45,8 @@ class Logits:
         """
         if "_top_two" in vars(self):  # already computed
             two, words = self._top_two
-            highest, best = [first for first, _ in two], [first for first, _ in words]
-            if not all(map(math.isfinite, highest)):
-                raise not_numbers(self.level)
-            return best if self.ids is None else self.ids[best].tolist()
+            check_numbers((first for first, _ in two), self.level)
+            return [first for first, _ in words]
         return wait_for_argmax(*self.argmax_async(), self.level)
 
     def argmax_async(self) -> tuple[Tensor, Tensor]:
@@ -93,10 +91,11 @@ class Logits:
 
     @cached_property
     def _top_two(self) -> tuple[list[list[float]], list[list[int]]]:
-        """Return the two highest logits of each row and their places, [n, 2] each; -inf is second where there is only
+        """Return the two highest logits of each row and their token ids, [n, 2] each; -inf is second where there is only
         one.
         """
         values, indices = self.own.topk(min(2, self.own.shape[-1]))
+        indices = indices if self.ids is None else self.ids[indices]
         if values.shape[-1] == 1:
             values, indices = pad(values, (0, 1), value=-torch.inf), pad(indices, (0, 1))
         return to_host(values, indices)

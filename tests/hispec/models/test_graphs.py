@@ -12,8 +12,10 @@ from torch.utils._pytree import tree_leaves
 from hispec import Engine
 from hispec.decoding.engine import StopCriteria, decode
 from hispec.decoding.hierarchy import Hierarchy, Level
+from hispec.decoding.logits import to_host
 from hispec.decoding.state import DecodingState
 from hispec.errors import UsageError
+from hispec.events import Drafted, Prefilled, Verified
 from hispec.limits import CACHE_STEP as STEP
 from hispec.models.fused_weights import FusedWeights
 from hispec.models.graphs import LONGEST_RUN, ONE_WIDTH, WIDTHS, GraphedStack, with_graphs
@@ -367,6 +369,42 @@ def test_nothing_waits_for_a_value():
     token = torch.zeros(1, dtype=torch.long, device="meta")
     tokens, highest, hidden = stack.write_run(token, 2, 5, 40, lambda hidden: stack.head(hidden).max(-1))
     assert (tokens.shape, highest.shape, hidden.shape) == ((40,), (40,), (40, 32))
+
+
+class Counting:
+    """Counts how often the host reads values of tensors, which on a device is a wait; `to_host` counts as one."""
+
+    def __init__(self, monkeypatch):
+        self.reads, self.inside = 0, False
+        for name in ("tolist", "item", "cpu", "__bool__", "__int__", "__float__", "__index__"):
+            monkeypatch.setattr(torch.Tensor, name, self.counting(getattr(torch.Tensor, name)))
+        counted = self.counting(to_host)
+        for module in ("logits", "state"):
+            monkeypatch.setattr(f"hispec.decoding.{module}.to_host", counted)
+
+    def counting(self, read):
+        def counted(*arguments):
+            outermost, self.inside = not self.inside, True
+            try:
+                return read(*arguments)
+            finally:
+                self.inside = not outermost
+                self.reads += outermost
+
+        return counted
+
+
+@pytest.mark.parametrize("words", [None, range(0, 24, 2)])
+@pytest.mark.parametrize("policy", ["static", "wanting confidence"])
+def test_the_host_waits_once_for_each_run_of_drafts_and_each_verification(monkeypatch, policy, words):
+    stack = fixed(MODEL)[0]
+    state = DecodingState(hierarchy_of(stack, 1, 2, words=[words] * 2), PROMPT, len(PROMPT) + 40)
+    counting, waits = Counting(monkeypatch), 0
+    for event in decode(state, StaticPolicy((1, 3, 6)) if policy == "static" else Watched(), GREEDY, StopCriteria(40)):
+        if isinstance(event, Drafted):
+            waits += 1 if policy == "static" else len(event.token_ids)  # the policy decides after each token
+        waits += isinstance(event, Verified | Prefilled)
+    assert counting.reads == waits > 10
 
 
 def test_few_recordings_are_kept_and_the_last_used_are_among_them(monkeypatch):
