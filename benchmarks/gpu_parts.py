@@ -39,6 +39,8 @@ from hispec.policies.static import StaticPolicy
 ROWS = (1, 4, 8, 16)
 LARGER_THAN_CACHES = 300_000_000
 """Bytes of matrices that are read in turn."""
+READ_BYTES = 4 << 30
+"""Bytes by whose reading the memory is measured."""
 MATRIX, SMALL = (
     "products: Linear, or a kernel of our own for few rows",
     "small kernels: fuse norms, rope and cache write",
@@ -111,6 +113,11 @@ class Part:
         return sorted(times)[repeats // 2]
 
 
+def random_numbers(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return random numbers, as some memories read zeros, or the same number again and again, faster."""
+    return torch.empty(count, dtype=dtype, device=device).normal_()
+
+
 def _multiply(numbers: Tensor, _: int) -> None:
     numbers.mul_(1.0)
 
@@ -125,8 +132,8 @@ def _call(work: Callable[[], object], _: int) -> None:
 
 def machine(part: Part) -> None:
     """Measure the memory bandwidth, and the time of small kernels, waits and captures."""
-    count = 1 << 20 if part.smoke else 2 << 30  # 4 GiB, of random bits: some memories read zeros faster
-    numbers = torch.empty(count, dtype=part.dtype, device=part.device).normal_().view(-1, 4096)
+    count = 1 << 20 if part.smoke else READ_BYTES // part.dtype.itemsize
+    numbers = random_numbers(count, part.dtype, part.device).view(-1, 4096)
     vector = torch.ones(4096, 1, dtype=part.dtype, device=part.device)
     product, total = part.seconds(lambda _: numbers @ vector), part.seconds(lambda _: numbers.sum())
     found = {"product": numbers.nbytes / product / 1e12, "sum": numbers.nbytes / total / 1e12}

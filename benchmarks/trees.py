@@ -116,10 +116,14 @@ def best_of(texts: Sequence[Text], costs: Passes) -> dict[str, Any]:
 
 @torch.inference_mode()
 def predictions(stack: LayerStack, exit_layer: int, ids: list[int]) -> torch.Tensor:
-    """Return the most probable tokens of a level after each token of a text, [n, RANKS], best first."""
+    """Return the most probable tokens of a level after each token of a text, [n, RANKS], best first.
+
+    Wider passes of a copy than these may read the full weights.
+    """
     stack.reserve(len(ids))
-    hidden = stack.run(stack.embed(ids), 0, exit_layer, 0, prompt=True)
-    return torch.cat([stack.head(part).topk(RANKS).indices for part in torch.split(hidden, 64)])
+    starts = range(0, len(ids), stack.narrow)
+    rows = (stack.run(stack.embed(ids[at : at + stack.narrow]), 0, exit_layer, at) for at in starts)
+    return torch.cat([stack.head(part).topk(RANKS).indices for part in rows])
 
 
 def record(engine: Engine, prompts: list[list[int]], exit_layer: int, count: int) -> dict[str, list[Text]]:

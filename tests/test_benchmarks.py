@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
 
 import pytest
+import torch
 
 import hispec
 from hispec.decoding.engine import StopCriteria, decode
@@ -189,9 +192,59 @@ def test_every_part_of_what_a_gpu_is_measured_with_runs_on_a_cpu(tmp_path):
     assert "| what | expected | measured |" in done.stdout
 
 
-def test_what_is_expected_of_gpus_follows_from_the_constants(monkeypatch):
+@pytest.fixture
+def gpu_parts(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    import predict
+    import gpu_parts
+
+    return gpu_parts
+
+
+def test_the_calls_on_a_gpu_fit_their_budgets(gpu_parts):
+    import gpu
+
+    assert [name for parts in gpu.CALLS.values() for name, _ in parts] == list(gpu_parts.PARTS)
+    assert gpu.TOTAL < 600  # what a call may take
+    for call, parts in gpu.CALLS.items():
+        assert sum(seconds for _, seconds in parts) <= gpu.TOTAL
+        assert list(gpu.jobs(call, smoke=False)) == [([name], seconds) for name, seconds in parts]
+
+
+def test_the_check_of_the_cuda_path_is_cut_to_its_time(monkeypatch, gpu_parts, tmp_path):
+    import gpu
+
+    calls, given = [], dict(gpu.CALLS["1"])["cuda-check"]
+    monkeypatch.setattr(gpu_parts.subprocess, "run", lambda command, **options: calls.append((command, options)))
+    gpu_parts.cuda_check(gpu_parts.Part("cuda-check", tmp_path, smoke=False, until=perf_counter() + given))
+    ((command, options),) = calls
+    sizes = dict(pairwise(map(str, command)))
+    full = {"--prompts": 4, "--questions": 16, "--max-new-tokens": 96}
+    assert all(int(sizes[option]) <= size / 2 for option, size in full.items())
+    assert given >= 150 and options["timeout"] <= given
+
+
+def test_the_memory_is_measured_by_random_numbers_beyond_all_caches(gpu_parts):
+    assert gpu_parts.READ_BYTES >= 4 << 30
+    assert len(gpu_parts.random_numbers(4096, torch.float32, torch.device("cpu")).unique()) > 4000
+
+
+def test_no_agreement_is_set_on_a_70b(monkeypatch, gpu_parts, tmp_path):
+    """It would take minutes."""
+    asked = []
+
+    def from_profile(_profile, **options):
+        asked.append(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(gpu_parts.Engine, "from_profile", from_profile)
+    monkeypatch.setattr(gpu_parts.Part, "device", torch.device("cuda"))
+    with pytest.raises(InterruptedError):
+        gpu_parts.PARTS["70B"](gpu_parts.Part("70B", tmp_path, smoke=False, until=perf_counter() + 60))
+    assert [one.get("dummy_agreement") for one in asked] == [None]
+
+
+def test_what_is_expected_of_gpus_follows_from_the_constants(gpu_parts):
+    predict = gpu_parts.predict
 
     config = predict.config_of("8B")
     free = predict.Costs(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {"full": 1.0, "int4": 1.0})
