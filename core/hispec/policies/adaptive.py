@@ -119,8 +119,8 @@ class AdaptivePolicy(Policy):
         """Tokens since the active levels were chosen; the cost of the steps since the last of them."""
         self._min_probability = MIN_PROBABILITY
         """The probability of acceptance below which a token of an n-gram draft is not worth its row."""
-        self._verified: tuple[Pair, int] | None = None
-        """The last verification: its pair of levels, and its number of tokens."""
+        self._verified: tuple[Pair, int, float] | None = None
+        """The last verification: its pair of levels, its number of tokens, and its expected cost."""
         self._active: ActiveLevels = ()
         self._activate(performance_model.fastest_levels())
 
@@ -163,14 +163,15 @@ class AdaptivePolicy(Policy):
         if at is None:
             return
         stage, model = self._stages[at], self._model
-        self._verified = stage.pair, proposed
+        cost = model.verify_cost(stage.pair, proposed)
+        self._verified = stage.pair, proposed, cost
         self._learn(stage, proposed, accepted)
-        drafts = stage.drafted * model.draft_cost(stage.pair[0])
-        self._spend(drafts + model.verify_cost(stage.pair, proposed), at)
+        drafts = stage.drafted * model.draft_cost(stage.pair[0]) if stage.drafted else 0.0
+        self._spend(drafts + cost, at)
         stage.throughput.gain(passed)
         stage.empty()
         if self._drafts_ngrams and at == 0:
-            model.gain[level].update(passed, model.verify_cost(stage.pair, proposed) / model.draft_cost(level))
+            model.gain[level].update(passed, cost / model.draft_cost(level))
         if level == self._target:
             self._commit(passed)
         else:
@@ -202,10 +203,9 @@ class AdaptivePolicy(Policy):
         model = self._model
         each = model.draft_cost(self._active[0])
         for stage in self._stages:
-            stage.min_survival = (
-                stage.throughput.value * (each + model.row_cost(stage.pair)) / model.acceptance[stage.pair].mean
-            )
-            each = 1 / stage.throughput.value
+            throughput, row = stage.throughput.value, model.row_cost(stage.pair)
+            stage.min_survival = throughput * (each + row) / model.acceptance[stage.pair].mean
+            each = 1 / throughput
         if self._drafts_ngrams:
             first = self._stages[0]
             # N-gram drafts cost nothing but their rows.

@@ -82,11 +82,13 @@ class CostCorrection:
     def __init__(self) -> None:
         self._machine: float | None = None
         self._kinds: dict[StepKind, float] = {}
+        """The logarithms of the factors."""
+        self._factors: dict[StepKind, float] = {}
         self._last: StepKind | None = None
 
     def factor(self, kind: StepKind) -> float:
         """Return the factor by which to multiply the expected cost of a kind of step."""
-        return exp(self._kinds.get(kind, 0.0))
+        return self._factors.get(kind, 1.0)
 
     def update(self, kind: StepKind, expected: float, seconds: float, *, target: bool) -> None:
         """Learn how long a step took.
@@ -107,4 +109,5 @@ class CostCorrection:
             self._machine += MACHINE_RATE * surprise
         if self._last not in (None, kind):  # with a single kind, a wrong cost looks like a slow machine
             self._kinds[kind] = self._kinds.get(kind, 0.0) + KIND_RATE * surprise
+            self._factors[kind] = exp(self._kinds[kind])
         self._last = kind

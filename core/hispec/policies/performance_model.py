@@ -90,10 +90,10 @@ class PerformanceModel:
         expected = tokens * self.draft_cost(level)
         self.correction.update(self._draft_kind(level), expected, seconds, target=level == self.levels - 1)
 
-    def time_verification(self, pair: Pair, tokens: int, seconds: float) -> None:
-        """Learn how long a verification took."""
+    def time_verification(self, pair: Pair, tokens: int, expected: float, seconds: float) -> None:
+        """Learn how long a verification took whose cost was expected to be `expected`."""
         kind = _verify_kind(pair[1], tokens + (pair[1] in self.bonus))
-        self.correction.update(kind, self.verify_cost(pair, tokens), seconds, target=pair[1] == self.levels - 1)
+        self.correction.update(kind, expected, seconds, target=pair[1] == self.levels - 1)
 
     def _draft_kind(self, level: int) -> StepKind:
         """Return the kind of a draft; the target drafts by the same pass of one row by which it verifies."""

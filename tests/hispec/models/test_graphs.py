@@ -1,6 +1,7 @@
 """Fixed shapes compute what the fused stack computes, also where they are recorded, and where recording fails."""
 
 import warnings
+from contextlib import contextmanager
 from itertools import count, pairwise
 from random import Random
 
@@ -405,6 +406,42 @@ def test_the_host_waits_once_for_each_run_of_drafts_and_each_verification(monkey
             waits += 1 if policy == "static" else len(event.token_ids)  # the policy decides after each token
         waits += isinstance(event, Verified | Prefilled)
     assert counting.reads == waits > 10
+
+
+@torch.inference_mode()
+def test_attention_keeps_from_cudnn_and_is_given_masks_whose_rows_lie_in_memory(monkeypatch):
+    """A single row is seen by a group of heads, whose view of its mask would have no stride."""
+    inside, masks, attend = [], [], torch.nn.functional.scaled_dot_product_attention
+
+    @contextmanager
+    def watched_choice(device):
+        inside.append(device)
+        yield
+        inside.pop()
+
+    def watched(query, keys, values, **options):
+        assert inside == [torch.device("cpu")]
+        masks.append(options["attn_mask"])
+        return attend(query, keys, values, **options)
+
+    monkeypatch.setattr("hispec.models.fused_stack.without_cudnn", watched_choice)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    stack, _ = fixed(MODEL)
+    stack.reserve(40)
+    for rows in (1, 2, 5):
+        stack.run(stack.embed(TEXT[:rows]), 0, 4, 0)
+    assert {len(mask) for mask in masks} == {width * stack._group for width in (1, 2, 8)} and stack._group > 1
+    assert all(mask.stride() == (mask.shape[1], 1) for mask in masks)
+
+
+def test_a_text_that_grows_turn_by_turn_seldom_drops_what_is_recorded():
+    """Recordings go whenever the cache grows."""
+    stack, _ = fixed(random_model("llama", max_position_embeddings=1 << 13))
+    sizes = set()
+    for positions in range(40, 2500, 60):
+        stack.reserve(positions)
+        sizes.add(stack.cache.positions)
+    assert sizes == {1 << power for power in range(8, 13)}
 
 
 def test_few_recordings_are_kept_and_the_last_used_are_among_them(monkeypatch):
