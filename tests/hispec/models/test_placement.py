@@ -194,6 +194,13 @@ def test_a_draft_model_stays_whole_on_the_first_gpu_and_the_target_leaves_it_roo
     assert all(count * each < 78e9 for count in counts) and counts[0] * each + 6.5e9 < 78e9
 
 
+def test_the_room_of_a_draft_model_is_not_given_to_the_target_where_cards_are_nearly_full(eight_gpus):
+    target = place(",".join(f"{number}=52GB" for number in range(4)))["facebook/layerskip-llama2-70B"]
+    first, *others = [count for _, count in target.stages]
+    each = 43e9 / 80 + 137e9 / 80
+    assert first * each + 6.5e9 < 52e9 and first < min(others)
+
+
 def test_what_one_gpu_holds_is_not_spread_and_what_gpus_cannot_hold_is_left_to_transformers(eight_gpus):
     found = place("0=300GB,1=300GB")
     assert {(one.device.index, one.stages, one.spread) for one in found.values()} == {(0, (), False)}
