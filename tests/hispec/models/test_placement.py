@@ -3,12 +3,15 @@ elsewhere.
 """
 
 import sys
+import tomllib
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from accelerate.utils.modeling import compute_module_sizes
+from packaging.requirements import Requirement
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hispec import Engine, loading
@@ -215,3 +218,14 @@ def test_what_one_gpu_holds_is_not_spread_and_what_gpus_cannot_hold_is_left_to_t
 def test_a_model_that_the_memory_holds_is_not_spread_either():
     engine = Engine.from_profile("tiny", device_map="auto", max_new_tokens=4)
     assert engine.environment["stack"] == "fused" and "layers" not in engine.environment
+
+
+def test_bitsandbytes_is_one_that_multiplies_several_rows_in_four_bits():
+    """Before 0.50 it dequantized the whole matrix for more than one row, which every verification has."""
+    extras = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    (needed,) = map(Requirement, extras["quantization"])
+    assert (
+        needed.name == "bitsandbytes" and not needed.specifier.contains("0.49.9") and needed.specifier.contains("0.50")
+    )
