@@ -37,8 +37,9 @@ from hispec.precedence import resolve_settings
 from hispec.profile import Profile, check_depths, load_profile, models_of, profile_for_model
 from hispec.progress import Watch, unwatched
 from hispec.ranks import SharedPolicy
+from hispec.room import check_room
 from hispec.settings import Settings
-from hispec.text import DraftText, TextStream, check_room, check_stop, encode_prompt, with_text, with_texts
+from hispec.text import DraftText, TextStream, check_stop, encode_prompt, with_text, with_texts
 
 
 class Engine:
@@ -207,7 +208,13 @@ class Engine:
                 engine can then answer a shorter prompt.
         """
         ids = encode_prompt(
-            self.tokenizer, prompt, system=system, raw=raw, template=self.profile.chat_template, history=history
+            self.tokenizer,
+            prompt,
+            system=system,
+            raw=raw,
+            template=self.profile.chat_template,
+            history=history,
+            context=self.context,
         )
         return self.stream_ids(
             ids,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hispec.errors import UsageError
+from hispec.room import check_beginning
 from hispec.utf8 import check_utf8
 
 if TYPE_CHECKING:
@@ -72,15 +73,21 @@ class ChatTemplate:
         self._control = special | {token.content: id_ for id_, token in added.items() if token.content in source}
         self._in_answers, self._elsewhere = _any_of(special), _any_of(self._control)
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Message], context: int | None = None) -> list[int]:
         """Return the ids of the messages and of the beginning of an answer.
 
         They are those of `apply_chat_template`, save for control tokens that messages spell out.
 
+        Args:
+            messages: each with a role and its content, in order.
+            context: the number of positions of the model, to refuse what is far too long without tokenizing all of it.
+
         Raises:
-            UsageError: a template that fails, or that leaves a system message out.
+            UsageError: a template that fails, or that leaves a system message out; a text that is far too long.
         """
         text = self._written(messages)
+        if context is not None:
+            check_beginning(self._tokenizer, text, context)
         starts = self._spelled(messages, text)
         # The template writes the special tokens itself.
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=bool(starts))

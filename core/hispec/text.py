@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hispec.chat_template import ChatTemplate, Message
-from hispec.counts import counted
 from hispec.detokenizer import Detokenizer
 from hispec.errors import UsageError
 from hispec.events import Committed, Drafted, Event, Likely, Scored, TokenLogprobs, Verified
+from hispec.room import check_beginning
 from hispec.utf8 import check_utf8
 
 if TYPE_CHECKING:
@@ -32,29 +32,6 @@ def check_stop(stop: Sequence[str]) -> None:
         check_utf8(text, "a stop text")
 
 
-def check_room(ids: Sequence[int], context: int, name: str, *, conversation: bool = False) -> int:
-    """Return how many tokens an answer may have.
-
-    Args:
-        ids: the token ids that the model reads.
-        context: positions of the model.
-        name: the name of the model or profile, for the error.
-        conversation: whether earlier turns are among the ids.
-
-    Raises:
-        UsageError: there is no room for any.
-    """
-    room = context - len(ids)
-    if room < 1:
-        raise UsageError(
-            f"the {'conversation' if conversation else 'prompt'} has {counted(len(ids), 'token')}, "
-            f"and the context of {name} holds {context}",
-            f"{'leave out earlier turns, or ' if conversation else ''}shorten the prompt by at least "
-            f"{counted(1 - room, 'token')}",
-        )
-    return room
-
-
 def encode_prompt(
     tokenizer: "PreTrainedTokenizerBase",
     prompt: str,
@@ -63,6 +40,7 @@ def encode_prompt(
     raw: bool = False,
     template: str | None = None,
     history: Sequence[tuple[str, str]] = (),
+    context: int | None = None,
 ) -> list[int]:
     """Turn a prompt into the ids that the model reads.
 
@@ -76,6 +54,7 @@ def encode_prompt(
         template: a chat template that replaces the tokenizer's.
         history: earlier turns, (prompt, answer) each; without a template they stand before the prompt, blank lines
             between.
+        context: the number of positions of the model, to refuse what is far too long without tokenizing all of it.
 
     Raises:
         UsageError: an empty prompt, or one that is not UTF-8; a template that fails; a system message that no template
@@ -91,18 +70,24 @@ def encode_prompt(
                 "a system message needs a chat template, and none is in use",
                 "leave out --raw or --system" if raw else "leave out --system, or give one with --chat-template FILE",
             )
-        ids = tokenizer("\n\n".join([*(text for turn in history for text in turn), prompt]))["input_ids"]
+        text = "\n\n".join([*(text for turn in history for text in turn), prompt])
+        if context is not None:
+            check_beginning(tokenizer, text, context)
+        ids = tokenizer(text)["input_ids"]
         if not ids:
             raise UsageError("the prompt has no tokens", "write more")
         return list(ids)
     messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     for said, answer in history:
         messages += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
-    return encode_messages(tokenizer, [*messages, {"role": "user", "content": prompt}], template)
+    return encode_messages(tokenizer, [*messages, {"role": "user", "content": prompt}], template, context)
 
 
 def encode_messages(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], template: str | None = None
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Message],
+    template: str | None = None,
+    context: int | None = None,
 ) -> list[int]:
     """Turn the messages of a conversation into the ids that the model reads, by a chat template.
 
@@ -110,6 +95,7 @@ def encode_messages(
         tokenizer: the target's.
         messages: each with a role and its content, in order.
         template: a chat template that replaces the tokenizer's.
+        context: the number of positions of the model, as for `encode_prompt`.
 
     Raises:
         UsageError: no messages, or one that is not UTF-8; no chat template, or one that fails.
@@ -123,7 +109,7 @@ def encode_messages(
             "the model has no chat template: it is a base model, which continues text",
             "give it a text to continue, or a chat template",
         )
-    ids = ChatTemplate(tokenizer, template or None).encode(messages)
+    ids = ChatTemplate(tokenizer, template or None).encode(messages, context)
     if not ids:
         raise UsageError("the prompt has no tokens", "write more, or mend the chat template")
     return ids

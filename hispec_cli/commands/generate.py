@@ -131,10 +131,12 @@ def generate(
     choice = choose(model, decoding, shared=True)
 
     def check_prompt(tokenizer: "PreTrainedTokenizerBase", context: int) -> None:
-        from hispec.text import check_room, encode_prompt
+        from hispec.room import check_room
+        from hispec.text import encode_prompt
 
         if text:  # the first of several ranks alone has it
-            ids = encode_prompt(tokenizer, text, system=system, raw=raw, template=choice.profile.chat_template)
+            template = choice.profile.chat_template
+            ids = encode_prompt(tokenizer, text, system=system, raw=raw, template=template, context=context)
             check_room(ids, context, choice.profile.name)
 
     with TraceFile(trace if first else None) as traced:

@@ -15,13 +15,13 @@ from hispec.api import Engine
 from hispec.chat_template import Message
 from hispec.decoding.noise import SEEDS
 from hispec.decoding.state import PrefixCache
-from hispec.errors import UsageError
 from hispec.events import Committed, Event, Finished, Prefilled, Scored
 from hispec.grammar import Grammar
+from hispec.room import check_room
 from hispec.server.errors import ProtocolError, shutting_down, told
 from hispec.server.metrics import Metrics
 from hispec.server.turns import FullError, Turns
-from hispec.text import check_room, encode_messages, encode_prompt
+from hispec.text import encode_messages, encode_prompt
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,17 @@ class Question:
         """Return the ids that the target reads.
 
         Raises:
-            UsageError: the prompt cannot be encoded, as for `encode_prompt` and `encode_messages`.
-            ProtocolError: more than the context has room for.
+            UsageError: the prompt cannot be encoded, as for `encode_prompt` and `encode_messages`, or the context does
+                not hold it.
         """
         if isinstance(self.prompt, str):
-            ids = encode_prompt(engine.tokenizer, self.prompt, raw=True)
+            ids = encode_prompt(engine.tokenizer, self.prompt, raw=True, context=engine.context)
         elif self.prompt and isinstance(self.prompt[0], int):
             ids = [int(token) for token in self.prompt]
         else:
             messages: Sequence[Message] = self.prompt  # type: ignore[assignment]
-            ids = encode_messages(engine.tokenizer, messages, engine.profile.chat_template)
-        try:
-            check_room(ids, engine.context, engine.profile.name)
-        except UsageError as error:
-            raise ProtocolError(400, f"{error.message}: {error.hint}", "context_length_exceeded") from None
+            ids = encode_messages(engine.tokenizer, messages, engine.profile.chat_template, engine.context)
+        check_room(ids, engine.context, engine.profile.name)
         return ids
 
 

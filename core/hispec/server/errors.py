@@ -5,6 +5,7 @@ from typing import Any
 
 from hispec.errors import HispecError, OutOfMemoryError, UsageError, is_out_of_memory
 from hispec.precedence import SettingError
+from hispec.room import TooLongError
 
 
 class ProtocolError(Exception):
@@ -41,6 +42,8 @@ def told(error: Exception) -> ProtocolError:
         case SettingError():
             named = error.named(error.setting)
             return ProtocolError(400, f"{named.message}: {named.hint}", "invalid_value", error.setting)
+        case TooLongError():
+            return ProtocolError(400, f"{error.message}: {error.hint}", "context_length_exceeded")
         case UsageError():
             return ProtocolError(400, f"{error.message}: {error.hint}", "invalid_value")
         case OutOfMemoryError():

@@ -26,7 +26,7 @@ from hispec.settings import Count
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Settings that a request may have values for; `hispec.settings` says which."""
-MOST_STOPS, MOST_LOGPROBS, MOST_CHOICES = 16, 20, 128
+MOST_PROMPTS, MOST_STOPS, MOST_LOGPROBS, MOST_CHOICES = 1024, 16, 20, 128
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
@@ -172,7 +172,9 @@ class Asked(BaseModel, ABC):
 class ChatRequest(Asked):
     """A request to `/v1/chat/completions`."""
 
-    messages: Annotated[list[Said], Field(min_length=1)]
+    messages: Annotated[
+        list[Said], Field(min_length=1, fail_fast=True)
+    ]  # the mistakes of millions would fill the memory
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
@@ -199,21 +201,30 @@ class ChatRequest(Asked):
 
 
 def _explained(prompt: Any, read: ValidatorFunctionWrapHandler) -> Any:
-    """Return the prompt in its own type; pydantic would report its mistakes once for each type."""
+    """Return the prompt in its own type; pydantic would report its mistakes once for each type.
+
+    Raises:
+        ValueError: no type fits, or there are too many prompts, which are counted before they are read.
+    """
+    if isinstance(prompt, list) and len(prompt) > MOST_PROMPTS and not isinstance(prompt[0], int):
+        raise ValueError(f"more than {MOST_PROMPTS} prompts: send several requests")
     try:
         return read(prompt)
     except ValidationError:
         raise ValueError("it must be a text, its token ids, or a list of either, and no list may be empty") from None
 
 
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
 
 
 class CompletionRequest(Asked):
     """A request to `/v1/completions`."""
 
     prompt: Annotated[
-        str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)],
+        str
+        | Ids
+        | Annotated[list[str], Field(min_length=1, fail_fast=True)]
+        | Annotated[list[Ids], Field(min_length=1, fail_fast=True)],
         WrapValidator(_explained),
     ]
     max_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -235,5 +246,6 @@ class CompletionRequest(Asked):
         several = (
             self.prompt if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) else [self.prompt]
         )
-        questions = [self.question(one if isinstance(one, str) else tuple(one)) for one in several]
-        return [replace(question, echo=bool(self.echo)) for question in questions]
+        prompts = [one if isinstance(one, str) else tuple(one) for one in several]
+        question = replace(self.question(prompts[0]), echo=bool(self.echo))  # the grammar of all is read once
+        return [replace(question, prompt=prompt) for prompt in prompts]

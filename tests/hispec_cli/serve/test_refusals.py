@@ -1,6 +1,8 @@
 """What `hispec serve` refuses, and how it says so: fields, bodies, keys, origins, addresses."""
 
+import re
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,7 @@ def said(*turns):
         (COMPLETIONS, {"prompt": " "}, 400, None, "empty"),
         (COMPLETIONS, {"prompt": [10**6]}, 400, None, "not in the vocabulary"),
         (COMPLETIONS, {"prompt": [1] * 3000}, 400, None, "holds 2048"),
+        (COMPLETIONS, {"prompt": ["a"] * 1025}, 400, "prompt", "more than 1024 prompts"),
         (COMPLETIONS, {"prompt": ["a"] * 65}, 400, "prompt", "more than 64 answers"),
         (COMPLETIONS, {"prompt": ["a"] * 9, "n": 8}, 400, "n", "more than 64 answers"),
         (COMPLETIONS, {"prompt": "a", "n": 0}, 400, "n", "greater than or equal to 1"),
@@ -97,6 +100,29 @@ def test_hostile_bodies_are_refused_and_the_server_goes_on(client, server):
     assert answer["usage"]["completion_tokens"] == 4
     assert client.get("/health").json() == {"status": "ok", "model": "tiny", "waiting": 0}
     assert server.process.poll() is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process on Linux")
+def test_long_texts_and_lists_of_mistakes_take_little_memory(client, server):
+    def largest():
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+
+    def body(begin, repeated, end):
+        return (begin + repeated * (3_900_000 // len(repeated)) + end).encode()
+
+    before = largest()
+    for path, content, code in (
+        (COMPLETIONS, body('{"prompt": "', "Anna has 3 apples. ", '"}'), "context_length_exceeded"),
+        (CHAT, body('{"messages": [{"role": "user", "content": "', "apple ", '"}]}'), "context_length_exceeded"),
+        (COMPLETIONS, body('{"prompt": [', '"a",', '"a"]}'), "invalid_value"),
+        (COMPLETIONS, body('{"prompt": [1', ",null", "]}"), "invalid_value"),
+        (COMPLETIONS, body('{"prompt": [[1', ",null", "]]}"), "invalid_value"),
+        (CHAT, body('{"messages": [{}', ",{}", "]}"), "invalid_value"),
+    ):
+        response = client.post(path, content=content, headers={"content-type": "application/json"})
+        assert (response.status_code, response.json()["error"]["code"]) == (400, code), response.text
+    assert largest() - before < 300_000
 
 
 def test_without_the_key_only_health_is_told(slow):
