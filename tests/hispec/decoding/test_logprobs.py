@@ -83,7 +83,7 @@ def test_they_cost_no_pass_and_none_are_told_unasked(model):
     assert not any(event.logprobs for event in without if isinstance(event, Committed))
 
 
-@pytest.mark.parametrize("length", [1, 2, 65, 150])
+@pytest.mark.parametrize("length", [1, 2, 513, 514, 1100])
 def test_those_of_a_given_text_are_those_of_transformers_in_passes_of_a_prompt(model, length):
     text = torch.randint(0, 24, (length,), generator=torch.Generator().manual_seed(1)).tolist()
     hierarchy = hierarchy_of(model)
@@ -96,7 +96,8 @@ def test_those_of_a_given_text_are_those_of_transformers_in_passes_of_a_prompt(m
     for one, expected in zip(others, rows, strict=False):
         assert one.logprob == pytest.approx(float(expected[one.token_id]), abs=1e-4)
         assert [other.token_id for other in one.top] == expected.topk(TOP).indices.tolist()
-    assert max(map(len, parts)) <= hierarchy.stack_of(-1).rows.prompt
+    most = hierarchy.stack_of(-1).rows.prompt
+    assert [len(part) for part in parts[1:-1]] == [most] * ((length - 2) // most)
 
 
 def test_an_answer_goes_on_from_what_was_run_for_them():
