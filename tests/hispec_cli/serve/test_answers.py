@@ -84,6 +84,12 @@ def test_a_seed_gives_the_answer_of_the_engine_with_it(client, engine):
         answer = post(client, CHAT, **ASKED, **options)
         assert answer["choices"][0]["message"]["content"] == expected.text
         assert answer["usage"]["hispec"]["seeds"] == [7]
+    for name, value in {"top_p": 0.3, "top_k": 1, "min_p": 0.9, "repetition_penalty": 3.0}.items():
+        changed = {"temperature": 3.0, name: value}
+        one = engine.with_settings(max_new_tokens=30, **changed).generate(QUESTION, seed=7).text
+        assert one != engine.with_settings(max_new_tokens=30, temperature=3.0).generate(QUESTION, seed=7).text
+        answer = post(client, CHAT, **ASKED, **changed, seed=7, max_completion_tokens=30)
+        assert answer["choices"][0]["message"]["content"] == one
     answers = [post(client, CHAT, **ASKED, **options | {"seed": seed}) for seed in (8, 9, 10, 11, -(2**63))]
     assert {answer["choices"][0]["message"]["content"] for answer in answers} != {expected.text}
 
@@ -104,6 +110,10 @@ def test_log_probabilities_are_those_of_the_engine(client, engine):
     assert told["tokens"] == [token.text for token in raw]
     assert told["token_logprobs"] == pytest.approx([token.logprob for token in raw], abs=1e-4)
     assert all(set(top) >= {token} for top, token in zip(told["top_logprobs"], told["tokens"], strict=True))
+    sampled = post(client, COMPLETIONS, prompt=TEXT, logprobs=1, temperature=3.0, seed=1, max_tokens=20)
+    below = sampled["choices"][0]["logprobs"]
+    assert all(set(top) >= {token} for top, token in zip(below["top_logprobs"], below["tokens"], strict=True))
+    assert {len(top) for top in below["top_logprobs"]} == {1, 2}  # the token is added where it is not the most probable
     assert told["text_offset"][:3] == [0, len(raw[0].text), len(raw[0].text + raw[1].text)]
     offsets = []
     for piece in stream(client, COMPLETIONS, prompt=TEXT, logprobs=2):
@@ -153,6 +163,9 @@ def test_several_answers_to_a_prompt_have_one_seed_after_the_other(client):
     assert both["usage"]["prompt_tokens"] == alone[0]["usage"]["prompt_tokens"]
     assert both["usage"]["completion_tokens"] == sum(answer["usage"]["completion_tokens"] for answer in alone)
     assert both["usage"]["hispec"]["seeds"] == [7, 8, 7, 8]
+    for _ in range(2):  # the second time, the prompt is in the cache
+        usage = post(client, COMPLETIONS, prompt=QUESTION, max_tokens=1, n=3)["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
     texts = ["", ""]
     for record in stream(client, CHAT, **ASKED, temperature=1.0, max_tokens=9, n=2):
         (choice,) = record["choices"]

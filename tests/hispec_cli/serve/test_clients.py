@@ -34,10 +34,17 @@ def test_more_than_there_is_room_for_is_told_to_come_later_and_who_leaves_makes_
         refused = slow_client.post(COMPLETIONS, json=asked)
         assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
         assert refused.headers["retry-after"]
+        ended = answers_ended(slow_client)
         leaving.close()
         wait_for(slow, 2, busy=True)
+        assert answers_ended(slow_client) == ended  # there was room before its turn came
         first.close()
         assert all(other.result()[-1]["choices"][0]["finish_reason"] == "length" for other in others)
+
+
+def answers_ended(client):
+    """The number of answers that have ended, in any way."""
+    return sum(map(float, re.findall(r'hispec_answers_total{end=".+"} (\S+)', client.get("/metrics").text)))
 
 
 def clients(server, count):
