@@ -78,7 +78,7 @@ def test_a_circle_is_found_however_it_is_closed(tmp_path, source):
 
 LAYERS = {
     "values": "budget counts curve discovery errors events extras files grammar launched limits machine own_profiles "
-    "precedence profile progress settings utf8",
+    "precedence profile progress room settings utf8",
     "models": "models frequencies",
     "decoding": "decoding policies metrics",
     "loading": "loading levels memory generation grammar_mask early_exit vocabulary adaptation step_timing threads ranks",
