@@ -397,6 +397,7 @@ def test_resizing_while_typing_and_while_answering(talk, answers):
     talk.terminal.press("\x03")
     talk.go_on(before)
     talk.terminal.resize(120, 40)
+    talk.terminal.settle()  # the prompt is drawn again
     assert answers(WHO, CARDS)[1].splitlines()[-1] in talk.send("/retry")
     assert "this cycle" not in talk.terminal.text
 
