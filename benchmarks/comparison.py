@@ -95,6 +95,7 @@ def comparison(args: Namespace) -> Comparison:
         "dtype": engine.environment["dtype"],
         "stack": target.kind,
         "width": engine.environment["width"],
+        # Left out for exits, so that results from before there was a choice are continued.
         **({"levels": args.levels} if args.levels != "exits" else {}),
     }
     path = RESULTS / f"{args.name}.json"
@@ -106,16 +107,16 @@ def comparison(args: Namespace) -> Comparison:
     return Comparison(engine, list(LEVELS[args.levels](target, small, lengths)), args.name, result)
 
 
-def first_layers(model: str, dtype: str, count: int) -> LayerStack:
-    """Return a model's first layers as a model of its own."""
+def first_layers(model: str, dtype: str, count: int) -> Level:
+    """Return a level that reads a model's first layers as a model of its own."""
     stack = load_stack(Checkpoint(model), Placement(dtype=dtype, stack="transformers"))
     assert isinstance(stack, TransformersStack)
     stack.model.model.layers = stack.model.model.layers[:count]
     stack.model.config.num_hidden_layers = count
-    return TransformersStack(stack.model, stack.name)
+    return Level("small model", TransformersStack(stack.model, stack.name), count)
 
 
-def kinds_of_exits(target: LayerStack, small: LayerStack | None, lengths: tuple[int, int]) -> Iterator[Kind]:
+def kinds_of_exits(target: LayerStack, small: Level | None, lengths: tuple[int, int]) -> Iterator[Kind]:
     """Yield hierarchies of exits under both policies, with n-grams, and with a small model where there is one."""
     depth = target.num_layers
     ngrams, last = Level.of_ngrams(4, 8), Level("target", target, depth)
@@ -126,14 +127,13 @@ def kinds_of_exits(target: LayerStack, small: LayerStack | None, lengths: tuple[
     yield Kind("exit > exit > target", Hierarchy([*exits[:2], last]), static)
     yield Kind("exits > target", Hierarchy([*exits, last]), static)
     if small is not None:
-        other = Level("small model", small, small.num_layers)
-        yield Kind("model > exit > target", Hierarchy([other, exits[1], last]), static)
+        yield Kind("model > exit > target", Hierarchy([small, exits[1], last]), static)
     yield Kind("n-grams > target", Hierarchy([ngrams, last]), static)
     yield Kind("n-grams > exit > exit > target", Hierarchy([ngrams, *exits[:2], last]), static)
     yield Kind("exit > exit > target, adaptive", Hierarchy([*exits[:2], last]), adaptive)
 
 
-def kinds_of_copies(target: LayerStack, small: LayerStack | None, lengths: tuple[int, int]) -> Iterator[Kind]:
+def kinds_of_copies(target: LayerStack, small: Level | None, lengths: tuple[int, int]) -> Iterator[Kind]:
     """Yield hierarchies of quantized copies under both policies, with n-grams, and with a small model where there is one."""
     depth = target.num_layers
     ngrams, last = Level.of_ngrams(4, 8), Level("target", target, depth)
@@ -146,8 +146,7 @@ def kinds_of_copies(target: LayerStack, small: LayerStack | None, lengths: tuple
     yield Kind("int4 exit > int8 > target", Hierarchy([part, int8, last]), static)
     yield Kind("int4 > int8 > target", Hierarchy([int4, int8, last]), static)
     if small is not None:
-        other = Level("small model", small, small.num_layers)
-        yield Kind("model > int8 > target", Hierarchy([other, int8, last]), static)
+        yield Kind("model > int8 > target", Hierarchy([small, int8, last]), static)
     yield Kind("n-grams > int8 > target", Hierarchy([ngrams, int8, last]), static)
     yield Kind("n-grams > int4 > target, adaptive", Hierarchy([ngrams, int4, last]), adaptive)
 

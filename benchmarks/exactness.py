@@ -1,8 +1,9 @@
 """Checks that all kinds of hierarchies write the token ids that the target alone writes, greedy and sampled.
 
 A model under every kind of hierarchy and both policies: exits of it, or with `--levels copies` copies of it in 4 and 8
-bits; its first layers as a separate model with a cache of its own; and n-grams beneath. Every answer of every kind is compared with plain decoding's for the same seed. The
-result is kept after each prompt, and the same command goes on from there.
+bits; its first layers as a separate model with a cache of its own; and n-grams beneath. Every answer of every kind is
+compared with plain decoding's for the same seed. The result is kept after each prompt, and the same command goes on from
+there.
 
     python benchmarks/exactness.py --model DIR --gsm8k FILE --prompts 200 --dtype bfloat16 --name exactness-NAME
 """

@@ -145,8 +145,8 @@ def formats_below(quantization: str) -> list[Quantization]:
     """Return the formats of copies that take less memory than weights which are quantized so, or not (`none`)."""
     formats: tuple[Quantization, ...] = get_args(Quantization)
     bits = {each: bits_per_weight(each, GROUP, "cuda") for each in formats}
-    max_new_tokens = bits_per_weight(quantization, GROUP, "cuda") if quantization != "none" else inf
-    return sorted((each for each in formats if bits[each] < max_new_tokens), key=lambda each: bits[each])
+    own = bits_per_weight(quantization, GROUP, "cuda") if quantization != "none" else inf
+    return sorted((each for each in formats if bits[each] < own), key=lambda each: bits[each])
 
 
 def exits_to_consider(depth: int) -> list[int]:

@@ -28,6 +28,9 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Settings that a request may have values for; `hispec.settings` says which."""
 MOST_PROMPTS, MOST_STOPS, MOST_LOGPROBS, MOST_CHOICES = 1024, 16, 20, 128
 
+NOT_EMPTY = Field(min_length=1, fail_fast=True)
+"""A list with an item, read up to its first mistake: the mistakes of millions of items would fill the memory."""
+
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
@@ -172,9 +175,7 @@ class Asked(BaseModel, ABC):
 class ChatRequest(Asked):
     """A request to `/v1/chat/completions`."""
 
-    messages: Annotated[
-        list[Said], Field(min_length=1, fail_fast=True)
-    ]  # the mistakes of millions would fill the memory
+    messages: Annotated[list[Said], NOT_EMPTY]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
@@ -214,17 +215,14 @@ def _explained(prompt: Any, read: ValidatorFunctionWrapHandler) -> Any:
         raise ValueError("it must be a text, its token ids, or a list of either, and no list may be empty") from None
 
 
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], NOT_EMPTY]
 
 
 class CompletionRequest(Asked):
     """A request to `/v1/completions`."""
 
     prompt: Annotated[
-        str
-        | Ids
-        | Annotated[list[str], Field(min_length=1, fail_fast=True)]
-        | Annotated[list[Ids], Field(min_length=1, fail_fast=True)],
+        str | Ids | Annotated[list[str], NOT_EMPTY] | Annotated[list[Ids], NOT_EMPTY],
         WrapValidator(_explained),
     ]
     max_tokens: Annotated[int, Field(ge=0)] | None = None
