@@ -18,7 +18,7 @@ from transformers import AutoConfig
 
 from hispec.machine import has_bfloat16
 from hispec.models.checkpoint import Checkpoint
-from hispec.models.linear import Linear, PackedLinear, packs
+from hispec.models.linear import Linear, packing
 from hispec.models.loading import draw_stack, load_stack
 from hispec.models.placement import Placement
 from hispec.models.stack import LayerStack
@@ -40,8 +40,9 @@ def layers(hidden: int, dtype: torch.dtype, packed: bool) -> list[list[Linear]]:
         plain_float32 = dtype == torch.float32 and not packed
         return torch.randn(rows, columns) if plain_float32 else torch.randn(columns, rows, dtype=dtype).t()
 
-    kind = PackedLinear if packed else Linear
-    return [[kind(Linear(matrix(*shape)) if packed else matrix(*shape)) for shape in shapes] for _ in range(count)]  # type: ignore[arg-type]
+    pack = packing(dtype, torch.device("cpu"), NUMBERS) if packed else None
+    plain = [[Linear(matrix(*shape)) for shape in shapes] for _ in range(count)]
+    return plain if pack is None else [[pack(linear) for linear in layer] for layer in plain]
 
 
 def by_hidden_size(repeats: int) -> list[dict[str, float]]:
@@ -52,7 +53,7 @@ def by_hidden_size(repeats: int) -> list[dict[str, float]]:
             name + shown: layers(hidden, dtype, bool(shown))
             for name, dtype in DTYPES.items()
             for shown in ("", " packed")
-            if not shown or packs(dtype, torch.device("cpu"), 1 << 30)
+            if not shown or packing(dtype, torch.device("cpu"), NUMBERS) is not None
         }
         for width in WIDTHS:
             times = defaultdict(list)

@@ -1,5 +1,5 @@
-"""Measures products with quantized weights on this machine: a layer's matrices and the head, by format, kernel and row
-count.
+"""Measures products with full and quantized weights on this machine: a layer's matrices and the head, by format, kernel and
+row count.
 
 Shapes are those of lab-ee (hidden size 256), the same twice as wide (512), SmolLM2 135M (576, with its head) and Llama 3.2
 1B (2,048). Each product goes through more copies of a matrix than the nearer caches hold, and the fastest pass counts
@@ -19,6 +19,7 @@ from common import environment, save
 
 from hispec.models import kernels
 from hispec.models.dtypes import bits_per_weight
+from hispec.models.linear import Linear, right_factor
 
 LAYERS = {
     "hidden 256": ((256, 384), (256, 256), (256, 1408), (704, 256)),
@@ -46,9 +47,22 @@ def measured(shapes: tuple[tuple[int, int], ...], device: torch.device) -> dict[
                 if name in found or (not full and dtype_name == "float32"):
                     continue
                 each = [kernels._seconds(partial(make, a, b, dtype, device), a, b, dtype, device) for a, b in shapes]
-                found[name] = {rows: round(1e6 * sum(costs[rows] for costs in each), 1) for rows in kernels.ROWS}
-                print(name, found[name], flush=True)
+                found[name] = microseconds(each)
+        each = [kernels._seconds(partial(as_it_is, a, b, dtype, device), a, b, dtype, device) for a, b in shapes]
+        found[f"{dtype_name}, not packed"] = microseconds(each)
+    for name, times in found.items():
+        print(name, times, flush=True)
     return found
+
+
+def microseconds(each: list[dict[int, float]]) -> dict[int, float]:
+    """Return the sum of the costs of matrices in microseconds."""
+    return {rows: round(1e6 * sum(costs[rows] for costs in each), 1) for rows in kernels.ROWS}
+
+
+def as_it_is(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> Linear:
+    """Return a matrix of full weights that no library has packed."""
+    return Linear(right_factor(inputs, outputs, dtype, device).fill_(1.0))
 
 
 def main() -> None:

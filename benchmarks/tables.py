@@ -203,6 +203,16 @@ def engine(results: Results) -> str:
     return rows_of(head, rows)
 
 
+def full(results: Results) -> str:
+    """Return the microseconds of a layer's matrices of full weights, as `rows`."""
+    ((name, record),) = results
+    shapes = record["microseconds"].items()
+    kept = {
+        shape: {form: times[form] for form in times if form.startswith(("bfloat", "float"))} for shape, times in shapes
+    }
+    return rows([(name, {"microseconds": kept})])
+
+
 def rows(results: Results) -> str:
     """Return the microseconds of a layer's matrices by shape, format and number of rows."""
     ((_, record),) = results
@@ -217,8 +227,9 @@ def rows(results: Results) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
-    "bench": bench, "changing": changing, "copies": copies, "defaults": defaults, "engine": engine, "levels": levels,
-    "replayed": replayed, "rows": rows, "speedups": speedups, "widths": widths,
+    "bench": bench, "changing": changing, "copies": copies, "defaults": defaults, "engine": engine, "full": full,
+    "levels": levels, "replayed": replayed, "rows": rows, "speedups": speedups,
+    "widths": widths,
 }  # fmt: skip
 
 

@@ -112,10 +112,10 @@ def computes_natively(dtype: str) -> bool:
     return dtype == "float32" or not INSTRUCTIONS[dtype].isdisjoint(processor_flags())
 
 
-def packs_bfloat16() -> bool:
-    """Return whether oneDNN packs bfloat16 matrices on this processor, as far as it is known."""
+def packs_as_float16(dtype: str) -> bool:
+    """Return whether matrices of a dtype are packed by fbgemm on this processor, in float16, as far as it is known."""
     flags = processor_flags()
-    return "avx2" not in flags or "avx512bw" in flags
+    return "avx2" in flags and (dtype == "float16" or (dtype == "bfloat16" and "avx512bw" not in flags))
 
 
 def _cpu_info() -> dict[str, str]:

@@ -7,15 +7,16 @@ measurement made of them.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 from hispec.counts import counted
 from hispec.errors import UnavailableError
 from hispec.limits import CACHE_STEP, FREE_ROWS, SMALL_MATRIX, WIDEST, WIDEST_FIXED
-from hispec.machine import Device, device_named, packs_bfloat16, together
+from hispec.machine import Device, device_named, packs_as_float16, together
 from hispec.models.checkpoint import Checkpoint, checkpoints_of
 from hispec.models.checkpoint_files import CONFIG
 from hispec.models.config import ModelConfig, read_config
-from hispec.models.dtypes import FLOATS, STORED, bits_per_weight
+from hispec.models.dtypes import FLOATS, STORED, bits_per_weight, packed_float16
 from hispec.models.families import FAMILIES
 from hispec.models.tensors import Tensors
 from hispec.profile import Profile, copies_of
@@ -266,7 +267,7 @@ class _Estimate:
             parameters, weights = config.parameters, config.weights(dtype, bits)
             own = config.dtype if config.dtype in FLOATS else dtype
             download = 0 if self.checkpoint.dummy else config.weights(own, config.stored_bits)
-        copied = (self._reduced_rows + self._packed) * config.hidden_size * FLOATS[dtype] // 8
+        copied = sum(self._matrix(config.hidden_size, rows) for rows in self._reduced_heads) + self._packed
         return ModelNeed(
             model=self.checkpoint.name,
             role=self._role,
@@ -351,25 +352,39 @@ class _Estimate:
         return "draft" if draft is not None and draft.model == self.checkpoint.name else "intermediate"
 
     @property
-    def _reduced_rows(self) -> int:
-        """Return how many rows of the head are copied for levels with reduced heads."""
+    def _reduced_heads(self) -> set[int]:
+        """Return how many rows of the head are copied for each reduced head of a level."""
         levels = [level for level in (self.profile.draft, self.profile.intermediate) if level is not None]
         own = [level for level in levels if (level.model or self.profile.target.model) == self.checkpoint.name]
-        return sum({level.head or 0 for level in own})
+        return {level.head for level in own if level.head}
 
     @property
     def _packed(self) -> int:
-        """Return how many rows of a tied head are held twice: as the embedding, and packed for a CPU; see
-        `linear.packs`.
-        """
-        small = self.dtype == "float32" and self.config.largest_matrix < SMALL_MATRIX
-        packs = self.device == "cpu" and self.fused and self.dtype in ("float32", "bfloat16") and not small
-        packs = (
-            packs
-            and (self.quantization is None or bool(self.on_grid))
-            and (self.dtype == "float32" or packs_bfloat16())
-        )
-        return self.config.vocab_size if packs and self.config.tied else 0
+        """Return the bytes that packing adds to the weights: its padding, and a head that the embedding holds, too."""
+        if self._packing is None:
+            return 0
+        config = self.config
+        matrices = [(config.hidden_size, config.vocab_size)]
+        matrices += [] if self.on_grid else list(config.layer_shapes) * config.num_layers
+        added = sum(self._matrix(*shape) - self._plain(*shape) for shape in matrices)
+        return added + (self._plain(*matrices[0]) if config.tied else 0)
+
+    @property
+    def _packing(self) -> Literal["onednn", "float16"] | None:
+        """Return the form that a CPU's matrices are packed in; see `linear.packing`."""
+        if self.device != "cpu" or not self.fused or (self.quantization is not None and not self.on_grid):
+            return None
+        large = self.config.largest_matrix >= SMALL_MATRIX
+        if packs_as_float16(self.dtype):
+            return "float16" if large else None
+        return "onednn" if self.dtype == "bfloat16" or (self.dtype == "float32" and large) else None
+
+    def _matrix(self, inputs: int, outputs: int) -> int:
+        """Return the bytes of a matrix that is not quantized."""
+        return packed_float16(inputs, outputs) if self._packing == "float16" else self._plain(inputs, outputs)
+
+    def _plain(self, inputs: int, outputs: int) -> int:
+        return inputs * outputs * FLOATS[self.dtype] // 8
 
 
 def _weights_of(need: ModelNeed) -> str:

@@ -239,7 +239,7 @@ def test_the_settings_quantization_counts_where_no_other_is_given():
 
 
 def test_what_the_modules_of_transformers_run_has_their_workspace():
-    profile = load_profile("layerskip-llama3.2-1b")
+    profile = load_profile("layerskip-llama3-8b")
     (fused,) = need_of(profile, dtype="float16").models
     (modules,) = need_of(profile, dtype="float16", stack="transformers").models
     (quantized,) = need_of(profile, dtype="float16", quantization="8bit").models

@@ -1,6 +1,6 @@
 """The dtypes of weights: how many bits they take, what files call them, and which is the fastest."""
 
-from hispec.machine import has_bfloat16, processor_flags
+from hispec.machine import has_bfloat16, packs_as_float16, processor_flags
 
 FLOATS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16}
 """Bits of the dtypes that weights are computed with."""
@@ -39,7 +39,8 @@ def dtype_of_blocks(hidden: int, device: str) -> str:
         hidden: the model's hidden size.
         device: kind of device, or its name.
     """
-    return "float32" if device == "cpu" and fastest_dtype("float32", hidden, device) == "float32" else "bfloat16"
+    fast = has_bfloat16() or packs_as_float16("bfloat16")
+    return "bfloat16" if device != "cpu" or (hidden >= BFLOAT16_FROM and fast) else "float32"
 
 
 def packed_int8(inputs: int, outputs: int) -> int:
@@ -60,6 +61,12 @@ def packed_int8(inputs: int, outputs: int) -> int:
     if strip * strips >= FRESH:
         strip = inputs // rows * block + -(-(inputs % rows) * columns // PAGE) * PAGE
     return strip * strips + 16 * outputs
+
+
+def packed_float16(inputs: int, outputs: int) -> int:
+    """Return the bytes of a matrix as fbgemm packs it in float16: in blocks, and a scale for each output."""
+    rows, columns = 512, 16
+    return 2 * (-(-inputs // rows) * rows) * (-(-outputs // columns) * columns) + 4 * outputs
 
 
 def bits_per_weight(quantization: str, inputs: int, device: str = "cpu", outputs: int | None = None) -> float:

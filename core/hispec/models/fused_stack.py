@@ -148,7 +148,7 @@ class FusedStack:
             return
         self._weights.pack()
         self._shared.tabulated = 0
-        self.rows = choose_rows(self, width, CANDIDATES, prompt_rows(self.device))
+        self.rows = choose_rows(self, width, self._weights.row_counts(CANDIDATES), prompt_rows(self.device))
 
     def join(self, before: "FusedStack", cache: KVCache) -> None:
         """Become a stage of a model that others have the first layers of.

@@ -1,6 +1,7 @@
 """Weights packed for few large multiplications, filled tensor by tensor so that no second copy ever exists."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,7 @@ from torch import Tensor
 from hispec.limits import WIDEST
 from hispec.models.config import ModelConfig
 from hispec.models.kernels import Costs, quantize
-from hispec.models.linear import Linear, PackedLinear, packs, right_factor
+from hispec.models.linear import Linear, PackedLinear, packing, right_factor
 from hispec.models.quantized import Int4Linear, QuantizedLinear
 from hispec.models.sharding import Shard
 from hispec.models.tensors import Tensors
@@ -79,7 +80,7 @@ class FusedWeights:
         self._config, self._dtype = config, dtype
         self._device = device if quantization is None else torch.device("meta")
         self.quantization: Quantization | None = quantization
-        self._packs = quantization is None and packs(dtype, device, config.largest_matrix)
+        self._packing = None if quantization is not None else packing(dtype, device, config.largest_matrix)
         self.parts: dict[str, Tensor] = {}
         """The destination of each tensor, by its name in a checkpoint: views of the packed ones, in the tensor's
         shape.
@@ -115,23 +116,28 @@ class FusedWeights:
 
     @property
     def packed(self) -> bool:
-        """Return whether oneDNN multiplies."""
+        """Return whether the matrices are packed."""
         return isinstance(self.head if self._has_tables else self.layers[0].qkv, PackedLinear)
 
+    def row_counts(self, candidates: Sequence[int]) -> Sequence[int]:
+        """Return the row counts that may compute a row in the same way, of some ascending ones."""
+        return candidates if self._packing is None else self._packing.row_counts(candidates)
+
     def pack(self) -> None:
-        """Let oneDNN pack the matrices where it can; `parts` then keeps those that are not packed.
+        """Pack the matrices where that is faster; `parts` then keeps those that are not packed.
 
         A tied head is packed as a copy; the embedding stays.
         """
-        if self._packs and not self.packed:
-            self._convert(PackedLinear)
+        if self._packing is not None and not self.packed:
+            with ThreadPoolExecutor(self._packing.packers()) as threads:
+                self._convert(self._packing, threads.map)
 
     def quantize(self, quantization: Quantization) -> None:
         """Quantize filled weights that are not packed, in place; `parts` then keeps those that are not quantized.
 
         A tied head is quantized as a copy; the embedding stays.
         """
-        self.quantization, self._packs = quantization, False
+        self.quantization, self._packing = quantization, None
         self._convert(partial(quantize, quantization=quantization))
 
     def quantized(self, quantization: Quantization, layers: int | None = None) -> "FusedWeights":
@@ -146,7 +152,7 @@ class FusedWeights:
         """
         make = partial(quantize, quantization=quantization, beside=True, agree=self._agree)
         made = copy(self)
-        made.quantization, made._packs = quantization, False
+        made.quantization, made._packing = quantization, None
         own = self.layers if layers is None else self.layers[: layers - self.span.start]
         made.layers = [layer.converted(make) for layer in own]
         if self._has_tables:
@@ -165,7 +171,7 @@ class FusedWeights:
         linear = Linear(self.shard.sum(matrix.t().contiguous()).t())
         if self.quantization is not None:
             return quantize(linear, self.quantization, agree=self._agree)
-        return PackedLinear(linear) if isinstance(self.head, PackedLinear) else linear
+        return type(self.head)(linear) if isinstance(self.head, PackedLinear) else linear
 
     @property
     def nbytes(self) -> int:
@@ -182,10 +188,9 @@ class FusedWeights:
         matrices += [self.head] if self._has_tables else []
         return [matrix for matrix in matrices if isinstance(matrix, QuantizedLinear)]
 
-    def _convert(self, make: Callable[[Linear], Linear]) -> None:
+    def _convert(self, make: Callable[[Linear], Linear], mapped: Callable[..., Iterable[None]] = map) -> None:
         self.parts = self._unconverted()
-        for layer in self.layers:
-            layer.convert(make)
+        list(mapped(lambda layer: layer.convert(make), self.layers))
         if self._has_tables:
             self.head = make(self.head)
 
@@ -255,7 +260,8 @@ class FusedWeights:
 
     def _packed_if_faster(self, linear: Linear) -> Linear:
         """Return a matrix as it would be in weights that are not quantized."""
-        return PackedLinear(linear) if packs(self._dtype, self._device, self._config.largest_matrix) else linear
+        pack = packing(self._dtype, self._device, self._config.largest_matrix)
+        return linear if pack is None else pack(linear)
 
     def _fill_parts(self, names: list[str], tensors: Tensors, read: Callable[[int], None]) -> None:
         for name, tensor in tensors.read(names, self.shard):
@@ -306,7 +312,7 @@ class FusedWeights:
 
     def _matrix(self, columns: int, rows: dict[str, int]) -> Tensor:
         """Return some [rows, columns] matrices of the checkpoint side by side, as one [columns, all rows]."""
-        matrix = right_factor(columns, sum(rows.values()), self._dtype, self._device, packed=self._packs)
+        matrix = right_factor(columns, sum(rows.values()), self._dtype, self._device, packed=self._packing is not None)
         self._split(matrix.t(), rows)
         return matrix
 

@@ -16,7 +16,7 @@ from hispec.limits import SMALL_MATRIX, WIDEST
 from hispec.machine import processor_name
 from hispec.models.config import ModelConfig
 from hispec.models.dtypes import GROUP
-from hispec.models.linear import Linear, PackedLinear, packs, right_factor
+from hispec.models.linear import Linear, packing, right_factor
 from hispec.models.quantized import (
     Int4Linear,
     Int8Linear,
@@ -134,8 +134,16 @@ def _costs_of(inputs: int, outputs: int, dtype: torch.dtype, device: torch.devic
     name = (
         torch.cuda.get_device_name(device) if cuda else f"{processor_name()} {torch.backends.cpu.get_cpu_capability()}"
     )
-    threads = torch.get_num_threads()
-    key = f"{name}, {threads} threads, torch {torch.__version__}, {dtype}, {inputs} x {outputs}, {quantization}"
+    packed = packing(dtype, device, inputs * outputs)
+    parts = (
+        name,
+        f"{torch.get_num_threads()} threads",
+        f"torch {torch.__version__}",
+        f"{dtype} {'as it is' if packed is None else packed.__name__}",
+        f"{inputs} x {outputs}",
+        quantization,
+    )
+    key = ", ".join(parts)
     measured = _measured()
     if key not in measured:
         measured[key] = {
@@ -162,9 +170,9 @@ def _makers(quantization: Quantization, device: torch.device) -> dict[str, Maker
 
 
 def _any_full(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> Linear:
-    packed = packs(dtype, device, inputs * outputs)
-    linear = Linear(right_factor(inputs, outputs, dtype, device, packed=packed).fill_(1.0))
-    return PackedLinear(linear) if packed else linear
+    pack = packing(dtype, device, inputs * outputs)
+    linear = Linear(right_factor(inputs, outputs, dtype, device, packed=pack is not None).fill_(1.0))
+    return linear if pack is None else pack(linear)
 
 
 def _any_int4(inputs: int, outputs: int, _: torch.dtype, device: torch.device) -> Linear:

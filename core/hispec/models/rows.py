@@ -32,7 +32,7 @@ TRIED_AT = (48, 1008)
 """Positions at which row counts are tried: kernels of attention may change with its length."""
 
 Compute = Callable[[int, int, int], Tensor]
-"""Computes some rows of a text of `WIDEST` tokens in one pass: (first row, rows, rows with padding)."""
+"""Computes some rows of a text in one pass: (first row, rows, rows with padding)."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ def choose_rows(stack: "Triable", width: Width, candidates: Sequence[int], promp
         return RowCounts()
     if isinstance(width, int):
         return RowCounts((width,), prompt)
+    longest = max(candidates)
     bases = [base for base in TRIED_AT if base + 2 * BUCKET <= stack.context] or TRIED_AT[:1]
     own, own_rows = stack.cache, stack.rows
     rng = torch.Generator().manual_seed(0)
@@ -170,10 +171,10 @@ def choose_rows(stack: "Triable", width: Width, candidates: Sequence[int], promp
         return torch.randn(like.shape, generator=rng).to(like)
 
     try:
-        stack.rows, stack.cache = RowCounts((max(candidates),)), own.scratch()
+        stack.rows, stack.cache = RowCounts((longest,)), own.scratch()
         stack.reserve(bases[-1] + 2 * BUCKET)
         stack.cache.layers[0].copy_(random(stack.cache.layers[0]))
-        text = random(stack.embed([0] * WIDEST))
+        text = random(stack.embed([0] * longest))
 
         def compute(base: int, first: int, rows: int, padded: int) -> Tensor:
             stack.rows = RowCounts((padded,))
@@ -183,12 +184,13 @@ def choose_rows(stack: "Triable", width: Width, candidates: Sequence[int], promp
         counts: Sequence[int] = candidates
         for base in reversed(bases):  # the last first: its rows see what rows before them have left in the cache
             counts = equal_counts(partial(compute, base), counts)
+            counts = without_other_places(partial(compute, base // BUCKET * BUCKET), counts, longest)
     finally:
         stack.cache, stack.rows = own, own_rows
     return RowCounts(tuple(counts), counts[-1] if counts[-1] > WIDEST else prompt)
 
 
-def equal_counts(compute: Compute, candidates: Sequence[int]) -> tuple[int, ...]:
+def equal_counts(compute: Compute, candidates: Sequence[int], rows: int = WIDEST) -> tuple[int, ...]:
     """Return the counts that compute every row of a text to the same bits: the largest set of them.
 
     Each count computes the text twice, with rows at other places in their passes. Where no count computes a row in the
@@ -197,11 +199,12 @@ def equal_counts(compute: Compute, candidates: Sequence[int]) -> tuple[int, ...]
     Args:
         compute: computes the text.
         candidates: the row counts to try, ascending.
+        rows: the rows of the text.
     """
     known: list[tuple[Tensor, list[int]]] = []
     for count in candidates:
-        text = _compute_text(compute, count, count)
-        if not torch.equal(text, _compute_text(compute, count, (count + 1) // 2)):
+        text = _compute_text(compute, count, count, rows)
+        if not torch.equal(text, _compute_text(compute, count, (count + 1) // 2, rows)):
             continue
         equal = next((counts for other, counts in known if torch.equal(text, other)), None)
         if equal is None:
@@ -212,9 +215,30 @@ def equal_counts(compute: Compute, candidates: Sequence[int]) -> tuple[int, ...]
     return max(sets, key=lambda counts: len(counts))
 
 
-def _compute_text(compute: Compute, count: int, first: int) -> Tensor:
-    """Compute all rows in passes of `count`, of which the first has only `first` tokens."""
-    first = min(first, WIDEST)
+def without_other_places(compute: Compute, counts: Sequence[int], rows: int) -> tuple[int, ...]:
+    """Return equal counts without those above `WIDEST` that compute a row at their last places in another way.
+
+    A text of `WIDEST` rows, which `equal_counts` computes, does not reach these places.
+
+    Args:
+        compute: computes a text that begins where attention begins to read more positions.
+        counts: equal counts, ascending.
+        rows: the rows of the text.
+    """
+    narrow = tuple(count for count in counts if count <= WIDEST)
+    if not narrow or narrow == tuple(counts):
+        return tuple(counts)
+    text = _compute_text(compute, narrow[-1], narrow[-1], rows)
+    tried = {
+        count: [_compute_text(compute, count, first, rows) for first in (count, (count + 1) // 2)]
+        for count in counts[len(narrow) :]
+    }
+    return narrow + tuple(count for count, found in tried.items() if all(torch.equal(one, text) for one in found))
+
+
+def _compute_text(compute: Compute, count: int, first: int, text: int) -> Tensor:
+    """Compute all rows of a text in passes of `count`, of which the first has only `first` tokens."""
+    first = min(first, text)
     parts = [compute(0, first, count)]
-    parts += [compute(at, min(count, WIDEST - at), count) for at in range(first, WIDEST, count)]
+    parts += [compute(at, min(count, text - at), count) for at in range(first, text, count)]
     return torch.cat(parts, dim=-2)

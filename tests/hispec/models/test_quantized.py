@@ -10,7 +10,7 @@ from hispec import files
 from hispec.models import kernels
 from hispec.models.dtypes import bits_per_weight
 from hispec.models.kernels import layer_costs, matrix_costs, quantize
-from hispec.models.linear import Linear, PackedLinear
+from hispec.models.linear import Linear, OneDnnLinear
 from hispec.models.quantized import (
     GROUP,
     Int4Linear,
@@ -146,7 +146,7 @@ def test_selected_outputs_are_those_of_the_whole(quantization, bias):
 @pytest.mark.parametrize("packed", [False, True])
 def test_selected_outputs_of_full_weights_are_those_of_the_whole(packed):
     linear = Linear(weights_of(64, 48).t(), torch.linspace(-1, 1, 64))
-    linear = PackedLinear(linear) if packed else linear
+    linear = OneDnnLinear(linear) if packed else linear
     ids, rows = torch.tensor([0, 3, 63]), rows_of(4, 48)
     assert type(linear.select(ids)) is type(linear)
     torch.testing.assert_close(linear.select(ids)(rows), linear(rows)[:, ids])

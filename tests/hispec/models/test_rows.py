@@ -13,7 +13,7 @@ from hispec.decoding.state import PrefixCache
 from hispec.limits import WIDEST
 from hispec.models import rows
 from hispec.models.graphs import with_graphs
-from hispec.models.rows import BUCKET, CANDIDATES, RowCounts, equal_counts
+from hispec.models.rows import BUCKET, CANDIDATES, RowCounts, equal_counts, without_other_places
 from hispec.models.transformers_stack import TransformersStack
 from hispec.policies.static import StaticPolicy
 from tests.support import fused_stack, random_model
@@ -65,6 +65,14 @@ def test_rows_are_the_same_bits_one_by_one_and_in_passes_of_any_size(kind, dtype
     assert one_by_one.isfinite().all()
     for seed in range(4):
         assert torch.equal(logits_of(stack, pieces(seed, 12)), one_by_one)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_rows_of_larger_matrices_in_passes_as_wide_as_a_prompts(dtype):
+    stack = stack_of("fused", dtype, hidden_size=256, intermediate_size=512, vocab_size=4096)
+    one_by_one = logits_of(stack, [1] * LENGTH)
+    for seed in range(4):
+        assert torch.equal(logits_of(stack, pieces(seed, 64)), one_by_one)
 
 
 @pytest.mark.parametrize("changes", [{"num_key_value_heads": 4}, {"num_key_value_heads": 1}, {"head_dim": 12}], ids=str)
@@ -147,6 +155,18 @@ def test_a_count_whose_rows_depend_on_their_place_is_no_width():
 
     assert equal_counts(compute, CANDIDATES) == tuple(c for c in CANDIDATES if c not in (4, 6))
     assert equal_counts(lambda first, count, padded: torch.rand(count, 1), CANDIDATES) == CANDIDATES[:1]
+
+
+@pytest.mark.parametrize("place", [16, 31])
+def test_a_wide_count_that_differs_at_its_last_places_only_is_left_out(place):
+    """The kernels of fbgemm take six rows at a time, and add the last one or two in another order."""
+
+    def compute(first, count, padded):
+        places = torch.arange(count)
+        return (first + places + 0.5 * ((places == place) & (padded == 32)))[:, None]
+
+    assert equal_counts(compute, CANDIDATES) == CANDIDATES
+    assert without_other_places(compute, CANDIDATES, 64) == tuple(c for c in CANDIDATES if c != 32)
 
 
 def test_passes_are_cut_and_padded():
