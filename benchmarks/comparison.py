@@ -94,7 +94,6 @@ def comparison(args: Namespace) -> Comparison:
         "lengths": list(lengths),
         "dtype": engine.environment["dtype"],
         "stack": target.kind,
-        "width": engine.environment["width"],
         # Left out for exits, so that results from before there was a choice are continued.
         **({"levels": args.levels} if args.levels != "exits" else {}),
     }
@@ -102,7 +101,8 @@ def comparison(args: Namespace) -> Comparison:
     result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if any(result.get(key) != value for key, value in settings.items()):
         result = {**settings, "environments": [], "prompts": 0, "results": {}}
-    if (own := environment(args.threads)) not in result.setdefault("environments", []):
+    own = environment(args.threads) | {"width": engine.environment["width"]}
+    if own not in result.setdefault("environments", []):
         result["environments"].append(own)
     return Comparison(engine, list(LEVELS[args.levels](target, small, lengths)), args.name, result)
 
