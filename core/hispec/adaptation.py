@@ -50,7 +50,7 @@ def levels_key(hierarchy: Hierarchy, levels: Iterable[int]) -> str:
 
 
 def performance_model(
-    hierarchy: Hierarchy, adaptation: AdaptiveSection | None, *, measured: bool = False
+    hierarchy: Hierarchy, adaptation: AdaptiveSection | None, *, measured: bool = False, cached: bool = True
 ) -> PerformanceModel:
     """Return the performance model of a hierarchy at the start of decoding.
 
@@ -58,6 +58,7 @@ def performance_model(
         hierarchy: the levels.
         adaptation: the profile's section; values that it lacks are assumed.
         measured: measure costs that it does not hold, see `hispec.step_timing`; else they are assumed, too.
+        cached: whether costs that were measured before will do.
     """
     found = adaptation or AdaptiveSection()
     pairs = list(combinations(range(len(hierarchy)), 2))
@@ -69,7 +70,7 @@ def performance_model(
     costs = _costs(hierarchy, found, pairs)
     model = found.tokens_per_ms if costs is not None else {}
     if costs is None and measured:
-        costs = step_costs(hierarchy, [level_key(hierarchy, level) for level in range(len(hierarchy))])
+        costs = step_costs(hierarchy, [level_key(hierarchy, level) for level in range(len(hierarchy))], cached=cached)
     choices = {active: model.get(levels_key(hierarchy, active)) for active in all_active_levels(len(hierarchy))}
     return PerformanceModel(
         len(hierarchy),

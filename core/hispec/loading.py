@@ -238,15 +238,30 @@ def with_found_exit(models: LoadedModels, plan: Plan) -> LoadedModels:
     # Ranks would have to find the same.
     if not profile.assumed or drafted or plan.settings.mode == "autoregressive" or models.ranks is not None:
         return models
-    stack = models.stacks[target.name]
-    found = find_exit(stack, models.tokenizer, target)
-    if found is None:
+    levels = default_profile(
+        models.stacks[target.name], models.tokenizer, target, copies=profile.single_layer is not None
+    )
+    if exits_of_target(levels) == exits_of_target(profile):
         return models
-    copies = profile.single_layer is not None
-    exits = profile_for_model(profile.target.model, stack.num_layers, found, None)
-    levels = exits if copies else without_copies(exits)
     drafting = {name: getattr(levels, name) for name in ("draft", "intermediate", "single_layer", "decoding")}
     return replace(models, profile=profile.model_copy(update=drafting))
+
+
+def default_profile(
+    stack: LayerStack, tokenizer: "PreTrainedTokenizerBase", checkpoint: Checkpoint, *, copies: bool
+) -> Profile:
+    """Return the profile that a model decodes with where a user names the model, and no profile.
+
+    Args:
+        stack: the model, loaded; what its KV cache holds stays.
+        tokenizer: its tokenizer.
+        checkpoint: the checkpoint that the weights come from.
+        copies: whether levels may read quantized copies of it.
+    """
+    profile = profile_for_model(checkpoint.name, stack.num_layers, None, None)
+    if not exits_of_target(profile) and (found := find_exit(stack, tokenizer, checkpoint)) is not None:
+        profile = profile_for_model(checkpoint.name, stack.num_layers, found, None)
+    return profile if copies else without_copies(profile)
 
 
 def fetch(plan: Plan, watch: Watch = unwatched) -> None:

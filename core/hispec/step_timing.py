@@ -39,15 +39,20 @@ FILE = "steps.json"
 """The file of measurements, in the user's cache folder."""
 
 
-def step_costs(hierarchy: Hierarchy, names: list[str]) -> StepCosts:
+def step_costs(hierarchy: Hierarchy, names: list[str], *, cached: bool = True) -> StepCosts:
     """Return the costs of steps in seconds, measured now or remembered.
 
     Args:
         hierarchy: loaded and ready to run; what its KV caches hold stays.
         names: the names of its levels in profiles.
+        cached: whether to look in the user's cache folder, and to leave there what is measured.
     """
     target = hierarchy.stack_of(-1)
     cuda = target.device.type == "cuda"
+    alone = not cuda and torch.get_num_threads() == 1
+    clock = thread_time if alone else perf_counter  # the time of other processes must not count
+    if not cached:
+        return _costs_of(hierarchy, measure(hierarchy, clock))
     parts = (
         torch.cuda.get_device_name(target.device) if cuda else processor_name(),
         torch.backends.cpu.get_cpu_capability(),
@@ -60,8 +65,7 @@ def step_costs(hierarchy: Hierarchy, names: list[str]) -> StepCosts:
     key, known = ", ".join(parts), remembered(FILE)
     with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):  # a damaged file is measured again
         return _costs_of(hierarchy, [(_curve(spans), _curve(heads)) for spans, heads in known[key]])
-    alone = not cuda and torch.get_num_threads() == 1
-    measured = measure(hierarchy, thread_time if alone else perf_counter)  # the time of other processes must not count
+    measured = measure(hierarchy, clock)
     known[key] = [[_listed(spans), _listed(heads)] for spans, heads in measured]
     remember(FILE, dict(list(known.items())[-MAX_REMEMBERED:]))
     return _costs_of(hierarchy, measured)

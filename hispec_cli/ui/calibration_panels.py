@@ -252,10 +252,7 @@ def _legend(state: CalibrationState, width: int, glyphs: MapGlyphs) -> Text:
 
 def finalist_rows(listed: Sequence[Finalist], target: str, width: int, glyphs: MapGlyphs) -> list[Text]:
     """Return a table of those that are timed."""
-    named = [
-        visible(one.configuration.describe(target) if width >= _WIDE else brief(one.configuration, target))
-        for one in listed
-    ]
+    named = [described(one.configuration, target, width) for one in listed]
     figures = 9 + 14 + (9 if width >= 70 else 0)
     label = min(max(cell_len(name) for name in [*named, "timed"]), max(8, width - figures - 2))
     head = f"{'  timed':<{label + 2}}{'tokens/s':>9}{'95 %':>14}" + (f"{'replay':>9}" if width >= 70 else "")
@@ -273,6 +270,11 @@ def finalist_rows(listed: Sequence[Finalist], target: str, width: int, glyphs: M
     return rows
 
 
+def described(configuration: Configuration, target: str, width: int) -> str:
+    """Return a description for a screen of some columns."""
+    return visible(configuration.describe(target) if width >= _WIDE else brief(configuration, target))
+
+
 def brief(configuration: Configuration, target: str) -> str:
     """Return the shortest description: `exit 1 (2) > exit 2/256 (12)`, with periods and the sizes of reduced heads."""
     if configuration == PLAIN:
@@ -284,7 +286,8 @@ def brief(configuration: Configuration, target: str) -> str:
         names.append(name + (f" ({configuration.periods[at]})" if configuration.periods else ""))
     if configuration.periods and not configuration.specs:
         names.append(f"target ({configuration.periods[-1]})")
-    return " > ".join(names) + (", adaptive" if configuration.adaptive else "")
+    how = ", no profile" if configuration.uncalibrated else ", adaptive" if configuration.adaptive else ""
+    return " > ".join(names) + how
 
 
 def agreement_rows(agreement: Mapping[LevelSpec, float], target: str, width: int, glyphs: MapGlyphs) -> list[Text]:

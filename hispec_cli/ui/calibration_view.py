@@ -25,6 +25,7 @@ from hispec_cli.ui.calibration_panels import (
     UNICODE,
     MapGlyphs,
     agreement_rows,
+    described,
     heat_map,
     interval,
     joined,
@@ -35,7 +36,6 @@ from hispec_cli.ui.calibration_state import CalibrationState, CandidateStatus, T
 from hispec_cli.ui.console import say, stderr
 from hispec_cli.ui.output import is_unicode
 from hispec_cli.ui.progress import Display, LineTimer
-from hispec_cli.ui.safe_text import visible
 
 INTERVAL = 0.125
 """Seconds between two frames, at least."""
@@ -163,7 +163,7 @@ def show_result(job: CalibrationJob, result: CalibrationResult) -> None:
         console.print(joined(heat_map(state, job.target, width, height, glyphs, ramp_for(console.color_system))))
         console.print()
     console.print(joined(agreement_rows(result.agreement, job.target, width, glyphs)))
-    console.print(_table(job, result))
+    console.print(_table(job, result, width))
     prompts = counted(result.prompts_checked, "prompt")
     say(f"timed on {prompts} that were set aside; replay: predicted from the others")
     if result.ties:
@@ -183,7 +183,7 @@ def searched(job: CalibrationJob, result: CalibrationResult) -> CalibrationState
     return replace(state, winner=best)
 
 
-def _table(job: CalibrationJob, result: CalibrationResult) -> Table:
+def _table(job: CalibrationJob, result: CalibrationResult, width: int) -> Table:
     """Return winner and baselines on unseen prompts, with the intervals below."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), header_style="bold")
     table.add_column("", no_wrap=True)
@@ -196,7 +196,7 @@ def _table(job: CalibrationJob, result: CalibrationResult) -> Table:
         won = configuration == result.winner
         table.add_row(
             role(result, configuration),
-            Text(visible(configuration.describe(job.target))),
+            Text(described(configuration, job.target, width)),
             f"{speed.value:.1f}\n{interval(speed, 1)}",
             "" if won else f"{ratio.value:.2f}\n{interval(ratio, 2)}",
             f"{predicted[configuration]:.1f}" if configuration in predicted else "",

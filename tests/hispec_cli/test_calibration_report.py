@@ -16,6 +16,7 @@ from hispec.calibration.result import CalibrationResult, agreement_of
 from hispec.calibration.search import PLAIN, Configuration, HierarchyBuilder, Score, Scorer, SearchResult, SearchSpace
 from hispec.calibration.timing import TimedAnswer, Timings
 from hispec.curve import Curve
+from hispec_cli.ui.calibration_view import show_result
 from hispec_cli.ui.report.calibration_page import to_html, write_calibration_report
 from tests.hispec_cli.test_report import EVIL, Page
 from tests.toy import ToyStack
@@ -24,8 +25,8 @@ ENVIRONMENT = {"device": "cpu", "dtype": "float32", "dataset": {"name": "sample"
 COMMAND = ["hispec", "calibrate", "--budget", "1 m"]
 
 
-def made(target="m"):
-    """A job and what it came to: exit 2 drafts 4 before exit 1 drafts 4, after a fashion."""
+def made(target="m", defaults=None):
+    """A job and what it came to: exit 2 drafts 4 before exit 1 drafts 4, after a fashion; and the speed of the defaults."""
     rng = Random(3)
     specs = [LevelSpec(target, layer) for layer in (1, 2, 3)]
     one, two, chain = (
@@ -41,6 +42,9 @@ def made(target="m"):
     speeds = {two: 300.0, one: 250.0, chain: 240.0, PLAIN: 100.0}
     scores = [Score(configuration, Outcome(900, 900 / speed, 9), 9) for configuration, speed in speeds.items()]
     timings, check = _answers({**speeds, one: 290.0}, noisy=one), _answers({two: 290.0, PLAIN: 100.0})
+    if defaults is not None:
+        copy = replace(specs[2], weights="int4")
+        check = _answers({two: 290.0, PLAIN: 100.0, Configuration((copy,), (), (4, 8), uncalibrated=True): defaults})
     agreement = agreement_of(recorded, specs[2])
     result = CalibrationResult(
         two, [one], SearchResult(scores, scores), timings, check, scorer, agreement, {"costs": 1.5}
@@ -114,6 +118,20 @@ def test_hostile_text_is_text_on_the_page():
     parsed = Page(written)
     assert "script" not in parsed.tags and not {name for name, _ in parsed.attributes if name.startswith("on")}
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", written)
+
+
+@pytest.mark.parametrize(("defaults", "ratio", "said"), [(200.0, "1.45", False), (300.0, "0.97", True)])
+def test_the_defaults_are_listed_and_said_to_be_as_fast_where_they_are(defaults, ratio, said, monkeypatch, capsys):
+    job, result = made(defaults=defaults)
+    parsed = Page(to_html(job, result, ENVIRONMENT, COMMAND))
+    assert parsed.sees("n-grams of up to 4 draft 8, exit 3 int4 > target, no profile") and parsed.sees(ratio)
+    assert parsed.sees("use the model without this profile, --model m.") == said
+    monkeypatch.setenv("COLUMNS", "80")
+    show_result(job, result)
+    told = capsys.readouterr().err
+    assert all(len(line) <= 80 for line in told.splitlines())
+    row = next(line for line in told.splitlines() if "defaults" in line)
+    assert f"{defaults}" in row and ratio in row
 
 
 def test_it_says_so_where_plain_decoding_wins(tmp_path):

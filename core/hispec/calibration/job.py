@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from math import inf
@@ -15,16 +15,18 @@ from hispec.bench.runner import describe_machine
 from hispec.budget import Budget
 from hispec.calibration.recording import LevelSpec
 from hispec.calibration.run import CalibrationJob
-from hispec.calibration.search import SearchSpace
+from hispec.calibration.search import Configuration, SearchSpace
 from hispec.counts import counted
 from hispec.errors import ProfileError, UnavailableError, UsageError
 from hispec.frequencies import frequent_ids
-from hispec.levels import open_translators
+from hispec.levels import build_hierarchy, open_translators
+from hispec.loading import default_profile
 from hispec.memory import chosen_device, estimate
+from hispec.models.checkpoint import Checkpoint
 from hispec.models.digest import digests_of_profile
 from hispec.models.dtypes import GROUP, bits_per_weight
 from hispec.models.stack import LayerStack, ReducedHead
-from hispec.profile import DraftSection, Profile
+from hispec.profile import DraftSection, Profile, copies_of, without_copies
 from hispec.settings import SETTINGS, Quantization
 
 MAX_EXITS = 16
@@ -103,8 +105,34 @@ def job_of(
         if file is not None and (found := file.read(exit_layer)) is not None
     }
     return CalibrationJob(
-        stacks, stack.name, heads, space, list(prompts), engine.eos_ids, max_new_tokens, budget, seed, translators
+        stacks,
+        stack.name,
+        heads,
+        space,
+        list(prompts),
+        engine.eos_ids,
+        max_new_tokens,
+        budget,
+        seed,
+        translators,
+        defaults_of(engine, copies),
     )
+
+
+def defaults_of(engine: Engine, formats: Collection[str]) -> Configuration:
+    """Return what the target of an engine decodes with where a user names the model, and no profile.
+
+    Args:
+        engine: the engine, whose profile does not matter.
+        formats: the formats of the quantized copies that the target can have.
+    """
+    target, own = engine.profile.target, engine.stacks[engine.profile.target.model]
+    checkpoint = Checkpoint(target.model, target.revision, engine.settings.load_format == "dummy")
+    copies = engine.settings.quantization == "none"
+    profile = default_profile(own, engine.tokenizer, checkpoint, copies=copies)
+    if not copies_of(profile, "hispec", own.num_layers).keys() <= set(formats):
+        profile = without_copies(profile)
+    return Configuration.of_defaults(build_hierarchy(profile, "hispec", {target.model: own}))
 
 
 def space_of(target: str, depth: int, exits: Sequence[int], formats: Sequence[str]) -> SearchSpace:

@@ -53,6 +53,22 @@ class CalibrationResult:
         """Return a caveat if the check had few prompts."""
         return few_prompts(self.prompts_checked)
 
+    @property
+    def defaults(self) -> Configuration | None:
+        """Return what decodes without a profile; None where it was not timed."""
+        return self.baselines().get("defaults")
+
+    @property
+    def over_defaults(self) -> Speed | None:
+        """Return how many times as fast the winner is as decoding without a profile; None where that was not timed."""
+        return None if self.defaults is None else self.ratio(self.winner, self.defaults)
+
+    @property
+    def beats_defaults(self) -> bool:
+        """Return whether the winner is faster than decoding without a profile, by more than its noise."""
+        over = self.over_defaults
+        return over is None or (over.ci95 is not None and over.ci95[0] > 1)
+
     def baselines(self) -> dict[str, Configuration]:
         """Return the first baseline of each kind by its name: see `baseline_names`."""
         return baselines_among(self.check.configurations, self.scorer.builder)
@@ -73,14 +89,16 @@ def baselines_among(configurations: Iterable[Configuration], builder: HierarchyB
 
 
 def baseline_names(configuration: Configuration, builder: HierarchyBuilder) -> list[str]:
-    """Return the names by which users know a configuration of fixed lengths, if there are any.
+    """Return the names by which users know a configuration, if there are any.
 
-    Below the target `single-layer` has an exit or a quantized copy, `two-model` a whole other model; as published there
+    `defaults` is what decodes without a profile. Below the target `single-layer` has an exit or a quantized copy, `two-model` a whole other model; as published there
     are only exits of the full weights, one or two.
     """
     specs = configuration.specs
     if configuration == PLAIN:
         return ["autoregressive"]
+    if configuration.uncalibrated:
+        return ["defaults"]
     if configuration.adaptive or configuration.ngram or not specs:
         return []
     if specs[0].model != builder.target:

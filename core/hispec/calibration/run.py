@@ -108,6 +108,7 @@ class CalibrationJob:
         budget: the time budget of the command.
         seed: the seed of all random choices.
         translators: the translators, by model and exit.
+        defaults: what decodes without a profile, for comparison; None leaves it out.
     """
 
     stacks: dict[str, LayerStack]
@@ -120,6 +121,7 @@ class CalibrationJob:
     budget: Budget
     seed: int = 0
     translators: Mapping[tuple[str, int], Translator] = field(default_factory=dict)
+    defaults: Configuration | None = None
 
     @property
     def builder(self) -> HierarchyBuilder:
@@ -195,7 +197,7 @@ class CalibrationRun:
         check = self._phase("check", lambda: self.check(scorer, timings, best))
         chosen = timings.configurations
         winner, tied = chosen[best], [chosen[one] for one in ties]
-        first = check.fastest(range(len(check.configurations)))[0]
+        first = check.fastest(at for at, one in enumerate(check.configurations) if not one.uncalibrated)[0]
         if not check.may_be_as_fast(check.configurations.index(winner), first):  # it was luck
             winner, tied = check.configurations[first], []
         return CalibrationResult(
@@ -236,8 +238,12 @@ class CalibrationRun:
         time = max(0.0, job.budget.seconds - self._loaded)
         # At the least, some texts are written and then read, and a few configurations answer two prompts each.
         texts = min(FEWEST, len(self._own))
-        published = 2 * bool(self._space.whole)
-        answers = {"traces": texts, "timing": 2 * (FEWEST_FINALISTS + 5 + published), "check": 2 * (3 + published)}
+        published, defaults = 2 * bool(self._space.whole), self.job.defaults is not None
+        answers = {
+            "traces": texts,
+            "timing": 2 * (FEWEST_FINALISTS + 5 + published),
+            "check": 2 * (3 + published + defaults) + defaults,
+        }
         prompts = answers | {"traces": 2 * texts}
 
         def fits(phase: str) -> float:
@@ -315,7 +321,9 @@ class CalibrationRun:
         kinds = baselines_among([*fastest, PLAIN], scorer.builder)
         if not timings.configurations[best].quantized:
             kinds.pop("hispec-published", None)
-        configurations = list(dict.fromkeys([timings.configurations[best], *kinds.values()]))
+        defaults = self.job.defaults
+        compared = [timings.configurations[best], *kinds.values(), *([] if defaults is None else [defaults])]
+        configurations = list(dict.fromkeys(compared))
         check = Timings(configurations, self._answers("check", configurations))
         everybody = list(range(len(configurations)))
 
@@ -323,8 +331,11 @@ class CalibrationRun:
             self._store.keep_answer("check", configurations[answer.configuration], answer)
             self.listen(Timed(check, everybody))
 
+        timer = self._timer(scorer)
+        if defaults is not None:  # the others have answered prompts, too
+            timer.answer(defaults, self._own[0])
         rounds = halving(
-            self._timer(scorer),
+            timer,
             check,
             self._unseen or self._own,
             everybody,

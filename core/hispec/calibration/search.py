@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from random import Random
 
+from hispec.adaptation import performance_model
 from hispec.calibration.adapting import Fitter, performance_model_of
 from hispec.calibration.costs import Costs
 from hispec.calibration.recording import LevelSpec, RecordedText, RecordedTexts
@@ -30,11 +31,25 @@ class Configuration:
         specs: below the target, the cheapest first; none is plain decoding.
         periods: tokens at which each next level verifies, the target last; empty for the adaptive policy.
         ngram: (longest, tokens) of n-gram drafts below all levels, or None.
+        uncalibrated: whether the adaptive policy begins with what it knows without a profile. Nothing that may be
+            chosen does.
     """
 
     specs: tuple[LevelSpec, ...] = ()
     periods: tuple[int, ...] = ()
     ngram: tuple[int, int] | None = None
+    uncalibrated: bool = False
+
+    @classmethod
+    def of_defaults(cls, hierarchy: Hierarchy) -> "Configuration":
+        """Return what a hierarchy decodes with that has no profile."""
+        specs = [
+            LevelSpec(hierarchy.stack_of(-1).name, level.exit_layer, weights=level.weights or "")
+            for level in hierarchy.levels[:-1]
+            if level.stack is not None
+        ]
+        found = hierarchy.ngrams
+        return cls(tuple(specs), (), None if found is None else (found.longest, found.tokens), uncalibrated=True)
 
     @property
     def adaptive(self) -> bool:
@@ -58,7 +73,7 @@ class Configuration:
         names = [_name(spec, target) for spec in self.specs]
         ngrams = f"n-grams of up to {self.ngram[0]} draft {self.ngram[1]}, " if self.ngram else ""
         if self.adaptive:
-            return ngrams + " > ".join([*names, "target"]) + ", adaptive"
+            return ngrams + " > ".join([*names, "target"]) + (", no profile" if self.uncalibrated else ", adaptive")
         lengths = [f"{name} drafts {length}" for name, length in zip(names, self.periods, strict=False)]
         return ngrams + ", ".join(lengths or [f"target verifies {self.periods[-1]}"])
 
@@ -145,15 +160,16 @@ class HierarchyBuilder:
         translators: Mapping[tuple[str, int], Translator] | None = None,
     ) -> None:
         self.stacks, self.target, self.heads, self.translators = stacks, target, heads or {}, translators or {}
-        self._known: dict[tuple[tuple[LevelSpec, ...], tuple[int, int] | None], Hierarchy] = {}
+        self._known: dict[tuple[tuple[LevelSpec, ...], tuple[int, int] | None, bool], Hierarchy] = {}
 
     def hierarchy(self, configuration: Configuration) -> Hierarchy:
         """Return the hierarchy of a configuration, the same object for the same levels."""
-        key = configuration.specs, configuration.ngram
+        key = configuration.specs, configuration.ngram, configuration.uncalibrated
         if key not in self._known:
             levels = [Level.of_ngrams(*configuration.ngram)] if configuration.ngram else []
             for name, spec in zip(NAMES, configuration.specs, strict=False):
-                translator = self.translators.get((spec.model, spec.exit_layer))
+                fitted = {} if configuration.uncalibrated else self.translators  # only a profile names them
+                translator = fitted.get((spec.model, spec.exit_layer))
                 stack, head = self.stacks[spec.stack], self.heads.get(spec)
                 weights = spec.weights or None
                 levels.append(Level(name, stack, spec.exit_layer, head, translator, weights=weights))
@@ -226,10 +242,18 @@ class Scorer:
         return lambda: StaticPolicy(periods)
 
     def performance_model(self, configuration: Configuration) -> PerformanceModel:
-        """Return the performance model of a configuration's hierarchy."""
+        """Return the performance model of a configuration's hierarchy.
+
+        Without calibration, costs are measured as decoding without a profile does, but now: those in the user's cache
+        may be of a busy moment.
+        """
         hierarchy = self.builder.hierarchy(configuration)
         if hierarchy not in self._known:
-            self._known[hierarchy] = performance_model_of(self._replay(configuration), self.fitter, self.recorded.texts)
+            self._known[hierarchy] = (
+                performance_model(hierarchy, None, measured=True, cached=False)
+                if configuration.uncalibrated
+                else performance_model_of(self._replay(configuration), self.fitter, self.recorded.texts)
+            )
         return self._known[hierarchy]
 
     def _replay(self, configuration: Configuration) -> Replay:

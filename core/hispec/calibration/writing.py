@@ -2,6 +2,7 @@
 off.
 """
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ HEADER = """\
 # Written by `hispec calibrate` on {date}, for {device}, {dtype}, the {stack} stack.
 # Chosen: {winner}.
 # {verdict}
-"""
+{advice}"""
 COMMENTS = {
     "draft": "The level that drafts, and the n-grams that are looked up before.",
     "intermediate": "The level that verifies drafts before the target does.",
@@ -63,8 +64,12 @@ def calibrated_profile(profile: Profile, result: CalibrationResult, environment:
     # First what says that something was measured, last what was: a file that is cut off anywhere is found out.
     measured = {key: data.pop(key) for key in MEASURED if key in data}
     data = {"schema": 1, "calibrated": calibrated} | data | measured
+    said = advice(result)
     header = HEADER.format(
-        **environment, winner=result.winner.describe(result.scorer.builder.target), verdict=verdict(result)
+        **environment,
+        winner=result.winner.describe(result.scorer.builder.target),
+        verdict=verdict(result),
+        advice="" if said is None else f"# {said}\n",
     )
     return header + _commented(data)
 
@@ -126,7 +131,8 @@ def verdict(result: CalibrationResult) -> str:
     """Return the caveat of the check on unseen prompts, and its reliability."""
     few = f" {result.caveat}" if result.caveat else ""
     if result.winner == PLAIN:
-        return f"Speculation does not pay here: plain decoding is the fastest of all that was timed.{few}"
+        fastest = "Speculation does not pay here: plain decoding is the fastest of all"
+        return f"{fastest} that {'was timed' if advice(result) is None else 'could be chosen'}.{few}"
     plain = result.ratio(result.winner, PLAIN)
     said = (
         f"On prompts that it was not calibrated on {plain.value:.2f} times as fast as the target alone{_within(plain)}"
@@ -143,9 +149,25 @@ def verdict(result: CalibrationResult) -> str:
             over = result.ratio(result.winner, one)
             what = one.describe(result.scorer.builder.target) + known_as
             said += f", {over.value:.2f} times as fast as {what}{_within(over)}"
+    if (over_defaults := result.over_defaults) is not None and result.beats_defaults:
+        said += f", {over_defaults.value:.2f} times as fast as hispec without a profile{_within(over_defaults)}"
     if single == result.winner:
         said += "; no hierarchy and no adaptive policy was faster"
     return f"{said}.{few}"
+
+
+def advice(result: CalibrationResult) -> str | None:
+    """Return what to do where the winner is not faster than decoding without a profile, by more than its noise."""
+    over = result.over_defaults
+    if over is None or result.beats_defaults:
+        return None
+    slower = over.ci95 is not None and over.ci95[1] < 1
+    target = result.scorer.builder.target
+    model = shlex.quote(target) if target.isprintable() else "MODEL"  # this is a line of the profile, too
+    return (
+        f"The winner is {'slower' if slower else 'not measurably faster'} than hispec without a profile, "
+        f"{over.value:.2f} times as fast{_within(over)}: use the model without this profile, --model {model}."
+    )
 
 
 def _within(speed: Speed) -> str:

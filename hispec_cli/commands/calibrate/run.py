@@ -14,7 +14,7 @@ from hispec.calibration.job import exits_to_consider, fingerprint, formats_below
 from hispec.calibration.result import CalibrationResult
 from hispec.calibration.run import CalibrationJob, CalibrationRun
 from hispec.calibration.search import PLAIN, SearchSpace
-from hispec.calibration.writing import calibrated_profile, verdict, write_profile
+from hispec.calibration.writing import advice, calibrated_profile, verdict, write_profile
 from hispec.counts import counted
 from hispec.datasets import Loaded
 from hispec.errors import UsageError
@@ -108,6 +108,8 @@ def _finish(request: CalibrateRequest, engine: Engine, job: CalibrationJob, resu
     """Show the result, then write the profile and the report, so that a full disk does not hide the result."""
     show_result(job, result)
     say(verdict(result))
+    if (said := advice(result)) is not None:
+        say(said, "yellow")
     path, report, environment = request.profile, request.report, _environment(engine, job, request.rows)
     write_profile(path, calibrated_profile(engine.profile, result, environment, path.stem))
     if report is not None:

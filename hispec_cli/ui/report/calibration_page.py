@@ -9,7 +9,7 @@ from typing import Any
 from hispec.calibration.result import CalibrationResult
 from hispec.calibration.run import PHASES, CalibrationJob
 from hispec.calibration.timing import Speed
-from hispec.calibration.writing import verdict
+from hispec.calibration.writing import advice, verdict
 from hispec.counts import counted
 from hispec_cli.ui.calibration_panels import UNICODE, heat, row_name
 from hispec_cli.ui.calibration_state import ADAPTIVE, CalibrationState, CandidateStatus, CellKey
@@ -87,6 +87,7 @@ def to_html(
         draw_calibration(result, finalists),
         target=job.target,
         verdict=verdict(result),
+        advice=advice(result),
         winner=result.winner.describe(job.target),
         ties=[tie.describe(job.target) for tie in result.ties],
         columns=["adaptive" if period == ADAPTIVE else str(period) for period in state.periods],

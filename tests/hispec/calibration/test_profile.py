@@ -13,13 +13,14 @@ from hispec.calibration.recording import LevelSpec
 from hispec.calibration.result import CalibrationResult
 from hispec.calibration.search import PLAIN, Configuration, HierarchyBuilder, Scorer, SearchResult
 from hispec.calibration.timing import TimedAnswer, Timings
-from hispec.calibration.writing import calibrated_profile, verdict, write_profile
+from hispec.calibration.writing import advice, calibrated_profile, verdict, write_profile
 from hispec.errors import ProfileError
 from hispec.profile import Profile, TargetSection, calibrated_elsewhere, read_profile
 
 SINGLE = Configuration((LevelSpec("random", 2),), (6,))
 STATIC = Configuration((LevelSpec("random", 1), LevelSpec("random", 3)), (2, 8))
 ADAPTIVE = Configuration((LevelSpec("random", 1), LevelSpec("random", 3)))
+DEFAULTS = Configuration((LevelSpec("random", 6, weights="int4"),), (), (4, 8), uncalibrated=True)
 PROFILE = Profile(name="mine", target=TargetSection(model="random"), description="a: [test]")
 HERE = {"date": "2026-01-01", "device": "cpu", "dtype": "float32", "stack": "fused", "threads": 2}
 
@@ -28,13 +29,16 @@ HERE = {"date": "2026-01-01", "device": "cpu", "dtype": "float32", "stack": "fus
 def result_of(stack, recorded, costs):
     """Makes the result of a calibration that some configuration won."""
 
-    def make(winner, faster=2.0, prompts=12):
+    def make(winner, faster=2.0, prompts=12, defaults=None):
         scorer = Scorer(
             HierarchyBuilder({"random": stack}, "random"), recorded, costs, (), Fitter(recorded.texts, ("margin",))
         )
         scores = [scorer.score(one, recorded.texts) for one in (PLAIN, SINGLE, STATIC, ADAPTIVE)]
         configurations = list(dict.fromkeys([winner, SINGLE, PLAIN]))
         speed = {PLAIN: 1.0, SINGLE: 1.5} | {winner: faster}
+        if defaults is not None:
+            configurations.append(DEFAULTS)
+            speed[DEFAULTS] = defaults
         rng = Random(0)
         check = Timings(
             configurations,
@@ -118,6 +122,44 @@ def test_the_adaptive_policy_knows_again_what_was_measured(written, result_of, s
 
 def test_speculation_that_does_not_pay_is_said(result_of):
     assert "does not pay" in verdict(result_of(PLAIN, faster=3.0))
+
+
+@pytest.mark.parametrize(
+    ("winner", "defaults", "said"),
+    [
+        (STATIC, 2.5, "slower than hispec without a profile, 0.8"),
+        (STATIC, 2.0, "not measurably faster than hispec without a profile, 1.0"),
+        (PLAIN, 2.5, "slower than hispec without a profile, 0.8"),
+        (STATIC, 1.6, None),
+        (STATIC, None, None),
+    ],
+)
+def test_a_winner_that_is_not_faster_than_the_defaults_is_said_with_what_to_do(result_of, winner, defaults, said):
+    result = result_of(winner, defaults=defaults)
+    text = calibrated_profile(PROFILE, result, HERE, "new")
+    header, told = text.partition("schema:")[0], yaml.safe_load(text)["calibrated"]["over"]
+    assert ("defaults" in told) == (defaults is not None)
+    if defaults is not None:
+        assert told["defaults"]["what"] == "n-grams of up to 4 draft 8, exit 6 int4 > target, no profile"
+        assert told["defaults"]["value"] == pytest.approx(2.0 / defaults, rel=0.05)
+    if said is None:
+        assert advice(result) is None and "without this profile" not in header
+        assert ("times as fast as hispec without a profile (1.2" in verdict(result)) == (defaults is not None)
+    else:
+        line = advice(result)
+        assert said in line and line.endswith("use the model without this profile, --model random.")
+        assert f"# {line}\n" in header and "hispec without" not in verdict(result)
+        assert "of all that was timed" not in verdict(result)
+
+
+def test_of_one_prompt_nobody_knows_whether_the_winner_is_faster_than_the_defaults(result_of):
+    assert "not measurably faster" in advice(result_of(STATIC, prompts=1, defaults=1.6))
+
+
+def test_the_name_of_a_model_does_not_end_the_line_of_advice(result_of):
+    result = result_of(STATIC, defaults=2.5)
+    result.scorer.builder.target = "random\ndraft: {}"
+    assert "\n" not in advice(result) and "--model MODEL." in advice(result)
 
 
 @pytest.mark.parametrize("prompts", [1, 2, 9, 10])

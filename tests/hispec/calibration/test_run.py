@@ -16,15 +16,20 @@ from hispec.calibration.run import CalibrationJob, CalibrationRun, Phase, Planne
 from hispec.calibration.search import PLAIN, Configuration, HierarchyBuilder, Scorer, SearchSpace, search
 from hispec.calibration.store import CalibrationStore
 from hispec.calibration.timing import TimedAnswer, Timer, Timings, halving
+from hispec.policies.performance_model import UNPREDICTED
+from hispec.policies.prediction import UNCALIBRATED
 
 READERS = tuple(LevelSpec("random", exit_) for exit_ in range(1, 6))
 SPACE = SearchSpace(READERS, draft_tokens=(1, 3), validate_every=(2, 6, 12), ngrams=((2, 3),))
+DEFAULTS = Configuration((LevelSpec("random", 1), LevelSpec("random", 3)), (), (3, 4), uncalibrated=True)
 PROMPTS = [[3, 1, 4, at] for at in range(12)]
 
 
 @pytest.fixture
 def job(stack):
-    return CalibrationJob({"random": stack}, "random", {}, SPACE, PROMPTS, frozenset(), 24, budget=Budget(4.0))
+    return CalibrationJob(
+        {"random": stack}, "random", {}, SPACE, PROMPTS, frozenset(), 24, budget=Budget(4.0), defaults=DEFAULTS
+    )
 
 
 @pytest.fixture
@@ -42,7 +47,8 @@ def test_a_whole_calibration(job, tmp_path):
     assert sum(isinstance(step, Replayed) for step in seen) == result.scorer.scored
     assert any(isinstance(step, Timed) for step in seen)
     assert result.winner in result.check.configurations
-    assert PLAIN in result.check.configurations
+    assert {PLAIN, DEFAULTS} <= set(result.check.configurations)
+    assert DEFAULTS not in result.timings.configurations and result.winner != DEFAULTS
     assert result.timings.differing() == result.check.differing() == 0
     assert result.agreement[LevelSpec("random", 6)] == 1.0
     assert result.agreement[READERS[-1]] > result.agreement[READERS[0]]
@@ -65,7 +71,7 @@ def test_loading_counts_and_what_cannot_be_kept_is_done_with_the_least(job, tmp_
     result = CalibrationRun(job, tmp_path, seen.append).run()
     first, plan = [step for step in seen if isinstance(step, Planned)]
     assert seen.index(first) == 1 and first.tokens is None and first.least > 0
-    assert plan == Planned(16, (8 + 16 + 6) * 16.0)
+    assert plan == Planned(16, (8 + 16 + 2 * 4 + 1) * 16.0)
     assert {max_new_tokens for max_new_tokens, _ in asked} == {16}
     if gone:
         assert len(result.scorer.recorded.texts) == 8
@@ -88,6 +94,40 @@ def test_answers_are_as_long_as_the_budget_allows_and_stay_so_when_it_goes_on(jo
     assert planned(9000.0, 0.1) == (40, 40)
     CalibrationRun(job, tmp_path)  # started again
     assert planned(9000.0, 0.1) == (256, 256)
+
+
+def test_the_defaults_begin_where_no_calibration_and_no_cache_has_helped_them(scorer, monkeypatch):
+    def cached(*_):
+        raise AssertionError("the user's cache")
+
+    monkeypatch.setattr("hispec.step_timing.remembered", cached)
+    monkeypatch.setattr("hispec.step_timing.remember", cached)
+    scorer.builder.translators = {("random", 1): object()}
+    known, calibrated = (scorer.performance_model(replace(DEFAULTS, uncalibrated=one)) for one in (True, False))
+    assert set(known.predictors.values()) <= {UNCALIBRATED, UNPREDICTED}
+    assert UNCALIBRATED not in calibrated.predictors.values()
+    hierarchy = scorer.builder.hierarchy(DEFAULTS)
+    assert [level.translator for level in hierarchy.levels] == [None] * len(hierarchy)
+    assert scorer.builder.hierarchy(replace(DEFAULTS, uncalibrated=False)).levels[1].translator is not None
+
+
+def test_the_defaults_are_timed_and_never_win(job, recorded, tmp_path, monkeypatch):
+    asked = []
+
+    def answer(self, configuration, prompt):
+        asked.append((configuration, tuple(prompt)))
+        return [*range(20)], 20 / (90.0 if configuration == DEFAULTS else 60.0 - 10 * len(configuration.specs))
+
+    monkeypatch.setattr(CalibrationRun, "recorded", lambda self: recorded)
+    monkeypatch.setattr(Timer, "answer", answer)
+    result = CalibrationRun(job, tmp_path / "run").run()
+    assert (result.winner, result.beats_defaults) == (PLAIN, False)
+    assert result.over_defaults.value == pytest.approx(60 / 90)
+    session = CalibrationRun(job, tmp_path / "prompts")
+    by_defaults = [prompt for configuration, prompt in asked if configuration == DEFAULTS]
+    assert by_defaults[0] == tuple(session._own[0]), "one answer that is not timed"
+    assert set(by_defaults[1:]) <= set(map(tuple, session._unseen)) and len(by_defaults) > 2
+    assert {answer.prompt for answer in result.check.answers} <= set(range(len(session._unseen)))
 
 
 def test_all_prompts_to_check_with_are_new(job, tmp_path):
