@@ -16,7 +16,7 @@ from hispec.machine import Device, device_named, packs_as_float16, together
 from hispec.models.checkpoint import Checkpoint, checkpoints_of
 from hispec.models.checkpoint_files import CONFIG
 from hispec.models.config import ModelConfig, read_config
-from hispec.models.dtypes import FLOATS, STORED, bits_per_weight, packed_float16
+from hispec.models.dtypes import FLOATS, STORED, bits_per_weight, heads_in_8_bits, packed_float16
 from hispec.models.families import FAMILIES
 from hispec.models.tensors import Tensors
 from hispec.profile import Profile, copies_of
@@ -294,14 +294,15 @@ class _Estimate:
 
     @property
     def _copies(self) -> int:
-        """Return bytes of the quantized weights that levels read: the layers up to the deepest exit, and a whole head."""
+        """Return bytes of the quantized weights that levels read: the layers up to the deepest exit, and perhaps a head."""
         config = self.config
         if self.checkpoint.name != self.profile.target.model:
             return 0
         head, bits = config.vocab_size * config.hidden_size, 0.0
         for quantization, layers in copies_of(self.profile, self.settings.mode, config.num_layers).items():
             bits += layers * self._bits_of_layer(quantization)
-            bits += head * bits_per_weight(quantization, config.hidden_size, self.device, config.vocab_size)
+            if heads_in_8_bits(self.device):
+                bits += head * bits_per_weight("int8", config.hidden_size, self.device, config.vocab_size)
         return int(bits) // 8
 
     def _bits_of_layer(self, quantization: str) -> float:

@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from hispec.counts import counted
 from hispec.errors import UsageError
-from hispec.models.dtypes import GROUP
+from hispec.models.dtypes import GROUP, heads_in_8_bits
 from hispec.models.quantized import TINY, rounded
 from hispec.models.stack import LayerStack
 from hispec.precedence import Agreement
@@ -180,7 +180,7 @@ class _Segments:
 
 
 class _Copies:
-    """The quantized copies of the layers and the head that the full weights would give.
+    """The quantized copies of the layers, and perhaps of the head, that the full weights would give.
 
     A copy is evaluated by replacing one full layer after the other by its quantized values.
     """
@@ -191,7 +191,7 @@ class _Copies:
         for name, part in parts.items():
             if name.startswith("model.layers.") and part.dim() == 2:
                 self._layers[int(name.split(".")[2])].append(part)
-        self._head = [_head_of(parts)]
+        self._head = [_head_of(parts)] if heads_in_8_bits(stack.device.type) else []
 
     def tune(self, quantization: Quantization, wanted: float, texts: Sequence[Tensor]) -> None:
         """Move the weights towards values that a copy can represent until it agrees on the wanted share.
@@ -214,12 +214,12 @@ class _Copies:
         for layer, parts in enumerate(self._layers):
             with _in_place(parts, quantization):
                 states = [self._stack.run(each, layer, layer + 1, 0) for each in states]
-        with _in_place(self._head, quantization):
+        with _in_place(self._head, "int8"):
             return _share([_argmax(self._stack, each) == best for each, best in zip(states, own, strict=True)])
 
     def _move(self, quantization: Quantization, to: float) -> None:
         """Scale the distance of each weight from a number that the copy can represent."""
-        for part in (*chain.from_iterable(self._layers), *self._head):
+        for part in chain.from_iterable(self._layers):
             for piece in _pieces(part):
                 held = _holdable(piece) if quantization == "int4" else rounded(piece, quantization)
                 piece.copy_(held + to * (piece - held))

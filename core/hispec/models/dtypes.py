@@ -43,6 +43,18 @@ def dtype_of_blocks(hidden: int, device: str) -> str:
     return "bfloat16" if device != "cpu" or (hidden >= BFLOAT16_FROM and fast) else "float32"
 
 
+def heads_in_8_bits(device: str) -> bool:
+    """Return whether copies have heads of their own, in 8 bits whatever their layers have; elsewhere they read the target's.
+
+    Where the vocabulary is large, a 4-bit head costs more agreement than all 4-bit layers do. An 8-bit one is worth its
+    memory where integer products are fast and exact, which takes VNNI; see docs/performance.md.
+
+    Args:
+        device: the kind of device, or its name.
+    """
+    return device == "cpu" and "avx512_vnni" in processor_flags()
+
+
 def packed_int8(inputs: int, outputs: int) -> int:
     """Return the bytes of an 8-bit matrix as fbgemm packs it on this processor: in blocks, and 16 bytes for each output.
 

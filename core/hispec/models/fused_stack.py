@@ -112,13 +112,12 @@ class FusedStack:
         return self._weights.nbytes
 
     def quantized(self, quantization: Quantization, layers: int | None = None) -> "FusedStack":
-        """Return a stack that reads quantized copies of the first layers' weights and the head's, and shares the
-        cache.
+        """Return a stack that reads quantized copies of the first layers' weights, and shares the cache.
 
         See `LayerStack.quantized`. The copy shares embedding, norms, biases and all tables.
 
         Its matrices are made one after the other. One is multiplied by its full weights where a pass has so many rows
-        that they are faster. Its head is the whole model's.
+        that they are faster. Its head is the whole model's, or a copy of that in 8 bits; see `heads_in_8_bits`.
         """
         layers = self.num_layers if layers is None else layers
         known = self._copies.get(quantization)

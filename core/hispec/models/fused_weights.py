@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hispec.limits import WIDEST
 from hispec.models.config import ModelConfig
+from hispec.models.dtypes import heads_in_8_bits
 from hispec.models.kernels import Costs, quantize
 from hispec.models.linear import Linear, PackedLinear, packing, right_factor
 from hispec.models.quantized import Int4Linear, QuantizedLinear
@@ -144,19 +145,19 @@ class FusedWeights:
         """Return the weights with quantized copies of the matrices, which are made one after the other.
 
         Embedding, norms and biases are shared, and so are the full matrices, for passes so wide that they are the
-        faster.
+        faster. The head is the same one, or a copy in 8 bits; see `heads_in_8_bits`.
 
         Args:
             quantization: format of the copies.
             layers: the number of the model's first layers that are copied; by default all.
         """
-        make = partial(quantize, quantization=quantization, beside=True, agree=self._agree)
+        make = partial(quantize, beside=True, agree=self._agree)
         made = copy(self)
         made.quantization, made._packing = quantization, None
         own = self.layers if layers is None else self.layers[: layers - self.span.start]
-        made.layers = [layer.converted(make) for layer in own]
-        if self._has_tables:
-            made.head = make(self.head)
+        made.layers = [layer.converted(partial(make, quantization=quantization)) for layer in own]
+        if self._has_tables and heads_in_8_bits(self.device.type):
+            made.head = make(self.head, "int8")
         made.parts = self._unconverted()
         return made
 
@@ -169,8 +170,8 @@ class FusedWeights:
         matrix = right_factor(len(dense), len(ids), dense.dtype, dense.device).zero_()
         matrix[:, own] = dense[:, ids[own] - self.token_ids.start]
         linear = Linear(self.shard.sum(matrix.t().contiguous()).t())
-        if self.quantization is not None:
-            return quantize(linear, self.quantization, agree=self._agree)
+        if isinstance(self.head, QuantizedLinear):
+            return quantize(linear, self.head.quantization, agree=self._agree)
         return type(self.head)(linear) if isinstance(self.head, PackedLinear) else linear
 
     @property

@@ -45,11 +45,13 @@ class QuantizedLinear(Linear):
         bias: [out].
 
     Attributes:
+        quantization: format of the weights.
         kernel: name of what multiplies.
         wide: the full weights, which multiply more rows than `narrow`; None where there are none.
         narrow: the most rows that the quantized weights multiply where there are full ones.
     """
 
+    quantization: Quantization = "int8"
     kernel: str
 
     def __init__(self, bias: Tensor | None) -> None:
@@ -292,6 +294,8 @@ class Int4Linear(QuantizedLinear):
     Raises:
         UnavailableError: the device has no kernel for them.
     """
+
+    quantization: Quantization = "int4"
 
     def __init__(
         self, codes: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None = None, inputs: int | None = None

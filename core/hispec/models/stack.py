@@ -96,7 +96,7 @@ class LayerStack(Protocol):
         ...
 
     def quantized(self, quantization: Quantization, layers: int | None = None) -> "LayerStack":
-        """Return a stack that reads quantized copies of the first layers' weights and the head's, and shares the cache.
+        """Return a stack that reads quantized copies of the first layers' weights, and shares the cache.
 
         One that was made before is returned again, if it is deep enough.
 

@@ -70,8 +70,7 @@ class StagedStack:
         return {name: part for stage in self.stages for name, part in stage.parts.items()}
 
     def quantized(self, quantization: Quantization, layers: int | None = None) -> "StagedStack":
-        """Return a stack that reads quantized copies of the first layers' weights and the head's, and shares the
-        cache.
+        """Return a stack that reads quantized copies of the first layers' weights, and shares the cache.
 
         See `LayerStack.quantized`. Every device has its own part of the copy.
         """
