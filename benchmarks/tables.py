@@ -183,6 +183,29 @@ def copies(results: Results) -> str:
     return rows_of(["copy", "added, MB", "estimate, MB", "estimate / added", "over the process without it"], cells)
 
 
+def heads(results: Results) -> str:
+    """Return the share of tokens that copies with several heads name as the target does, by model, text and layers."""
+    names = list(next(iter(results[0][1]["texts"]["chat"]["agreement"].values())))
+    rows = []
+    for _, record in results:
+        for text, found in record["texts"].items():
+            for layers, own in found["agreement"].items():
+                shares = [f"{own[name]['value']:.3f}".removeprefix("0") for name in names]
+                rows.append([f"{record['model']}, {text}, {layers} layers", *shares])
+    return rows_of(["head", *names], rows)
+
+
+def costs_of_heads(results: Results) -> str:
+    """Return the milliseconds of heads by shape, weights and number of rows."""
+    ((_, record),) = results
+    cells = (
+        [f"{shape}: {name}", *[f"{time:,.{1 + (time < 1)}f}" for time in times]]
+        for shape, kinds in record["milliseconds"].items()
+        for name, times in kinds.items()
+    )
+    return rows_of(["milliseconds", *[f"{count} row{'s' * (count != 1)}" for count in record["rows"]]], cells)
+
+
 def engine(results: Results) -> str:
     """Return the arms of one run of `engine.py`, beside what the memory allows."""
     ((_, record),) = results
@@ -228,7 +251,8 @@ def rows(results: Results) -> str:
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "bench": bench, "changing": changing, "copies": copies, "defaults": defaults, "engine": engine, "full": full,
-    "levels": levels, "replayed": replayed, "rows": rows, "speedups": speedups,
+    "heads": heads, "head_costs": costs_of_heads, "levels": levels, "replayed": replayed, "rows": rows,
+    "speedups": speedups,
     "widths": widths,
 }  # fmt: skip
 

@@ -72,3 +72,12 @@ def test_8_bit_matrices_are_padded_as_the_processor_has_them(monkeypatch, flags,
     large = dtypes.bits_per_weight("int8", 576, outputs=48 * 2048)  # whose padding is never touched
     assert large == pytest.approx(8 * (of_large + 16) / 576)
     assert dtypes.bits_per_weight("int8", 576, "cuda:0") == pytest.approx(8 + 32 / 576)
+
+
+@pytest.mark.parametrize(
+    ("flags", "device", "own"),
+    [({"avx2"}, "cpu", False), ({"avx512_vnni"}, "cpu", True), ({"avx512_vnni"}, "cuda", False)],
+)
+def test_copies_have_heads_of_their_own_where_the_processor_has_vnni(monkeypatch, flags, device, own):
+    monkeypatch.setattr(dtypes, "processor_flags", lambda: flags)
+    assert dtypes.heads_in_8_bits(device) == own

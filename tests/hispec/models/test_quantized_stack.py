@@ -9,13 +9,14 @@ from safetensors.torch import save_file
 from hispec.decoding.decoder import Decoder
 from hispec.decoding.hierarchy import Hierarchy, Level
 from hispec.decoding.sampling import Sampling
-from hispec.models import fused_weights
+from hispec.models import dtypes, fused_weights
 from hispec.models.checkpoint import Checkpoint
 from hispec.models.config import parse_config
 from hispec.models.dtypes import bits_per_weight
 from hispec.models.fused_stack import FusedStack
 from hispec.models.fused_weights import MATRICES, FusedWeights
 from hispec.models.graphs import with_graphs
+from hispec.models.kernels import quantize
 from hispec.models.linear import Linear, PackedLinear
 from hispec.models.loading import load_stack
 from hispec.models.placement import Placement
@@ -30,6 +31,13 @@ from tests.support import fused_stack, random_model
 from training.evaluate import held_out_problems
 
 FORMATS = ("int8", "int4")
+
+
+@pytest.fixture(params=[False, True], ids=["", "vnni"])
+def own_head(request, monkeypatch):
+    """Whether copies have heads of their own, as on processors with VNNI."""
+    monkeypatch.setattr(dtypes, "processor_flags", lambda: {"avx2", "avx512_vnni"} if request.param else {"avx2"})
+    return request.param
 
 
 def prepared(dtype=torch.bfloat16, family="llama", graphs="off", **changes):
@@ -122,6 +130,7 @@ def test_weights_are_the_same_quantized_while_they_are_read_in_place_or_as_a_cop
     in_place = fused_stack(model)
     in_place._weights.quantize(quantization)
     copy = fused_stack(model).quantized(quantization)
+    copy._weights.head = quantize(copy._weights.head, quantization)  # which copies do not have in 4 bits
     for stack in (read, in_place, copy):
         assert stack.quantization == quantization and stack.quantized_bytes == read.quantized_bytes > 0
         assert all(isinstance(matrix, QuantizedLinear) for matrix in matrices_of(stack._weights))
@@ -207,7 +216,7 @@ def test_one_layer_at_most_is_held_in_full_while_a_target_is_quantized(tmp_path,
 
 
 @pytest.mark.parametrize("quantization", FORMATS)
-def test_a_copy_takes_the_bytes_of_its_estimate_and_no_second_full_one(quantization):
+def test_a_copy_takes_the_bytes_of_its_estimate_and_no_second_full_one(quantization, own_head):
     stack = prepared(torch.float32, hidden_size=64, intermediate_size=256, layers=12, vocab=64)
     inputs = [(64, 64 * 3 // 3), (32, 64), (64, 512), (256, 64)]
     full = sum(part.nbytes for part in stack.parts.values())
@@ -216,11 +225,12 @@ def test_a_copy_takes_the_bytes_of_its_estimate_and_no_second_full_one(quantizat
     copy = stack.quantized(quantization)
     taken = alive() - before
     expected = sum(a * b * bits_per_weight(quantization, a, outputs=b) / 8 for a, b in inputs) * 12
-    expected += 64 * 64 * bits_per_weight(quantization, 64, outputs=64) / 8
+    expected += own_head * 64 * 64 * bits_per_weight("int8", 64, outputs=64) / 8
     assert copy.quantized_bytes == expected
     assert taken <= 1.05 * expected + 8192 and taken < 0.32 * full  # the kernel's own memory is none of torch's
-    for own, other in zip(matrices_of(stack._weights), matrices_of(copy._weights), strict=True):
-        assert other.wide is own
+    *layers, head = zip(matrices_of(stack._weights), matrices_of(copy._weights), strict=True)
+    assert all(other.wide is own for own, other in layers)
+    assert head[0] is (head[1].wide if own_head else head[1])
     assert copy._weights.embedding is stack._weights.embedding
     assert copy._weights.layers[3].mlp_norm is stack._weights.layers[3].mlp_norm
 
@@ -229,7 +239,8 @@ def test_full_weights_are_packed_before_copies_refer_to_them():
     stack = fused_stack(random_model("llama").to(torch.bfloat16))
     copy = stack.quantized("int4")
     stack.prepare("auto")
-    assert all(type(matrix.wide) is type(stack._weights.head) for matrix in matrices_of(copy._weights))
+    *layers, head = matrices_of(copy._weights)
+    assert head is stack._weights.head and all(type(matrix.wide) is type(head) for matrix in layers)
     assert isinstance(stack._weights.head, PackedLinear | Linear)
 
 
@@ -245,13 +256,41 @@ def test_a_copy_may_have_the_first_layers_only():
 
 @torch.inference_mode()
 @pytest.mark.parametrize("quantization", FORMATS)
-def test_a_copy_of_reduced_words_reads_the_rows_of_its_own_head(quantization):
+def test_a_copy_of_reduced_words_reads_the_rows_of_its_head(quantization, own_head):
     copy = prepared(torch.float32).quantized(quantization)
     copy.reserve(8)
     ids = torch.tensor([2, 3, 17])
     hidden = copy.run(copy.embed(TEXT[:1]), 0, 4, 0)
-    assert torch.equal(copy.head(hidden, copy.reduce_head(ids)), copy.head(hidden)[:, ids])
-    assert isinstance(copy.reduce_head(ids).linear, QuantizedLinear)
+    torch.testing.assert_close(copy.head(hidden, copy.reduce_head(ids)), copy.head(hidden)[:, ids])
+    assert isinstance(copy.reduce_head(ids).linear, QuantizedLinear) == own_head
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_nothing_that_a_copy_does_with_its_head_changes_the_target(dtype, own_head):
+    stack = prepared(dtype)
+    expected = logits_of(stack, [4] * 12)
+    copy = stack.quantized("int4")
+    with torch.inference_mode():
+        reduced = copy.reduce_head(torch.tensor([2, 3, 17]))
+        hidden = copy.run(copy.embed(TEXT[:1]), 0, 4, 0)
+        for made in (copy.head(hidden), copy.head(hidden, reduced), reduced.linear.dense()):
+            made.zero_()
+    assert torch.equal(logits_of(stack, [4] * 12), expected)
+
+
+@torch.inference_mode()
+def test_the_head_of_a_copy_names_the_targets_token_more_often_than_a_4_bit_one(own_head):
+    """A head of many token ids, of which the two best are often close."""
+    model = random_model("llama", max_position_embeddings=512, vocab=4096, hidden_size=64, layers=2)
+    stack = fused_stack(model)
+    copy, ids = stack.quantized("int4"), torch.arange(5, 4000, 20).tolist()
+    stack.reserve(len(ids))
+    hidden = stack.run(stack.embed(ids), 0, 2, 0)
+    best = stack.head(hidden).argmax(-1)
+    found = [(copy.head(row[None]).argmax(-1) == token).item() for row, token in zip(hidden, best, strict=True)]
+    copy._weights.head = quantize(stack._weights.head, "int4")
+    in_4_bits = (copy.head(hidden).argmax(-1) == best).float().mean()
+    assert torch.tensor(found).float().mean() > in_4_bits + 0.03
 
 
 @torch.inference_mode()
