@@ -39,6 +39,12 @@ PASSES = 10
 Head = Callable[[Tensor], Tensor]
 
 
+def linear_of_4_bits(weights: Tensor) -> Int4Linear:
+    """Return a matrix [out, in] in 4 bits."""
+    codes, scales, zeros = by_chunks(weights, quantize_int4)
+    return Int4Linear(codes, scales, zeros, None, weights.shape[1])
+
+
 def heads_of(weights: Tensor, full: Head) -> dict[str, Head]:
     """Return the heads that are compared, by name.
 
@@ -46,7 +52,7 @@ def heads_of(weights: Tensor, full: Head) -> dict[str, Head]:
         weights: the full head's, [vocab, hidden].
         full: the target's own head.
     """
-    in_4_bits = Int4Linear(*by_chunks(weights, quantize_int4), inputs=weights.shape[1])
+    in_4_bits = linear_of_4_bits(weights)
     codes, scales = by_chunks(weights, quantize_int8)
     matrix = codes.t().float() * scales
 
@@ -123,7 +129,7 @@ def milliseconds(inputs: int, outputs: int) -> dict[str, list[float]]:
         return partial(torch._weight_int8pack_mm, mat2=codes, scales=scales.to(dtype))
 
     kernels: dict[str, tuple[Callable[[], Head], torch.dtype]] = {
-        "4 bits": (lambda: Int4Linear(*by_chunks(weights, quantize_int4), inputs=inputs), torch.bfloat16),
+        "4 bits": (lambda: linear_of_4_bits(weights), torch.bfloat16),
         "8 bits, integer activations": (lambda: Int8Linear(codes, scales), torch.float32),
         "8 bits, activations in bfloat16": (partial(packed, torch.bfloat16), torch.bfloat16),
         "8 bits, activations in float32": (partial(packed, torch.float32), torch.float32),
