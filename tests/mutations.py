@@ -295,6 +295,20 @@ MUTATIONS = (
         ROWS,
     ),
     Mutation(
+        "wide counts that are tried at their first places only",
+        "../models/rows.py",
+        "    if not narrow or narrow == tuple(counts):",
+        "    if counts:",
+        ROWS,
+    ),
+    Mutation(
+        "packed weights whose row counts are taken for equal",
+        "../models/linear.py",
+        "        return equal_counts(compute, candidates, len(text))",
+        "        return candidates",
+        "../models/test_linear.py",
+    ),
+    Mutation(
         "attention that looks as far as the pass reaches",
         "../models/rows.py",
         "return end if self.free else",
