@@ -24,7 +24,7 @@ from math import inf
 
 from hispec.policies.base import MIN_PROBABILITY, Draft, Policy, Step, Verify
 from hispec.policies.confidence import Confidence
-from hispec.policies.performance_model import PerformanceModel
+from hispec.policies.performance_model import TRIAL, PerformanceModel
 from hispec.policies.prediction import probability_of
 from hispec.policies.step_costs import MAX_WAITING, ActiveLevels, Pair
 
@@ -39,6 +39,9 @@ PRIOR_TOKENS = 40.0
 
 RESELECT_AFTER = 8
 """The number of committed tokens after which the active levels are chosen again."""
+
+STOP_TRIAL_AFTER = 2
+"""The number of committed tokens after which a trial ends if the levels on trial are slower than the target alone."""
 
 
 class StageThroughput:
@@ -136,7 +139,7 @@ class AdaptivePolicy(Policy):
 
     def next_step(self, verified: Sequence[int], may_draft: bool) -> Step:
         """Return the verification that is due by the stages' limits, else a draft by the lowest active level."""
-        if verified[0] == verified[-1] and self._committed >= RESELECT_AFTER:
+        if verified[0] == verified[-1] and self._is_to_reselect():
             self._select_levels()
         waiting = [(stage, verified[stage.pair[0]] - verified[stage.pair[1]]) for stage in self._stages]
         for stage, tokens in waiting:
@@ -230,16 +233,30 @@ class AdaptivePolicy(Policy):
         self._model.relative[self._active].update(tokens, self._spent * self._expected)
         self._committed, self._spent = self._committed + tokens, 0.0
 
+    def _is_to_reselect(self) -> bool:
+        """Return whether to choose the active levels again."""
+        if self._committed >= RESELECT_AFTER:
+            return True
+        on_trial = len(self._active) > 1 and self._tried <= TRIAL
+        return on_trial and self._committed >= STOP_TRIAL_AFTER and self._model.is_slow(self._active)
+
     def _select_levels(self) -> None:
         """Activate the levels with the highest expected throughput."""
-        self._model.decay(self._committed, self._active)
-        self._activate(self._model.fastest_levels())
+        model, before = self._model, self._active
+        model.decay(self._committed, before)
+        self._tried += self._committed
+        chosen = model.fastest_levels()
+        if self._tried > TRIAL:
+            model.end_trial(before, failed=False)
+        elif len(chosen) == 1 < len(before):
+            model.end_trial(before, failed=True)
+        self._activate(chosen)
 
     def _activate(self, active: ActiveLevels) -> None:
         """Activate some levels."""
         throughputs = self._model.expected(active)
         if active != self._active:
-            self._active = active
+            self._active, self._tried = active, 0
             self._stages = [
                 Stage(pair, StageThroughput(throughput))
                 for pair, throughput in zip(pairwise(active), throughputs, strict=False)

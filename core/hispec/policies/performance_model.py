@@ -19,6 +19,16 @@ DECAY, DECAY_INACTIVE = 0.995, 0.998
 """The factor on the weight of observations for every token that the target commits: half of it is left after 140, and of
 those of levels that were not active, after 350."""
 
+TRIAL = 32
+"""The number of committed tokens up to which active levels are on trial. They fail if the target alone replaces them by
+then.
+"""
+
+SLOWER = 2
+"""The factor by which a failed trial slows the decay of what is known of levels while the target writes alone, and so puts
+off the next trial. A larger one finds out late that a text has changed its character.
+"""
+
 PRIOR_NGRAM_GAIN = 1.05
 """The factor on the throughput of the verifying level that n-gram drafts are expected to give, before any was seen."""
 
@@ -45,6 +55,7 @@ class PerformanceModel:
         correction: the observed correction of step costs.
         relative: the observed throughput relative to the expected one, by active levels.
         gain: the throughput with n-gram drafts relative to that without, by the level that verifies them.
+        failed: the active levels whose last trial failed.
     """
 
     def __init__(
@@ -69,8 +80,11 @@ class PerformanceModel:
         self.gain = {level: RelativeThroughput(PRIOR_NGRAM_GAIN) for level in range(levels)}
         self.choices = tuple(choices) or tuple(all_active_levels(levels))
         self.relative = {active: RelativeThroughput() for active in self.choices}
+        self.failed: set[ActiveLevels] = set()
         self.throughputs = {active: self.expected(active)[-1] for active in self.choices}
         """The throughput that is expected before anything was observed, by active levels."""
+        self._failed_parts: set[Pair | int] = set()
+        """The pairs and levels of active levels that failed, and of no others."""
         for active, throughput in (throughputs or {}).items():
             if active in self.relative:
                 self.relative[active] = RelativeThroughput(throughput / self.throughputs[active])
@@ -129,21 +143,40 @@ class PerformanceModel:
 
     def fastest_levels(self) -> ActiveLevels:
         """Return the active levels with the highest throughput, by optimistic estimates."""
-        return max(
-            self.choices, key=lambda active: self.relative[active].mean * self.expected(active, optimistic=True)[-1]
-        )
+        return max(self.choices, key=self._optimistic_throughput)
+
+    def _optimistic_throughput(self, active: ActiveLevels) -> float:
+        """Return the throughput that observations so far let expect of active levels, by optimistic estimates."""
+        return self.relative[active].mean * self.expected(active, optimistic=True)[-1]
 
     def decay(self, tokens: int, active: ActiveLevels) -> None:
         """Let observations decay by a number of committed tokens.
 
         Args:
             tokens: the number of committed tokens.
-            active: the active levels. Observations of others decay slowly, since trying them again costs time.
+            active: the active levels. Observations of others decay slowly, since trying them again costs time; where
+                the target writes alone, those of levels that failed decay even more slowly.
         """
-        observed: set[object] = {active, *pairwise(active), *active}
-        for estimates in (self.acceptance, self.relative, self.gain):
+        observed: set[object] = {active, *_parts(active)}
+        alone = len(active) == 1
+        parts = self._failed_parts
+        for estimates, failed in ((self.acceptance, parts), (self.relative, self.failed), (self.gain, parts)):
             for key, estimate in estimates.items():
-                estimate.decay((DECAY if key in observed else DECAY_INACTIVE) ** tokens)
+                inactive = DECAY_INACTIVE ** (tokens / SLOWER if alone and key in failed else tokens)
+                estimate.decay(DECAY**tokens if key in observed else inactive)
+
+    def end_trial(self, active: ActiveLevels, *, failed: bool) -> None:
+        """Learn whether a trial of active levels failed: see `TRIAL`."""
+        if failed == (active in self.failed):
+            return
+        self.failed ^= {active}
+        others = [choice for choice in self.choices if len(choice) > 1 and choice not in self.failed]
+        left = {part for choice in others for part in _parts(choice)}
+        self._failed_parts = {part for choice in self.failed for part in _parts(choice)} - left
+
+    def is_slow(self, active: ActiveLevels) -> bool:
+        """Return whether active levels are slower than the target alone, by an optimistic estimate."""
+        return self._optimistic_throughput(active) < self._optimistic_throughput((self.levels - 1,))
 
     def _best_throughput(self, pair: Pair, mean: float, each: float) -> float:
         """Return the throughput of a stage at the best fixed number of draft tokens.
@@ -156,6 +189,11 @@ class PerformanceModel:
             (1 - mean ** (count + bonus)) / (1 - mean) / (count * each + self.verify_cost(pair, count))
             for count in DRAFT_LENGTHS
         )
+
+
+def _parts(active: ActiveLevels) -> set[Pair | int]:
+    """Return the pairs and levels that decoding with active levels observes."""
+    return {*pairwise(active), *active}
 
 
 def _verify_kind(level: int, rows: int) -> StepKind:

@@ -12,6 +12,7 @@ from hispec.decoding.sampling import Sampler, Sampling
 from hispec.decoding.state import DecodingState
 from hispec.events import Drafted, Verified
 from hispec.policies import adaptive
+from hispec.policies import performance_model as performance_models
 from hispec.policies.adaptive import AdaptivePolicy
 from hispec.policies.base import Draft, Verify
 from hispec.policies.estimates import CostCorrection
@@ -188,6 +189,59 @@ def test_the_target_alone_takes_over_where_drafts_are_rejected_and_hands_back_la
     assert all(active == (1,) for at, active in taken.items() if 60 < at < 100), "within a few dozen tokens"
     assert sum(active == (0, 1) for at, active in taken.items() if 60 < at < 300) < 40, "it is tried now and then"
     assert taken[max(taken)] == (0, 1)
+
+
+def share_on_trial(policy, tokens=3000):
+    """Return the share of an answer's tokens that are written while a level that is never right is active."""
+    return sum(len(active) > 1 for _, active in answer(policy, lambda at: False, tokens)) / tokens
+
+
+def test_a_trial_ends_as_soon_as_it_has_failed_and_not_sooner(monkeypatch):
+    short = share_on_trial(single())
+    monkeypatch.setattr(adaptive, "STOP_TRIAL_AFTER", 99)
+    long = share_on_trial(single())
+    assert 0 < short < 0.9 * long
+    monkeypatch.undo()
+    kept = [*answer(single(), lambda at: at % 9)]
+    monkeypatch.setattr(adaptive, "STOP_TRIAL_AFTER", 99)
+    assert kept == [*answer(single(), lambda at: at % 9)], "it pays"
+
+
+def test_trials_are_rarer_where_the_last_one_failed_and_that_is_known_in_the_next_answer(monkeypatch):
+    model = single()._model
+    shares = [share_on_trial(AdaptivePolicy(model)) for _ in range(2)]
+    assert model.failed == {(0, 1)}
+    monkeypatch.setattr(performance_models, "SLOWER", 1)
+    model = single()._model
+    assert all(2 * rarer < share_on_trial(AdaptivePolicy(model)) for rarer in shares)
+
+
+def test_levels_that_are_kept_have_not_failed():
+    policy = single()
+    for _ in answer(policy, lambda at: at > 300, 1000):
+        pass
+    assert policy.active == (0, 1) and policy._model.failed == set()
+
+
+def test_what_is_known_of_levels_that_failed_decays_slowly_while_the_target_writes_alone():
+    pairs = ((0, 1), (0, 2), (1, 2))
+    known = PerformanceModel(3, costs_of(3, [0.1, 0.5, 1.0], dict.fromkeys(pairs, 1.0)), dict.fromkeys(pairs, CHANCE))
+    watched = known.relative[1, 2], known.acceptance[1, 2], known.relative[0, 1, 2]
+
+    def left(active):
+        for one in watched:
+            one._denominator = 100.0
+        known.decay(347, active)
+        return [round(one._denominator) for one in watched]
+
+    assert left((2,)) == [50, 50, 50]
+    known.end_trial((1, 2), failed=True)
+    assert left((2,)) == [71, 50, 50], "(0, 1, 2) has not failed"
+    known.end_trial((0, 1, 2), failed=True)
+    assert left((2,)) == [71, 71, 71]
+    assert left((0, 2)) == [50, 50, 50]
+    known.end_trial((1, 2), failed=False)
+    assert left((2,)) == [50, 50, 71]
 
 
 def test_what_is_learned_in_one_answer_is_known_in_the_next():
