@@ -33,7 +33,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     agreement.POSITIONS = args.positions
-    profile = profile_for_model(args.model, 16, *(int(at) for at in args.exits.split(",")))
+    draft, intermediate = (int(at) for at in args.exits.split(","))
+    profile = profile_for_model(args.model, 16, draft, intermediate)
     engine = Engine.from_profile(
         profile, mode="hispec", dtype=args.dtype, load_format="dummy", dummy_agreement=args.agreement
     )

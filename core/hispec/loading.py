@@ -5,7 +5,7 @@ build: `hispec.models.loading` has both.
 """
 
 import platform
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -18,11 +18,12 @@ from hispec.errors import UnavailableError
 from hispec.generation import GenerationOptions, read_generation_options
 from hispec.grammar_mask import Grammars
 from hispec.levels import check_copies, check_drafter, deepest_exit, open_translators
-from hispec.memory import HUB_TIMEOUT, PROMPT_TOKENS, check_profile, estimate
+from hispec.memory import HUB_TIMEOUT, PROMPT_TOKENS, check_profile, copies_fit, estimate
 from hispec.models.agreement import set_agreement
 from hispec.models.checkpoint import Checkpoint, checkpoints_of
 from hispec.models.download import fetch_weights
 from hispec.models.graphs import GraphedStack, with_graphs
+from hispec.models.kernels import fastest_copy
 from hispec.models.loading import draw_stack, load_stack
 from hispec.models.placement import Placement
 from hispec.models.stack import LayerStack
@@ -34,7 +35,7 @@ from hispec.precedence import complete_settings, read_agreement
 from hispec.profile import Profile, check_depths, exits_of_target, profile_for_model, without_copies
 from hispec.progress import Watch, unwatched
 from hispec.ranks import Ranks, check_ranks
-from hispec.settings import Settings
+from hispec.settings import Quantization, Settings
 from hispec.vocabulary import check_vocabulary
 
 if TYPE_CHECKING:
@@ -131,9 +132,9 @@ def load(
     plan = make_plan(profile, settings, origins, prompt_tokens, force=force)
     check(plan.tokenizer, plan.target.config.context)
     if plan.target.dummy:
-        return with_found_exit(draw(plan), plan)
+        return with_default_levels(draw(plan), plan)
     fetch(plan, watch)
-    return with_found_exit(build(plan, watch), plan)
+    return with_default_levels(build(plan, watch), plan)
 
 
 def make_plan(
@@ -231,24 +232,31 @@ def settled(profile: Profile, settings: Settings, prompt_tokens: int | None = No
     return profile
 
 
-def with_found_exit(models: LoadedModels, plan: Plan) -> LoadedModels:
-    """Return models whose default levels draft with an early exit, if the target turns out to have a usable one."""
+def with_default_levels(models: LoadedModels, plan: Plan) -> LoadedModels:
+    """Return models with the default levels of their target, where its levels are assumed: see `default_profile`."""
     profile, target = models.profile, plan.target
-    drafted = profile.draft is not None and profile.draft.exit_layer is not None
     # Ranks would have to find the same.
-    if not profile.assumed or drafted or plan.settings.mode == "autoregressive" or models.ranks is not None:
+    if not profile.assumed or plan.settings.mode == "autoregressive" or models.ranks is not None:
         return models
-    levels = default_profile(
-        models.stacks[target.name], models.tokenizer, target, copies=profile.single_layer is not None
-    )
-    if exits_of_target(levels) == exits_of_target(profile):
+    draft = None if profile.draft is None else profile.draft.exit_layer
+    stack = models.stacks[target.name]
+    formats: tuple[Quantization, ...] = ()
+    if profile.single_layer is not None:
+        larger = profile_for_model(target.name, stack.num_layers, draft, None, "int8")
+        formats = ("int4", "int8") if copies_fit(larger, plan.settings) else ("int4",)
+    levels = default_profile(stack, models.tokenizer, target, formats, draft)
+    if exits_of_target(levels) == exits_of_target(profile) and levels.single_layer == profile.single_layer:
         return models
     drafting = {name: getattr(levels, name) for name in ("draft", "intermediate", "single_layer", "decoding")}
     return replace(models, profile=profile.model_copy(update=drafting))
 
 
 def default_profile(
-    stack: LayerStack, tokenizer: "PreTrainedTokenizerBase", checkpoint: Checkpoint, *, copies: bool
+    stack: LayerStack,
+    tokenizer: "PreTrainedTokenizerBase",
+    checkpoint: Checkpoint,
+    formats: Collection[Quantization],
+    draft: int | None = None,
 ) -> Profile:
     """Return the profile that a model decodes with where a user names the model, and no profile.
 
@@ -256,12 +264,15 @@ def default_profile(
         stack: the model, loaded; what its KV cache holds stays.
         tokenizer: its tokenizer.
         checkpoint: the checkpoint that the weights come from.
-        copies: whether levels may read quantized copies of it.
+        formats: the formats that a quantized copy of it may have; none if levels may not read copies.
+        draft: layers that draft; by default those of a usable early exit, if it turns out to have one.
     """
-    profile = profile_for_model(checkpoint.name, stack.num_layers, None, None)
-    if not exits_of_target(profile) and (found := find_exit(stack, tokenizer, checkpoint)) is not None:
-        profile = profile_for_model(checkpoint.name, stack.num_layers, found, None)
-    return profile if copies else without_copies(profile)
+    if draft is None:
+        named = profile_for_model(checkpoint.name, stack.num_layers, None, None)
+        draft = None if exits_of_target(named) else find_exit(stack, tokenizer, checkpoint)
+    weights = fastest_copy(checkpoint.config, stack.dtype, stack.device, formats)
+    profile = profile_for_model(checkpoint.name, stack.num_layers, draft, None, weights)
+    return profile if formats else without_copies(profile)
 
 
 def fetch(plan: Plan, watch: Watch = unwatched) -> None:

@@ -166,6 +166,15 @@ def check_profile(profile: Profile, settings: Settings, prompt_tokens: int | Non
         check_fits(need, place, profile.name)
 
 
+def copies_fit(profile: Profile, settings: Settings) -> bool:
+    """Return whether copies, caches and workspace fit beside weights that are loaded; True where that is not known."""
+    place = chosen_device(settings)
+    need = estimate(profile, settings, prompt_tokens=PROMPT_TOKENS, timeout=HUB_TIMEOUT)
+    if need is None or place is None:
+        return True
+    return sum(each.copies + each.kv_cache + each.workspace for each in need.models) <= place.free
+
+
 def check_fits(need: Need, device: Device, name: str) -> None:
     """Refuse what does not fit.
 

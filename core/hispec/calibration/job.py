@@ -26,7 +26,7 @@ from hispec.models.checkpoint import Checkpoint
 from hispec.models.digest import digests_of_profile
 from hispec.models.dtypes import GROUP, bits_per_weight
 from hispec.models.stack import LayerStack, ReducedHead
-from hispec.profile import DraftSection, Profile, copies_of, without_copies
+from hispec.profile import DraftSection, Profile
 from hispec.settings import SETTINGS, Quantization
 
 MAX_EXITS = 16
@@ -128,10 +128,9 @@ def defaults_of(engine: Engine, formats: Collection[str]) -> Configuration:
     """
     target, own = engine.profile.target, engine.stacks[engine.profile.target.model]
     checkpoint = Checkpoint(target.model, target.revision, engine.settings.load_format == "dummy")
-    copies = engine.settings.quantization == "none"
-    profile = default_profile(own, engine.tokenizer, checkpoint, copies=copies)
-    if not copies_of(profile, "hispec", own.num_layers).keys() <= set(formats):
-        profile = without_copies(profile)
+    own_format = engine.settings.quantization == "none" and "int4" in formats
+    copies: list[Quantization] = [each for each in get_args(Quantization) if each in formats] if own_format else []
+    profile = default_profile(own, engine.tokenizer, checkpoint, copies)
     return Configuration.of_defaults(build_hierarchy(profile, "hispec", {target.model: own}))
 
 

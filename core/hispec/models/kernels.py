@@ -4,7 +4,7 @@ Costs are measured once for each shape of matrix and remembered in the user's ca
 only: the kernels of a format give the same numbers there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache, partial
 from time import perf_counter, thread_time
 
@@ -31,6 +31,12 @@ from hispec.settings import Quantization
 
 ROWS = (1, 2, 4, 8, 16)
 """Counts of rows that are timed."""
+
+DRAFTED_ROWS = (1, 2, 4)
+"""Counts of rows that a copy mostly computes: it drafts one at a time, and verifies a few."""
+
+LARGE_MATRIX = 1 << 22
+"""Numbers of a layer's largest matrix below which a copy has 4 bits: 8 were not faster there (docs/performance.md)."""
 
 REPEATS = 3
 """The number of passes of which the fastest counts."""
@@ -96,19 +102,25 @@ def quantize(
     return quantized
 
 
-def layer_costs(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device, quantization: Quantization | None
-) -> dict[int, float]:
-    """Return seconds that the matrices of one layer take, by count of rows, each with its fastest kernel.
+def fastest_copy(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, formats: Collection[Quantization]
+) -> Quantization:
+    """Return the format of a model's copy that multiplies few rows the fastest, by the largest matrix of a layer.
 
     Args:
         config: the model's shape.
         dtype: the dtype of the full weights.
         device: the device that it runs on.
-        quantization: format of the weights; None for the full ones.
+        formats: the formats that the copy may have. With one, and for small layers, nothing is measured.
     """
-    found = [matrix_costs(*shape, dtype, device, quantization) for shape in config.layer_shapes]
-    return {rows: sum(costs[rows] for costs in found) for rows in ROWS}
+    if "int8" not in formats or config.largest_matrix < LARGE_MATRIX:
+        return "int4"
+
+    def seconds(quantization: Quantization) -> float:
+        costs = matrix_costs(config.hidden_size, 2 * config.intermediate_size, dtype, device, quantization)
+        return sum(costs[rows] for rows in DRAFTED_ROWS)
+
+    return min(("int4", "int8"), key=seconds)
 
 
 def matrix_costs(

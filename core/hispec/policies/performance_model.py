@@ -175,8 +175,11 @@ class PerformanceModel:
         self._failed_parts = {part for choice in self.failed for part in _parts(choice)} - left
 
     def is_slow(self, active: ActiveLevels) -> bool:
-        """Return whether active levels are slower than the target alone, by an optimistic estimate."""
-        return self._optimistic_throughput(active) < self._optimistic_throughput((self.levels - 1,))
+        """Return whether active levels are slower than the target alone, by an optimistic estimate; False where that is no
+        choice.
+        """
+        alone = (self.levels - 1,)
+        return alone in self.relative and self._optimistic_throughput(active) < self._optimistic_throughput(alone)
 
     def _best_throughput(self, pair: Pair, mean: float, each: float) -> float:
         """Return the throughput of a stage at the best fixed number of draft tokens.

@@ -146,10 +146,12 @@ def _kept(section: dict[str, Any] | None, *keys: str) -> dict[str, Any]:
     return {key: section[key] for key in keys if section and section.get(key) is not None}
 
 
-def profile_for_model(model: str, num_layers: int, draft: int | None, intermediate: int | None) -> Profile:
+def profile_for_model(
+    model: str, num_layers: int, draft: int | None, intermediate: int | None, weights: Quantization = "int4"
+) -> Profile:
     """Return a profile for a checkpoint that has none.
 
-    Any model drafts with n-grams and with a 4-bit copy of itself. Where it was trained for early exit, as its name tells
+    Any model drafts with n-grams and with a quantized copy of itself. Where it was trained for early exit, as its name tells
     or as `draft` says, an exit of the copy drafts, and the whole copy verifies. With `intermediate`, all levels read the
     model's own weights.
 
@@ -158,6 +160,7 @@ def profile_for_model(model: str, num_layers: int, draft: int | None, intermedia
         num_layers: its depth, 0 where that is not known.
         draft: layers that draft.
         intermediate: layers that verify drafts.
+        weights: format of the copy.
 
     Raises:
         ProfileError: exits out of order.
@@ -167,9 +170,9 @@ def profile_for_model(model: str, num_layers: int, draft: int | None, intermedia
         return with_exits(plain, draft, intermediate)
     if draft is None and EARLY_EXIT in model.lower() and num_layers > 2:
         draft = max(1, round(num_layers / 8))
-    copy = IntermediateSection(weights="int4")
-    own = SingleLayerSection(exit_layer=draft, weights="int4", draft_tokens=6)
-    levels = DraftSection(exit_layer=draft, weights="int4", ngram=DEFAULT_NGRAM)
+    copy = IntermediateSection(weights=weights)
+    own = SingleLayerSection(exit_layer=draft, weights=weights, draft_tokens=6)
+    levels = DraftSection(exit_layer=draft, weights=weights, ngram=DEFAULT_NGRAM)
     profile = plain.model_copy(
         update={
             "draft": levels,

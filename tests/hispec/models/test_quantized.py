@@ -2,14 +2,16 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 
 from hispec import files
 from hispec.models import kernels
+from hispec.models.config import parse_config
 from hispec.models.dtypes import bits_per_weight
-from hispec.models.kernels import layer_costs, matrix_costs, quantize
+from hispec.models.kernels import fastest_copy, matrix_costs, quantize
 from hispec.models.linear import Linear, OneDnnLinear
 from hispec.models.quantized import (
     GROUP,
@@ -223,14 +225,21 @@ def test_a_broken_memory_of_costs_is_measured_again(tmp_path, broken):
     assert matrix_costs(64, 64, torch.float32, CPU, "int8")[1] > 0
 
 
-def test_the_costs_of_a_layer_are_those_of_its_matrices():
-    from hispec.models.config import parse_config
-
+@pytest.mark.parametrize(
+    ("formats", "inner", "int8", "chosen"),
+    [
+        (("int4", "int8"), 1 << 21, 0.9, "int8"),
+        (("int4", "int8"), 1 << 21, 1.0, "int4"),
+        (("int4",), 1 << 21, 0.1, "int4"),
+        (("int4", "int8"), 96, 0.1, "int4"),
+    ],
+)
+def test_a_copy_has_the_format_that_multiplies_few_rows_the_fastest(monkeypatch, formats, inner, int8, chosen):
+    costs = {"int4": {1: 1.0, 2: 1.0, 4: 1.0, 8: 9.0}, "int8": {1: 2 * int8, 2: 0.5 * int8, 4: 0.5 * int8, 8: 1.0}}
+    monkeypatch.setattr(kernels, "matrix_costs", lambda *args: costs[args[-1]])
     config = random_model("llama").config
-    shape = parse_config(config.to_dict(), config)
-    sizes = ((32, 64), (32, 32), (32, 96), (48, 32))
-    own = [matrix_costs(*size, torch.float32, CPU, "int8")[4] for size in sizes]
-    assert layer_costs(shape, torch.float32, CPU, "int8")[4] == pytest.approx(sum(own))
+    shape = replace(parse_config(config.to_dict(), config), intermediate_size=inner)
+    assert fastest_copy(shape, torch.bfloat16, CPU, formats) == chosen
 
 
 @pytest.mark.parametrize(("quantization", "full"), [("int8", 3), ("int4", 9)])
