@@ -83,6 +83,7 @@ def speedups(results: Results) -> str:
 
 MODELS = {
     "defaults-smollm2": "SmolLM2-135M-Instruct, an ordinary chat model",
+    "defaults-smollm2-avx2": "the same, with AVX2 only",
     "defaults-ordinary": "ordinary, 362 million random weights whose 4-bit copy agrees on about 95 % of the tokens",
     "defaults-larger-ee": "larger-ee, 49 million parameters, trained for early exit",
     "defaults-lab-ee": "lab-ee, 13 million parameters, trained for early exit",
@@ -97,7 +98,8 @@ def defaults(results: Results) -> str:
     head = ["model, text", "plain, tokens/s", "hispec, tokens/s", *[f"over {other}" for other in others], "same ids"]
     rows, ratios = [], []
     for _, record in results:
-        model = f"{record['model']}, random weights" if record["dummy"] else record["model"]
+        weights = ", random weights" if record["dummy"] else ""
+        model = f"{record['model']}{weights}, {record['environment']['instructions']}"
         for text, kinds in record["texts"].items():
             own, over = kinds["hispec by default"], [kinds[other]["default_over_it"] for other in others]
             speeds = [f"{kind['tokens_per_second']:.1f}" for kind in (kinds["plain"], own)]
