@@ -131,6 +131,7 @@ def test_bytes_stand_in_for_a_tokenizer():
 
 BUILD = """
 from hispec.models.checkpoint import Checkpoint
+from hispec.models.linear import has_float16_kernel
 from hispec.models.loading import draw_stack
 from hispec.models.placement import Placement
 import json, resource, sys, torch
@@ -140,6 +141,7 @@ def resident(key):
     return int(line.split()[1]) * 1024
 torch.set_num_threads(1)
 placement = Placement(dtype=sys.argv[3], stack=sys.argv[4])
+has_float16_kernel()
 draw_stack(Checkpoint(sys.argv[2], dummy=True), placement)  # libraries and their caches
 before = resident("VmRSS")
 stack, parts = draw_stack(Checkpoint(sys.argv[1], dummy=True), placement)
