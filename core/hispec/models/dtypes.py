@@ -1,6 +1,6 @@
 """The dtypes of weights: how many bits they take, what files call them, and which is the fastest."""
 
-from hispec.machine import has_bfloat16, packs_as_float16, processor_flags
+from hispec.machine import has_bfloat16, processor_flags
 
 FLOATS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16}
 """Bits of the dtypes that weights are computed with."""
@@ -39,8 +39,7 @@ def dtype_of_blocks(hidden: int, device: str) -> str:
         hidden: the model's hidden size.
         device: kind of device, or its name.
     """
-    fast = has_bfloat16() or packs_as_float16("bfloat16")
-    return "bfloat16" if device != "cpu" or (hidden >= BFLOAT16_FROM and fast) else "float32"
+    return "float32" if device == "cpu" and fastest_dtype("float32", hidden, device) == "float32" else "bfloat16"
 
 
 def heads_in_8_bits(device: str) -> bool:

@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from hispec import machine
 from hispec.machine import has_bfloat16, packs_as_float16
 from hispec.memory import estimate
 from hispec.models import dtypes
 from hispec.models.checkpoint import Checkpoint
-from hispec.models.dtypes import BFLOAT16_FROM, dtype_of_blocks, fastest_dtype
+from hispec.models.dtypes import BFLOAT16_FROM, fastest_dtype
 from hispec.models.linear import Float16Linear, packing
 from hispec.models.loading import draw_stack, load_stack
 from hispec.models.placement import Placement
@@ -49,22 +48,6 @@ def test_a_large_float32_model_is_computed_in_bfloat16_unless_the_user_said_othe
         profile = profile_for_model(str(tmp_path), 2, 1, None)
         need = estimate(profile, Settings(dtype=asked, device="cpu", stack=stack))
         assert need is not None and {one.dtype for one in need.models} == {dtype}
-
-
-@pytest.mark.parametrize(
-    ("flags", "fast"),
-    [
-        ({"avx2", "avx512bw", "avx512_bf16"}, True),
-        ({"avx2", "f16c"}, True),  # packed as float16
-        ({"avx2", "avx512bw"}, False),
-        (set(), False),
-    ],
-)
-def test_weights_of_few_bits_are_computed_in_bfloat16_where_it_is_fast(monkeypatch, flags, fast):
-    monkeypatch.setattr(machine, "processor_flags", lambda: flags)
-    assert dtype_of_blocks(BFLOAT16_FROM, "cpu") == ("bfloat16" if fast else "float32")
-    assert dtype_of_blocks(BFLOAT16_FROM - 1, "cpu") == "float32"
-    assert dtype_of_blocks(64, "cuda") == "bfloat16"
 
 
 def test_the_estimate_knows_which_weights_are_packed_as_float16():
