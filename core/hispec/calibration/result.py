@@ -91,8 +91,8 @@ def baselines_among(configurations: Iterable[Configuration], builder: HierarchyB
 def baseline_names(configuration: Configuration, builder: HierarchyBuilder) -> list[str]:
     """Return the names by which users know a configuration, if there are any.
 
-    `defaults` is what decodes without a profile. Below the target `single-layer` has an exit or a quantized copy, `two-model` a whole other model; as published there
-    are only exits of the full weights, one or two.
+    `defaults` is what decodes without a profile. Below the target `single-layer` has an exit or a quantized copy,
+    `two-model` a whole other model; as published there are only exits of the full weights, one or two.
     """
     specs = configuration.specs
     if configuration == PLAIN:

@@ -118,11 +118,17 @@ class FusedWeights:
     @property
     def packed(self) -> bool:
         """Return whether the matrices are packed."""
-        return isinstance(self.head if self._has_tables else self.layers[0].qkv, PackedLinear)
+        return isinstance(self._outermost, PackedLinear)
+
+    @property
+    def _outermost(self) -> Linear:
+        """Return the head, or a matrix of the first layer where there is none."""
+        return self.head if self._has_tables else self.layers[0].qkv
 
     def row_counts(self, candidates: Sequence[int]) -> Sequence[int]:
         """Return the row counts that may compute a row in the same way, of some ascending ones."""
-        return candidates if self._packing is None else self._packing.row_counts(candidates)
+        matrix = self._outermost  # where a file's layers keep their 4 bits, the head alone is packed
+        return matrix.row_counts(candidates) if isinstance(matrix, PackedLinear) else candidates
 
     def pack(self) -> None:
         """Pack the matrices where that is faster; `parts` then keeps those that are not packed.
