@@ -208,30 +208,31 @@ def main() -> None:
     if args.dummy or args.dummy_agreement:
         options |= {"load_format": "dummy", "dummy_agreement": args.dummy_agreement}
     engine = engine_without_profile(args.model, **options)
-    kinds, results, changes = {}, {}, {}
+    given = ("prompts", "tune_prompts", "rounds", "max_new_tokens", "dummy", "dummy_agreement", "exits", "threads")
+    kinds: dict[str, Kind] = {}
+    result: dict[str, Any] = (
+        {"model": Path(args.model).name}
+        | {name: getattr(args, name) for name in given}
+        | {name: engine.environment[name] for name in ("dtype", "width", "agreement") if name in engine.environment}
+        | {"texts": {}, "changing": {}}
+    )
+
+    def keep() -> None:
+        """Write what is measured by now, so that a run that is stopped leaves whole kinds of text."""
+        ends = {"load_average": [load, os.getloadavg()], "environment": environment(args.threads)}
+        save(args.name, result | ends, show=False)
+
     for kind, some in texts(args, args.prompts + args.tune_prompts).items():
         raw = args.raw or kind == "code edit"
         prompts = [encode_prompt(engine.tokenizer, text, raw=raw) for text in some]
         kinds[kind] = tuned(args, engine, prompts, endless=kind == "code edit")
-        results[kind] = measured(args, engine, kinds[kind])
-        show(kind, results[kind])
+        result["texts"][kind] = measured(args, engine, kinds[kind])
+        show(kind, result["texts"][kind])
+        keep()
     if args.changing:
-        changes = {"GSM8K, then code edits": changing(args, engine, kinds["GSM8K"], kinds["code edit"])}
-        show("changing", changes["GSM8K, then code edits"])
-    given = ("prompts", "tune_prompts", "rounds", "max_new_tokens", "dummy", "dummy_agreement", "exits", "threads")
-    save(
-        args.name,
-        {"model": Path(args.model).name}
-        | {name: getattr(args, name) for name in given}
-        | {name: engine.environment[name] for name in ("dtype", "width", "agreement") if name in engine.environment}
-        | {
-            "texts": results,
-            "changing": changes,
-            "load_average": [load, os.getloadavg()],
-            "environment": environment(args.threads),
-        },
-        show=False,
-    )
+        result["changing"] = {"GSM8K, then code edits": changing(args, engine, kinds["GSM8K"], kinds["code edit"])}
+        show("changing", result["changing"]["GSM8K, then code edits"])
+        keep()
 
 
 if __name__ == "__main__":
