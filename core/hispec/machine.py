@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -120,10 +121,15 @@ def packs_as_float16(dtype: str) -> bool:
 
 def _cpu_info() -> dict[str, str]:
     """Return the properties that Linux reports of the first processor, by key; empty on other systems."""
-    if not CPU_INFO.exists():
+    return _read_cpu_info(CPU_INFO)
+
+
+@lru_cache  # every matrix that is loaded asks for the processor's instructions
+def _read_cpu_info(path: Path) -> dict[str, str]:
+    if not path.exists():
         return {}
     found: dict[str, str] = {}
-    for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         key, _, value = line.partition(":")
         found.setdefault(key.strip(), value.strip())
     return found

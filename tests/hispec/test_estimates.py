@@ -24,13 +24,13 @@ def computed(monkeypatch, tmp_path):
     The dtype that `auto` takes depends on the processor, so that there is a column with and without bfloat16.
     """
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
     table = {}
     for flags, (name, dtype, stack) in product(
         ("", "avx512_bf16"), product(PROFILES, SETTINGS["dtype"].choices, SETTINGS["stack"].choices)
     ):
         if flags and dtype != "auto":
             continue
+        monkeypatch.setattr(machine, "CPU_INFO", tmp_path / f"cpuinfo{flags}")  # which is read once
         machine.CPU_INFO.write_text(f"flags : {flags}\n")
         profile = load_profile(name)
         settings, _ = resolve_settings({"dtype": dtype, "stack": stack, "device": "cpu"}, profile)

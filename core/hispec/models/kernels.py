@@ -44,6 +44,9 @@ REPEATS = 3
 READ, MAX_COPIES = 8_000_000, 64
 """The weights that a pass reads, so many that the nearer caches do not hold them, and the most copies of the matrix."""
 
+PART = 64
+"""The outputs of a part of a matrix are a multiple of so many, which all kernels have blocks of."""
+
 CANDIDATES = 2
 """Kernels for 8-bit numbers on a CPU that are compared; the last, which lays weights out at every call, never wins."""
 
@@ -158,9 +161,14 @@ def _costs_of(inputs: int, outputs: int, dtype: torch.dtype, device: torch.devic
     key = ", ".join(parts)
     measured = _measured()
     if key not in measured:
-        measured[key] = {
-            kernel: _seconds(partial(make, inputs, outputs, dtype, device), inputs, outputs, dtype, device)
+        # Of a large matrix a part is timed on a CPU, where laying out all of a head's weights takes seconds.
+        part = outputs if cuda else min(outputs, max(1, READ // inputs // PART) * PART)
+        of_part = {
+            kernel: _seconds(partial(make, inputs, part, dtype, device), inputs, part, dtype, device)
             for kernel, make in _makers(quantization, device).items()
+        }
+        measured[key] = {
+            kernel: {rows: seconds * outputs / part for rows, seconds in each.items()} for kernel, each in of_part.items()
         }
         remember(KERNELS, measured)
     return measured[key]

@@ -218,6 +218,20 @@ def test_costs_are_measured_once_for_each_shape_and_remembered(tmp_path, monkeyp
     assert matrix_costs(256, 1024, torch.bfloat16, CPU, "int4") == first
 
 
+def test_of_a_large_matrix_a_part_is_timed(monkeypatch):
+    """The made-up cost of a product is the number of its outputs."""
+    timed = []
+
+    def seconds(make, inputs, outputs, *_):
+        assert make().dense().shape == (inputs, outputs)
+        timed.append(outputs)
+        return dict.fromkeys(kernels.ROWS, float(outputs))
+
+    monkeypatch.setattr(kernels, "_seconds", seconds)
+    assert matrix_costs(64, 1 << 20, torch.bfloat16, CPU, "int8")[1] == 1 << 20
+    assert set(timed) == {kernels.READ // 64 // 64 * 64}
+
+
 @pytest.mark.parametrize("broken", ["", "[1]", '{"a": 3}', '{"a": {"b": {"1": "x"}}}'])
 def test_a_broken_memory_of_costs_is_measured_again(tmp_path, broken):
     (tmp_path / "cache").mkdir()
