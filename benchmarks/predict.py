@@ -139,7 +139,8 @@ def speed(
         alone = Machine(machine.read, 1, False, machine.costs) if level.config and not shared else machine
         # Every pass of the target's weights has the one width, whatever its tokens.
         rows = ONE_WIDTH if level.weights == weights and level.config is None else rows
-        return alone.span(own, layers, level.weights, rows, length) + alone.head(own, level.weights, level.head_size)
+        head = weights if level.config is None else level.weights  # a copy reads the target's own
+        return alone.span(own, layers, level.weights, rows, length) + alone.head(own, head, level.head_size)
 
     target = Level(config.num_layers, weights, 1.0)
     if not levels:
