@@ -39,7 +39,8 @@ def price(run: dict[str, Any], sizes: Sizes, hidden_size: int, exits: list[int])
         weights = {"int4": "int4", "int8": "int8", "4-bit exit": "int4", "8-bit exit": "int8"}.get(name, "")
         first = below[1] if below[0] == weights else 0  # it goes on from the hidden states of the level below
         share = bits_per_weight(weights, hidden_size) / 16 if weights else 1.0
-        read = (share * (depth - first) * sizes.layer + sizes.head(None)) / sizes.total  # a copy reads the target's head
+        # A copy reads the target's head.
+        read = (share * (depth - first) * sizes.layer + sizes.head(None)) / sizes.total
         if at == 0:  # it drafts one token a pass
             passes = verified[0][1]
         elif names[at - 1 : at] == ["n-grams"] and name != "target":  # it drafts too, where no n-gram is found

@@ -168,7 +168,8 @@ def _costs_of(inputs: int, outputs: int, dtype: torch.dtype, device: torch.devic
             for kernel, make in _makers(quantization, device).items()
         }
         measured[key] = {
-            kernel: {rows: seconds * outputs / part for rows, seconds in each.items()} for kernel, each in of_part.items()
+            kernel: {rows: seconds * outputs / part for rows, seconds in each.items()}
+            for kernel, each in of_part.items()
         }
         remember(KERNELS, measured)
     return measured[key]
