@@ -21,10 +21,10 @@ from typing import Any, get_args
 import torch
 from common import environment, gsm8k_questions, interval95, save
 from defaults import CHAT
+from row_costs import as_loaded
 from torch import Tensor
 
 from hispec import Engine
-from hispec.models.kernels import _any_full
 from hispec.models.quantized import TINY, Int4Linear, Int8Linear, by_chunks, quantize_int4, quantize_int8
 from hispec.profile import Profile, TargetSection
 from hispec.settings import Quantization
@@ -135,7 +135,7 @@ def milliseconds(inputs: int, outputs: int) -> dict[str, list[float]]:
         "8 bits, activations in float32": (partial(packed, torch.float32), torch.float32),
     }
     for dtype in (torch.bfloat16, torch.float32):
-        kernels[f"full, {dtype}".replace("torch.", "")] = (partial(_any_full, inputs, outputs, dtype, place), dtype)
+        kernels[f"full, {dtype}".replace("torch.", "")] = (partial(as_loaded, inputs, outputs, dtype, place), dtype)
     found = {}
     for name, (make, dtype) in kernels.items():
         kernel = make()

@@ -19,7 +19,7 @@ from common import environment, save
 
 from hispec.models import kernels
 from hispec.models.dtypes import bits_per_weight
-from hispec.models.linear import Linear, right_factor
+from hispec.models.linear import Linear, packing, right_factor
 
 LAYERS = {
     "hidden 256": ((256, 384), (256, 256), (256, 1408), (704, 256)),
@@ -40,16 +40,13 @@ def measured(shapes: tuple[tuple[int, int], ...], device: torch.device) -> dict[
     """Return the microseconds of all the matrices by format and kernel, and by number of rows."""
     found: dict[str, dict[int, float]] = {}
     for dtype_name, dtype in DTYPES.items():
-        for quantization in ("int8", "int4"):
-            for kernel, make in kernels._makers(quantization, device).items():
-                full = kernel == kernels.FULL
-                name = dtype_name if full else kernel if quantization == "int4" else f"int8 {kernel}"
-                if name in found or (not full and dtype_name == "float32"):
-                    continue
-                each = [kernels._seconds(partial(make, a, b, dtype, device), a, b, dtype, device) for a, b in shapes]
-                found[name] = microseconds(each)
-        each = [kernels._seconds(partial(as_it_is, a, b, dtype, device), a, b, dtype, device) for a, b in shapes]
-        found[f"{dtype_name}, not packed"] = microseconds(each)
+        makers: dict[str, kernels.Maker] = {dtype_name: as_loaded, f"{dtype_name}, not packed": as_it_is}
+        if dtype_name != "float32":
+            makers |= {f"int8 {kernel}": make for kernel, make in kernels._makers("int8", device).items()}
+            makers |= kernels._makers("int4", device)
+        for name, make in makers.items():
+            each = [kernels._seconds(partial(make, a, b, dtype, device), a, b, dtype, device) for a, b in shapes]
+            found[name] = microseconds(each)
     for name, times in found.items():
         print(name, times, flush=True)
     return found
@@ -58,6 +55,13 @@ def measured(shapes: tuple[tuple[int, int], ...], device: torch.device) -> dict[
 def microseconds(each: list[dict[int, float]]) -> dict[int, float]:
     """Return the sum of the costs of matrices in microseconds."""
     return {rows: round(1e6 * sum(costs[rows] for costs in each), 1) for rows in kernels.ROWS}
+
+
+def as_loaded(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> Linear:
+    """Return a matrix of full weights, packed where loading packs it."""
+    pack = packing(dtype, device, inputs * outputs)
+    linear = Linear(right_factor(inputs, outputs, dtype, device, packed=pack is not None).fill_(1.0))
+    return linear if pack is None else pack(linear)
 
 
 def as_it_is(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> Linear:

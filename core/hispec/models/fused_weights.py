@@ -13,7 +13,7 @@ from torch import Tensor
 from hispec.limits import WIDEST
 from hispec.models.config import ModelConfig
 from hispec.models.dtypes import heads_in_8_bits
-from hispec.models.kernels import Costs, quantize
+from hispec.models.kernels import Agree, limit_rows, quantize
 from hispec.models.linear import Linear, PackedLinear, packing, right_factor
 from hispec.models.quantized import Int4Linear, QuantizedLinear
 from hispec.models.sharding import Shard
@@ -98,7 +98,7 @@ class FusedWeights:
         return self.span.start == 0
 
     @property
-    def _agree(self) -> Callable[[Costs], Costs] | None:
+    def _agree(self) -> Agree | None:
         """Return the function that makes ranks choose the same kernels, see `quantize`."""
         return None if self.shard is None else self.shard.agree
 
@@ -162,6 +162,8 @@ class FusedWeights:
         made.quantization, made._packing = quantization, None
         own = self.layers if layers is None else self.layers[: layers - self.span.start]
         made.layers = [layer.converted(partial(make, quantization=quantization)) for layer in own]
+        matrices = [[getattr(layer, name) for name in MATRICES] for layer in made.layers]
+        limit_rows(matrices, self._config.layer_shapes, self.dtype, self.device, self._agree)
         if self._has_tables and heads_in_8_bits(self.device.type):
             made.head = make(self.head, "int8")
         made.parts = self._unconverted()

@@ -4,7 +4,7 @@ Costs are measured once for each shape of matrix and remembered in the user's ca
 only: the kernels of a format give the same numbers there.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from time import perf_counter, thread_time
 
@@ -15,8 +15,8 @@ from hispec.files import remember, remembered
 from hispec.limits import SMALL_MATRIX, WIDEST
 from hispec.machine import processor_name
 from hispec.models.config import ModelConfig
-from hispec.models.dtypes import GROUP
-from hispec.models.linear import Linear, packing, right_factor
+from hispec.models.dtypes import GROUP, bits_per_weight
+from hispec.models.linear import Linear, packing
 from hispec.models.quantized import (
     Int4Linear,
     Int8Linear,
@@ -38,11 +38,20 @@ DRAFTED_ROWS = (1, 2, 4)
 LARGE_MATRIX = 1 << 22
 """Numbers of a layer's largest matrix below which a copy has 4 bits: 8 were not faster there (docs/performance.md)."""
 
+WORTH_8_BITS = 0.75
+"""The share of the time of 4 bits that 8 bits must not exceed: a copy of SmolLM2 with 8-bit activations agrees so much less."""
+
 REPEATS = 3
 """The number of passes of which the fastest counts."""
 
 READ, MAX_COPIES = 8_000_000, 64
 """The weights that a pass reads, so many that the nearer caches do not hold them, and the most copies of the matrix."""
+
+READ_MEMORY = 1 << 26
+"""Bytes that are read to measure the memory's bandwidth."""
+
+READ_LAYERS = 1 << 26
+"""The weights that a pass through layers reads, so many that no cache holds them."""
 
 PART = 64
 """The outputs of a part of a matrix are a multiple of so many, which all kernels have blocks of."""
@@ -60,7 +69,10 @@ KERNELS = "kernels.json"
 """The file of measurements, in the user's cache folder."""
 
 Costs = dict[str, dict[int, float]]
-"""Seconds of a product by kernel and count of rows."""
+"""Seconds of a product, or of a pass through layers, by kernel and count of rows."""
+
+Agree = Callable[[Costs], Costs]
+"""Replaces measured costs by those of one of several ranks, so that all choose the same."""
 
 
 def quantize(
@@ -68,15 +80,15 @@ def quantize(
     quantization: Quantization,
     *,
     beside: bool = False,
-    agree: Callable[[Costs], Costs] | None = None,
+    agree: Agree | None = None,
 ) -> Linear:
     """Return a matrix with quantized weights, in the kernel that is the fastest for it on this machine.
 
     Args:
         linear: the full weights.
         quantization: their format.
-        beside: whether the full weights are kept, and multiply where there are so many rows that they are faster.
-        agree: replaces the measured costs by those of one of several ranks, so that all choose the same kernel.
+        beside: whether the full weights are kept, and multiply more than `WIDEST` rows; see `limit_rows`.
+        agree: makes ranks choose the same kernel.
 
     Raises:
         UnavailableError: the device has no kernel for the format.
@@ -84,31 +96,69 @@ def quantize(
     dense = linear.dense()
     weights, bias = dense.t(), linear.bias
     inputs, outputs = dense.shape
-    costs = _costs_of(inputs, outputs, dense.dtype, dense.device, quantization) if dense.numel() >= SMALL_MATRIX else {}
-    if costs and agree is not None:
-        costs = agree(costs)
     quantized: QuantizedLinear
     if quantization == "int4":
         codes, scales, zeros = by_chunks(weights, quantize_int4)
         quantized = Int4Linear(codes, scales, zeros, bias, inputs)
     else:
+        kernel = _fastest_int8(inputs, outputs, dense.dtype, dense.device, agree)
         codes, scales = by_chunks(weights, quantize_int8)
-        names = _int8_kernels(dense.device)
-        kernel = min(names, key=lambda name: sum(costs[name].values()) if costs else names.index(name))
         if dense.device.type == "cpu":
             quantized = Int8Linear(codes, scales, bias, kernel)
         else:
             quantized = Int8WeightLinear(codes, scales, bias, dense.dtype, kernel)
     if beside:
-        own = costs.get(quantized.kernel)
-        quantized.wide, quantized.narrow = linear, WIDEST if own is None else _narrow(own, costs[FULL])
+        quantized.wide, quantized.narrow = linear, WIDEST
     return quantized
+
+
+def limit_rows(
+    layers: Sequence[Sequence[QuantizedLinear]],
+    shapes: Sequence[tuple[int, int]],
+    dtype: torch.dtype,
+    device: torch.device,
+    agree: Agree | None = None,
+) -> None:
+    """Let the full weights beside quantized ones multiply where there are so many rows that they are faster, in place.
+
+    Passes through the layers themselves are timed, once on this machine, and through so many of them that the processor's
+    caches do not hold them: in a cache, full weights look faster than they are.
+
+    Args:
+        layers: the matrices of each layer, all of one format.
+        shapes: the inputs and outputs of a layer's matrices.
+        dtype: the dtype of the full weights.
+        device: the device of the matrices.
+        agree: see `quantize`.
+    """
+    sizes = [inputs * outputs for inputs, outputs in shapes]
+    if max(sizes) < SMALL_MATRIX:
+        return
+    timed = layers[: max(1, READ_LAYERS // sum(sizes))]
+    kernels = "+".join(sorted({matrix.kernel for layer in timed for matrix in layer}))
+    names = f"{len(timed)} layers", " + ".join(f"{inputs} x {outputs}" for inputs, outputs in shapes), kernels
+
+    def measure() -> Costs:
+        matrices = [(matrix, inputs) for layer in timed for matrix, (inputs, _) in zip(layer, shapes, strict=True)]
+        full = [(matrix.wide, inputs) for matrix, inputs in matrices if matrix.wide is not None]
+        return {kernels: _seconds_of(matrices, dtype, device), FULL: _seconds_of(full, dtype, device)}
+
+    costs = _remembered((dtype, device, max(sizes)), names, measure)
+    if agree is not None:
+        costs = agree(costs)
+    narrow = _narrow(costs[kernels], costs[FULL])
+    for layer in layers:
+        for matrix in layer:
+            matrix.narrow = narrow
 
 
 def fastest_copy(
     config: ModelConfig, dtype: torch.dtype, device: torch.device, formats: Collection[Quantization]
 ) -> Quantization:
-    """Return the format of a model's copy that multiplies few rows the fastest, by the largest matrix of a layer.
+    """Return the format of a model's copy that is expected to give the most tokens per second.
+
+    It has 4 bits, unless 8 bits multiply few rows by the largest matrix of a layer so much faster that it outweighs what
+    8-bit activations cost in agreement.
 
     Args:
         config: the model's shape.
@@ -123,54 +173,91 @@ def fastest_copy(
         costs = matrix_costs(config.hidden_size, 2 * config.intermediate_size, dtype, device, quantization)
         return sum(costs[rows] for rows in DRAFTED_ROWS)
 
-    return min(("int4", "int8"), key=seconds)
+    return "int8" if seconds("int8") < WORTH_8_BITS * seconds("int4") else "int4"
 
 
 def matrix_costs(
-    inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, quantization: Quantization | None
+    inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, quantization: Quantization
 ) -> dict[int, float]:
     """Return seconds of a product with [inputs, outputs] by count of rows, with the kernel that is fastest over all.
+
+    They are at least the time that memory takes to give the weights, which the caches hold while kernels are compared.
 
     Args:
         inputs, outputs: the size of the matrix.
         dtype: the dtype of the full weights.
         device: the device of the matrix.
-        quantization: format of the weights; None for the full ones.
+        quantization: format of the weights.
     """
-    costs = _costs_of(inputs, outputs, dtype, device, quantization or "int8")
-    if quantization is None:
-        return costs[FULL]
-    return min((own for name, own in costs.items() if name != FULL), key=lambda own: sum(own.values()))
+    bits = inputs * outputs * bits_per_weight(quantization, inputs, device.type, outputs)
+    least = bits / 8 / _bandwidth(device)
+    costs = min(_costs_of(inputs, outputs, dtype, device, quantization).values(), key=lambda own: sum(own.values()))
+    return {rows: max(least, seconds) for rows, seconds in costs.items()}
+
+
+@lru_cache
+def _bandwidth(device: torch.device) -> float:
+    """Return the bytes that memory gives in a second, measured."""
+    numbers = torch.ones(READ_MEMORY // 4, device=device)
+    return READ_MEMORY / min(_timed(numbers.sum, numbers) for _ in range(REPEATS))
+
+
+def _fastest_int8(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, agree: Agree | None) -> str:
+    """Return the kernel for a matrix of 8-bit numbers; for small ones, nothing is measured."""
+    names = _int8_kernels(device)
+    if inputs * outputs < SMALL_MATRIX:
+        return names[0]
+    costs = _costs_of(inputs, outputs, dtype, device, "int8")
+    if agree is not None:
+        costs = agree(costs)
+    return min(names, key=lambda name: sum(costs[name].values()))
 
 
 def _costs_of(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, quantization: Quantization) -> Costs:
-    """Return the costs of a format's kernels and of the full weights, measured or remembered."""
-    cuda = device.type == "cuda"
-    name = (
-        torch.cuda.get_device_name(device) if cuda else f"{processor_name()} {torch.backends.cpu.get_cpu_capability()}"
-    )
-    packed = packing(dtype, device, inputs * outputs)
-    parts = (
-        name,
-        f"{torch.get_num_threads()} threads",
-        f"torch {torch.__version__}",
-        f"{dtype} {'as it is' if packed is None else packed.__name__}",
-        f"{inputs} x {outputs}",
-        quantization,
-    )
-    key = ", ".join(parts)
-    measured = _measured()
-    if key not in measured:
+    """Return the costs of a format's kernels, measured or remembered."""
+
+    def measure() -> Costs:
         # Of a large matrix a part is timed on a CPU, where laying out all of a head's weights takes seconds.
+        cuda = device.type == "cuda"
         part = outputs if cuda else min(outputs, max(1, READ // inputs // PART) * PART)
         of_part = {
             kernel: _seconds(partial(make, inputs, part, dtype, device), inputs, part, dtype, device)
             for kernel, make in _makers(quantization, device).items()
         }
-        measured[key] = {
+        return {
             kernel: {rows: seconds * outputs / part for rows, seconds in each.items()}
             for kernel, each in of_part.items()
         }
+
+    return _remembered((dtype, device, inputs * outputs), (f"{inputs} x {outputs}", quantization), measure)
+
+
+def _remembered(
+    held: tuple[torch.dtype, torch.device, int], names: Sequence[str], measure: Callable[[], Costs]
+) -> Costs:
+    """Return costs that were measured on this machine, now or earlier.
+
+    Args:
+        held: the dtype of the full weights, their device, and the numbers of the largest matrix.
+        names: what is measured.
+        measure: measures it.
+    """
+    dtype, device, largest = held
+    cuda = device.type == "cuda"
+    name = (
+        torch.cuda.get_device_name(device) if cuda else f"{processor_name()} {torch.backends.cpu.get_cpu_capability()}"
+    )
+    packed = packing(dtype, device, largest)
+    parts = (
+        name,
+        f"{torch.get_num_threads()} threads",
+        f"torch {torch.__version__}",
+        f"{dtype} {'as it is' if packed is None else packed.__name__}",
+        *names,
+    )
+    key, measured = ", ".join(parts), _measured()
+    if key not in measured:
+        measured[key] = measure()
         remember(KERNELS, measured)
     return measured[key]
 
@@ -185,15 +272,9 @@ Maker = Callable[[int, int, torch.dtype, torch.device], Linear]
 def _makers(quantization: Quantization, device: torch.device) -> dict[str, Maker]:
     """Return functions that make a matrix of arbitrary weights, by kernel."""
     if quantization == "int4":
-        return {"int4": _any_int4, FULL: _any_full}
+        return {"int4": _any_int4}
     any_int8 = _any_int8 if device.type == "cpu" else _any_int8_weight
-    return {name: partial(any_int8, name) for name in _int8_kernels(device)} | {FULL: _any_full}
-
-
-def _any_full(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> Linear:
-    pack = packing(dtype, device, inputs * outputs)
-    linear = Linear(right_factor(inputs, outputs, dtype, device, packed=pack is not None).fill_(1.0))
-    return linear if pack is None else pack(linear)
+    return {name: partial(any_int8, name) for name in _int8_kernels(device)}
 
 
 def _any_int4(inputs: int, outputs: int, _: torch.dtype, device: torch.device) -> Linear:
@@ -211,30 +292,43 @@ def _any_int8_weight(kernel: str, inputs: int, outputs: int, dtype: torch.dtype,
     return Int8WeightLinear(codes, torch.ones(outputs, device=device), None, dtype, kernel)
 
 
-@torch.inference_mode()
 def _seconds(
     make: Callable[[], Linear], inputs: int, outputs: int, dtype: torch.dtype, device: torch.device
 ) -> dict[int, float]:
     """Return the seconds of one product by count of rows; infinite where the kernel cannot do it."""
-    found = {}
     try:
-        copies = [make() for _ in range(max(1, min(MAX_COPIES, READ // (inputs * outputs))))]
-        for rows in ROWS:
-            given = torch.ones(rows, inputs, dtype=dtype, device=device)
-            found[rows] = min(_pass(copies, given) for _ in range(REPEATS + 1)) / len(copies)
+        copies = [(make(), inputs) for _ in range(max(1, min(MAX_COPIES, READ // (inputs * outputs))))]
+        return {rows: seconds / len(copies) for rows, seconds in _seconds_of(copies, dtype, device).items()}
     except (RuntimeError, NotImplementedError):
         return dict.fromkeys(ROWS, float("inf"))
+
+
+@torch.inference_mode()
+def _seconds_of(matrices: Sequence[tuple[Linear, int]], dtype: torch.dtype, device: torch.device) -> dict[int, float]:
+    """Return the seconds of a pass through matrices, given with their inputs, by count of rows."""
+    found = {}
+    for rows in ROWS:
+        given = {inputs: torch.ones(rows, inputs, dtype=dtype, device=device) for _, inputs in matrices}
+        found[rows] = min(_pass(matrices, given) for _ in range(REPEATS))
     return found
 
 
-def _pass(copies: list[Linear], given: Tensor) -> float:
-    alone = not given.is_cuda and torch.get_num_threads() == 1
+def _pass(matrices: Sequence[tuple[Linear, int]], given: Mapping[int, Tensor]) -> float:
+    def multiply() -> None:
+        for linear, inputs in matrices:
+            linear(given[inputs])
+
+    return _timed(multiply, next(iter(given.values())))
+
+
+def _timed(work: Callable[[], object], tensor: Tensor) -> float:
+    """Return the seconds of some work on a tensor's device."""
+    alone = not tensor.is_cuda and torch.get_num_threads() == 1
     clock = thread_time if alone else perf_counter  # the time of other processes must not count
-    _wait(given)
+    _wait(tensor)
     begin = clock()
-    for linear in copies:
-        linear(given)
-    _wait(given)
+    work()
+    _wait(tensor)
     return clock() - begin
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from hispec import files
+from hispec.limits import WIDEST
 from hispec.models import kernels
 from hispec.models.config import parse_config
 from hispec.models.dtypes import bits_per_weight
-from hispec.models.kernels import fastest_copy, matrix_costs, quantize
+from hispec.models.kernels import fastest_copy, limit_rows, matrix_costs, quantize
 from hispec.models.linear import Linear, OneDnnLinear
 from hispec.models.quantized import (
     GROUP,
@@ -218,8 +219,18 @@ def test_costs_are_measured_once_for_each_shape_and_remembered(tmp_path, monkeyp
     assert matrix_costs(256, 1024, torch.bfloat16, CPU, "int4") == first
 
 
+def test_a_product_takes_as_long_as_memory_takes_to_give_its_weights(monkeypatch):
+    """Kernels are compared on weights that a cache may hold; made up: four rows take 1 s."""
+    monkeypatch.setattr(kernels, "_costs_of", lambda *_: {"int4": {1: 0.1, 2: 0.3, 4: 1.0}})
+    monkeypatch.setattr(kernels, "_bandwidth", lambda _: 64 * 128 * 5 / 8 / 0.5)
+    assert matrix_costs(64, 128, torch.bfloat16, CPU, "int4") == {1: 0.5, 2: 0.5, 4: 1.0}
+    monkeypatch.undo()
+    assert 1e8 < kernels._bandwidth(CPU) < 1e13
+
+
 def test_of_a_large_matrix_a_part_is_timed(monkeypatch):
     """The made-up cost of a product is the number of its outputs."""
+    monkeypatch.setattr(kernels, "_bandwidth", lambda _: float("inf"))
     timed = []
 
     def seconds(make, inputs, outputs, *_):
@@ -242,13 +253,13 @@ def test_a_broken_memory_of_costs_is_measured_again(tmp_path, broken):
 @pytest.mark.parametrize(
     ("formats", "inner", "int8", "chosen"),
     [
-        (("int4", "int8"), 1 << 21, 0.9, "int8"),
-        (("int4", "int8"), 1 << 21, 1.0, "int4"),
+        (("int4", "int8"), 1 << 21, 0.7, "int8"),
+        (("int4", "int8"), 1 << 21, 0.8, "int4"),  # its activations of 8 bits agree less
         (("int4",), 1 << 21, 0.1, "int4"),
         (("int4", "int8"), 96, 0.1, "int4"),
     ],
 )
-def test_a_copy_has_the_format_that_multiplies_few_rows_the_fastest(monkeypatch, formats, inner, int8, chosen):
+def test_a_copy_has_8_bits_where_these_multiply_few_rows_much_faster(monkeypatch, formats, inner, int8, chosen):
     costs = {"int4": {1: 1.0, 2: 1.0, 4: 1.0, 8: 9.0}, "int8": {1: 2 * int8, 2: 0.5 * int8, 4: 0.5 * int8, 8: 1.0}}
     monkeypatch.setattr(kernels, "matrix_costs", lambda *args: costs[args[-1]])
     config = random_model("llama").config
@@ -258,21 +269,44 @@ def test_a_copy_has_the_format_that_multiplies_few_rows_the_fastest(monkeypatch,
 
 @pytest.mark.parametrize(("quantization", "full"), [("int8", 3), ("int4", 9)])
 def test_full_weights_multiply_where_they_are_measured_to_be_the_faster(monkeypatch, quantization, full):
-    """Costs that are made up: each row of quantized weights takes 1, all of the full ones together some number."""
-    costs = {name: {rows: float(rows) for rows in kernels.ROWS} for name in ("int4", *int8_kernels())}
-    monkeypatch.setattr(kernels, "_costs_of", lambda *_: costs | {"full": dict.fromkeys(kernels.ROWS, float(full))})
-    linear = Linear(weights_of(1024, 256).t())
-    made = quantize(linear, quantization, beside=True)
-    assert made.narrow == max(rows for rows in kernels.ROWS if rows <= full)
-    rows = rows_of(made.narrow + 1, 256)
-    assert torch.equal(made(rows), linear(rows)) and not torch.equal(made(rows[1:]), linear(rows[1:]))
-    alone = quantize(linear, quantization)
-    assert alone.wide is None and not torch.equal(alone(rows), linear(rows))
+    """Times that are made up: each row of quantized weights takes 1, all of the full ones together some number."""
+
+    def took(matrices, given):
+        multiplying = {type(matrix) is Linear for matrix, _ in matrices}
+        assert len(matrices) == 4 and len(multiplying) == 1  # two layers of two, and either all full or none
+        return float(full) if multiplying == {True} else float(len(given[256]))
+
+    shapes = [(256, 1024), (1024, 256)]
+    layers = [
+        [quantize(Linear(weights_of(outputs, inputs).t()), quantization, beside=True) for inputs, outputs in shapes]
+        for _ in range(2)
+    ]
+    assert all(matrix.narrow == WIDEST for layer in layers for matrix in layer)
+    monkeypatch.setattr(kernels, "_pass", took)
+    limit_rows(layers, shapes, torch.float32, CPU)
+    narrow = max(rows for rows in kernels.ROWS if rows <= full)
+    assert all(matrix.narrow == narrow for layer in layers for matrix in layer)
+    made, rows = layers[0][0], rows_of(narrow + 1, 256)
+    assert torch.equal(made(rows), made.wide(rows)) and not torch.equal(made(rows[1:]), made.wide(rows[1:]))
+    alone = quantize(made.wide, quantization)
+    assert alone.wide is None and not torch.equal(alone(rows), made.wide(rows))
+
+
+def test_passes_go_through_no_more_layers_than_caches_hold(monkeypatch):
+    passes = []
+    monkeypatch.setattr(kernels, "READ_LAYERS", 3 * 256 * 1024)
+    monkeypatch.setattr(kernels, "_pass", lambda matrices, _: float(passes.append(len(matrices)) or 1))
+    layer = [quantize(Linear(weights_of(1024, 256).t()), "int4", beside=True)]
+    limit_rows([layer] * 9, [(256, 1024)], torch.float32, CPU)
+    assert set(passes) == {3}
+    passes.clear()
+    limit_rows([layer] * 9, [(256, 1024)], torch.float32, CPU)
+    assert not passes  # it is remembered
 
 
 def test_the_fastest_kernel_for_8_bits_is_taken(monkeypatch):
     for wanted in int8_kernels()[:2]:
-        costs = {name: {rows: float(name != wanted) for rows in kernels.ROWS} for name in (*int8_kernels(), "full")}
+        costs = {name: {rows: float(name != wanted) for rows in kernels.ROWS} for name in int8_kernels()}
         monkeypatch.setattr(kernels, "_costs_of", lambda *_, costs=costs: costs)
         assert quantize(Linear(weights_of(1024, 256).t()), "int8").kernel == wanted
 
