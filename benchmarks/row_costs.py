@@ -33,7 +33,7 @@ LAYERS = {
 WEIGHTS = 64_000_000
 """Weights that a pass goes through where copies of the matrix are at most `kernels.MAX_COPIES`."""
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def measured(shapes: tuple[tuple[int, int], ...], device: torch.device) -> dict[str, dict[int, float]]:
@@ -41,7 +41,7 @@ def measured(shapes: tuple[tuple[int, int], ...], device: torch.device) -> dict[
     found: dict[str, dict[int, float]] = {}
     for dtype_name, dtype in DTYPES.items():
         makers: dict[str, kernels.Maker] = {dtype_name: as_loaded, f"{dtype_name}, not packed": as_it_is}
-        if dtype_name != "float32":
+        if dtype_name == "bfloat16":
             makers |= {f"int8 {kernel}": make for kernel, make in kernels._makers("int8", device).items()}
             makers |= kernels._makers("int4", device)
         for name, make in makers.items():

@@ -248,17 +248,17 @@ def engine(results: Results) -> str:
 
 
 def full(results: Results) -> str:
-    """Return the microseconds of a layer's matrices of full weights, as `rows`."""
-    ((name, record),) = results
-    shapes = record["microseconds"].items()
-    kept = {
-        shape: {form: times[form] for form in times if form.startswith(("bfloat", "float"))} for shape, times in shapes
-    }
-    return rows([(name, {"microseconds": kept})])
+    """Return the microseconds of a layer's matrices of full weights, packed and as they are."""
+    return costs_of_rows(results, lambda form: form.startswith(("bfloat", "float")))
 
 
 def rows(results: Results) -> str:
-    """Return the microseconds of a layer's matrices by shape, format and number of rows."""
+    """Return the microseconds of a layer's matrices by shape, format and number of rows, as they are loaded."""
+    return costs_of_rows(results, lambda form: not form.endswith("not packed"))
+
+
+def costs_of_rows(results: Results, shown: Callable[[str], bool]) -> str:
+    """Return the microseconds of a layer's matrices in some forms."""
     ((_, record),) = results
     shapes = record["microseconds"]
     counts = list(next(iter(next(iter(shapes.values())).values())))
@@ -266,6 +266,7 @@ def rows(results: Results) -> str:
         [f"{shape}, {form}", *[f"{times[count]:,.0f}" for count in counts]]
         for shape, forms in shapes.items()
         for form, times in forms.items()
+        if shown(form)
     )
     return rows_of(["microseconds", *[f"{count} row{'s' * (count != '1')}" for count in counts]], cells)
 

@@ -38,7 +38,7 @@ DRAFTED_ROWS = (1, 2, 4)
 LARGE_MATRIX = 1 << 22
 """Numbers of a layer's largest matrix below which a copy has 4 bits: 8 were not faster there (docs/performance.md)."""
 
-WORTH_8_BITS = 0.75
+WORTH_8_BITS = 0.6
 """The share of the time of 4 bits that 8 bits must not exceed: a copy of SmolLM2 with 8-bit activations agrees so much less."""
 
 REPEATS = 3
