@@ -65,7 +65,11 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def kilobytes(key: str) -> int:
-    """Return memory of this process as the kernel counts it: `VmRSS` resident now, `VmHWM` resident at most."""
+    """Return memory of this process as the kernel counts it.
+
+    Args:
+        key: `VmRSS` for what is resident now, `RssAnon` for the part of it that no file backs, `VmHWM` for the most so far.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
