@@ -89,9 +89,13 @@ def settings_page(text: str) -> str:
 
 
 def shipped_row(profile: Profile) -> str:
-    """Return the row of a shipped profile, with the memory that it needs on a CPU that has bfloat16."""
+    """Return the row of a shipped profile, with the memory that it needs on a CPU that has bfloat16 and no VNNI."""
     settings, _ = resolve_settings({"device": "cpu", "load_format": "dummy"}, profile)
-    with patch("hispec.machine.processor_flags", return_value={"avx2", "avx512bw", "avx512_bf16"}):
+    flags = {"avx2", "avx512bw", "avx512_bf16"}
+    with (
+        patch("hispec.machine.processor_flags", return_value=flags),
+        patch("hispec.models.dtypes.processor_flags", return_value=flags),
+    ):
         need = estimate(profile, settings)
     assert need is not None, f"{profile.name} names a model whose configuration does not ship"
     levels = " > ".join(word for level in levels_of(profile, "hispec") for word in _readings(level))
