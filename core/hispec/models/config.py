@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hispec.errors import UsageError
-from hispec.models.dtypes import FLOATS, PER_WEIGHT, dtype_of_blocks, fastest_dtype
+from hispec.models.dtypes import FLOATS, PER_WEIGHT, fastest_dtype
 from hispec.models.families import FAMILIES
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -167,7 +167,8 @@ class ModelConfig:
             as_stored: whether nothing but the checkpoint's own will do.
         """
         if asked == "auto" and self.gguf == "blocks":
-            return dtype_of_blocks(self.hidden_size, device)
+            # Rounded to bfloat16, SmolLM2 in 4 bits gives other answers, and worse ones. GPUs have memory for no more.
+            return "float32" if device == "cpu" else "bfloat16"
         if asked != "auto" or self.quantized or as_stored:
             return asked
         fastest = fastest_dtype(self.dtype, self.hidden_size, device)

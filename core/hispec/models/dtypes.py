@@ -32,16 +32,6 @@ def fastest_dtype(own: str | None, hidden: int, device: str) -> str | None:
     return "bfloat16" if fast else own
 
 
-def dtype_of_blocks(hidden: int, device: str) -> str:
-    """Return the default dtype to which weights in blocks of few bits are dequantized.
-
-    Args:
-        hidden: the model's hidden size.
-        device: kind of device, or its name.
-    """
-    return "float32" if device == "cpu" and fastest_dtype("float32", hidden, device) == "float32" else "bfloat16"
-
-
 def heads_in_8_bits(device: str) -> bool:
     """Return whether copies have heads of their own, in 8 bits whatever their layers have; elsewhere they read the target's.
 
