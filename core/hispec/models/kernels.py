@@ -16,7 +16,7 @@ from hispec.limits import SMALL_MATRIX, WIDEST
 from hispec.machine import processor_name
 from hispec.models.config import ModelConfig
 from hispec.models.dtypes import GROUP, bits_per_weight
-from hispec.models.linear import Linear, packing
+from hispec.models.linear import Linear, packing, right_factor
 from hispec.models.quantized import (
     Int4Linear,
     Int8Linear,
@@ -190,16 +190,21 @@ def matrix_costs(
         quantization: format of the weights.
     """
     bits = inputs * outputs * bits_per_weight(quantization, inputs, device.type, outputs)
-    least = bits / 8 / _bandwidth(device)
+    least = bits / 8 / _bandwidth(dtype, device)
     costs = min(_costs_of(inputs, outputs, dtype, device, quantization).values(), key=lambda own: sum(own.values()))
     return {rows: max(least, seconds) for rows, seconds in costs.items()}
 
 
 @lru_cache
-def _bandwidth(device: torch.device) -> float:
-    """Return the bytes that memory gives in a second, measured."""
-    numbers = torch.ones(READ_MEMORY // 4, device=device)
-    return READ_MEMORY / min(_timed(numbers.sum, numbers) for _ in range(REPEATS))
+def _bandwidth(dtype: torch.dtype, device: torch.device) -> float:
+    """Return the bytes that a product of one row reads in a second, measured on full weights that no cache holds."""
+    inputs, outputs = 1024, READ_MEMORY // 1024 // dtype.itemsize
+    pack = packing(dtype, device, inputs * outputs)
+    linear = Linear(right_factor(inputs, outputs, dtype, device, packed=pack is not None).fill_(1.0))
+    if pack is not None:
+        linear = pack(linear)
+    row = torch.ones(1, inputs, dtype=dtype, device=device)
+    return READ_MEMORY / min(_timed(partial(linear, row), row) for _ in range(REPEATS))
 
 
 def _fastest_int8(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, agree: Agree | None) -> str:

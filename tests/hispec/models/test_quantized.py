@@ -222,15 +222,15 @@ def test_costs_are_measured_once_for_each_shape_and_remembered(tmp_path, monkeyp
 def test_a_product_takes_as_long_as_memory_takes_to_give_its_weights(monkeypatch):
     """Kernels are compared on weights that a cache may hold; made up: four rows take 1 s."""
     monkeypatch.setattr(kernels, "_costs_of", lambda *_: {"int4": {1: 0.1, 2: 0.3, 4: 1.0}})
-    monkeypatch.setattr(kernels, "_bandwidth", lambda _: 64 * 128 * 5 / 8 / 0.5)
+    monkeypatch.setattr(kernels, "_bandwidth", lambda *_: 64 * 128 * 5 / 8 / 0.5)
     assert matrix_costs(64, 128, torch.bfloat16, CPU, "int4") == {1: 0.5, 2: 0.5, 4: 1.0}
     monkeypatch.undo()
-    assert 1e8 < kernels._bandwidth(CPU) < 1e13
+    assert 1e8 < kernels._bandwidth(torch.bfloat16, CPU) < 1e13
 
 
 def test_of_a_large_matrix_a_part_is_timed(monkeypatch):
     """The made-up cost of a product is the number of its outputs."""
-    monkeypatch.setattr(kernels, "_bandwidth", lambda _: float("inf"))
+    monkeypatch.setattr(kernels, "_bandwidth", lambda *_: float("inf"))
     timed = []
 
     def seconds(make, inputs, outputs, *_):
