@@ -20,14 +20,17 @@ from hispec.policies.step_costs import MAX_WAITING, StepCosts
 ROWS = (1, 2, 8, 16, MAX_WAITING)
 """Counts of rows that are timed; costs are linear in between."""
 
-CONTEXT = 32
+CONTEXT = 8
 """Tokens before those that are timed."""
 
 REPEATS = 2
 """The number of runs of which the fastest counts, so that work that only the first call does is left out."""
 
-MAX_SECONDS = 0.6
-"""The time after which the costs of more rows are derived from those of fewer."""
+MAX_SECONDS = 0.45
+"""The time within which rows are added; the costs of more are derived from those of fewer."""
+
+LARGER = 2
+"""The expected cost of the next count of rows, in that of the last: most are twice as many, and some cost the same."""
 
 NGRAM_SECONDS = 2e-5
 """The seconds of an n-gram look-up."""
@@ -101,7 +104,7 @@ def _curves(state: DecodingState, level: int, clock: Callable[[], float], until:
     spans: dict[int, float] = {}
     heads: dict[int, float] = {}
     for rows in ROWS:
-        if rows > ROWS[1] and clock() > until:
+        if rows > ROWS[1] and clock() + LARGER * REPEATS * (spans[max(spans)] + heads[max(heads)]) > until:
             break
         spans[rows], heads[rows] = _seconds(state, level, rows, clock)
     return Curve(tuple(spans), tuple(spans.values())), Curve(tuple(heads), tuple(heads.values()))

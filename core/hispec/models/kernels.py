@@ -41,8 +41,8 @@ LARGE_MATRIX = 1 << 22
 WORTH_8_BITS = 0.6
 """The share of the time of 4 bits that 8 bits must not exceed: a copy of SmolLM2 with 8-bit activations agrees so much less."""
 
-REPEATS = 3
-"""The number of passes of which the fastest counts."""
+REPEATS = 2
+"""The number of passes of which the fastest counts: the first does what only a first one does."""
 
 READ, MAX_COPIES = 8_000_000, 64
 """The weights that a pass reads, so many that the nearer caches do not hold them, and the most copies of the matrix."""
@@ -195,16 +195,22 @@ def matrix_costs(
     return {rows: max(least, seconds) for rows, seconds in costs.items()}
 
 
-@lru_cache
 def _bandwidth(dtype: torch.dtype, device: torch.device) -> float:
     """Return the bytes that a product of one row reads in a second, measured on full weights that no cache holds."""
     inputs, outputs = 1024, READ_MEMORY // 1024 // dtype.itemsize
-    pack = packing(dtype, device, inputs * outputs)
-    linear = Linear(right_factor(inputs, outputs, dtype, device, packed=pack is not None).fill_(1.0))
-    if pack is not None:
-        linear = pack(linear)
-    row = torch.ones(1, inputs, dtype=dtype, device=device)
-    return READ_MEMORY / min(_timed(partial(linear, row), row) for _ in range(REPEATS))
+
+    def measure() -> Costs:
+        pack = packing(dtype, device, inputs * outputs)
+        linear = Linear(right_factor(inputs, outputs, dtype, device, packed=pack is not None).fill_(1.0))
+        if pack is not None:
+            linear = pack(linear)
+        row = torch.ones(1, inputs, dtype=dtype, device=device)
+        return {FULL: dict.fromkeys(ROWS, min(_timed(partial(linear, row), row) for _ in range(REPEATS)))}
+
+    return (
+        READ_MEMORY
+        / _remembered((dtype, device, inputs * outputs), (f"{inputs} x {outputs}", "one row"), measure)[FULL][1]
+    )
 
 
 def _fastest_int8(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, agree: Agree | None) -> str:
