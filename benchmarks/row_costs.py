@@ -18,8 +18,9 @@ import torch
 from common import environment, save
 
 from hispec.models import kernels
-from hispec.models.dtypes import bits_per_weight
+from hispec.models.dtypes import GROUP, bits_per_weight
 from hispec.models.linear import Linear, packing, right_factor
+from hispec.models.quantized import Int4Linear
 
 LAYERS = {
     "hidden 256": ((256, 384), (256, 256), (256, 1408), (704, 256)),
@@ -42,8 +43,8 @@ def measured(shapes: tuple[tuple[int, int], ...], device: torch.device) -> dict[
     for dtype_name, dtype in DTYPES.items():
         makers: dict[str, kernels.Maker] = {dtype_name: as_loaded, f"{dtype_name}, not packed": as_it_is}
         if dtype_name == "bfloat16":
-            makers |= {f"int8 {kernel}": make for kernel, make in kernels._makers("int8", device).items()}
-            makers |= kernels._makers("int4", device)
+            makers |= {f"int8 {kernel}": make for kernel, make in kernels._makers(device).items()}
+            makers["int4"] = in_4_bits
         for name, make in makers.items():
             each = [kernels._seconds(partial(make, a, b, dtype, device), a, b, dtype, device) for a, b in shapes]
             found[name] = microseconds(each)
@@ -55,6 +56,13 @@ def measured(shapes: tuple[tuple[int, int], ...], device: torch.device) -> dict[
 def microseconds(each: list[dict[int, float]]) -> dict[int, float]:
     """Return the sum of the costs of matrices in microseconds."""
     return {rows: round(1e6 * sum(costs[rows] for costs in each), 1) for rows in kernels.ROWS}
+
+
+def in_4_bits(inputs: int, outputs: int, _: torch.dtype, device: torch.device) -> Linear:
+    """Return a matrix of arbitrary 4-bit weights."""
+    groups = -(-inputs // GROUP)
+    grid = torch.ones(outputs, groups, device=device)
+    return Int4Linear(torch.ones(outputs, groups * GROUP, dtype=torch.uint8, device=device), grid, grid, None, inputs)
 
 
 def as_loaded(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> Linear:

@@ -270,7 +270,7 @@ def default_profile(
     if draft is None:
         named = profile_for_model(checkpoint.name, stack.num_layers, None, None)
         draft = None if exits_of_target(named) else find_exit(stack, tokenizer, checkpoint)
-    weights = fastest_copy(checkpoint.config, stack.dtype, stack.device, formats)
+    weights = fastest_copy(checkpoint.config, stack.device, formats)
     profile = profile_for_model(checkpoint.name, stack.num_layers, draft, None, weights)
     return profile if formats else without_copies(profile)
 

@@ -15,8 +15,7 @@ from hispec.files import remember, remembered
 from hispec.limits import SMALL_MATRIX, WIDEST
 from hispec.machine import processor_name
 from hispec.models.config import ModelConfig
-from hispec.models.dtypes import GROUP, bits_per_weight
-from hispec.models.linear import Linear, packing, right_factor
+from hispec.models.linear import Linear, packing
 from hispec.models.quantized import (
     Int4Linear,
     Int8Linear,
@@ -32,23 +31,14 @@ from hispec.settings import Quantization
 ROWS = (1, 2, 4, 8, 16)
 """Counts of rows that are timed."""
 
-DRAFTED_ROWS = (1, 2, 4)
-"""Counts of rows that a copy mostly computes: it drafts one at a time, and verifies a few."""
-
 LARGE_MATRIX = 1 << 22
-"""Numbers of a layer's largest matrix below which a copy has 4 bits: 8 were not faster there (docs/performance.md)."""
-
-WORTH_8_BITS = 0.6
-"""The share of the time of 4 bits that 8 bits must not exceed: a copy of SmolLM2 with 8-bit activations agrees so much less."""
+"""Numbers of a layer's largest matrix below which 8 bits are no faster than 4 with AVX2 (row-costs-avx2.json)."""
 
 REPEATS = 2
 """The number of passes of which the fastest counts: the first does what only a first one does."""
 
 READ, MAX_COPIES = 8_000_000, 64
 """The weights that a pass reads, so many that the nearer caches do not hold them, and the most copies of the matrix."""
-
-READ_MEMORY = 1 << 26
-"""Bytes that are read to measure the memory's bandwidth."""
 
 READ_LAYERS = 1 << 26
 """The weights that a pass through layers reads, so many that no cache holds them."""
@@ -152,65 +142,19 @@ def limit_rows(
             matrix.narrow = narrow
 
 
-def fastest_copy(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device, formats: Collection[Quantization]
-) -> Quantization:
+def fastest_copy(config: ModelConfig, device: torch.device, formats: Collection[Quantization]) -> Quantization:
     """Return the format of a model's copy that is expected to give the most tokens per second.
 
-    It has 4 bits, unless 8 bits multiply few rows by the largest matrix of a layer so much faster that it outweighs what
-    8-bit activations cost in agreement.
+    It has 4 bits, as 8-bit activations cost agreement, but for the large matrices of a processor with AVX2 only, on which 8
+    bits multiply in less than half the time.
 
     Args:
         config: the model's shape.
-        dtype: the dtype of the full weights.
         device: the device that it runs on.
-        formats: the formats that the copy may have. With one, and for small layers, nothing is measured.
+        formats: the formats that the copy may have.
     """
-    if "int8" not in formats or config.largest_matrix < LARGE_MATRIX:
-        return "int4"
-
-    def seconds(quantization: Quantization) -> float:
-        costs = matrix_costs(config.hidden_size, 2 * config.intermediate_size, dtype, device, quantization)
-        return sum(costs[rows] for rows in DRAFTED_ROWS)
-
-    return "int8" if seconds("int8") < WORTH_8_BITS * seconds("int4") else "int4"
-
-
-def matrix_costs(
-    inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, quantization: Quantization
-) -> dict[int, float]:
-    """Return seconds of a product with [inputs, outputs] by count of rows, with the kernel that is fastest over all.
-
-    They are at least the time that memory takes to give the weights, which the caches hold while kernels are compared.
-
-    Args:
-        inputs, outputs: the size of the matrix.
-        dtype: the dtype of the full weights.
-        device: the device of the matrix.
-        quantization: format of the weights.
-    """
-    bits = inputs * outputs * bits_per_weight(quantization, inputs, device.type, outputs)
-    least = bits / 8 / _bandwidth(dtype, device)
-    costs = min(_costs_of(inputs, outputs, dtype, device, quantization).values(), key=lambda own: sum(own.values()))
-    return {rows: max(least, seconds) for rows, seconds in costs.items()}
-
-
-def _bandwidth(dtype: torch.dtype, device: torch.device) -> float:
-    """Return the bytes that a product of one row reads in a second, measured on full weights that no cache holds."""
-    inputs, outputs = 1024, READ_MEMORY // 1024 // dtype.itemsize
-
-    def measure() -> Costs:
-        pack = packing(dtype, device, inputs * outputs)
-        linear = Linear(right_factor(inputs, outputs, dtype, device, packed=pack is not None).fill_(1.0))
-        if pack is not None:
-            linear = pack(linear)
-        row = torch.ones(1, inputs, dtype=dtype, device=device)
-        return {FULL: dict.fromkeys(ROWS, min(_timed(partial(linear, row), row) for _ in range(REPEATS)))}
-
-    return (
-        READ_MEMORY
-        / _remembered((dtype, device, inputs * outputs), (f"{inputs} x {outputs}", "one row"), measure)[FULL][1]
-    )
+    slow_in_4_bits = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return "int8" if slow_in_4_bits and config.largest_matrix >= LARGE_MATRIX and "int8" in formats else "int4"
 
 
 def _fastest_int8(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, agree: Agree | None) -> str:
@@ -218,29 +162,24 @@ def _fastest_int8(inputs: int, outputs: int, dtype: torch.dtype, device: torch.d
     names = _int8_kernels(device)
     if inputs * outputs < SMALL_MATRIX:
         return names[0]
-    costs = _costs_of(inputs, outputs, dtype, device, "int8")
+    costs = _costs_of(inputs, outputs, dtype, device)
     if agree is not None:
         costs = agree(costs)
     return min(names, key=lambda name: sum(costs[name].values()))
 
 
-def _costs_of(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, quantization: Quantization) -> Costs:
-    """Return the costs of a format's kernels, measured or remembered."""
+def _costs_of(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> Costs:
+    """Return the costs of the kernels for 8-bit numbers, measured or remembered."""
 
     def measure() -> Costs:
         # Of a large matrix a part is timed on a CPU, where laying out all of a head's weights takes seconds.
-        cuda = device.type == "cuda"
-        part = outputs if cuda else min(outputs, max(1, READ // inputs // PART) * PART)
-        of_part = {
-            kernel: _seconds(partial(make, inputs, part, dtype, device), inputs, part, dtype, device)
-            for kernel, make in _makers(quantization, device).items()
-        }
+        part = outputs if device.type == "cuda" else min(outputs, max(1, READ // inputs // PART) * PART)
         return {
-            kernel: {rows: seconds * outputs / part for rows, seconds in each.items()}
-            for kernel, each in of_part.items()
+            kernel: _seconds(partial(make, inputs, part, dtype, device), inputs, part, dtype, device)
+            for kernel, make in _makers(device).items()
         }
 
-    return _remembered((dtype, device, inputs * outputs), (f"{inputs} x {outputs}", quantization), measure)
+    return _remembered((dtype, device, inputs * outputs), (f"{inputs} x {outputs}", "int8"), measure)
 
 
 def _remembered(
@@ -280,18 +219,10 @@ def _int8_kernels(device: torch.device) -> tuple[str, ...]:
 Maker = Callable[[int, int, torch.dtype, torch.device], Linear]
 
 
-def _makers(quantization: Quantization, device: torch.device) -> dict[str, Maker]:
-    """Return functions that make a matrix of arbitrary weights, by kernel."""
-    if quantization == "int4":
-        return {"int4": _any_int4}
+def _makers(device: torch.device) -> dict[str, Maker]:
+    """Return functions that make a matrix of arbitrary 8-bit weights, by kernel."""
     any_int8 = _any_int8 if device.type == "cpu" else _any_int8_weight
     return {name: partial(any_int8, name) for name in _int8_kernels(device)}
-
-
-def _any_int4(inputs: int, outputs: int, _: torch.dtype, device: torch.device) -> Linear:
-    groups = -(-inputs // GROUP)
-    grid = torch.ones(outputs, groups, device=device)
-    return Int4Linear(torch.ones(outputs, groups * GROUP, dtype=torch.uint8, device=device), grid, grid, None, inputs)
 
 
 def _any_int8(kernel: str, inputs: int, outputs: int, *_: object) -> Linear:

@@ -12,7 +12,7 @@ from hispec.limits import WIDEST
 from hispec.models import kernels
 from hispec.models.config import parse_config
 from hispec.models.dtypes import bits_per_weight
-from hispec.models.kernels import fastest_copy, limit_rows, matrix_costs, quantize
+from hispec.models.kernels import fastest_copy, limit_rows, quantize
 from hispec.models.linear import Linear, OneDnnLinear
 from hispec.models.quantized import (
     GROUP,
@@ -210,36 +210,27 @@ def test_on_a_gpu_products_are_those_of_the_dequantized_weights(quantization, sh
 
 
 def test_costs_are_measured_once_for_each_shape_and_remembered(tmp_path, monkeypatch):
-    first = matrix_costs(256, 1024, torch.bfloat16, CPU, "int4")
-    assert sorted(first) == [1, 2, 4, 8, 16] and all(seconds > 0 for seconds in first.values())
+    first = kernels._costs_of(256, 1024, torch.bfloat16, CPU)
+    assert set(first) == set(int8_kernels()[:2])
+    for costs in first.values():
+        assert sorted(costs) == [1, 2, 4, 8, 16] and all(seconds > 0 for seconds in costs.values())
     kept = json.loads((tmp_path / "cache" / "kernels.json").read_text())
-    assert len(kept) == 2 and any("256 x 1024" in key for key in kept)  # beside the memory's bandwidth
+    assert len(kept) == 1 and "256 x 1024" in next(iter(kept))
     kernels._measured.cache_clear()  # as in another process
     monkeypatch.setattr(kernels, "_timed", lambda *_: pytest.fail("measured again"))
-    assert matrix_costs(256, 1024, torch.bfloat16, CPU, "int4") == first
-
-
-def test_a_product_takes_as_long_as_memory_takes_to_give_its_weights(monkeypatch):
-    """Kernels are compared on weights that a cache may hold; made up: four rows take 1 s."""
-    monkeypatch.setattr(kernels, "_costs_of", lambda *_: {"int4": {1: 0.1, 2: 0.3, 4: 1.0}})
-    monkeypatch.setattr(kernels, "_bandwidth", lambda *_: 64 * 128 * 5 / 8 / 0.5)
-    assert matrix_costs(64, 128, torch.bfloat16, CPU, "int4") == {1: 0.5, 2: 0.5, 4: 1.0}
-    monkeypatch.undo()
-    assert 1e8 < kernels._bandwidth(torch.bfloat16, CPU) < 1e13
+    assert kernels._costs_of(256, 1024, torch.bfloat16, CPU) == first
 
 
 def test_of_a_large_matrix_a_part_is_timed(monkeypatch):
-    """The made-up cost of a product is the number of its outputs."""
-    monkeypatch.setattr(kernels, "_bandwidth", lambda *_: float("inf"))
     timed = []
 
     def seconds(make, inputs, outputs, *_):
         assert make().dense().shape == (inputs, outputs)
         timed.append(outputs)
-        return dict.fromkeys(kernels.ROWS, float(outputs))
+        return dict.fromkeys(kernels.ROWS, 1.0)
 
     monkeypatch.setattr(kernels, "_seconds", seconds)
-    assert matrix_costs(64, 1 << 20, torch.bfloat16, CPU, "int8")[1] == 1 << 20
+    kernels._costs_of(64, 1 << 20, torch.bfloat16, CPU)
     assert set(timed) == {kernels.READ // 64 // 64 * 64}
 
 
@@ -247,24 +238,24 @@ def test_of_a_large_matrix_a_part_is_timed(monkeypatch):
 def test_a_broken_memory_of_costs_is_measured_again(tmp_path, broken):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "kernels.json").write_text(broken)
-    assert matrix_costs(64, 64, torch.float32, CPU, "int8")[1] > 0
+    assert all(costs[1] > 0 for costs in kernels._costs_of(64, 64, torch.float32, CPU).values())
 
 
 @pytest.mark.parametrize(
-    ("formats", "inner", "int8", "chosen"),
+    ("formats", "inner", "capability", "chosen"),
     [
-        (("int4", "int8"), 1 << 21, 0.55, "int8"),
-        (("int4", "int8"), 1 << 21, 0.65, "int4"),  # its activations of 8 bits agree less
-        (("int4",), 1 << 21, 0.1, "int4"),
-        (("int4", "int8"), 96, 0.1, "int4"),
+        (("int4", "int8"), 1 << 21, "AVX2", "int8"),
+        (("int4", "int8"), 1 << 21, "AVX512", "int4"),  # its activations of 8 bits agree less
+        (("int4",), 1 << 21, "AVX2", "int4"),
+        (("int4", "int8"), 96, "AVX2", "int4"),
     ],
 )
-def test_a_copy_has_8_bits_where_these_multiply_few_rows_much_faster(monkeypatch, formats, inner, int8, chosen):
-    costs = {"int4": {1: 1.0, 2: 1.0, 4: 1.0, 8: 9.0}, "int8": {1: 2 * int8, 2: 0.5 * int8, 4: 0.5 * int8, 8: 1.0}}
-    monkeypatch.setattr(kernels, "matrix_costs", lambda *args: costs[args[-1]])
+def test_a_copy_has_8_bits_where_4_are_slow(monkeypatch, formats, inner, capability, chosen):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     config = random_model("llama").config
     shape = replace(parse_config(config.to_dict(), config), intermediate_size=inner)
-    assert fastest_copy(shape, torch.bfloat16, CPU, formats) == chosen
+    assert fastest_copy(shape, CPU, formats) == chosen
+    assert fastest_copy(shape, torch.device("cuda"), formats) == "int4"
 
 
 @pytest.mark.parametrize(("quantization", "full"), [("int8", 3), ("int4", 9)])
