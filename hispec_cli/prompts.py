@@ -4,6 +4,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Any
 
 import typer
@@ -98,12 +99,20 @@ def answer_prompts(options: PromptsOptions, choice: Choice, asking: StreamArgume
             say(f"an earlier run's answers are now in {journal.set_aside}")
         keys = {line.key for line in lines}
         progress = PromptsProgress(len(lines), sum(record.get("key") in keys for record in journal.records))
+        asked = Event()
+
+        def interrupt() -> None:
+            asked.set()
+            engine.interrupt()
+
         try:
-            with ctrl_c(engine.interrupt), progress:
+            with ctrl_c(interrupt), progress:
                 for line, record in answer_lines(engine, lines, asking, journal):
                     records.append(record)
                     failed += [line] if "error" in record else []
                     progress.see(record)
+                    if asked.is_set() and len(records) < len(lines):  # it came between answers: the engine had none to end
+                        raise KeyboardInterrupt
         except KeyboardInterrupt:
             interrupted = True
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
