@@ -111,7 +111,8 @@ def answer_prompts(options: PromptsOptions, choice: Choice, asking: StreamArgume
                     records.append(record)
                     failed += [line] if "error" in record else []
                     progress.see(record)
-                    if asked.is_set() and len(records) < len(lines):  # it came between answers: the engine had none to end
+                    # Between two answers the engine had none to end.
+                    if asked.is_set() and len(records) < len(lines):
                         raise KeyboardInterrupt
         except KeyboardInterrupt:
             interrupted = True
