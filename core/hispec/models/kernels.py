@@ -31,8 +31,8 @@ from hispec.settings import Quantization
 ROWS = (1, 2, 4, 8, 16)
 """Counts of rows that are timed."""
 
-LARGE_MATRIX = 1 << 22
-"""Numbers of a layer's largest matrix below which 8 bits are no faster than 4 with AVX2 (row-costs-avx2.json)."""
+LARGE_MATRIX = {"AVX2": 1 << 22, "AVX512": 1 << 25}
+"""Numbers of a layer's largest matrix from which a copy of 8 bits is the faster, by the instructions that torch uses."""
 
 REPEATS = 2
 """The number of passes of which the fastest counts: the first does what only a first one does."""
@@ -145,16 +145,15 @@ def limit_rows(
 def fastest_copy(config: ModelConfig, device: torch.device, formats: Collection[Quantization]) -> Quantization:
     """Return the format of a model's copy that is expected to give the most tokens per second.
 
-    It has 4 bits, as 8-bit activations cost agreement, but for the large matrices of a processor with AVX2 only, on which 8
-    bits multiply in less than half the time.
+    It has 4 bits, as 8-bit activations cost agreement, but for large matrices on a CPU, where 4 bits are slow to multiply.
 
     Args:
         config: the model's shape.
         device: the device that it runs on.
         formats: the formats that the copy may have.
     """
-    slow_in_4_bits = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
-    return "int8" if slow_in_4_bits and config.largest_matrix >= LARGE_MATRIX and "int8" in formats else "int4"
+    large = LARGE_MATRIX.get(torch.backends.cpu.get_cpu_capability()) if device.type == "cpu" else None
+    return "int8" if large is not None and config.largest_matrix >= large and "int8" in formats else "int4"
 
 
 def _fastest_int8(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, agree: Agree | None) -> str:

@@ -245,7 +245,10 @@ def test_a_broken_memory_of_costs_is_measured_again(tmp_path, broken):
     ("formats", "inner", "capability", "chosen"),
     [
         (("int4", "int8"), 1 << 21, "AVX2", "int8"),
-        (("int4", "int8"), 1 << 21, "AVX512", "int4"),  # its activations of 8 bits agree less
+        (("int4", "int8"), 1 << 18, "AVX2", "int8"),
+        (("int4", "int8"), 1 << 18, "AVX512", "int4"),  # its activations of 8 bits agree less
+        (("int4", "int8"), 1 << 21, "AVX512", "int8"),
+        (("int4", "int8"), 1 << 21, "DEFAULT", "int4"),
         (("int4",), 1 << 21, "AVX2", "int4"),
         (("int4", "int8"), 96, "AVX2", "int4"),
     ],
