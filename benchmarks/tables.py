@@ -85,7 +85,7 @@ MODELS = {
     "defaults-smollm2": "SmolLM2-135M-Instruct, an ordinary chat model",
     "defaults-smollm2-avx2": "the same, with AVX2 only",
     "defaults-ordinary": "ordinary, 362 million random weights whose 4-bit copy agrees on about 95 % of the tokens",
-    "defaults-larger-ee": "larger-ee, 49 million parameters, trained for early exit",
+    "defaults-larger-ee": "larger-ee, 49 million parameters, trained for early exit; an earlier version",
     "defaults-lab-ee": "lab-ee, 13 million parameters, trained for early exit",
     "defaults-tiny": "`tiny`, 3 million parameters, trained for early exit",
     "defaults-random": "random weights, where no draft is right",

@@ -133,7 +133,7 @@ def limit_rows(
         full = [(matrix.wide, inputs) for matrix, inputs in matrices if matrix.wide is not None]
         return {kernels: _seconds_of(matrices, dtype, device), FULL: _seconds_of(full, dtype, device)}
 
-    costs = _remembered((dtype, device, max(sizes)), names, measure)
+    costs = _remembered(dtype, device, max(sizes), names, measure)
     if agree is not None:
         costs = agree(costs)
     narrow = _narrow(costs[kernels], costs[FULL])
@@ -178,20 +178,21 @@ def _costs_of(inputs: int, outputs: int, dtype: torch.dtype, device: torch.devic
             for kernel, make in _makers(device).items()
         }
 
-    return _remembered((dtype, device, inputs * outputs), (f"{inputs} x {outputs}", "int8"), measure)
+    return _remembered(dtype, device, inputs * outputs, (f"{inputs} x {outputs}", "int8"), measure)
 
 
 def _remembered(
-    held: tuple[torch.dtype, torch.device, int], names: Sequence[str], measure: Callable[[], Costs]
+    dtype: torch.dtype, device: torch.device, largest: int, names: Sequence[str], measure: Callable[[], Costs]
 ) -> Costs:
     """Return costs that were measured on this machine, now or earlier.
 
     Args:
-        held: the dtype of the full weights, their device, and the numbers of the largest matrix.
+        dtype: the dtype of the full weights.
+        device: the device of the matrices.
+        largest: the numbers of the largest matrix, which decide how full weights are packed.
         names: what is measured.
         measure: measures it.
     """
-    dtype, device, largest = held
     cuda = device.type == "cuda"
     name = (
         torch.cuda.get_device_name(device) if cuda else f"{processor_name()} {torch.backends.cpu.get_cpu_capability()}"
@@ -240,7 +241,7 @@ def _seconds(
     try:
         copies = [(make(), inputs) for _ in range(max(1, min(MAX_COPIES, READ // (inputs * outputs))))]
         return {rows: seconds / len(copies) for rows, seconds in _seconds_of(copies, dtype, device).items()}
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:  # NotImplementedError is one
         return dict.fromkeys(ROWS, float("inf"))
 
 
